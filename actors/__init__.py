@@ -1,0 +1,1 @@
+"""Rollout: one task in, one trajectory group out; Ray workers and their fleet."""

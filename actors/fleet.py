@@ -1,0 +1,288 @@
+"""The rollout workers as Ray actors: who holds which weights, who works on what, and what becomes of the dead.
+
+A fleet does not wait by itself: its owner waits on Ray objects and calls back (`WhenReady`), so that one place
+sees everything that happens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
+
+from actors.slots import Limits, Slots, Worker
+from actors.trajectory import Shown
+from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
+from configs.schema import RunConfig
+from editing.task import Image
+
+WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
+"""`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
+
+GONE = (
+    RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, RuntimeEnvSetupError, ActorUnschedulableError)
+"""What Ray answers for a process that is no more, or never was: only some of it is a RayActorError."""
+
+
+class FleetError(RuntimeError):
+    """The fleet cannot work; the sentence says why and what to do."""
+
+
+class WrongWeights(RuntimeError):
+    """Workers take over other weights than those that are trained: a fault of code or installation, not of a worker."""
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What every worker must prove to hold: a version, its fingerprint, and the modules it acts on."""
+
+    version: int
+    sha256: str
+    modules: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One call of a worker's method that returns a small message and a large object.
+
+    Exactly one of `done(message, reference of the object)` and `failed(reason)` is called, once.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    done: Callable[[Any, ray.ObjectRef], None]
+    failed: Callable[[str], None]
+
+
+class RolloutActor(RolloutWorker):
+    """A rollout worker whose large results stay where they are: each comes with a small message."""
+
+    def held_out(self, indices: list[int], base: bool) -> tuple[int, list[Image]]:
+        """The process, and the pictures of `sample_held_out`."""
+        return os.getpid(), self.sample_held_out(indices, base)
+
+    def shown(self, indices: list[int], base: bool) -> tuple[list[Shown], None]:
+        """What `show_held_out` gives, as the message."""
+        return self.show_held_out(indices, base), None
+
+
+class Fleet:
+    """Keeps as many workers alive as are desired and gives jobs to those that proved the newest weights.
+
+    A worker that dies, or that takes longer than `cluster.group_timeout` for its oldest job or for new weights, is
+    replaced (see `actors.slots` for when, and how often); its jobs fail, each with the reason. Jobs of one worker run
+    one after the other, and new weights wait in the same line, so that a job sees one version from beginning to end.
+
+    A worker that does not hold what was published gets the weights once more, and is replaced when that does not help.
+    Where that was a fresh process, which never held any, the fleet gives up: no other will do better.
+    """
+
+    def __init__(
+        self, config: RunConfig, options: dict[str, object], when_ready: WhenReady, notify: Callable[..., None],
+        limits: Limits | None = None,
+    ) -> None:
+        """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
+
+        `limits` are those of the configuration, unless given.
+        """
+        cluster = config.cluster
+        self._config, self._when_ready, self._notify = config, when_ready, notify
+        self._actor = ray.remote(RolloutActor).options(scheduling_strategy="SPREAD", **options)
+        self._announced: Announcement | None = None
+        self._weights: ray.ObjectRef | None = None
+        self._last_proof = time.monotonic()
+        self.slots = Slots(cluster.rollout_workers,
+                           limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
+                           time.monotonic())
+        self._start_due()
+
+    def publish(self, announced: Announcement, weights: ray.ObjectRef) -> None:
+        """Sends new weights to all; a worker gets no further job until it has proved that it holds them."""
+        self._announced, self._weights = announced, weights
+        self._last_proof = time.monotonic()
+        for worker in self.slots.workers():
+            self._send_weights(worker)
+
+    def resize(self, desired: int) -> None:
+        """Changes the number of workers: more are started now, and those too many finish their jobs first."""
+        before = self.slots.desired
+        self.slots.resize(desired, time.monotonic())
+        self._notify("fleet_resized", before=before, after=desired)
+        self._start_due()
+        self._end_drained()
+
+    def capacity(self) -> int:
+        """How many more jobs the workers that proved the newest weights will take."""
+        limit = self._config.cluster.groups_in_flight
+        return sum(max(0, limit - len(worker.jobs)) for worker in self._proved())
+
+    def submit(self, job: Job) -> None:
+        """Gives a job to the least busy worker; only when `capacity` is above zero."""
+        worker = min(self._proved(), key=lambda one: len(one.jobs))
+        self.slots.give(worker, job, time.monotonic())
+        message, result = getattr(worker.handle, job.method).options(num_returns=2).remote(*job.arguments)
+        self._when_ready(message, lambda ref: self._finished(worker, job, ref, result))
+
+    def pids(self) -> list[int]:
+        """The processes of the workers that have proved weights."""
+        return [worker.pid for worker in self.slots.workers() if worker.pid is not None]
+
+    def check(self) -> None:
+        """Starts workers that are due, and ends those that have drained or are overdue.
+
+        Overdue is a worker whose oldest job, or whose proof of new weights, takes too long. One that has never proved
+        any may still be loading, or waiting for its place in the cluster.
+
+        Raises:
+            FleetError: when for as long no worker has been ready at all, or too many were given up.
+        """
+        now, limit = time.monotonic(), self._config.cluster.group_timeout
+        for worker in self.slots.workers():
+            behind = worker.pid is not None and self._announced is not None and (
+                worker.version != self._announced.version)
+            if (worker.jobs or behind) and now - worker.since > limit:
+                self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
+        self._end_drained()
+        self._start_due()
+        if self.pids() or self._announced is None:
+            self._last_proof = now
+        elif now - self._last_proof > limit:
+            raise FleetError(
+                f"No rollout worker became ready within {limit:g} s (cluster.group_timeout). Raise it if the editor "
+                "takes longer to load; if the cluster lacks the GPUs that cluster.gpus_per_rollout_worker asks for, "
+                "lower that or cluster.rollout_workers.")
+
+    def close(self) -> None:
+        """Ends all workers."""
+        for worker in self.slots.workers():
+            ray.kill(worker.handle, no_restart=True)
+        self.slots = Slots(0, self.slots.limits, 0.0)
+
+    def _proved(self) -> list[Worker]:
+        return self.slots.ready(self._announced.version if self._announced is not None else None)
+
+    def _start_due(self) -> None:
+        for slot in self.slots.due(time.monotonic()):
+            slot.worker = Worker(self._actor.remote(self._config), since=time.monotonic())
+            if self._weights is not None:
+                self._send_weights(slot.worker)
+
+    def _end_drained(self) -> None:
+        for worker in self.slots.drained():
+            ray.kill(worker.handle, no_restart=True)
+            self._notify("worker_drained", pid=worker.pid, left=self.slots.left())
+
+    def _send_weights(self, worker: Worker) -> None:
+        if not worker.jobs:
+            worker.since = time.monotonic()
+        announced = self._announced
+        receipt = worker.handle.set_weights.remote(self._weights)
+        self._when_ready(receipt, lambda ref: self._proof(worker, announced, ref))
+
+    def _proof(self, worker: Worker, announced: Announcement | None, ref: ray.ObjectRef) -> None:
+        if self.slots.slot_of(worker) is None:
+            return
+        try:
+            receipt: Receipt = ray.get(ref)
+        except GONE as error:
+            self._lose(worker, reason_of(error))
+            return
+        except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
+            self._wrong(worker, announced, reason_of(error))
+            return
+        held = Announcement(receipt.weights.version, receipt.weights.sha256, receipt.weights.modules)
+        if held != announced:
+            self._wrong(worker, announced, f"it holds {held} instead of {announced}")
+            return
+        worker.version = held.version
+        if worker.pid is None:
+            worker.pid = receipt.pid
+            self._notify("worker_started", pid=receipt.pid, version=held.version)
+
+    def _wrong(self, worker: Worker, announced: Announcement | None, reason: str) -> None:
+        """The worker does not hold the weights that it was sent."""
+        if announced != self._announced:
+            return  # newer ones are on their way already
+        worker.wrong += 1
+        if worker.wrong == 1:
+            assert announced is not None
+            worker.version = None
+            self._notify("weights_repushed", pid=worker.pid, version=announced.version, reason=reason)
+            self._send_weights(worker)
+        elif worker.pid is None:
+            raise WrongWeights(
+                f"A rollout worker that was just started did not take over the published weights, twice: {reason}. "
+                "So it is not the worker; it would generate with other weights than those that are trained. Check that "
+                "all nodes have the same code, libraries and editor.path.")
+        else:
+            self._lose(worker, f"wrong weights, after they were sent again: {reason}")
+
+    def _finished(self, worker: Worker, job: Job, message: ray.ObjectRef, result: ray.ObjectRef) -> None:
+        if job not in worker.jobs:
+            return  # it was given up with its worker
+        try:
+            small = ray.get(message)
+        except GONE as error:
+            self._lose(worker, reason_of(error))
+            return
+        except GROUP_FAULTS as error:
+            self.slots.settle(worker, job, time.monotonic())
+            if isinstance(error, WrongVersion) and worker.version is not None:
+                # It proved weights that it does not work with. Its next jobs, already in line, say the same.
+                self._wrong(worker, self._announced, reason_of(error))
+            job.failed(reason_of(error))
+            return
+        except ObjectLostError as error:
+            self.slots.settle(worker, job, time.monotonic())
+            job.failed(f"its message was lost: {reason_of(error)}")
+            return
+        except RayTaskError as error:
+            raise FleetError(f"A rollout worker failed: {reason_of(error)}") from error
+        self.slots.settle(worker, job, time.monotonic())
+        self.slots.succeed(worker)
+        job.done(small, result)
+
+    def _lose(self, worker: Worker, reason: str) -> None:
+        slot = self.slots.slot_of(worker)
+        if slot is None:
+            return
+        loss = self.slots.lose(worker, time.monotonic())
+        # Dead already, unless it hangs or Ray has only lost sight of it: it must not keep its GPU.
+        ray.kill(worker.handle, no_restart=True)
+        self._notify("worker_lost", pid=worker.pid, reason=reason, jobs=len(loss.jobs), slot=slot.number,
+                     again_in=loss.again_in)
+        if slot.given_up:
+            self._notify("worker_given_up", slot=slot.number, losses=slot.losses, left=self.slots.left(), reason=reason)
+        for job in loss.jobs:
+            job.failed(reason)
+        if self.slots.too_few():
+            raise FleetError(
+                f"{self.slots.left()} rollout workers are left, expected at least "
+                f"{min(self.slots.limits.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
+                f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
+                f"time: {reason}")
+
+
+def reason_of(error: BaseException) -> str:
+    """One line: the error's own sentence without Ray's stack of frames."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if not lines:
+        return type(cause).__name__
+    if isinstance(error, RayActorError) and "creation task" in lines[0]:
+        return f"it could not start: {lines[-1]}"  # the last line of the traceback is the error itself
+    return f"{type(cause).__name__}: {lines[0]}"

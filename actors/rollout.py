@@ -1,0 +1,119 @@
+"""Rollout: a task and a lease in, a whole trajectory group out. Pure: no Ray, no state but the editor's weights.
+
+Everything random follows from the lease's seed, so the same lease under the same weights gives the same bits
+in any process of one machine (same threads, same micro-batch).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.trajectory import Lease, Shown, TrajectoryGroup, derive_seed
+from configs.schema import RunConfig
+from editing.editors.base import Condition, Editor
+from editing.flow import Solver, integrate
+from editing.noise import NoiseRecipe
+from editing.task import EditTask, Image
+
+
+def roll_out(
+    editor: Editor, task: EditTask, lease: Lease, config: RunConfig, config_hash: str
+) -> TrajectoryGroup:
+    """The group of G candidates that the lease stands for, under the weights the editor holds.
+
+    One reference noise, perturbed inside the mask (RDP, arXiv 2604.09386 Eq. 10-11), integrated by the
+    deterministic ODE in one batch. Kept are the states that training needs: of every trained step t_j the
+    candidates at sigma[t_j + 1] and the anchors' predecessors at sigma[t_j]. ACD is measured over all T steps
+    and the last blocks when `rewards.weights` gives `acd` a weight.
+
+    Raises:
+        EditorError: when the editor cannot take the task.
+        MessageError: when a latent is not finite.
+    """
+    start = time.monotonic()
+    # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
+    condition = editor.encode(task)
+    edit_mask = editor.token_mask(task.edit_mask, condition)
+    exploration, steps = config.exploration, config.sampler.trained_steps
+    anchors = draw_anchors(lease.seed, exploration.group_size, config.learner.surrogate.anchors)
+    recipe = NoiseRecipe(lease.seed, exploration.alpha_edit, exploration.alpha_base, exploration.group_size)
+    noise = recipe.draw(edit_mask, condition.source_latents.shape[-1]).to(editor.device)
+    sigmas = editor.sigmas(config.sampler.steps, condition)
+    kept = {state for step in steps for state in (step, step + 1)}
+    measured = config.rewards.weights.get("acd", 0) != 0
+    with torch.inference_mode():
+        with (
+            editor.attention_probe(edit_mask, config.rewards.acd_blocks) if measured else nullcontext()
+        ) as probe:
+            trajectory = integrate(
+                lambda x, sigma: editor.velocity(x, sigma, condition),
+                noise, sigmas, config.sampler.solver, keep=kept,
+            )
+            acd = None if probe is None else _numpy(probe.take())
+        images = editor.decode(trajectory.final, condition)
+    chosen = torch.from_numpy(anchors).to(editor.device)
+    return TrajectoryGroup(
+        lease=lease,
+        task_id=task.task_id,
+        policy_version=lease.policy_version,
+        config_hash=config_hash,
+        sigmas=_numpy(sigmas),
+        trained_steps=steps,
+        anchors=anchors,
+        candidates=np.stack([_numpy(trajectory.states[step + 1]) for step in steps]),
+        predecessors=np.stack([_numpy(trajectory.states[step][chosen]) for step in steps]),
+        images=images,
+        acd=acd,
+        seconds=time.monotonic() - start,
+    )
+
+
+def draw_anchors(seed: int, group_size: int, count: int) -> NDArray[np.int64]:
+    """`count` of the perturbed candidates 1..G-1, uniform without replacement, rising, int64 [B].
+
+    The reference is never an anchor (arXiv 2604.09386, sec. 1.1 item 3). Ranks of raw Philox words, which
+    unlike numpy's `choice` are fixed for all time.
+    """
+    words = np.random.Philox(key=derive_seed(seed, "anchors")).random_raw(group_size - 1)
+    return np.sort(np.argsort(words, kind="stable")[:count] + 1)
+
+
+def sample(editor: Editor, task: EditTask, seed: int, steps: int, solver: Solver) -> Image:
+    """The unperturbed edit of a task from the noise of `seed`, uint8 [H, W, 3]: what a user would get."""
+    condition = editor.encode(task)
+    with torch.inference_mode():
+        return editor.decode(_integrate_one(editor, condition, seed, steps, solver), condition)[0]
+
+
+def show(
+    editor: Editor, task: EditTask, index: int, seed: int, steps: int, solver: Solver, blocks: int
+) -> Shown:
+    """The picture that `sample` gives, with the attention of the last `blocks` blocks over the token grid."""
+    condition = editor.encode(task)
+    mask = editor.token_mask(task.edit_mask, condition)
+    with torch.inference_mode():
+        with editor.attention_probe(mask, blocks, capture_map=True) as probe:
+            final = _integrate_one(editor, condition, seed, steps, solver)
+            attention = _numpy(probe.take_map())[0].reshape(condition.grid)
+        image = editor.decode(final, condition)[0]
+    return Shown(index=index, task_id=task.task_id, image=image, attention=attention)
+
+
+def _integrate_one(editor: Editor, condition: Condition, seed: int, steps: int, solver: Solver) -> Tensor:
+    # The reference of a group does not depend on the strengths.
+    recipe = NoiseRecipe(seed, alpha_edit=0.0, alpha_base=0.0, group_size=1)
+    noise = recipe.reference(condition.tokens, condition.source_latents.shape[-1])[None].to(editor.device)
+    return integrate(
+        lambda x, sigma: editor.velocity(x, sigma, condition), noise, editor.sigmas(steps, condition), solver
+    ).final
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.to("cpu", torch.float32).numpy()
+    return array

@@ -1,0 +1,117 @@
+"""What travels between driver, rollout workers, reward pool and learner: typed, shape-checked messages.
+
+Arrays are numpy (shared memory without copies between processes); formulas convert them to tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+REFERENCE_INDEX = 0  # the unperturbed candidate
+
+
+class MessageError(ValueError):
+    """A message whose parts do not fit together; the sentence names the part."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Permission to roll out one task once. Everything random in the group follows from `seed`.
+
+    `step` is the optimizer step the group is meant for, `slot` its place among that step's groups.
+    A worker refuses a lease whose `policy_version` is not the one it holds.
+    """
+
+    step: int
+    slot: int
+    task_index: int
+    attempt: int
+    seed: int
+    policy_version: int
+
+    @property
+    def group_id(self) -> str:
+        return f"{self.step:06d}.{self.slot:03d}.{self.attempt}"
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on nothing else (not on process, platform or order of use)."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class TrajectoryGroup:
+    """G candidates of one task under one policy version, whole or not at all.
+
+    For the j-th trained step t_j (from sigma[t_j] to sigma[t_j + 1]):
+    `candidates[j]` are the states x at sigma[t_j + 1] of all candidates, `predecessors[j]` the states at
+    sigma[t_j] of the anchors only. Latents are float32, images uint8. `acd` is None when no reward asks for it.
+    """
+
+    lease: Lease
+    task_id: str
+    policy_version: int
+    config_hash: str
+    sigmas: np.ndarray         # [T+1] float32
+    trained_steps: tuple[int, ...]
+    anchors: np.ndarray        # [B] int64, among 1..G-1
+    candidates: np.ndarray     # [K, G, N, C] float32
+    predecessors: np.ndarray   # [K, B, N, C] float32
+    images: np.ndarray         # [G, H, W, 3] uint8
+    acd: np.ndarray | None     # [G] float32
+    seconds: float             # wall time of the rollout
+
+    def __post_init__(self) -> None:
+        steps, anchors = len(self.trained_steps), len(self.anchors)
+        if self.candidates.ndim != 4 or self.candidates.shape[0] != steps:
+            raise MessageError(f"group {self.lease.group_id}: candidates must be [{steps}, G, N, C], "
+                               f"got {self.candidates.shape}")
+        _, size, tokens, channels = self.candidates.shape
+        if self.predecessors.shape != (steps, anchors, tokens, channels):
+            raise MessageError(f"group {self.lease.group_id}: predecessors must be "
+                               f"{(steps, anchors, tokens, channels)}, got {self.predecessors.shape}")
+        if self.images.ndim != 4 or self.images.shape[0] != size or self.images.dtype != np.uint8:
+            raise MessageError(f"group {self.lease.group_id}: images must be uint8 [{size}, H, W, 3], "
+                               f"got {self.images.dtype} {self.images.shape}")
+        if self.acd is not None and self.acd.shape != (size,):
+            raise MessageError(f"group {self.lease.group_id}: acd must be [{size}], got {self.acd.shape}")
+        if anchors == 0 or REFERENCE_INDEX in self.anchors or len(set(self.anchors.tolist())) != anchors \
+                or self.anchors.min() < 0 or self.anchors.max() >= size:
+            raise MessageError(f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
+                               f"in 1..{size - 1}, got {self.anchors.tolist()}")
+        if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
+            raise MessageError(f"group {self.lease.group_id}: latents contain NaN or infinity")
+
+    @property
+    def group_size(self) -> int:
+        return int(self.candidates.shape[1])
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The small part of a finished rollout: what the driver sees while the group itself stays where it is."""
+
+    lease: Lease
+    task_id: str
+    policy_version: int
+    config_hash: str
+    seconds: float             # wall time of the rollout
+    pid: int                   # process that made it
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One held-out task as an editor edits it, for pictures in a report.
+
+    `attention` is the text's attention over the token grid [h, w] (it sums to one), averaged over the
+    sampler's steps and the probed blocks.
+    """
+
+    index: int
+    task_id: str
+    image: np.ndarray          # [H, W, 3] uint8
+    attention: np.ndarray      # [h, w] float32

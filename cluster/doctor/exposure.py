@@ -1,0 +1,103 @@
+"""Who could get into a Ray cluster: whether it asks for the token, who can read it, and what listens for others."""
+
+from __future__ import annotations
+
+import os
+import stat
+import urllib.error
+import urllib.request
+from ipaddress import ip_address
+
+import psutil
+
+from cluster.auth import token_file
+from cluster.doctor.finding import Finding
+
+TIMEOUT = 15.0
+RAYS = ("gcs_server", "raylet")
+TURN_ON = ("run `ray get-auth-token --generate` once, copy ~/.ray/auth_token to every node (mode 0600), and start Ray "
+           "everywhere with RAY_AUTH_MODE=token, as cluster/*.yaml do")
+
+
+def exposure_findings() -> list[Finding]:
+    """Lines about this machine, seen from a process of its Ray."""
+    on = os.environ.get("RAY_AUTH_MODE") == "token"
+    return [*token_findings(on), ports_finding(on, listening())]
+
+
+def token_findings(on: bool) -> list[Finding]:
+    """Whether this machine's Ray asks for the token, and whether others on the machine can read it."""
+    if not on:
+        return [Finding("token", "warn", "Ray on this node runs without authentication", TURN_ON)]
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return [Finding("token", "ok", "asked for; held in RAY_AUTH_TOKEN")]
+    path = token_file()
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return [Finding("token", "fail", f"asked for, but {path}: {error.strerror}",
+                        f"copy the head's token to {path}")]
+    if mode & 0o077:
+        return [Finding("token", "warn", f"asked for, but others can read {path} (mode {mode:04o})",
+                        f"chmod 600 {path}")]
+    return [Finding("token", "ok", f"asked for; {path} is ours alone")]
+
+
+def ports_finding(on: bool, open_ports: dict[int, str]) -> Finding:
+    """Ports of Ray that other machines can reach; without the token each is a way in.
+
+    Args:
+        open_ports: the process's name by port, of those bound beyond loopback.
+    """
+    if not open_ports:
+        return Finding("ports", "ok", "Ray listens on loopback only")
+    seen = ", ".join(f"{port} ({name})" for port, name in sorted(open_ports.items()))
+    if on:
+        return Finding("ports", "ok", f"beyond loopback, with the token: {seen}")
+    return Finding("ports", "fail", f"open to everybody who reaches this machine: {seen}",
+                   f"stop this Ray now; {TURN_ON}")
+
+
+def listening() -> dict[int, str]:
+    """Ports that processes of Ray on this machine listen on beyond loopback, with the name of one such process."""
+    found: dict[int, str] = {}
+    for process in psutil.process_iter():
+        try:
+            if not is_rays(process.name(), process.cmdline()):
+                continue
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip):
+                    found.setdefault(connection.laddr.port, process.name())
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue  # gone meanwhile, or another user's: its Ray is not ours
+    return found
+
+
+def is_rays(name: str, command: list[str]) -> bool:
+    """Whether a process is one of Ray's own or works for it."""
+    joined = " ".join(command)
+    return name in RAYS or joined.startswith("ray::") or "/site-packages/ray/" in joined or "-m ray." in joined
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches the address; `::` and 0.0.0.0 mean everybody."""
+    found = ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_loopback)
+
+
+def dashboard_finding(address: str) -> Finding:
+    """Whether the dashboard, which takes jobs, refuses who shows no token. To be asked on the node that it runs on."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{address}/api/version", timeout=TIMEOUT) as answer:
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    except OSError as error:
+        return Finding("dashboard", "warn", f"{address} does not answer: {getattr(error, 'reason', error)}",
+                       "jobs cannot be submitted; is ray[default] installed on the head?")
+    if status == 401:
+        return Finding("dashboard", "ok", f"{address} refuses who shows no token (401)")
+    return Finding("dashboard", "warn", f"{address} answers {status} to anybody: who reaches it can run any code",
+                   TURN_ON)

@@ -1,0 +1,67 @@
+"""`python -m cluster.resume_or_start -- FLAGS`: the training command, with --resume exactly when there is something.
+
+The command of a job that may be submitted more than once: by `python -m cluster.supervise`, by a Kubernetes RayJob with
+a backoffLimit, by a scheduler. Whether a checkpoint exists is only known where the run's folder is, hence here and not
+where jobs are submitted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from configs import exits
+from configs.errors import ConfigError
+from configs.load import parse_command_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Becomes the training command; returns only when that cannot be."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    flags = arguments[1:] if arguments[:1] == ["--"] else arguments
+    try:
+        config = parse_command_line(flags).config
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return exits.WRONG_REQUEST
+    folder = Path(config.folder) / config.name
+    if is_held(folder):
+        print(f"{folder} is in use by another attempt of this run that has not ended yet.", file=sys.stderr)
+        return exits.RESUMABLE
+    command = [sys.executable, "-m", "learner.main", *flags, "--name", config.name]
+    if has_checkpoint(folder):
+        command.append("--resume")
+    elif folder.exists() and any(folder.iterdir()):
+        print(f"{folder} has no checkpoint; what there is goes to {set_aside(folder)}, and the run starts.", flush=True)
+    os.execv(sys.executable, command)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint; whether it can be trusted, `learner.main --resume` finds out."""
+    return any(folder.glob("checkpoints/step_*"))
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        with (folder / ".lock").open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames the folder of a run that got nowhere, so that nothing is lost; returns its new name."""
+    free = next(path for number in count(1) if not (path := folder.with_name(f"{folder.name}.aside-{number}")).exists())
+    return folder.rename(free)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`python -m cluster.supervise -- FLAGS`: has `python -m learner.main FLAGS` finish as a job of a Ray cluster.
+
+    python -m cluster.supervise --address http://127.0.0.1:8265 -- --config my_images --folder /shared/runs --name cats
+
+Every attempt is a job <name>-<number>. It resumes the run's newest checkpoint, or starts the run where there is none
+(`cluster.resume_or_start`). When a job or its cluster is lost, or the run's exit code says that another attempt may
+succeed, the next one follows after a growing delay. Ctrl-C ends only the supervisor; typed again, the same command
+finds the job that still runs and waits for it.
+Exit codes: 0 done, 2 the request is wrong, 75 no cluster or too many failures in a row, otherwise the run's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cluster.auth import use_token
+from cluster.supervise.jobs import JobRefused, RayJobs
+from cluster.supervise.policy import Limits
+from cluster.supervise.watch import Watch
+from configs import exits
+from configs.errors import ConfigError
+from configs.load import CommandLine, parse_command_line
+
+ENTRYPOINT = ("python", "-m", "cluster.resume_or_start", "--")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The supervisor's own flags; those of the run follow after `--`."""
+    defaults = Limits()
+    made = argparse.ArgumentParser(
+        prog="python -m cluster.supervise",
+        usage="python -m cluster.supervise [--address URL] [...] -- FLAGS OF THE RUN",
+        description="Have a run finish although jobs and clusters are lost.")
+    made.add_argument("--address", help="the cluster's dashboard; default $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, or "
+                                        "http://127.0.0.1:8265")
+    made.add_argument("--working-dir", help="a folder to copy to the cluster, without what .gitignore names, and to "
+                                            "start in; default: where Ray was started there")
+    made.add_argument("--failures", type=int, default=defaults.failures,
+                      help="failures in a row that are followed by another attempt; default %(default)s")
+    made.add_argument("--first-delay", type=float, default=defaults.first_delay,
+                      help="seconds before the second attempt, doubled each time up to 600; default %(default)s")
+    made.add_argument("--patience", type=float, default=3600.0,
+                      help="seconds for which the cluster may be away; default %(default)s")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Supervises and returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if "--" not in arguments and not {"-h", "--help"} & set(arguments):
+        print("Expected -- and then the flags of the run: python -m cluster.supervise -- --config quickstart",
+              file=sys.stderr)
+        return exits.WRONG_REQUEST
+    here = arguments.index("--") if "--" in arguments else len(arguments)
+    options, flags = parser().parse_args(arguments[:here]), arguments[here + 1:]
+    try:
+        request = checked(flags)
+        use_token()
+        jobs = RayJobs(options.address, options.working_dir)
+        limits = Limits(failures=options.failures, first_delay=options.first_delay)
+        return Watch(jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), limits, options.patience,
+                     say).until_it_ends()
+    except (ConfigError, JobRefused) as error:
+        print(error, file=sys.stderr)
+        return exits.WRONG_REQUEST
+    except KeyboardInterrupt:
+        print("\nThe job goes on without its supervisor; the same command watches over it again.", file=sys.stderr)
+        return exits.INTERRUPTED
+
+
+def checked(flags: Sequence[str]) -> CommandLine:
+    """The run that the flags ask for.
+
+    Raises:
+        ConfigError: when they are wrong, or when a second attempt could not find what the first one saved.
+    """
+    request = parse_command_line(flags)
+    if request.dry_run or request.resume:
+        raise ConfigError("--dry-run and --resume: expected neither; every attempt finds out by itself whether "
+                          "there is a checkpoint to resume")
+    if not Path(request.config.folder).is_absolute():
+        raise ConfigError("folder: expected an absolute path in storage that outlives the cluster and that all its "
+                          f"nodes see, got {request.config.folder!r}; add --folder /shared/runs, for example")
+    return request
+
+
+def say(sentence: str) -> None:
+    """One line with the time of day."""
+    print(f"{datetime.now():%H:%M:%S} {sentence}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Configuration: pydantic schema, YAML presets and dotted overrides; imports nothing of ours."""

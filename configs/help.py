@@ -1,0 +1,95 @@
+"""`--help`: usage, examples, presets, and every key with its type, default and meaning, from the schema itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.text import Text
+
+from configs.layers import PRESETS, preset_names
+from configs.tree import REQUIRED, Key, SectionKeys, sections
+
+USAGE = ("python -m learner.main [--config NAME_OR_PATH] [--section.key VALUE ...] [--dry-run] "
+         "[--resume [--allow-changed KEY ...]]")
+EXAMPLES = (
+    ("python -m learner.main", "the quickstart: the embedded benchmark, minutes on two CPU cores"),
+    ("python -m learner.main --config my_images --dry-run", "only print what would run, where, and whether it fits"),
+    ("python -m learner.main --learner.steps 20 --name short", "change values; every run has its own name"),
+    ("python -m learner.main --rewards.weights.acd 0.1", "change one entry of a mapping"),
+    ("python -m learner.main --cluster.mode inline", "everything in this process, without Ray"),
+    ("python -m learner.main --config runs/quickstart/config.yaml --resume", "continue a stopped run"),
+)
+FLAGS = (
+    ("--config NAME_OR_PATH", "a preset below, or a YAML file with any of the keys below; default quickstart"),
+    ("--dry-run", "check everything; print the resolved YAML and its hash, and as comments below it which processes\n"
+     "go where and how much memory they need; then stop"),
+    ("--resume", "continue the run of this name from its newest whole checkpoint, with the groups taken since"),
+    ("--allow-changed KEY", "with --resume: this key or section may differ from what it was; `code` stands for sources "
+                            "and libraries, `data` for the tasks too; may be given more than once"),
+)
+
+
+def preset_summary(path: Path) -> str:
+    """The first comment line of a preset: what it is for."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def help_parts() -> Iterator[RenderableType]:
+    """What `--help` prints, part by part."""
+    yield Text("Locus: region-constrained GRPO for instruction-based image editing", style="bold")
+    yield Text(f"\n{USAGE}\n")
+    yield _pairs("Flags", FLAGS)
+    yield _pairs("Examples", EXAMPLES)
+    yield _pairs("Presets", [(name, preset_summary(PRESETS / f"{name}.yaml")) for name in preset_names()])
+    yield Text.assemble(
+        ("Configuration files\n", "bold"),
+        "  A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` starts from\n"
+        "  another one. Lists and mappings replace those below them as a whole. Flags go over files, and\n"
+        "  values are JSON or YAML: 3, 1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys count as\n"
+        "  underscores. Secrets are taken from the environment only (HF_TOKEN), never from a config.\n")
+    for section in sections():
+        yield from _section_parts(section)
+
+
+def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    for left, right in rows:
+        parts += [Padding(Text(left, style="cyan"), (0, 0, 0, 2)), Padding(Text(right), (0, 0, 0, 6))]
+    return Group(*parts, Text())
+
+
+def _section_parts(section: SectionKeys) -> Iterator[RenderableType]:
+    title = section.path or "run"
+    if section.variant:
+        title += f"  (with --{section.variant[0]} {section.variant[1]})"
+    yield Rule(Text(title, style="bold"), align="left", style="dim")
+    yield Padding(Text(section.doc, style="italic"), (0, 0, 0, 2))
+    for key in section.keys:
+        yield Padding(_key_line(key), (0, 0, 0, 2))
+        if key.doc:
+            yield Padding(Text(key.doc.replace("None", "null")), (0, 0, 0, 6))
+    yield Text()
+
+
+def _key_line(key: Key) -> Text:
+    default = "required" if key.default is REQUIRED else plain(key.default)
+    return Text.assemble((f"--{key.path}", "cyan"), "  ", (key.kind, "dim"), "  ", (f"[{default}]", "green"))
+
+
+def plain(value: Any) -> str:
+    """A default as one would type it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def print_help(console: Console | None = None) -> None:
+    """Print the help to the terminal (or to `console`)."""
+    console = console or Console(highlight=False, soft_wrap=False)
+    for part in help_parts():
+        console.print(part)

@@ -1,0 +1,211 @@
+"""Settings of the reward pool: components and their weights, judges, the score cache, the HTTP service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import Field, ValidationError, model_validator
+
+from configs.section import Section
+
+BUILT_IN = ("edit_score", "edit_psnr", "background_psnr", "background_ssim", "acd")
+"""Components that need no server."""
+JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
+"""Components that a multimodal judge answers."""
+
+
+class ServeConfig(Section):
+    """Judge servers that the run starts and ends itself: `replicas` processes of `vllm serve`."""
+
+    replicas: int = Field(0, ge=0)
+    """How many servers of this judge to start; 0 starts none (then give `urls`)."""
+    path: str = ""
+    """The judge's weights: a folder, or a name on the Hugging Face hub."""
+    lora: str = ""
+    """A LoRA that is merged into the weights once, before serving (EditScore's); empty for none."""
+    python: str = ".venv-judge/bin/python"
+    """Interpreter of the environment that has vLLM (`make judge` makes it)."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the server, such as --max-model-len=4096."""
+    gpus: float = Field(1.0, ge=0)
+    """GPUs that Ray reserves for each server; 0 serves on the CPU."""
+    start_timeout: float = Field(900.0, gt=0)
+    """Seconds within which every server must have answered a real picture."""
+
+
+class EditScoreConfig(Section):
+    """EditScore (arXiv 2509.23909): two scored questions per pass, 0..25 each, averaged over passes."""
+
+    urls: tuple[str, ...] = ()
+    """OpenAI-compatible servers of this judge, such as http://127.0.0.1:8000/v1; requests are spread over them."""
+    model: str = "judge"
+    """Name under which the servers serve the model."""
+    revision: str = ""
+    """What tells this model's weights from others of the same name; part of the key of cached scores."""
+    serve: ServeConfig = ServeConfig()
+    passes: int = Field(4, ge=1)
+    """Passes per picture, with seeds 0, 1, ...; their mean is the score. Single passes are noisy."""
+    temperature: float = Field(0.7, ge=0)
+    """Sampling temperature."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Nucleus of the sampling."""
+    top_k: int = Field(20, ge=1)
+    """Most likely tokens that are sampled from."""
+    max_tokens: int = Field(512, ge=32)
+    """Longest answer, reasoning included."""
+
+
+class QwenVlConfig(Section):
+    """One-token scoring of Edit-R1: the expected digit 0..5 under the model's own probabilities."""
+
+    urls: tuple[str, ...] = ()
+    """OpenAI-compatible servers of this judge; they must support logprobs and /tokenize, as vLLM does."""
+    model: str = "judge"
+    """Name under which the servers serve the model."""
+    revision: str = ""
+    """What tells this model's weights from others of the same name; part of the key of cached scores."""
+    serve: ServeConfig = ServeConfig()
+    requirement: str = ""
+    """What the judge should pay attention to, in words, beside the instruction."""
+    min_mass: float = Field(0.5, gt=0, le=1)
+    """Least probability that the six digits must hold together; below it the answer is an error."""
+
+
+class JudgeConfig(Section):
+    """Multimodal judges of the edit; without urls or servers there are none."""
+
+    editscore: EditScoreConfig = EditScoreConfig()
+    qwen_vl: QwenVlConfig = QwenVlConfig()
+    concurrency: int = Field(16, ge=1)
+    """Requests that one server works on at the same time."""
+    deadline: float = Field(120.0, gt=0)
+    """Seconds for one request; a server that takes longer leaves the rotation."""
+    patience: float = Field(600.0, gt=0)
+    """Seconds that a question may wait and be tried again, on whichever server, before it is given up."""
+    attempts: int = Field(4, ge=1)
+    """How often one question is sent at most."""
+    max_unanswered: int = Field(8, ge=1)
+    """Stop the run when this many questions in a row were given up (the judges are gone)."""
+    max_bad_answers: float = Field(0.25, gt=0, le=1)
+    """Stop the run when more than this share of the last 200 answers was no score (the judge is the wrong model)."""
+
+    @property
+    def configured(self) -> tuple[str, ...]:
+        """The judges that have servers."""
+        return tuple(name for name in JUDGES if getattr(self, name).urls or getattr(self, name).serve.replicas)
+
+
+class RedisConfig(Section):
+    """The cache of judge scores; it holds nothing that a run cannot do without."""
+
+    mode: Literal["embedded", "url", "off"] = "embedded"
+    """embedded: a server of the run's own, started only when there is a judge; url: a shared one; off: no cache."""
+    url: str = ""
+    """A shared server, redis://host:port/db; its password comes from LOCUS_REDIS_PASSWORD."""
+    max_megabytes: int = Field(256, ge=8)
+    """Size at which the embedded server forgets what was not used for longest."""
+    timeout: float = Field(0.5, gt=0)
+    """Seconds after which a question to the cache is given up; scoring goes on without it."""
+
+    @model_validator(mode="after")
+    def _url_fits(self) -> RedisConfig:
+        if (self.mode == "url") != bool(self.url):
+            raise ValueError(f"redis.url: expected an address exactly when redis.mode is url, got mode {self.mode} and "
+                             f"{'no address' if not self.url else 'an address'}")
+        parts = urlsplit(self.url)
+        options = set(parse_qs(parts.query))
+        if parts.password or "password" in options:
+            raise ValueError("redis.url: expected no password in the configuration; set LOCUS_REDIS_PASSWORD instead")
+        if options - {"db"}:
+            raise ValueError(f"redis.url: expected no options but db after the ?, got {sorted(options)}")
+        try:
+            usable = not self.url or (parts.scheme in ("redis", "rediss", "unix") and parts.port != 0)
+        except ValueError:  # what follows the colon is no port
+            usable = False
+        if not usable:
+            raise ValueError(f"redis.url: expected redis://host:port/db, rediss:// or unix://, got {self.url!r}")
+        return self
+
+
+class ServiceConfig(Section):
+    """The reward pool as an HTTP service (`python -m rewards.service`)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback LOCUS_SERVICE_TOKEN (32 characters or more) must be set."""
+    port: int = Field(8460, ge=0, le=65535)
+    """Port; 0 takes a free one."""
+    max_body_megabytes: int = Field(32, ge=1)
+    """Longest request."""
+    max_images: int = Field(16, ge=1)
+    """Most pictures in a request, sources included."""
+    max_megapixels: float = Field(16.0, gt=0)
+    """Largest picture, by its header, before it is decoded."""
+    max_total_megapixels: float = Field(64.0, gt=0)
+    """All pictures of one request, and of all requests that are scored at the same time (the others wait)."""
+    max_prompt: int = Field(8192, ge=1)
+    """Longest instruction in characters."""
+    queue: int = Field(64, ge=1)
+    """Requests that are worked on or wait; more are answered 429."""
+    deadline: float = Field(300.0, gt=0)
+    """Seconds for one request."""
+
+
+class RewardsConfig(Section):
+    """What a candidate is scored by, and how scores are combined."""
+
+    weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
+    """Weight per component: edit_score (ground truth), edit_psnr (needs a target; dB), background_psnr and
+    background_ssim (outside the mask), acd, editscore and qwen_vl (judges), or a name from `scorers`. By default a
+    judge replaces edit_score and edit_psnr, pooled."""
+    scorers: dict[str, str] = Field({})
+    """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
+    judge: JudgeConfig = JudgeConfig()
+    normalisation: Literal["none", "pooled", "minibatch"] = "none"
+    """Scale of a component before weighting: none (raw units), pooled (its within-group standard deviation
+    pooled over the step's groups; advised with judges), minibatch (z-score over all candidates of the step, the
+    paper's wording)."""
+    acd_blocks: int = Field(2, ge=1)
+    """How many of the last transformer blocks attention concentration is averaged over (paper: 10)."""
+    min_valid: int = Field(2, ge=2)
+    """A group with fewer fully scored candidates is rejected and its task redone."""
+    min_std: float = Field(0.0, ge=0)
+    """Groups whose combined reward varies by less than this get no advantages: population standard deviation, after
+    normalisation and weights. It keeps the noise of a judge from being blown up; 0 leaves out only flat groups."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_by_default(cls, values: Any) -> Any:
+        """Where a judge is configured and no weights are given, the judge says whether the edit was done."""
+        if not isinstance(values, Mapping) or "weights" in values or "judge" not in values:
+            return values
+        try:
+            judges = JudgeConfig.model_validate(values["judge"]).configured
+        except ValidationError:  # reported with its path when the field itself is read
+            return values
+        if not judges:
+            return values
+        # Pooled, the weights say how much each counts, whatever the judge's scale is.
+        return {"normalisation": "pooled", **values,
+                "weights": {**dict.fromkeys(judges, 1.0), "background_psnr": 0.25}}
+
+    @model_validator(mode="after")
+    def _components_are_there(self) -> RewardsConfig:
+        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES})
+        if taken:
+            raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
+        known = {*BUILT_IN, *JUDGES, *self.scorers}
+        unknown = sorted(set(self.weights) - known)
+        if unknown:
+            raise ValueError(f"rewards.weights: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
+        weighted = {name for name, weight in self.weights.items() if weight != 0}
+        if not weighted:
+            raise ValueError("rewards.weights: expected at least one component with a weight other than 0")
+        for name in JUDGES:
+            if (name in weighted) != (name in self.judge.configured):
+                raise ValueError(
+                    f"rewards.weights: {name} has a weight, but rewards.judge.{name} has no urls and no serve.replicas"
+                    if name in weighted else
+                    f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one")
+        return self

@@ -1,0 +1,289 @@
+"""Every setting of a run, with its default, its range and what it means.
+
+The tree is closed (`extra="forbid"`): an unknown key is an error that suggests the nearest known one.
+Environment variables carry only secrets and paths. See `configs/load.py` for YAML and command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
+from configs.section import Section
+
+
+class LoraConfig(Section):
+    """The trained adapter: LoRA on the attention projections."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of every adapter pair."""
+    alpha: float = Field(16.0, gt=0)
+    """LoRA scale numerator; the update is scaled by alpha / rank."""
+
+
+class EditorConfig(Section):
+    """The editor that is trained."""
+
+    path: str = "shapes"
+    """A diffusers folder (FLUX.1-Kontext-dev or any FluxKontextPipeline), or `shapes` for the embedded base."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen weights and of matrix work; latents, distances and advantages are always float32."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is one."""
+    guidance: float = Field(2.5, ge=0)
+    """Embedded guidance of guidance-distilled editors (ignored by editors without it)."""
+    max_text_tokens: int | None = Field(None, ge=1)
+    """Text length in tokens; None takes 12 for the embedded base and 512 otherwise."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Largest batch of one transformer call; None runs a whole group at once."""
+    gradient_checkpointing: bool = False
+    """Trade compute for memory in the learner."""
+    lora: LoraConfig = LoraConfig()
+
+
+class ShapesData(Section):
+    """The embedded benchmark: procedural scenes with exact masks and ground truth."""
+
+    type: Literal["shapes"] = "shapes"
+    """Which kind of data; the other kind is `manifest`."""
+    seed: int = 0
+    """Seed of the scenes."""
+    train_tasks: int = Field(4096, ge=1)
+    """How many training tasks there are; they are visited in seeded random order."""
+    held_out_tasks: int = Field(256, ge=0)
+    """How many tasks of the test split the base and the result are measured on (`validation` is for tuning)."""
+    photo_folder: str | None = None
+    """Take backgrounds from crops of the pictures in this folder instead of the painted textures."""
+
+
+class ManifestData(Section):
+    """A user's own pictures: a JSONL manifest of source, mask and instruction."""
+
+    type: Literal["manifest"] = "manifest"
+    """Which kind of data; the other kind is `shapes`."""
+    path: str
+    """The training manifest."""
+    held_out_path: str | None = None
+    """A second manifest to measure on; None holds out the last `held_out_fraction` of the first."""
+    held_out_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the manifest held out when there is no second one (at least one task if above zero)."""
+    mask_polarity: Literal["edit_is_white", "edit_is_black"] | None = None
+    """What white means in mask pictures; None expects the manifest's header to say it."""
+    max_faulty_fraction: float = Field(0.05, ge=0, le=1)
+    """Stop before the run if more than this share of the lines is faulty."""
+    resolution: int | None = Field(512, ge=16)
+    """Pictures are resized to about resolution² pixels, keeping their aspect; None keeps their size."""
+
+
+class ExplorationConfig(Section):
+    """Region-decoupled perturbation of the initial noise (arXiv 2604.09386, Eq. 10-11)."""
+
+    group_size: int = Field(8, ge=2)
+    """Candidates per task, the unperturbed reference included (G)."""
+    alpha_edit: float = Field(0.8, gt=0, le=1)
+    """Perturbation inside the edit mask."""
+    alpha_base: float = Field(0.05, ge=0, le=1)
+    """Perturbation outside it; equal to `alpha_edit` it is global perturbation."""
+
+
+class SamplerConfig(Section):
+    """The deterministic ODE sampler."""
+
+    steps: int = Field(4, ge=1)
+    """Solver steps of a rollout (T)."""
+    solver: Literal["euler", "dpm2m"] = "euler"
+    """First-order Euler, or second-order multistep DPM-Solver++(2M)."""
+    trained_steps: tuple[int, ...] = (1, 2, 3)
+    """Steps whose one-step leap is trained: step j leads from sigma_j to sigma_{j+1}."""
+    evaluation_steps: int = Field(4, ge=1)
+    """Solver steps of held-out measurements and galleries."""
+
+
+class AdvantageConfig(Section):
+    """Group-relative advantages."""
+
+    kind: Literal["std", "quasi_norm"] = "std"
+    """std: (r - mean) / std (arXiv 2604.09386, Eq. 4); quasi_norm: arXiv 2511.16955, Eq. 11."""
+    p: float = Field(0.8, gt=0, le=2)
+    """Exponent of the quasi-norm."""
+    clip: float = Field(5.0, gt=0)
+    """Advantages are clipped to ± this."""
+
+
+class SurrogateConfig(Section):
+    """The masked surrogate policy (arXiv 2604.09386, Eq. 13-15) and its clipped objective (Eq. 5)."""
+
+    anchors: int = Field(2, ge=1)
+    """Anchors per group, drawn among the perturbed candidates (B)."""
+    tau_edit: float = Field(0.9, gt=0)
+    """Bandwidth inside the mask."""
+    tau_base: float = Field(1.1, gt=0)
+    """Bandwidth outside the mask."""
+    tau_power: Literal[1, 2] = 2
+    """Power of the bandwidths in the metric."""
+    clip: float = Field(1e-3, gt=0, lt=1)
+    """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of the exact categorical KL(old || new)."""
+
+
+class PreservationConfig(Section):
+    """Terms that hold what must not change; both off for the paper's exact recipe."""
+
+    background_weight: float = Field(0.5, ge=0)
+    """Weight of the source-anchored background term: mean over background tokens of (x0_hat - z_source)²."""
+    background_tolerance: float = Field(0.0, ge=0)
+    """Per-token mean squared difference below which the background term is silent (a hinge)."""
+    velocity_weight: float = Field(0.0, ge=0)
+    """Weight of the velocity anchor to the frozen base: mean ||v - v_base||²."""
+    velocity_region: Literal["everywhere", "background"] = "everywhere"
+    """Where the velocity anchor acts."""
+
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerConfig(Section):
+    """AdamW on the adapter."""
+
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(3, ge=0)
+    """Linear warm-up."""
+    final_lr_fraction: float = Field(0.2, ge=0, le=1)
+    """Linear decay to this share of the peak at the last step."""
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
+    """Decay rates of the running means of gradient and squared gradient."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """The gradient is scaled down to this norm where it is longer."""
+
+
+class LearnerConfig(Section):
+    """The training loop."""
+
+    steps: int = Field(120, ge=1)
+    """Optimizer steps."""
+    groups_per_step: int = Field(12, ge=1)
+    """Trajectory groups per optimizer step."""
+    updates_per_step: int = Field(1, ge=1)
+    """Updates on the same groups; above one the ratio moves and the clip acts."""
+    advantage: AdvantageConfig = AdvantageConfig()
+    surrogate: SurrogateConfig = SurrogateConfig()
+    preservation: PreservationConfig = PreservationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+MAX_ROLLOUT_WORKERS = 1024
+"""More are a slip of the finger: every one holds the editor."""
+
+
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    mode: Literal["ray", "inline"] = "ray"
+    """ray: rollout workers, reward pool and learner are actors; inline: the same loop in this process."""
+    address: str | None = None
+    """A running Ray cluster (`auto` or host:port); None is the cluster of the Ray job that this is, or a local one."""
+    rollout_workers: int = Field(2, ge=1, le=MAX_ROLLOUT_WORKERS)
+    """Rollout workers at the start; `python -m cluster.scale RUN --rollout-workers N` changes it in a run."""
+    min_rollout_workers: int = Field(1, ge=1)
+    """The run stops when so many rollout workers were given up (max_restarts) that fewer than this are left."""
+    max_restarts: int = Field(5, ge=0)
+    """How often in a row a rollout worker is started again that finishes no group; after that it is given up."""
+    groups_in_flight: int = Field(2, ge=1)
+    """Leases that one worker may hold: one computing, the rest waiting."""
+    staleness: int = Field(0, ge=0)
+    """How many policy versions old a group may be when it is trained on; 0 is on-policy, in order, reproducible."""
+    publish_every: int = Field(1, ge=1)
+    """Optimizer steps between two publications of the weights."""
+    group_timeout: float = Field(600.0, gt=0)
+    """Seconds after which a group that did not arrive is given up and its worker replaced."""
+    max_attempts: int = Field(5, ge=1)
+    """How often the task of a lost or rejected group is redone before the run stops."""
+    gpus_per_rollout_worker: float = Field(0.0, ge=0)
+    """GPUs (or a share of one) that Ray reserves for each rollout worker."""
+    gpus_for_learner: float = Field(0.0, ge=0)
+    """GPUs (or a share of one) that Ray reserves for the learner."""
+    threads_per_process: int = Field(1, ge=1)
+    """CPU threads of each process; more than one slows small models down when processes share the cores."""
+
+
+class CheckpointConfig(Section):
+    """Saving the whole training state."""
+
+    every: int = Field(25, ge=1)
+    """Optimizer steps between two checkpoints (the last step is always saved)."""
+    keep: int = Field(2, ge=2)
+    """How many are kept."""
+
+
+class ReportConfig(Section):
+    """What a person sees."""
+
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Also send the metrics there."""
+    gallery_tasks: int = Field(8, ge=0)
+    """Held-out tasks shown in the gallery, base against trained."""
+    gallery_groups: int = Field(4, ge=0)
+    """Training groups shown with all their candidates."""
+    evaluate_every: int = Field(0, ge=0)
+    """Optimizer steps between held-out measurements during training; 0 measures only before and after."""
+
+
+class RunConfig(Section):
+    """The whole configuration of one run."""
+
+    name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run and of its folder."""
+    folder: str = "runs"
+    """Parent folder of all runs."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything that is random in the run."""
+    editor: EditorConfig = EditorConfig()
+    data: Annotated[ShapesData | ManifestData, Field(discriminator="type")] = ShapesData()
+    exploration: ExplorationConfig = ExplorationConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    redis: RedisConfig = RedisConfig()
+    service: ServiceConfig = ServiceConfig()
+    learner: LearnerConfig = LearnerConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        steps = self.sampler.trained_steps
+        if not steps or sorted(set(steps)) != list(steps) or steps[0] < 0 or steps[-1] >= self.sampler.steps:
+            raise ValueError(f"sampler.trained_steps: expected increasing step numbers in 0..{self.sampler.steps - 1} "
+                             f"(sampler.steps is {self.sampler.steps}), got {list(steps)}")
+        if self.learner.surrogate.anchors > self.exploration.group_size - 1:
+            raise ValueError(f"learner.surrogate.anchors: expected at most exploration.group_size - 1 = "
+                             f"{self.exploration.group_size - 1} (the reference is never an anchor), "
+                             f"got {self.learner.surrogate.anchors}")
+        if self.rewards.min_valid > self.exploration.group_size:
+            raise ValueError(f"rewards.min_valid: expected at most exploration.group_size = "
+                             f"{self.exploration.group_size}, got {self.rewards.min_valid}")
+        if self.exploration.alpha_base > self.exploration.alpha_edit:
+            raise ValueError("exploration.alpha_base: expected at most exploration.alpha_edit, got "
+                             f"{self.exploration.alpha_base} > {self.exploration.alpha_edit}")
+        if self.cluster.publish_every > self.cluster.staleness + 1:
+            raise ValueError(f"cluster.publish_every: weights published every {self.cluster.publish_every} steps make "
+                             f"groups up to {self.cluster.publish_every - 1} versions old, but cluster.staleness is "
+                             f"{self.cluster.staleness}; raise cluster.staleness or publish more often")
+        if self.cluster.min_rollout_workers > self.cluster.rollout_workers:
+            raise ValueError("cluster.min_rollout_workers: expected at most cluster.rollout_workers = "
+                             f"{self.cluster.rollout_workers}, got {self.cluster.min_rollout_workers}")
+        for name in self.rewards.judge.configured:
+            judge = getattr(self.rewards.judge, name)
+            if self.redis.mode == "url" and judge.urls and not judge.revision:
+                raise ValueError(f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
+                                 "(a date or a commit), since redis.mode is url: a shared cache would mix their scores")
+        if self.data.type == "manifest" and "edit_score" in self.rewards.weights:
+            raise ValueError("rewards.weights: edit_score needs the ground truth of the embedded benchmark; "
+                             "with data.type manifest use background_psnr, acd, or edit_psnr if lines have a target")
+        return self

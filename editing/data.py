@@ -1,0 +1,114 @@
+"""Opens the tasks of a run: what is trained on, and what is held out to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from configs.schema import ManifestData, RunConfig, ShapesData
+from editing.editors.base import EditorError
+from editing.editors.load import resolve_editor
+from editing.manifest import ManifestDataset, ManifestError
+from editing.resize import resize_task
+from editing.shapes.dataset import ShapesDataset
+from editing.task import EditTask, TaskSource
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The two disjoint task sources of a run."""
+
+    train: TaskSource
+    held_out: TaskSource
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Equal exactly when two runs train and measure on the same tasks."""
+        return {"train": self.train.fingerprint, "held_out": self.held_out.fingerprint}
+
+
+class ResizedTasks:
+    """Tasks `indices` of another source, resized to about `side`² pixels and to a multiple of the token size."""
+
+    def __init__(self, source: TaskSource, indices: range, side: int | None, multiple: int) -> None:
+        self.source, self.indices, self.side, self.multiple = source, indices, side, multiple
+        # A group's task is asked for several times in a row, and decoding a photograph takes a tenth of a second.
+        self._task = lru_cache(maxsize=2)(self._load)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> EditTask:
+        return self._task(index)
+
+    def _load(self, index: int) -> EditTask:
+        return resize_task(self.source[self.indices[index]], self.side, self.multiple)
+
+    @property
+    def fingerprint(self) -> str:
+        what = f"{self.source.fingerprint}/{self.indices}/{self.side}/{self.multiple}"
+        return hashlib.sha256(what.encode()).hexdigest()
+
+
+def pixel_multiple(editor_path: str) -> int:
+    """Height and width must be multiples of this: the VAE's factor times the 2×2 packing.
+
+    Raises:
+        EditorError: when the folder has no such VAE.
+    """
+    path = resolve_editor(editor_path) / "vae" / "config.json"
+    try:
+        return 2 ** len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
+    except (OSError, ValueError, KeyError) as error:
+        raise EditorError(
+            f"editor.path: expected a model folder in diffusers format, but {path} cannot be read ({error}); "
+            "download the model first and give its folder."
+        ) from error
+
+
+def open_tasks(config: RunConfig) -> Tasks:
+    """The training and held-out tasks that the configuration names.
+
+    Raises:
+        ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
+            target that a reward needs.
+    """
+    data = config.data
+    if isinstance(data, ShapesData):
+        return Tasks(*(ShapesDataset(split, length, data.seed, data.photo_folder)
+                       for split, length in (("train", data.train_tasks), ("test", data.held_out_tasks))))
+    multiple = pixel_multiple(config.editor.path)
+    train = _open_manifest(data, data.path)
+    if data.held_out_path is not None:
+        _refuse_missing_targets(config, train, range(len(train)))
+        held_out = _open_manifest(data, data.held_out_path)
+        return Tasks(ResizedTasks(train, range(len(train)), data.resolution, multiple),
+                     ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple))
+    kept = len(train) - round(len(train) * data.held_out_fraction)
+    if data.held_out_fraction > 0:
+        kept = min(kept, len(train) - 1)
+    if kept < 1:
+        raise ManifestError(f"data.path: {data.path} has {len(train)} valid task(s), too few to hold out "
+                         f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0")
+    _refuse_missing_targets(config, train, range(kept))
+    return Tasks(ResizedTasks(train, range(kept), data.resolution, multiple),
+                 ResizedTasks(train, range(kept, len(train)), data.resolution, multiple))
+
+
+def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
+    return ManifestDataset(
+        Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction)
+
+
+def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: range) -> None:
+    # Otherwise the run would stop at the first such task, perhaps hours later.
+    if config.rewards.weights.get("edit_psnr", 0) == 0:
+        return
+    without = [train.items[index].record.line for index in indices if train.items[index].record.target is None]
+    if without:
+        raise ManifestError(
+            f"rewards.weights: edit_psnr needs a target in every training line, but {len(without)} of {len(indices)} "
+            f"in {train.path} have none (the first is line {without[0]}); add targets, or set its weight to 0")

@@ -1,0 +1,180 @@
+"""What the method asks of an image editor: conditions, a velocity field, a decoder, an attention probe.
+
+Nothing here assumes that an editor is small, that its text encoders are resident, or that a device holds
+a whole group: conditions are encoded once and kept, encoders can be released, batches are split where no
+gradient is needed.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from editing.task import EditTask, Image, PixelMask
+
+
+class EditorError(ValueError):
+    """An editor cannot do what it was asked; the message says what was expected, what was seen, what to
+    change."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One encoded task: all that the velocity depends on besides the latents and sigma.
+
+    Attributes:
+        prompt_embeds: [1, V, D], in the dtype of the text encoder.
+        pooled: [1, P], likewise.
+        text_valid: bool [V], True for text tokens, False for padding.
+        source_latents: float32 [1, N, C], the packed latents of the source picture.
+        grid: (h, w) of the token grid, N = h * w, row by row.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        key: sha256 (hex) of the source's bytes and the instruction.
+
+    Raises:
+        EditorError: when the shapes do not agree.
+    """
+
+    prompt_embeds: Tensor
+    pooled: Tensor
+    text_valid: Tensor
+    source_latents: Tensor
+    grid: tuple[int, int]
+    height: int
+    width: int
+    key: str
+
+    def __post_init__(self) -> None:
+        if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0] != 1:
+            raise EditorError(f"prompt_embeds must be [1, V, D]; seen {list(self.prompt_embeds.shape)}.")
+        if self.pooled.ndim != 2 or self.pooled.shape[0] != 1:
+            raise EditorError(f"pooled must be [1, P]; seen {list(self.pooled.shape)}.")
+        text = self.prompt_embeds.shape[1]
+        if self.text_valid.dtype != torch.bool or self.text_valid.shape != (text,):
+            raise EditorError(
+                f"text_valid must be bool [V] = [{text}], one per text token; "
+                f"seen {self.text_valid.dtype} {list(self.text_valid.shape)}."
+            )
+        source = self.source_latents
+        if source.dtype != torch.float32 or source.ndim != 3 or source.shape[:2] != (1, self.tokens):
+            raise EditorError(
+                f"source_latents must be float32 [1, N, C] with N = {self.tokens} for the grid {self.grid}; "
+                f"seen {source.dtype} {list(source.shape)}."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of generated image tokens."""
+        return self.grid[0] * self.grid[1]
+
+
+class Probe(Protocol):
+    """Collects the attention concentration (ACD) of the forwards made while it is on."""
+
+    def take(self) -> Tensor:
+        """ACD float32 [B], the mean over the probed blocks and the forwards since the last take."""
+        ...
+
+    def take_map(self) -> Tensor:
+        """Attention of the text over the image tokens [B, N], rows sum to one; only with `capture_map`."""
+        ...
+
+
+class Editor(ABC):
+    """An instruction-based image editor with a flow-matching transformer.
+
+    Latents are packed tokens, float32 [B, N, C] outside; inside, the transformer works in its own dtype.
+    `micro_batch` bounds the samples per transformer call (and per decoder call) where no gradient is
+    needed; with gradients the caller's batch is taken as it is.
+    """
+
+    def __init__(self, micro_batch: int | None) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise EditorError(
+                f"micro_batch must be at least 1, or None for whole batches; seen {micro_batch}."
+            )
+        self.micro_batch = micro_batch
+
+    @property
+    @abstractmethod
+    def transformer(self) -> nn.Module:
+        """The velocity network; adapters are attached to it by `editing.editors.lora`."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the transformer is; conditions, sigmas and velocities are there too."""
+
+    @abstractmethod
+    def encode(self, task: EditTask) -> Condition:
+        """The condition of a task, kept for the next call with the same picture and instruction.
+
+        Raises:
+            EditorError: for a picture size the editor cannot take, or an unknown task after
+                `release_encoders`.
+        """
+
+    @abstractmethod
+    def release_encoders(self) -> None:
+        """Frees the text encoders; conditions that are kept can still be had from `encode`."""
+
+    @abstractmethod
+    def token_mask(self, edit_mask: PixelMask, condition: Condition) -> Tensor:
+        """The edit mask bool [H, W] (True = editable) on the token grid, float32 [N] of 0 and 1."""
+
+    @abstractmethod
+    def sigmas(self, num_steps: int, condition: Condition) -> Tensor:
+        """The noise levels of the editor's own sampler, float32 [T+1], falling from sigmas[0] to 0."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, condition: Condition) -> Image:
+        """The pictures of clean latents [B, N, C], uint8 array [B, H, W, 3]."""
+
+    @abstractmethod
+    def attention_probe(
+        self, edit_mask: Tensor, last_blocks: int, *, capture_map: bool = False
+    ) -> AbstractContextManager[Probe]:
+        """A context in which `velocity` also measures ACD in the last blocks, at unchanged velocities.
+
+        Args:
+            edit_mask: [N], or [B, N] for one mask per sample; 1 = editable.
+            last_blocks: how many blocks, counted from the end in execution order over all block types.
+            capture_map: also keep the attention over the picture, for galleries.
+
+        Raises:
+            EditorError: when there are fewer blocks.
+        """
+
+    @abstractmethod
+    def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition, rows: slice) -> Tensor:
+        """One transformer call for the samples `rows` of the caller's batch; arguments are cut already."""
+
+    def _begin_velocity(self, batch: int, condition: Condition) -> None:  # noqa: B027 (most editors need nothing)
+        """Called once before the transformer calls of a batch."""
+
+    def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The velocity float32 [B, N, C] at latents float32 [B, N, C], sigma float32 [B] in [0, 1].
+
+        The condition is expanded over the batch. Differentiable in the latents and the transformer's
+        parameters.
+
+        Raises:
+            EditorError: when latents or sigma do not fit the condition.
+        """
+        batch = latents.shape[0]
+        if latents.shape[1:] != condition.source_latents.shape[1:] or sigma.shape != (batch,):
+            raise EditorError(
+                "velocity takes latents [B, N, C] and sigma [B] with [N, C] = "
+                f"{list(condition.source_latents.shape[1:])}; seen {list(latents.shape)} and "
+                f"{list(sigma.shape)}."
+            )
+        self._begin_velocity(batch, condition)
+        size = self.micro_batch
+        if size is None or batch <= size or torch.is_grad_enabled():
+            return self._velocity(latents, sigma, condition, slice(0, batch))
+        cuts = [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+        return torch.cat([self._velocity(latents[cut], sigma[cut], condition, cut) for cut in cuts])

@@ -1,0 +1,192 @@
+"""The adapter that is trained: float32 LoRA on the attention projections of a frozen base, through peft.
+
+Names are those of an exported file without its prefix, `transformer_blocks.0.attn.to_q.lora_A.weight`,
+sorted, so that they mean the same on every machine.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from editing.editors.folder import ATTENTION
+
+ADAPTER = "default"
+"""peft's name of the one adapter that is trained."""
+
+
+class AdapterError(ValueError):
+    """Adapter weights or settings do not fit the transformer; the message says what was expected."""
+
+
+def attach_lora(transformer: nn.Module, rank: int, alpha: float, seed: int, targets: str = ATTENTION) -> int:
+    """Adds a LoRA adapter (A gaussian, B zero: no change yet), freezes the rest; returns the modules bound.
+
+    A is drawn as peft's "gaussian" is, N(0, 1/rank^2), but from `seed` and the parameter's name alone, so
+    that every process that attaches with the same seed holds the same bits. The global generator is left as
+    it was. Adapter parameters are float32 whatever the base's dtype.
+
+    Args:
+        transformer: a diffusers transformer without an adapter.
+        rank: r of W + (alpha / r) * B A.
+        alpha: see there.
+        seed: of A.
+        targets: regular expression that a module's whole name must match.
+
+    Raises:
+        AdapterError: when there is an adapter already, or no module matches.
+    """
+    from peft import LoraConfig
+
+    if getattr(transformer, "peft_config", {}):
+        raise AdapterError("The transformer has an adapter already; attach_lora adds the only one.")
+    if not any(re.fullmatch(targets, name) for name, _ in transformer.named_modules()):
+        raise AdapterError(f"No module of the transformer has a name that matches the targets {targets!r}.")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian")
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        _diffusers(transformer).add_adapter(config, adapter_name=ADAPTER)
+    for name, parameter in adapter_parameters(transformer).items():
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            generator = torch.Generator().manual_seed(_seed_of(seed, name))
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / rank)
+    return bound_modules(transformer)
+
+
+def detach_lora(transformer: nn.Module) -> None:
+    """Removes the adapter that `attach_lora` added; the base stays frozen."""
+    _diffusers(transformer).delete_adapters(ADAPTER)
+
+
+def adapter_config(transformer: nn.Module) -> Any:
+    """peft's LoraConfig of the adapter (`r`, `lora_alpha`, `target_modules`); KeyError without one."""
+    return _diffusers(transformer).peft_config[ADAPTER]
+
+
+def _diffusers(transformer: nn.Module) -> Any:
+    """The transformer, for what diffusers adds to a module and torch's types do not know."""
+    return transformer
+
+
+def _adapter_layers(transformer: nn.Module) -> list[Any]:
+    """The modules that hold the adapter (peft's LoraLayer)."""
+    return [module for module in transformer.modules() if ADAPTER in getattr(module, "lora_A", ())]
+
+
+def _seed_of(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big", signed=True)
+
+
+def adapter_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name, sorted; empty without an adapter."""
+    suffix = f".{ADAPTER}.weight"
+    found = {
+        name.removesuffix(suffix) + ".weight": parameter
+        for name, parameter in transformer.named_parameters()
+        if name.endswith((f".lora_A{suffix}", f".lora_B{suffix}"))
+    }
+    return dict(sorted(found.items()))
+
+
+def adapter_arrays(transformer: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Copies of the adapter's weights, float32, on the host."""
+    return {
+        name: parameter.detach().to("cpu", torch.float32, copy=True).numpy()
+        for name, parameter in adapter_parameters(transformer).items()
+    }
+
+
+def bound_modules(transformer: nn.Module) -> int:
+    """How many modules the adapter acts on in a forward: those that hold it, active, enabled and not
+    merged."""
+    return sum(
+        1
+        for layer in _adapter_layers(transformer)
+        if ADAPTER in layer.active_adapters and not layer.disable_adapters and not layer.merged
+    )
+
+
+@contextmanager
+def without_adapter(transformer: nn.Module) -> Iterator[None]:
+    """A context in which the transformer is its base: the adapter is switched off, not removed.
+
+    A backward pass through checkpointed blocks recomputes them, so it belongs outside of this context when
+    its forward was.
+    """
+    layers = _adapter_layers(transformer)
+    disabled = [layer.disable_adapters for layer in layers]
+    trainable = {name: p.requires_grad for name, p in adapter_parameters(transformer).items()}
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer, was_disabled in zip(layers, disabled, strict=True):
+            layer.enable_adapters(not was_disabled)
+        # peft freezes a disabled adapter and thaws an enabled one, whatever it was before.
+        for name, parameter in adapter_parameters(transformer).items():
+            parameter.requires_grad_(trainable[name])
+
+
+def check_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises AdapterError unless `arrays` are finite float32 of exactly the adapter's names and shapes."""
+    parameters = adapter_parameters(transformer)
+    missing, unknown = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
+    if missing or unknown:
+        raise AdapterError(
+            f"The weights must have the adapter's {len(parameters)} names; {len(missing)} are missing "
+            f"{missing[:3]} and {len(unknown)} are unknown {unknown[:3]}."
+        )
+    for name, parameter in parameters.items():
+        array = arrays[name]
+        if array.dtype != np.float32 or array.shape != tuple(parameter.shape):
+            raise AdapterError(
+                f"{name} must be float32 {list(parameter.shape)}; seen {array.dtype} {list(array.shape)}."
+            )
+        if not np.isfinite(array).all():
+            raise AdapterError(f"{name} holds values that are not finite.")
+
+
+def copy_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Writes checked weights into the adapter in place (same storage: compiled graphs stay valid).
+
+    Raises:
+        AdapterError: as `check_arrays`; the adapter is unchanged then.
+    """
+    check_arrays(transformer, arrays)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(transformer).items():
+            parameter.copy_(_tensor(arrays[name]))
+
+
+def _tensor(array: NDArray[np.float32]) -> Tensor:
+    # Arrays from an object store are read-only, which torch cannot express: copy those.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+@contextmanager
+def adapter_weights(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
+    """A context in which the adapter has other weights, an older policy's, say; the own ones come back bit
+    for bit.
+
+    Written in place, so a backward pass whose forward came before must come before too (torch refuses it
+    otherwise).
+
+    Raises:
+        AdapterError: as `check_arrays`; the adapter is unchanged then.
+    """
+    own = {name: p.detach().clone() for name, p in adapter_parameters(transformer).items()}
+    copy_arrays(transformer, arrays)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in adapter_parameters(transformer).items():
+                parameter.copy_(own[name])

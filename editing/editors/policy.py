@@ -1,0 +1,61 @@
+"""The policy of a run: the configured editor with its adapter, equal in every process that opens it."""
+
+from __future__ import annotations
+
+import torch
+
+from configs.schema import EditorConfig, RunConfig
+from editing.editors.base import Editor, EditorError
+from editing.editors.load import load_editor
+from editing.editors.lora import attach_lora
+
+
+def open_policy(config: RunConfig) -> Editor:
+    """The editor of `config.editor` with a fresh adapter that changes nothing yet (version 0).
+
+    The adapter is drawn from `config.seed`, so that workers and learner hold the same version 0.
+
+    Raises:
+        EditorError: when there is no such editor, or no such device.
+    """
+    editor = open_editor(config.editor)
+    lora = config.editor.lora
+    attach_lora(editor.transformer, lora.rank, lora.alpha, config.seed)
+    return editor
+
+
+def open_editor(settings: EditorConfig) -> Editor:
+    """The configured editor without an adapter.
+
+    Raises:
+        EditorError: when there is no such editor, or no such device.
+    """
+    return load_editor(
+        settings.path,
+        dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype],
+        device=pick_device(settings.device),
+        guidance=settings.guidance,
+        max_text_tokens=settings.max_text_tokens,
+        micro_batch=settings.micro_batch,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; `auto` is the GPU that this process may use, otherwise the CPU.
+
+    Raises:
+        EditorError: for a name that is no device, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EditorError(f"editor.device: expected cpu, cuda, cuda:1 or auto; seen {name!r}.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EditorError(
+            f"editor.device: {name} was asked for, but this process sees {torch.cuda.device_count()} GPUs; "
+            "set editor.device to cpu or auto."
+        )
+    return device

@@ -1,0 +1,175 @@
+"""The deterministic ODE from noise (sigma = 1) to image (sigma = 0), and single steps of it.
+
+Convention: x_sigma = (1 - sigma) * x0 + sigma * eps and v = eps - x0, so dx/dsigma = v. State j of a
+trajectory is x at sigmas[j], j = 0..T. Everything is float32 at least and differentiable; callers choose
+`torch.no_grad`.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from editing.token_mask import at_least_float32
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, N, C], sigma [B]) -> v [B, N, C]."""
+
+Solver = Literal["euler", "dpm2m"]
+"""`euler`: first order. `dpm2m`: DPM-Solver++(2M), second order. Both make one velocity call per step."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An integrated batch: `final` is x at the last sigma, `states[j]` x at sigmas[j], all [B, N, C]."""
+
+    final: Tensor
+    states: dict[int, Tensor]
+
+
+def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
+    """x at sigma_next: x + (sigma_next - sigma) * v.
+
+    Bit-equal to the step of diffusers' FlowMatchEulerDiscreteScheduler, and the same function in rollout and
+    training: that is why an anchor's leap reproduces the stored state.
+
+    Args:
+        x: [B, N, C].
+        velocity: [B, N, C].
+        sigma: a number, or one per sample [B]; rounded to the dtype of x first, as the grid is.
+        sigma_next: likewise.
+    """
+    return x + (_per_sample(sigma_next, x) - _per_sample(sigma, x)) * velocity
+
+
+def predicted_clean(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
+    """x0_hat = x - sigma * v, the clean latents [B, N, C] that (x, v) point at; sigma a number or [B]."""
+    return x - _per_sample(sigma, x) * velocity
+
+
+def leap(
+    velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_next: Tensor | float
+) -> Tensor:
+    """The anchor state [B, N, C]: one Euler step from the stored state, gradient through one velocity call.
+
+    Adopted for Eq. 13 of arXiv 2604.09386, following the training solver of Neighbor GRPO (arXiv 2511.16955):
+    xbar_t = x_{t+dt} - dt * v_theta(x_{t+dt}, t+dt). Under the weights and the Euler grid of the rollout it
+    equals the stored next state. A caller that also needs the velocity (for `predicted_clean`, say) calls the
+    model itself and then `euler_step`.
+
+    Args:
+        velocity: (x [B, N, C], sigma [B]) -> v [B, N, C].
+        x_prev: [B, N, C], stored states at sigma_prev, constants.
+        sigma_prev: a number, or one per sample [B].
+        sigma_next: a number, or one per sample [B], below sigma_prev.
+    """
+    sigma = _per_sample(sigma_prev, x_prev).reshape(-1).expand(x_prev.shape[0])
+    return euler_step(x_prev, _evaluate(velocity, x_prev, sigma), sigma_prev, sigma_next)
+
+
+def integrate(
+    velocity: Velocity, noise: Tensor, sigmas: Tensor, solver: Solver, keep: Collection[int] = ()
+) -> Trajectory:
+    """The trajectory from `noise` along the grid, T velocity calls for T steps.
+
+    `dpm2m` is DPM-Solver++(2M) (arXiv 2211.01095, Alg. 2) for flow matching, where alpha = 1 - sigma:
+
+        x0_j    = x_j - sigma_j * v_j
+        D_j     = x0_j + (h / (2 * h_prev)) * (x0_j - x0_{j-1}),      h = lambda_{j+1} - lambda_j
+        x_{j+1} = (sigma_{j+1} / sigma_j) * x_j + (1 - sigma_{j+1} / sigma_j) * D_j
+
+    with lambda = log((1 - sigma) / sigma). The first step and a last one that reaches sigma = 0 are Euler
+    steps (lambda is infinite there), so the order is 2 within (0, 1) and 2 up to a logarithm on [0, 1]. Its
+    states differ from a leap's, so theta_old leaps must be recomputed.
+
+    Args:
+        velocity: (x [B, N, C], sigma [B]) -> v [B, N, C].
+        noise: [B, N, C], x at sigmas[0].
+        sigmas: [T+1], falling, within [0, 1].
+        solver: "euler" or "dpm2m".
+        keep: steps j in 0..T whose states are returned; state 0 is `noise` itself, not a copy, when that is
+            float32.
+
+    Raises:
+        ValueError: for a bad grid, solver, step, or a velocity of another shape than x.
+    """
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; seen {solver!r}.")
+    grid = _checked_grid(sigmas)
+    steps = len(grid) - 1
+    outside = sorted(step for step in keep if not 0 <= step <= steps)
+    if outside:
+        raise ValueError(f"kept steps must be in 0..{steps} for {steps} solver steps; seen {outside}.")
+    x = at_least_float32(noise)
+    sigmas = sigmas.to(device=x.device, dtype=x.dtype)
+    states = {0: x} if 0 in keep else {}
+    previous: Tensor | None = None
+    for step in range(steps):
+        v = _evaluate(velocity, x, sigmas[step].expand(x.shape[0]))
+        if solver == "euler":
+            x = euler_step(x, v, sigmas[step], sigmas[step + 1])
+        else:
+            clean = predicted_clean(x, v, sigmas[step])
+            x, previous = _multistep(x, v, clean, previous, grid, step), clean
+        if step + 1 in keep:
+            states[step + 1] = x
+    return Trajectory(final=x, states=states)
+
+
+def _multistep(
+    x: Tensor, v: Tensor, clean: Tensor, previous: Tensor | None, grid: list[float], step: int
+) -> Tensor:
+    """The state after `step` by DPM-Solver++(2M): an Euler step, corrected by the last clean estimate."""
+    euler = euler_step(x, v, grid[step], grid[step + 1])
+    if previous is None or grid[step + 1] == 0.0:
+        return euler
+    h = _log_ratio(grid[step + 1]) - _log_ratio(grid[step])
+    h_prev = _log_ratio(grid[step]) - _log_ratio(grid[step - 1])
+    # h_prev is infinite after a start at sigma = 1; the correction then vanishes.
+    weight = (1 - grid[step + 1] / grid[step]) * h / (2 * h_prev)
+    return euler + weight * (clean - previous)
+
+
+def _log_ratio(sigma: float) -> float:
+    """lambda = log(alpha / sigma), half the log signal-to-noise ratio; -inf at sigma = 1."""
+    return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
+
+
+def _evaluate(velocity: Velocity, x: Tensor, sigma: Tensor) -> Tensor:
+    v = velocity(x, sigma)
+    if v.shape != x.shape:
+        raise ValueError(
+            f"velocity must return the shape of its input, {list(x.shape)}; seen {list(v.shape)}. "
+            "A velocity over the reference tokens too must be cut to the generated ones."
+        )
+    return v.to(x.dtype)
+
+
+def _per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """`sigma` (a number or [B]) in the dtype of x, shaped to broadcast over [B, N, C]."""
+    value = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if value.ndim == 0:
+        return value
+    if value.shape != x.shape[:1]:
+        raise ValueError(
+            f"sigma must be a number or one value per sample, [{x.shape[0]}]; seen {list(value.shape)}."
+        )
+    return value.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _checked_grid(sigmas: Tensor) -> list[float]:
+    if sigmas.ndim != 1 or sigmas.shape[0] < 2:
+        raise ValueError(f"sigmas must be [T+1] with T >= 1; seen {list(sigmas.shape)}.")
+    grid: list[float] = sigmas.tolist()
+    falling = all(a > b for a, b in pairwise(grid))
+    if not (falling and grid[0] <= 1.0 and grid[-1] >= 0.0):
+        raise ValueError(
+            "sigmas must fall strictly within [0, 1] (1 = noise, 0 = image); seen "
+            + ", ".join(f"{value:g}" for value in grid)
+            + "."
+        )
+    return grid

@@ -1,0 +1,282 @@
+"""A manifest as a `TaskSource`: every line checked at the opening, tasks decoded when they are asked for."""
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from editing.images import MAX_PIXELS, decode_image, read_file
+from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, to_edit_mask
+from editing.task import EditTask, TaskError
+
+INVERTED_FRACTION = 0.95
+"""A median editable share above this says that the polarity is probably the wrong way round."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A line that was skipped: its number (1-based), its id where it has one, and a sentence why."""
+
+    line: int
+    task_id: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}{f' ({self.task_id})' if self.task_id else ''}: {self.reason}"
+
+
+class ManifestError(ValueError):
+    """A manifest cannot be used; the message says why, `faults` holds every faulty line."""
+
+    def __init__(self, message: str, faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class CheckedRecord:
+    """What stays of a line after its pictures were decoded once."""
+
+    record: Record
+    digests: Mapping[str, str]
+    """sha256 of each file by field name: what the line's pictures were when they were checked."""
+    height: int
+    width: int
+    editable: float
+
+
+def _load(
+    record: Record, max_pixels: int, expected: Mapping[str, str] | None
+) -> tuple[EditTask, dict[str, str]]:
+    """The task of a record and the digests of its files; with `expected` digests, any other is an error."""
+    digests: dict[str, str] = {}
+
+    def read(field: str, path: Path) -> bytes:
+        data = read_file(path, max_pixels)
+        digests[field] = hashlib.sha256(data).hexdigest()
+        if expected is not None and digests[field] != expected[field]:
+            raise TaskError(
+                f"{field} {path} must be what it was when the manifest was opened; it has changed since. "
+                "Start again with the manifest as it is now."
+            )
+        return data
+
+    source = decode_image(read("source", record.source), f"source {record.source.name}", max_pixels)
+    size = source.shape[:2]
+    if record.mask is not None:
+        white = load_mask_png(read("mask", record.mask), max_pixels)
+    else:
+        assert record.mask_rle is not None
+        white = decode_rle(record.mask_rle, *size)
+    if white.shape != size:
+        raise TaskError(
+            f"the mask must have the size of the upright source, {size[1]} × {size[0]}; "
+            f"it has {white.shape[1]} × {white.shape[0]}."
+        )
+    edit_mask = to_edit_mask(white, record.polarity)
+    if edit_mask.all():
+        raise TaskError(
+            "the mask makes the whole picture editable, so there is nothing outside it to preserve; "
+            "keep at least one pixel out of the edit."
+        )
+    target = None
+    if record.target is not None:
+        target = decode_image(read("target", record.target), f"target {record.target.name}", max_pixels)
+    task = EditTask(
+        task_id=record.task_id,
+        source=source,
+        edit_mask=edit_mask,
+        instruction=record.instruction,
+        target=target,
+        caption=record.caption,
+        meta={"manifest_line": record.line},
+    )
+    return task, digests
+
+
+class ManifestDataset:
+    """The tasks of a manifest, in its order; a `TaskSource`.
+
+    Attributes:
+        items: the valid lines, as they were when checked.
+        faults: the skipped lines.
+        fingerprint: sha256 of ids, texts, polarities and the files' contents, wherever they lie.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        mask_polarity: MaskPolarity | None = None,
+        root: Path | str | None = None,
+        max_pixels: int = MAX_PIXELS,
+        max_faulty_fraction: float = 0.05,
+    ) -> None:
+        """Opens a manifest and checks every line.
+
+        Args:
+            path: the JSONL file.
+            mask_polarity: for lines that do not state their own; must agree with a header that has one.
+            root: folder that the paths start from and must stay in. Without it, the header's root, which
+                must lie inside the manifest's folder; without that, the manifest's folder.
+            max_pixels: cap on a picture's height × width.
+            max_faulty_fraction: share of lines in [0, 1] that may be faulty and skipped.
+
+        Raises:
+            ManifestError: unreadable, a wrong header, no valid line, too many faulty ones, or a
+                polarity that makes nearly all of the median picture editable.
+        """
+        self.path = Path(path)
+        self._max_pixels = max_pixels
+        if not 0 <= max_faulty_fraction <= 1:
+            raise ManifestError(f"max_faulty_fraction must lie in [0, 1]; seen {max_faulty_fraction}.")
+        lines = self._read_lines()
+        header = self._take_header(lines)
+        polarity = self._agreed_polarity(header, mask_polarity)
+        self.root = self._resolve_root(header, root)
+        self.items, self.faults = self._check(lines, polarity)
+        self._judge(len(lines), max_faulty_fraction)
+        self._assert_polarity()
+        self.fingerprint = self._fingerprint()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> EditTask:
+        """The task, decoded anew; TaskError when a file is gone or has changed since the opening."""
+        if not 0 <= index < len(self.items):
+            raise IndexError(f"the manifest has tasks 0 to {len(self.items) - 1}; asked for {index}.")
+        item = self.items[index]
+        try:
+            return _load(item.record, self._max_pixels, item.digests)[0]
+        except TaskError as error:
+            raise TaskError(
+                f"{self.path}, line {item.record.line} ({item.record.task_id}): {error}"
+            ) from error
+
+    def _read_lines(self) -> list[tuple[int, bytes]]:
+        try:
+            content = self.path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        except OSError as error:
+            raise ManifestError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        return [(n, text) for n, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
+
+    def _take_header(self, lines: list[tuple[int, bytes]]) -> Header:
+        if not lines:
+            raise ManifestError(f"{self.path} must have at least one task; it is empty.")
+        try:
+            fields = parse_object(lines[0][1])
+        except TaskError:
+            return Header()  # a broken first line is counted as a fault with the others
+        if "locus_manifest" not in fields:
+            return Header()
+        number, _ = lines.pop(0)
+        try:
+            return parse_header(fields)
+        except TaskError as error:
+            raise ManifestError(f"{self.path}, line {number} (header): {error}") from error
+
+    def _agreed_polarity(self, header: Header, argument: MaskPolarity | None) -> MaskPolarity | None:
+        if argument is not None and argument not in POLARITIES:
+            raise ManifestError(f"mask_polarity must be {' or '.join(POLARITIES)}; seen {argument!r}.")
+        if argument and header.mask_polarity and argument != header.mask_polarity:
+            raise ManifestError(
+                f"{self.path}: its header says mask_polarity {header.mask_polarity}, the argument says "
+                f"{argument}; they must agree. Leave the argument out or correct the header."
+            )
+        return argument or header.mask_polarity
+
+    def _resolve_root(self, header: Header, argument: Path | str | None) -> Path:
+        folder = self.path.resolve().parent
+        if argument is not None:
+            root = Path(argument).resolve()
+        else:
+            root = (folder / (header.root or ".")).resolve()
+            if not root.is_relative_to(folder):
+                raise ManifestError(
+                    f"{self.path}: the header's root must lie inside the manifest's folder {folder}; seen "
+                    f"{header.root!r}. Give a root elsewhere as an argument."
+                )
+        if not root.is_dir():
+            raise ManifestError(f"{self.path}: the root {root} must be a folder; there is none.")
+        return root
+
+    def _check(
+        self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None
+    ) -> tuple[list[CheckedRecord], tuple[Fault, ...]]:
+        def check(entry: tuple[int, bytes]) -> CheckedRecord | Fault:
+            number, text = entry
+            task_id = None
+            try:
+                fields = parse_object(text)
+                task_id = str(fields["id"]) if isinstance(fields.get("id"), str | int) else None
+                record = parse_record(fields, number, self.root, polarity)
+                task, digests = _load(record, self._max_pixels, expected=None)
+            except TaskError as error:
+                return Fault(number, task_id, str(error))
+            return CheckedRecord(record, digests, task.height, task.width, float(task.edit_mask.mean()))
+
+        items: list[CheckedRecord] = []
+        faults: list[Fault] = []
+        first_use: dict[str, int] = {}
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            results: Iterator[CheckedRecord | Fault] = pool.map(check, lines)
+            if len(lines) > 200 and sys.stderr.isatty():
+                bar = Console(stderr=True)
+                results = iter(track(results, f"Checking {self.path.name}", len(lines), console=bar))
+            for result in results:
+                if isinstance(result, Fault):
+                    faults.append(result)
+                    continue
+                record = result.record
+                first = first_use.setdefault(record.task_id, record.line)
+                if first != record.line:
+                    reason = f"ids must be unique; line {first} has the same."
+                    faults.append(Fault(record.line, record.task_id, reason))
+                else:
+                    items.append(result)
+        return items, tuple(faults)
+
+    def _judge(self, lines: int, max_faulty_fraction: float) -> None:
+        faulty = len(self.faults)
+        if self.items and faulty <= max_faulty_fraction * lines:
+            return
+        shown = "".join(f"\n  {fault}" for fault in self.faults[:10])
+        more = f"\n  and {faulty - 10} more" if faulty > 10 else ""
+        rule = (
+            f"at most {max_faulty_fraction:.1%} may be (max_faulty_fraction)"
+            if self.items
+            else "at least one must be valid"
+        )
+        raise ManifestError(
+            f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}{more}", self.faults
+        )
+
+    def _assert_polarity(self) -> None:
+        # A line's own polarity was meant for that line.
+        shares = [i.editable for i in self.items if not i.record.own_polarity]
+        if not shares or (median := statistics.median(shares)) <= INVERTED_FRACTION:
+            return
+        stated = next(i for i in self.items if not i.record.own_polarity).record.polarity
+        other = next(p for p in POLARITIES if p != stated)
+        raise ManifestError(
+            f"{self.path}: with mask_polarity {stated}, {median:.1%} of the median picture may change "
+            f"(more than {INVERTED_FRACTION:.0%}); did you mean {other}? If the masks are right, state "
+            "mask_polarity in each line."
+        )
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for item in self.items:
+            r = item.record
+            parts = [r.task_id, r.instruction, r.caption, r.polarity, r.mask_rle, dict(item.digests)]
+            digest.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()

@@ -1,0 +1,210 @@
+"""One line of a manifest: from text to checked fields. No picture is opened here.
+
+A manifest is JSONL. Its first line may be a header,
+
+    {"locus_manifest": 1, "mask_polarity": "edit_is_white", "root": "pictures"}
+
+and every other line is one task:
+
+    {"id": "cat-1", "source": "cat.jpg", "mask": "cat.png", "instruction": "make the cat red"}
+
+with "mask_rle" (COCO) in place of "mask" where the mask is a run-length text, and optionally "target",
+"caption" and a "mask_polarity" of its own. "edited" names pictures that editors have already made of it, one or a
+list; training takes no notice of them.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from editing.masks import POLARITIES, MaskPolarity
+from editing.task import TaskError
+
+HEADER_KEYS = ("locus_manifest", "mask_polarity", "root")
+LINE_KEYS = ("id", "source", "mask", "mask_rle", "instruction", "target", "caption", "mask_polarity", "edited")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a manifest says about all its lines; None where it says nothing."""
+
+    mask_polarity: MaskPolarity | None = None
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line whose text is right and whose paths exist inside the root; at most one mask is set.
+
+    `own_polarity` tells that the line itself states the polarity.
+    """
+
+    line: int
+    task_id: str
+    source: Path
+    mask: Path | None
+    mask_rle: Mapping[str, Any] | None
+    polarity: MaskPolarity
+    own_polarity: bool
+    instruction: str
+    target: Path | None
+    caption: str | None
+    edited: tuple[Path, ...] = ()
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The JSON object on a line.
+
+    Raises:
+        TaskError: not UTF-8, not JSON, not an object, or a key that stands twice.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise TaskError(f"the line must be UTF-8; byte {error.start + 1} is not.") from error
+    except json.JSONDecodeError as error:
+        raise TaskError(f"the line must be one JSON object; {error.msg} at column {error.colno}.") from error
+    except TaskError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise TaskError(f"the line must be one JSON object; {error}.") from error
+    except RecursionError as error:
+        raise TaskError("the line must be one JSON object; it is nested too deeply.") from error
+    if not isinstance(value, dict):
+        raise TaskError(f"the line must be one JSON object; it is a {type(value).__name__}.")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise TaskError(f"the key {twice!r:.60} must stand once; it stands {keys.count(twice)} times.")
+    return result
+
+
+def parse_header(fields: Mapping[str, Any]) -> Header:
+    """The checked header.
+
+    Raises:
+        TaskError: an unknown key, version or polarity, or a root that is no text.
+    """
+    _check_keys(fields, HEADER_KEYS)
+    version = fields["locus_manifest"]
+    if type(version) is not int or version != 1:
+        raise TaskError(f"locus_manifest must be 1, the only version there is; seen {version!r:.60}.")
+    root = fields.get("root")
+    if root is not None:
+        root = _text(fields, "root")
+    return Header(_polarity(fields), root)
+
+
+def parse_record(
+    fields: Mapping[str, Any], line: int, root: Path, default: MaskPolarity | None, needs_mask: bool = True
+) -> Record:
+    """The checked record of line number `line` (1-based), its paths resolved under `root` (itself resolved).
+
+    A line without "id" is called line-N. Without `needs_mask` a line may have no mask, and then needs no polarity.
+
+    Raises:
+        TaskError: an unknown or missing key, a value of the wrong kind, no stated polarity, or a path
+            that is absolute, leaves the root (through a link, too) or leads to no file.
+    """
+    _check_keys(fields, LINE_KEYS)
+    fields = {key: value for key, value in fields.items() if value is not None}  # null says nothing
+    for key in ("source", "instruction"):
+        if key not in fields:
+            raise TaskError(f"the key {key!r} is missing.")
+    masks = [key for key in ("mask", "mask_rle") if key in fields]
+    if len(masks) == 2 or (needs_mask and not masks):
+        seen = "both" if masks else "neither"
+        raise TaskError(f"a line must have one of 'mask' and 'mask_rle'; seen {seen}.")
+    own = _polarity(fields)
+    polarity = own or default or (None if masks else "edit_is_white")
+    if polarity is None:
+        raise TaskError(
+            "mask_polarity is not stated: say edit_is_white or edit_is_black in the line, in a header "
+            '{"locus_manifest": 1, "mask_polarity": ...}, or as an argument.'
+        )
+    mask_rle = fields.get("mask_rle")
+    if mask_rle is not None and not isinstance(mask_rle, dict):
+        raise TaskError(f"mask_rle must be an object with size and counts; seen {mask_rle!r:.60}.")
+    return Record(
+        line=line,
+        task_id=_task_id(fields, line),
+        source=_confined(fields, "source", root),
+        mask=_confined(fields, "mask", root) if "mask" in fields else None,
+        mask_rle=mask_rle,
+        polarity=polarity,
+        own_polarity=own is not None,
+        instruction=_text(fields, "instruction"),
+        target=_confined(fields, "target", root) if "target" in fields else None,
+        caption=_text(fields, "caption") if "caption" in fields else None,
+        edited=_edited(fields, root),
+    )
+
+
+def _check_keys(fields: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in fields:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise TaskError(f"unknown key {key!r:.60}; {hint}")
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields[key]
+    if not isinstance(value, str) or not value.strip():
+        raise TaskError(f"{key} must be a non-empty text; seen {value!r:.60}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise TaskError(f"{key} must be valid Unicode; it has half of a surrogate pair: {value!r:.60}.")
+    return value
+
+
+def _task_id(fields: Mapping[str, Any], line: int) -> str:
+    value = fields.get("id")
+    if value is None:
+        return f"line-{line}"
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise TaskError(f"id must be one printable, non-empty line or a whole number; seen {value!r:.60}.")
+    return value
+
+
+def _polarity(fields: Mapping[str, Any]) -> MaskPolarity | None:
+    value = fields.get("mask_polarity")
+    if value is None:
+        return None
+    if value not in POLARITIES:
+        raise TaskError(f"mask_polarity must be {' or '.join(POLARITIES)}; seen {value!r:.60}.")
+    return cast(MaskPolarity, value)
+
+
+def _edited(fields: Mapping[str, Any], root: Path) -> tuple[Path, ...]:
+    value = fields.get("edited", [])
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or ("edited" in fields and not paths):
+        raise TaskError(f"edited must be a path or a list of paths, not empty; seen {value!r:.60}.")
+    return tuple(_confined({"edited": path}, "edited", root) for path in paths)
+
+
+def _confined(fields: Mapping[str, Any], key: str, root: Path) -> Path:
+    text = _text(fields, key)
+    if Path(text).is_absolute():
+        raise TaskError(f"{key} must be a path relative to the root {root}; seen the absolute {text!r:.120}.")
+    try:
+        path = (root / text).resolve()
+        if not path.is_relative_to(root):
+            raise TaskError(f"{key} must stay inside the root {root}; {text!r:.120} leads out of it.")
+        if not path.is_file():
+            raise TaskError(f"{key} must be a file; {text!r:.120} is none under {root}.")
+    except TaskError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a loop of links
+        raise TaskError(f"{key} must be a usable path; {text!r:.120} is not: {error}.") from error
+    return path

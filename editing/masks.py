@@ -1,0 +1,198 @@
+"""Masks: from files and run lengths to pixels, and from pixels to latent tokens.
+
+Polarity never travels silently. A mask file says which pixels are white; only together with a stated
+`MaskPolarity` does it become an edit mask (True = editable).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from editing.images import MAX_PIXELS, eight_bit_gray, open_picture, read_file
+from editing.task import PixelMask, TaskError
+
+MaskPolarity = Literal["edit_is_white", "edit_is_black"]
+"""Which colour of a mask file (or which value of an RLE, where white is 1) marks what may change."""
+POLARITIES: tuple[str, ...] = get_args(MaskPolarity)
+
+BINARY_TOLERANCE = 16
+"""A mask value counts as black up to this and as white from 255 minus this."""
+
+
+def to_edit_mask(white: PixelMask, polarity: MaskPolarity) -> PixelMask:
+    """bool [H, W], True = editable, of a mask's white pixels under the stated polarity."""
+    if polarity not in POLARITIES:
+        raise TaskError(f"mask polarity must be one of {', '.join(POLARITIES)}; seen {polarity!r}.")
+    return white if polarity == "edit_is_white" else ~white
+
+
+def area_coverage(mask: PixelMask, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """float64 [h, w] in [0, 1]: the exact share of each grid cell's area that the mask covers.
+
+    A cell (i, j) spans rows [i·H/h, (i+1)·H/h) and columns [j·W/w, (j+1)·W/w); pixels that straddle a
+    border count with the share that lies inside, so no size needs to be a multiple of the grid.
+    Example: a mask row [1, 0, 0] on two cells (1.5 pixels each) gives [2/3, 0].
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_ or 0 in mask.shape:
+        raise TaskError(f"a mask must be bool [H, W], not empty; seen {mask.dtype} {list(mask.shape)}.")
+    if min(grid) < 1:
+        raise TaskError(f"a grid must have at least one row and one column; seen {grid}.")
+    share = mask.astype(np.float64)
+    for axis, cells in enumerate(grid):
+        share = _pool_axis(share, axis, cells)
+    return share
+
+
+def _pool_axis(values: NDArray[np.float64], axis: int, cells: int) -> NDArray[np.float64]:
+    # The running sum is piecewise linear between pixel borders: its value at each cell border is exact.
+    size = values.shape[axis]
+    sums = np.cumsum(np.moveaxis(values, axis, 0), axis=0)
+    sums = np.concatenate([np.zeros_like(sums[:1]), sums])
+    whole, rest = np.divmod(np.arange(cells + 1) * size, cells)
+    part = (rest / cells)[:, None]
+    at_border = sums[whole] * (1 - part) + sums[np.minimum(whole + 1, size)] * part
+    return np.moveaxis(np.diff(at_border, axis=0) * (cells / size), 0, axis)
+
+
+def threshold_coverage(coverage: NDArray[np.float64], threshold: float = 0.5) -> PixelMask:
+    """bool, the shape of `coverage`: cells covered to at least `threshold`, but always at least one.
+
+    Where no cell passes, the one of largest coverage does (the first in row-major order among equals).
+
+    Raises:
+        TaskError: a threshold outside (0, 1], or nothing covered at all.
+    """
+    if not 0 < threshold <= 1:
+        raise TaskError(f"the threshold must lie in (0, 1]; seen {threshold}.")
+    if coverage.max() <= 0:
+        raise TaskError("the mask is empty: at least one pixel must be editable (True).")
+    chosen = coverage >= threshold - 1e-9  # a share that is exactly the threshold passes in spite of rounding
+    if not chosen.any():
+        chosen.flat[int(coverage.argmax())] = True
+    return chosen
+
+
+def pool_mask(edit_mask: PixelMask, grid: tuple[int, int], threshold: float = 0.5) -> torch.Tensor:
+    """float32 [h·w] of 0 and 1, row-major: the latent tokens that may change; at least one is 1.
+
+    Area pooling to the token grid, then a threshold (method 1.6, adopted).
+
+    Args:
+        edit_mask: bool [H, W], True = editable.
+        grid: rows and columns of latent tokens.
+        threshold: share of a token's area that must be editable, in (0, 1].
+
+    Raises:
+        TaskError: an empty mask, a wrong shape or dtype, a threshold outside its range.
+    """
+    chosen = threshold_coverage(area_coverage(edit_mask, grid), threshold)
+    return torch.from_numpy(chosen.reshape(-1).astype(np.float32))
+
+
+def load_mask_png(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> PixelMask:
+    """bool [H, W], True = white, of a black-and-white PNG (any mode whose colours are gray).
+
+    Every value must be near black or near white: a soft or antialiased mask is refused, because where
+    to cut it is the owner's decision. Say which colour is editable with `to_edit_mask`.
+
+    Args:
+        source: the file, or its bytes.
+        max_pixels: cap on height × width, compared with the header before decoding.
+
+    Raises:
+        TaskError: no PNG, damaged, too large, coloured, transparent, or not black and white.
+    """
+    name = f"mask {source}" if isinstance(source, Path) else "the mask"
+    data = read_file(source, max_pixels) if isinstance(source, Path) else source
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise TaskError(f"{name} must be a PNG file; its content is not. (JPEG blurs the edges of a mask.)")
+    picture = open_picture(data, name, max_pixels)
+    gray = eight_bit_gray(picture)
+    if gray is None:
+        rgba = np.asarray(picture.convert("RGBA"))
+        if (rgba[..., 3] != 255).any():
+            raise TaskError(f"{name} must not be transparent; save it in black and white without alpha.")
+        if (rgba[..., :1] != rgba[..., 1:3]).any():
+            raise TaskError(f"{name} must be black and white; it has colours.")
+        gray = rgba[..., 0]
+    if 0 < gray.max() <= BINARY_TOLERANCE:
+        # 0 and 1, or class labels: taken as they are, everything would count as black.
+        raise TaskError(
+            f"{name} must have the values 0 and 255; its largest is {gray.max()}. Scale what is white to 255."
+        )
+    between = (gray > BINARY_TOLERANCE) & (gray < 255 - BINARY_TOLERANCE)
+    if between.any():
+        raise TaskError(
+            f"{name} must be black and white (values within {BINARY_TOLERANCE} of 0 or 255); "
+            f"{between.mean():.1%} of its pixels lie between, for example {int(gray[between][0])}. "
+            "Threshold it first."
+        )
+    return gray >= 128
+
+
+def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> PixelMask:
+    """bool [height, width], True = 1, of a COCO run-length mask, compressed or not.
+
+    `rle` is {"size": [height, width], "counts": text or list}; runs go down the columns and start with
+    zeros. Size and run lengths are checked before anything of the mask's size is allocated.
+
+    Raises:
+        TaskError: wrong keys or types, another size than height × width, runs that do not fill it.
+    """
+    if not isinstance(rle, Mapping) or set(rle) != {"size", "counts"}:
+        seen = sorted(map(str, rle)) if isinstance(rle, Mapping) else type(rle).__name__
+        raise TaskError(f"an RLE must have the keys size and counts; seen {seen}.")
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int]:
+        raise TaskError(f"the RLE's size must be [height, width] in whole numbers; seen {size!r:.60}.")
+    if tuple(size) != (height, width):
+        raise TaskError(
+            f"the RLE's size must be that of the picture, [{height}, {width}]; seen {list(size)!r:.60}."
+        )
+    runs = _uncompressed_runs(counts) if isinstance(counts, list) else _compressed_runs(counts)
+    pixels = height * width
+    for run in runs:
+        if not 0 <= run <= pixels:
+            raise TaskError(f"the RLE's runs must lie in 0..{pixels} ({height} × {width}); seen {run!r:.60}.")
+    if sum(runs) != pixels:
+        raise TaskError(
+            f"the RLE's runs must add up to {height} × {width} = {pixels}; they add up to {sum(runs)}."
+        )
+    ones = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(ones, runs).reshape(width, height).T)
+
+
+def _uncompressed_runs(counts: list[Any]) -> list[int]:
+    for run in counts:
+        if type(run) is not int:
+            raise TaskError(f"the RLE's counts must be whole numbers; seen {run!r:.60}.")
+    return counts
+
+
+def _compressed_runs(counts: object) -> list[int]:
+    """The run lengths in a compressed COCO string: base-32 digits, low first, from the third run on as
+    the difference to the run two before (the format of cocoapi's maskApi.c)."""
+    if isinstance(counts, bytes):  # what pycocotools itself returns
+        counts = counts.decode("latin-1")
+    if not isinstance(counts, str):
+        raise TaskError(f"the RLE's counts must be a list or a text; seen {type(counts).__name__}.")
+    runs: list[int] = []
+    value = digits = 0
+    for letter in counts:
+        code = ord(letter) - 48
+        if not 0 <= code < 64 or digits == 7:  # seven digits hold every run that a picture can have
+            raise TaskError(f"the RLE's counts are no COCO string: {letter!r} cannot stand where it does.")
+        value |= (code & 31) << (5 * digits)
+        digits += 1
+        if not code & 32:
+            if code & 16:
+                value -= 1 << (5 * digits)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = digits = 0
+    if digits:
+        raise TaskError("the RLE's counts are cut off in the middle of a number.")
+    return runs

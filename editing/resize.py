@@ -1,0 +1,67 @@
+"""Tasks at the size that an editor takes."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image as PIL
+
+from editing.masks import area_coverage, threshold_coverage
+from editing.task import EditTask, Image, PixelMask, TaskError
+
+
+def fitted_size(height: int, width: int, side: int | None, multiple: int) -> tuple[int, int]:
+    """(height, width) of about side² pixels, each a multiple of `multiple` and at least that.
+
+    The aspect ratio is kept up to the snapping; `side` None keeps the size up to the snapping.
+    Example: 300 × 600 at side 512, multiple 16 gives 368 × 720.
+
+    Raises:
+        TaskError: a side or multiple below 1.
+    """
+    if multiple < 1 or (side is not None and side < 1):
+        raise TaskError(f"side and multiple must be at least 1; seen side {side}, multiple {multiple}.")
+    scale = 1.0 if side is None else side / math.sqrt(height * width)
+
+    def snap(length: int) -> int:
+        return max(1, round(length * scale / multiple)) * multiple
+
+    return snap(height), snap(width)
+
+
+def resize_image(image: Image, size: tuple[int, int]) -> Image:
+    """uint8 [*size, 3] of a uint8 picture [H, W, 3], by Lanczos; the same array when it fits already."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    return np.array(PIL.fromarray(image).resize((width, height), PIL.Resampling.LANCZOS))
+
+
+def resize_mask(mask: PixelMask, size: tuple[int, int]) -> PixelMask:
+    """bool [*size] of a bool mask [H, W], by area and a threshold of one half.
+
+    A mask with any pixel keeps at least one; an empty one stays empty; the same array when it fits already.
+    """
+    if mask.shape == size:
+        return mask
+    if not mask.any():
+        return np.zeros(size, dtype=np.bool_)
+    return threshold_coverage(area_coverage(mask, size))
+
+
+def resize_task(task: EditTask, side: int | None, multiple: int) -> EditTask:
+    """The task at about side² pixels, height and width multiples of `multiple` (see `fitted_size`).
+
+    Source and target by Lanczos, edit mask and regions by area; `meta` is carried along as it is. The
+    same task when it fits already.
+    """
+    size = fitted_size(task.height, task.width, side, multiple)
+    if size == (task.height, task.width):
+        return task
+    return replace(
+        task,
+        source=resize_image(task.source, size),
+        edit_mask=resize_mask(task.edit_mask, size),
+        target=None if task.target is None else resize_image(task.target, size),
+        regions={name: resize_mask(mask, size) for name, mask in task.regions.items()},
+    )

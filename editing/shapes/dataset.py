@@ -1,0 +1,57 @@
+"""The embedded benchmark as a task source."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from editing.shapes.edits import Edit, edit_at, edit_mask
+from editing.shapes.scenes import paint, photo_paths, to_uint8
+from editing.task import EditTask
+
+GENERATOR_VERSION = 1  # raise when the same index would give another picture
+
+
+def edit_task(edit: Edit, task_id: str) -> EditTask:
+    """The edit as a task; `meta["edit"]` keeps the ground truth for the verifiable score."""
+    return EditTask(
+        task_id=task_id, source=to_uint8(paint(edit.scene)), edit_mask=edit_mask(edit),
+        instruction=edit.instruction, target=to_uint8(paint(edit.target_scene)), meta={"edit": edit})
+
+
+def photos_digest(folder: str) -> str:
+    """sha256 (hex) of the names and bytes of the pictures in a folder, which decide every photo background."""
+    digest = hashlib.sha256()
+    for path in photo_paths(folder):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+class ShapesDataset:
+    """`length` deterministic tasks of one split; task i does not depend on the length."""
+
+    def __init__(self, split: str, length: int, seed: int, photo_folder: str | None = None) -> None:
+        """
+        Raises:
+            TaskError: when there is no picture in `photo_folder`.
+        """
+        self.split, self.length, self.seed, self.photo_folder = split, length, seed, photo_folder
+        self._photos = None if photo_folder is None else photos_digest(photo_folder)
+        self._task = lru_cache(maxsize=512)(self._make)
+
+    def _make(self, index: int) -> EditTask:
+        edit = edit_at(self.split, self.seed, index, self.photo_folder)
+        return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> EditTask:
+        if not 0 <= index < self.length:
+            raise IndexError(f"task {index} of {self.length}")
+        return self._task(index)
+
+    @property
+    def fingerprint(self) -> str:
+        what = f"shapes/{GENERATOR_VERSION}/{self.split}/{self.length}/{self.seed}/{self._photos}"
+        return hashlib.sha256(what.encode()).hexdigest()

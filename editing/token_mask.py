@@ -1,0 +1,32 @@
+"""The token edit mask as a checked tensor: the one place where its shape, range and polarity are asserted."""
+
+import torch
+from torch import Tensor
+
+
+def checked_token_mask(edit_mask: Tensor, tokens: int, like: Tensor) -> Tensor:
+    """`edit_mask` [tokens] on the device and in the dtype of `like`, every value in [0, 1].
+
+    1 = editable, 0 = to be preserved; values in between (area-pooled masks) weigh a token into both regions.
+
+    Raises:
+        ValueError: for another shape, or a value outside [0, 1] (NaN included).
+    """
+    if edit_mask.shape != (tokens,):
+        raise ValueError(
+            f"edit_mask must have one value per generated image token, shape [{tokens}]; "
+            f"seen {list(edit_mask.shape)}."
+        )
+    mask = edit_mask.to(device=like.device, dtype=like.dtype)
+    # `not all inside` rather than `any outside`, so that NaN fails too.
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise ValueError(
+            f"edit_mask must lie in [0, 1], 1 = editable; seen values from {mask.min().item():g} to "
+            f"{mask.max().item():g}. A mask read from an 8-bit image must be divided by 255 first."
+        )
+    return mask
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """`tensor` in float32, or unchanged when it is float64: half precision never enters a reduction."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

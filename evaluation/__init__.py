@@ -1,0 +1,1 @@
+"""Held-out metrics, ablations and speed measurements."""

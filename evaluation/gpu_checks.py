@@ -1,0 +1,223 @@
+"""Everything that only a GPU can prove, in one call; prints one JSON object per check.
+
+    python -m evaluation.gpu_checks [--editors FOLDER ...]
+
+Run it from a checkout. Without --editors: a tiny random Kontext (made for the occasion) and the embedded base,
+each in float32 and bfloat16. Needs no Ray. Ends with status 1 when a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.rollout import roll_out
+from configs.load import config_hash, load_config
+from configs.schema import RunConfig
+from editing.data import open_tasks
+from editing.editors.policy import open_policy
+from evaluation.speed_core import measure_learner, measure_rollout, open_bench
+from evaluation.timing import machine
+from learner.learner import Learner
+from learner.sampler import LeaseSampler
+from learner.train import run
+from rewards.pool import RewardPool, at_once
+
+DTYPES = ("float32", "bfloat16")
+ACD_TOLERANCE = 1e-5
+"""Largest difference of ACD to the explicit softmax of the same queries and keys, relative to its value."""
+
+
+class CheckFailed(AssertionError):
+    """A check did not find what it expected; the sentence says what it saw."""
+
+
+Check = Callable[[RunConfig], Mapping[str, Any]]
+
+
+def expect(held: bool, sentence: str) -> None:
+    """Raises CheckFailed with the sentence unless `held`."""
+    if not held:
+        raise CheckFailed(sentence)
+
+
+def settings(editor: str, dtype: str, device: str, folder: Path, name: str) -> RunConfig:
+    """A short inline run of that editor with every reward of the benchmark and ACD."""
+    return load_config([
+        "--name", name, "--folder", str(folder), "--cluster.mode", "inline",
+        "--editor.path", editor, "--editor.dtype", dtype, "--editor.device", device,
+        "--rewards.weights.acd", "0.3", "--learner.steps", "3", "--learner.groups_per_step", "4",
+        "--data.train_tasks", "16", "--data.held_out_tasks", "4", "--report.gallery_tasks", "1",
+    ])
+
+
+def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
+    """Two rollouts of one lease have the same bits."""
+    policy, tasks = open_policy(config), open_tasks(config)
+    lease = LeaseSampler(config.seed, len(tasks.train), 1).leases(0, 0)[0]
+    first, second = (
+        roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config)) for _ in range(2))
+    for part in ("candidates", "predecessors", "images", "acd"):
+        same = np.array_equal(getattr(first, part), getattr(second, part))
+        expect(same, f"{part} of two rollouts of one lease must have the same bits; they differ")
+    spread = float(first.candidates.std(axis=1).mean())
+    expect(spread > 0, "the candidates must differ from each other; they are all equal")
+    return {"candidate_spread": spread}
+
+
+def attention_is_exact(config: RunConfig) -> dict[str, Any]:
+    """ACD equals the explicit softmax in float64, and watching does not change a bit of the velocity."""
+    policy, tasks = open_policy(config), open_tasks(config)
+    task = tasks.train[0]
+    condition = policy.encode(task)
+    mask = policy.token_mask(task.edit_mask, condition)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(3, *condition.source_latents.shape[1:], generator=generator).to(policy.device)
+    sigma = torch.tensor([1.0, 0.6, 0.2], device=policy.device)
+    explicit: list[Tensor] = []
+    with torch.no_grad():
+        plain = policy.velocity(latents, sigma, condition)
+        with policy.attention_probe(mask, config.rewards.acd_blocks) as probe:
+            observe: Callable[[Tensor, Tensor], None] = vars(type(probe))["observe"].__get__(probe)
+
+            def both(query: Tensor, key: Tensor) -> None:
+                observe(query, key)
+                explicit.append(explicit_acd(query, key, mask, condition.text_valid))
+
+            vars(probe)["observe"] = both
+            watched = policy.velocity(latents, sigma, condition)
+            acd = probe.take().double()
+    expected = torch.stack(explicit).mean(dim=0)
+    error = float(((acd - expected) / expected).abs().max())
+    expect(len(explicit) == config.rewards.acd_blocks, f"expected {config.rewards.acd_blocks} blocks, {len(explicit)}")
+    expect(error <= ACD_TOLERANCE, f"ACD differs from the explicit softmax by {error:g}, allowed {ACD_TOLERANCE:g}")
+    expect(torch.equal(plain, watched), "the velocity under the probe must have the same bits; it differs")
+    return {"acd": acd.tolist(), "relative_error": error}
+
+
+def explicit_acd(query: Tensor, key: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+    """ACD float64 [B] by the formula: query and key [B, V + N + ..., H, D], mask [N], valid bool [V]."""
+    text, tokens = valid.shape[0], mask.shape[0]
+    q, k = query[:, :text].double(), key[:, text : text + tokens].double()
+    attention = torch.softmax(torch.einsum("bvhd,bnhd->bhvn", q, k) / math.sqrt(q.shape[-1]), dim=-1)
+    onto = attention.mean(dim=1)[:, valid].sum(dim=1)  # a(u) [B, N]
+    inside = mask.double()
+    return (onto @ inside / inside.sum()) / onto.mean(dim=1)
+
+
+def learner_steps(config: RunConfig) -> dict[str, Any]:
+    """The ratio gate passes on fresh groups, one update changes the weights, the gate passes under the new ones."""
+    policy, tasks = open_policy(config), open_tasks(config)
+    pool, found = RewardPool(config, tasks), []
+    with tempfile.TemporaryDirectory() as folder:
+        learner = Learner(config, policy, tasks, folder)
+        before = learner.publish()
+        for step in range(2):
+            leases = LeaseSampler(config.seed, len(tasks.train), config.learner.groups_per_step).leases(step, step)
+            for lease in leases:
+                group = roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config))
+                report = learner.consume(group, at_once(pool.score(group)))
+                expect(report.accepted, f"the learner refused a group: {report.reason}")
+            found.append(learner.update())
+    metrics = [report.metrics for report in found]
+    expect(all(report.applied for report in found), "the gradient must be finite; it is not")
+    expect(learner.publish().sha256 != before.sha256, "two updates must change the adapter; it is as before")
+    expect(all(m["ratio_deviation"] == 0 for m in metrics), f"the ratio must be 1; deviations {metrics}")
+    return {name: [m[name] for m in metrics] for name in ("leap_error", "gradient_norm", "loss", "flat_groups")}
+
+
+def whole_run(config: RunConfig) -> dict[str, Any]:
+    """A whole inline run from base measurement to exported adapter."""
+    summary = run(config)
+    expect(summary["counters"]["trained"] == config.learner.steps * config.learner.groups_per_step,
+           f"every group must be trained on; counters {summary['counters']}")
+    expect(Path(summary["adapter"]).exists(), f"there must be an adapter at {summary['adapter']}")
+    return {"base": summary["base"]["mean"], "final": summary["final"]["mean"], "seconds": summary["seconds"]}
+
+
+def speed(config: RunConfig) -> dict[str, Any]:
+    """Ratios as `evaluation.speed core` measures them, without the loop."""
+    bench, clock = open_bench(config)
+    rows = measure_rollout(bench, 10) + measure_learner(bench, 5)
+    return {"clock": clock, "rows": [{**asdict(row), "reached": row.reached} for row in rows]}
+
+
+CHECKS: tuple[Check, ...] = (rollouts_repeat, attention_is_exact, learner_steps, whole_run, speed)
+
+
+def run_checks(editors: Mapping[str, str], dtypes: Sequence[str], device: str) -> Iterator[dict[str, Any]]:
+    """The result of every check of every editor (name -> folder) in every dtype: `ok`, and numbers or `error`."""
+    for name, path in editors.items():
+        for dtype in dtypes:
+            for check in CHECKS:
+                with tempfile.TemporaryDirectory(prefix="locus-gpu-") as folder:
+                    config = settings(path, dtype, device, Path(folder), f"{name}-{dtype}")
+                    yield {"check": check.__name__, "editor": name, "dtype": dtype, **one(check, config, device)}
+
+
+def one(check: Check, config: RunConfig, device: str) -> dict[str, Any]:
+    """One check's result, seconds and peak memory."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    # Every exception is a result here: time on the GPU is short, and the other checks are to be seen as well.
+    try:
+        result: dict[str, Any] = {"ok": True, **check(config)}
+    except Exception:
+        result = {"ok": False, "error": traceback.format_exc()}
+    result["check_seconds"] = round(time.perf_counter() - start, 2)
+    if on_gpu:
+        result["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all checks; 0 when all passed."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.gpu_checks", description=__doc__.split("\n")[0])
+    parser.add_argument("--editors", nargs="+", help="folders in diffusers format; default: a tiny one and the base")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("These checks need a CUDA GPU, and torch sees none here. On the CPU run: python -m pytest",
+              file=sys.stderr)
+        return 1
+    print(json.dumps(machine(torch.device("cuda"))), flush=True)
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="locus-gpu-") as folder:
+        editors = named(options.editors) if options.editors else default_editors(Path(folder))
+        for result in run_checks(editors, DTYPES, "cuda"):
+            print(json.dumps(result), flush=True)
+            failed += not result["ok"]
+    print(json.dumps({"failed": failed}))
+    return 1 if failed else 0
+
+
+def named(folders: Sequence[str]) -> dict[str, str]:
+    """Editors by the last part of their path."""
+    return {Path(folder).name: folder for folder in folders}
+
+
+def default_editors(folder: Path) -> dict[str, str]:
+    """A tiny random Kontext, written to `folder`, and the embedded base."""
+    # The tiny model belongs to the tests, so this needs a checkout; the package alone does not have it.
+    from tests.tiny_kontext import make_tiny_kontext
+
+    return {"tiny": str(make_tiny_kontext(folder / "tiny")), "base": "shapes"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

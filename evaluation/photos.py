@@ -1,0 +1,216 @@
+"""A small data set of real photographs, made from the pictures that scikit-image carries (nothing is downloaded).
+
+    python -m evaluation.photos FOLDER
+
+writes sources and masks as PNG, `manifest.jsonl` (training) and `held_out.jsonl`, and `overview.png` with the
+masks drawn over the pictures. There is no ground truth: it is what a user's own data looks like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PIL
+from PIL import ImageDraw
+
+from editing.images import decode_image, read_file
+from editing.task import Image, PixelMask
+
+LONG_SIDE = 256
+"""Default length in pixels of a picture's longer side."""
+
+Point = tuple[float, float]
+
+
+class PhotosError(RuntimeError):
+    """The data set cannot be made; the sentence says what is missing and what to type."""
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """Centre and radii; x in shares of the width, y in shares of the height."""
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Corners (x, y), in shares of width and height."""
+
+    corners: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One task: a bundled picture, the shapes whose union may change, and what to do there.
+
+    `as_rle` writes the mask into the line as COCO run lengths instead of a PNG file.
+    """
+
+    task_id: str
+    file: str
+    instruction: str
+    shapes: tuple[Ellipse | Polygon, ...]
+    as_rle: bool = False
+
+
+TRAIN = (
+    Photo("cat", "chelsea.png", "make the eyes of the cat blue",
+          (Ellipse(.385, .385, .085, .125), Ellipse(.707, .447, .062, .105))),
+    Photo("coffee", "coffee.png", "make the coffee green", (Ellipse(.503, .385, .135, .13),)),
+    Photo("rocket", "rocket.jpg", "remove the rocket",
+          (Polygon(((.478, .30), (.53, .30), (.53, .95), (.478, .95))),)),
+    Photo("helmet", "astronaut.png", "make the helmet red",
+          (Ellipse(.76, .84, .225, .185),)),
+    Photo("motorcycle", "motorcycle_left.png", "make the front wheel yellow", (Ellipse(.82, .72, .12, .20),)),
+    Photo("coin", "coins.png", "remove the coin", (Ellipse(.872, .143, .08, .10),), as_rle=True),
+)
+
+HELD_OUT = (
+    Photo("crater", "moon.png", "remove the crater", (Ellipse(.237, .172, .062, .062),)),
+    Photo("camera", "camera.png", "make the camera blue",
+          (Polygon(((.50, .265), (.645, .265), (.645, .36), (.50, .36))),)),
+)
+
+
+def paint_mask(shapes: Sequence[Ellipse | Polygon], size: tuple[int, int]) -> PixelMask:
+    """bool [height, width] of `size` = (height, width): True where one of the shapes is."""
+    height, width = size
+    canvas = PIL.new("L", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        if isinstance(shape, Ellipse):
+            left, right = (shape.x - shape.radius_x) * width, (shape.x + shape.radius_x) * width
+            top, bottom = (shape.y - shape.radius_y) * height, (shape.y + shape.radius_y) * height
+            draw.ellipse((left, top, right, bottom), fill=255)
+        else:
+            draw.polygon([(x * width, y * height) for x, y in shape.corners], fill=255)
+    return np.asarray(canvas) > 0
+
+
+def encode_rle(mask: PixelMask) -> dict[str, Any]:
+    """The mask as an uncompressed COCO run-length object: runs down the columns, zeros first."""
+    flat = mask.T.reshape(-1)
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], borders, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+def bundled_folder() -> Path:
+    """The folder of scikit-image's pictures.
+
+    Raises:
+        PhotosError: when scikit-image is not installed.
+    """
+    if importlib.util.find_spec("skimage") is None:
+        raise PhotosError(
+            "The photographs come with scikit-image, which is not installed; type: pip install scikit-image "
+            "(or: pip install -e '.[dev]')."
+        )
+    import skimage
+
+    return Path(skimage.__file__).parent / "data"
+
+
+def load_photo(photo: Photo, bundled: Path, long_side: int) -> Image:
+    """uint8 [H, W, 3], its longer side `long_side` pixels.
+
+    Raises:
+        PhotosError: when this version of scikit-image does not carry the picture.
+    """
+    path = bundled / photo.file
+    if not path.is_file():
+        raise PhotosError(f"scikit-image must carry {photo.file}, but there is none in {bundled}; type: "
+                          "pip install 'scikit-image>=0.26'.")
+    picture = PIL.fromarray(decode_image(read_file(path), photo.file))
+    scale = long_side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return np.asarray(picture.resize(size, PIL.Resampling.LANCZOS))
+
+
+def write_photos(folder: Path, long_side: int = LONG_SIDE, bundled: Path | None = None) -> tuple[Path, Path]:
+    """Writes the data set and returns the paths of its training and held-out manifest.
+
+    Args:
+        folder: made if need be; files of the same names are replaced.
+        long_side: of every picture, in pixels, at least 64 (below that the smaller masks vanish).
+        bundled: where the pictures lie; None asks scikit-image.
+
+    Raises:
+        PhotosError: when scikit-image or one of its pictures is missing, or for a smaller side.
+    """
+    if long_side < 64:
+        raise PhotosError(f"the longer side must be at least 64 pixels; seen {long_side}.")
+    bundled = bundled_folder() if bundled is None else bundled
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: list[Image] = []
+    manifests = []
+    for name, photos in (("manifest.jsonl", TRAIN), ("held_out.jsonl", HELD_OUT)):
+        lines: list[dict[str, Any]] = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"}]
+        for photo in photos:
+            picture = load_photo(photo, bundled, long_side)
+            mask = paint_mask(photo.shapes, picture.shape[:2])
+            lines.append(_write_task(folder, photo, picture, mask))
+            drawn.append(_tinted(picture, mask))
+        manifests.append(folder / name)
+        manifests[-1].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    _contact_sheet(drawn, long_side).save(folder / "overview.png")
+    return manifests[0], manifests[1]
+
+
+def _write_task(folder: Path, photo: Photo, picture: Image, mask: PixelMask) -> dict[str, Any]:
+    """Writes a task's files and returns its line."""
+    PIL.fromarray(picture).save(folder / f"{photo.task_id}.png")
+    line: dict[str, Any] = {"id": photo.task_id, "source": f"{photo.task_id}.png", "instruction": photo.instruction}
+    if photo.as_rle:
+        return {**line, "mask_rle": encode_rle(mask)}
+    PIL.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{photo.task_id}_mask.png")
+    return {**line, "mask": f"{photo.task_id}_mask.png"}
+
+
+def _tinted(picture: Image, mask: PixelMask) -> Image:
+    shown = picture.copy()
+    magenta = np.array([255, 0, 255], dtype=np.uint16)
+    shown[mask] = (shown[mask] + magenta) // 2
+    return shown
+
+
+def _contact_sheet(pictures: Sequence[Image], cell: int) -> PIL.Image:
+    columns = 4
+    sheet = PIL.new("RGB", (columns * (cell + 8), -(-len(pictures) // columns) * (cell + 8)), "white")
+    for place, picture in enumerate(pictures):
+        sheet.paste(PIL.fromarray(picture), (place % columns * (cell + 8) + 4, place // columns * (cell + 8) + 4))
+    return sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the data set and prints the next command; 0 when it was written."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.photos", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="where to write the data set")
+    parser.add_argument("--long-side", type=int, default=LONG_SIDE, help=f"pixels, default {LONG_SIDE}")
+    options = parser.parse_args(arguments)
+    try:
+        train, held_out = write_photos(options.folder, options.long_side)
+    except PhotosError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{train}: {len(TRAIN)} tasks; {held_out}: {len(HELD_OUT)}; "
+          f"look at {options.folder / 'overview.png'}\nNext:\n"
+          f"  python -m learner.main --config my_images --name photos --data.path {train} "
+          f"--data.held_out_path {held_out} --data.resolution 128 --learner.steps 4")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

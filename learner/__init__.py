@@ -1,0 +1,1 @@
+"""Advantages, surrogate, update, ledger, checkpoints, publishing and the main loop."""

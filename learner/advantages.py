@@ -1,0 +1,114 @@
+"""From the rewards of one group to advantages that sum to zero over its valid candidates."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Normaliser = Literal["std", "quasi_norm"]
+
+FLAT_TOLERANCE = 1e-6
+"""A spread below this part of the largest |reward| is rounding, not information (float32 keeps 1.2e-7)."""
+
+
+def is_flat(rewards: Tensor, valid: Tensor | None = None, flat_tolerance: float = FLAT_TOLERANCE) -> bool:
+    """True when the valid rewards of a group [G] do not differ, or fewer than two are valid.
+
+    Not to differ: population std <= flat_tolerance * max |reward|. Arguments and errors as
+    `group_advantages`.
+    """
+    _, values = _valid_rewards(rewards, valid)
+    return _is_flat(values, flat_tolerance)
+
+
+def group_advantages(
+    rewards: Tensor,
+    valid: Tensor | None = None,
+    kind: Normaliser = "std",
+    p: float = 0.8,
+    clip: float = 5.0,
+    damping: float = 0.0,
+    flat_tolerance: float = FLAT_TOLERANCE,
+) -> Tensor:
+    """Advantages [G]: centred rewards over a measure of their spread; exactly 0 for invalid candidates.
+
+        std         A_i = a_i / (sqrt(mean_k a_k^2) + damping)               arXiv 2604.09386 Eq. 4
+        quasi_norm  A_i = a_i / ((sum_k |a_k|^p)^(1/p) / sqrt(G) + damping)  arXiv 2511.16955 Eq. 11 * sqrt(G)
+
+    with a = rewards - mean, G, mean and sums over the valid candidates (population std, no Bessel
+    correction). The factor sqrt(G) makes p = 2 equal to `std`; a smaller p scales down groups whose rewards
+    are evenly spread and spares groups with a few clear outliers. Flat groups (`is_flat`) give exact zeros.
+
+    Invariant: the advantages sum to zero, so the surrogate's gradient is a contrast between candidates. Only
+    the clip can break it, and |A| <= sqrt(G - 1): a clip of 5 never acts below 27 candidates.
+
+    A candidate without a valid score keeps its place here with advantage 0, and the mean and spread are those
+    of the others; it must also be taken out of the surrogate's softmax (see `learner.surrogate`).
+
+        rewards (1, 2, 3, -)  ->  (-1.2247, 0, 1.2247, 0)
+
+    Args:
+        rewards: [G], floating point; values of invalid candidates are never read.
+        valid: bool [G]; None = all valid.
+        kind: "std" or "quasi_norm".
+        p: exponent of the quasi-norm, 0 < p <= 2.
+        clip: advantages are cut to [-clip, clip]; > 0.
+        damping: added to the spread, in reward units, so that groups with little spread count less; >= 0.
+        flat_tolerance: see `is_flat`.
+
+    Returns:
+        [G] in the dtype of the rewards (at least float32); computed in float64.
+
+    Raises:
+        ValueError: for another shape or dtype, a parameter out of range, or a valid reward that is not
+        finite.
+    """
+    if kind not in get_args(Normaliser):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}; seen {kind!r}.")
+    if not (0 < p <= 2 and clip > 0 and damping >= 0):
+        raise ValueError(
+            f"expected 0 < p <= 2, clip > 0 and damping >= 0; seen p={p}, clip={clip}, damping={damping}."
+        )
+    mask, values = _valid_rewards(rewards, valid)
+    advantages = torch.zeros_like(rewards, dtype=torch.promote_types(rewards.dtype, torch.float32))
+    if _is_flat(values, flat_tolerance):
+        return advantages
+    centred = values - values.mean()
+    exponent = 2.0 if kind == "std" else p
+    # Scaled by the largest deviation, so that powers of tiny rewards do not underflow.
+    largest = centred.abs().max()
+    norm = largest * (centred / largest).abs().pow(exponent).sum().pow(1 / exponent)
+    scaled = centred / (norm / len(values) ** 0.5 + damping)
+    advantages[mask] = scaled.clamp(-clip, clip).to(advantages.dtype)
+    return advantages
+
+
+def _is_flat(values: Tensor, flat_tolerance: float) -> bool:
+    if len(values) < 2:
+        return True
+    largest = values.abs().max()
+    # Divided first: squares of very small rewards would underflow and look flat.
+    return bool(largest == 0) or bool((values / largest).std(correction=0) <= flat_tolerance)
+
+
+def _valid_rewards(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(bool mask [G], the valid rewards in float64), checked."""
+    if rewards.ndim != 1 or not rewards.is_floating_point():
+        raise ValueError(
+            f"rewards must be one floating-point number per candidate, [G]; seen {rewards.dtype} "
+            f"{list(rewards.shape)}."
+        )
+    if valid is None:
+        mask = torch.ones_like(rewards, dtype=torch.bool)
+    elif valid.dtype == torch.bool and valid.shape == rewards.shape:
+        mask = valid.to(rewards.device)
+    else:
+        raise ValueError(f"valid must be bool {list(rewards.shape)}; seen {valid.dtype} {list(valid.shape)}.")
+    values = rewards[mask].double()
+    if not bool(values.isfinite().all()):
+        bad = (mask & ~rewards.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(
+            f"valid rewards must be finite; seen {rewards[bad].tolist()} at candidate(s) {bad}. "
+            "A scorer that failed must mark the candidate invalid instead of returning a number."
+        )
+    return mask, values

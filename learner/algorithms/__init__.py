@@ -1,0 +1,1 @@
+"""Methods, each a short composition of exploration, surrogate, advantages and preservation terms."""

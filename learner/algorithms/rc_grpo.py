@@ -1,0 +1,126 @@
+"""RC-GRPO (arXiv 2604.09386): region-constrained GRPO for editing, composed from the learner's pieces.
+
+    loss = mean over trained steps and anchors of ( -J + kl_weight * KL )     surrogate, Eq. 5 and 13-15
+         + background_weight * source-anchored background                     adopted; off in the paper's recipe
+         + velocity_weight * velocity anchor to the base                      adopted; off in the paper's recipe
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.schema import AdvantageConfig, LearnerConfig, SurrogateConfig
+from editing.flow import Velocity, predicted_clean
+from learner.advantages import group_advantages
+from learner.anchors import AnchorBatch
+from learner.preservation import source_anchored_background, velocity_anchor
+from learner.surrogate import ClippedObjective, categorical_kl, clipped_objective, log_policy, masked_distance
+from learner.terms import Pairs, Term, TermStats, backward_through_velocity
+from rewards.compose import GroupReward
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """What one group did to the gradient.
+
+    Attributes:
+        terms: `surrogate` (-J; at the old weights minus the sum of the advantages, so only its gradient tells),
+            `kl`, `background`, `velocity_anchor`, those that took part.
+        loss: their weighted sum.
+        ratio_deviation: largest |rho - 1|; NaN if a ratio is.
+        clipped_fraction: share of (pair, candidate) whose gradient the clip removed.
+    """
+
+    terms: Mapping[str, TermStats] = field(default_factory=dict)
+    loss: float = 0.0
+    ratio_deviation: float = 0.0
+    clipped_fraction: float = 0.0
+
+
+def advantages_of(reward: GroupReward, config: AdvantageConfig) -> Tensor:
+    """Group-relative advantages float32 [G], zero where invalid, and all zero for a filtered group."""
+    if reward.filtered:
+        return torch.zeros(len(reward.rewards))
+    rewards, valid = torch.tensor(reward.rewards), torch.tensor(reward.valid)
+    return group_advantages(rewards, valid, config.kind, config.p, config.clip).float()
+
+
+def accumulate(
+    batch: AnchorBatch,
+    velocity: Velocity,
+    base_velocity: Velocity,
+    old: Tensor | None,
+    config: LearnerConfig,
+    micro_batch: int | None,
+    scale: float,
+) -> tuple[GroupStats, Tensor | None]:
+    """Adds scale * gradient of the group's loss to the parameters behind `velocity`.
+
+    A flat group (zero advantages) skips the surrogate and keeps the preservation terms; with those off it has
+    no gradient and costs no forward.
+
+    Args:
+        batch: the group's anchors.
+        velocity: (x [b, N, C], sigma [b]) -> v [b, N, C] under the weights that are trained.
+        base_velocity: the same without the adapter; only called when `velocity_weight` is not 0.
+        old: leaps [P, N, C] under the weights of the rollout; None = the present weights are those, and the
+            old leap is the stop-gradient of the new one, so that the ratio is exactly 1.
+        config: the learner's section of the configuration.
+        micro_batch: pairs per forward and backward; None = all.
+        scale: factor of the gradient, 1 / groups per step.
+
+    Returns:
+        The numbers, and the leaps [P, N, C] under the present weights, detached; None without a forward.
+    """
+    weights, surrogate = config.preservation, config.surrogate
+    if batch.is_flat and weights.background_weight == 0 and weights.velocity_weight == 0:
+        return GroupStats(), None
+    ratios: list[tuple[int, ClippedObjective]] = []
+
+    def terms_of(pairs: Pairs) -> dict[str, Term]:
+        terms = {}
+        x, sigma = batch.predecessors[pairs.rows], batch.sigma[pairs.rows]
+        if not batch.is_flat:
+            log_new = _log_policy(batch, pairs.rows, pairs.anchors, surrogate)
+            log_old = log_new.detach() if old is None else _log_policy(batch, pairs.rows, old[pairs.rows], surrogate)
+            clipped = clipped_objective(log_new, log_old, batch.advantages, surrogate.clip)
+            ratios.append((len(x), clipped))
+            terms["surrogate"] = Term(-clipped.objective.mean(), 1.0)
+            if surrogate.kl_weight:
+                terms["kl"] = Term(categorical_kl(log_old, log_new).mean(), surrogate.kl_weight)
+        if weights.background_weight:
+            clean = predicted_clean(x, pairs.v, sigma)
+            value = source_anchored_background(clean, batch.source, batch.edit_mask, weights.background_tolerance)
+            terms["background"] = Term(value, weights.background_weight)
+        if weights.velocity_weight:
+            with torch.no_grad():
+                base = base_velocity(x, sigma)
+            value = velocity_anchor(pairs.v, base, batch.edit_mask, weights.velocity_region)
+            terms["velocity_anchor"] = Term(value, weights.velocity_weight)
+        return terms
+
+    terms, leaped = backward_through_velocity(batch, velocity, terms_of, micro_batch, scale)
+    factors = {"surrogate": 1.0, "kl": surrogate.kl_weight, "background": weights.background_weight,
+               "velocity_anchor": weights.velocity_weight}
+    stats = GroupStats(
+        terms,
+        loss=sum(factors[name] * term.value for name, term in terms.items()),
+        # np.max keeps a NaN, Python's max may lose it.
+        ratio_deviation=float(np.max([c.ratio_deviation.item() for _, c in ratios])) if ratios else 0.0,
+        clipped_fraction=sum(n * c.clipped_fraction.item() for n, c in ratios) / batch.pairs,
+    )
+    return stats, leaped
+
+
+def _log_policy(batch: AnchorBatch, rows: slice, states: Tensor, config: SurrogateConfig) -> Tensor:
+    """log pi [b, V] of the valid candidates around anchor states [b, N, C] (Eq. 14)."""
+    return log_policy(torch.stack([
+        masked_distance(batch.candidates[batch.step_of(pair)], state, batch.edit_mask,
+                        config.tau_edit, config.tau_base, config.tau_power)
+        for pair, state in zip(range(rows.start, rows.stop), states, strict=True)
+    ]))

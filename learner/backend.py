@@ -1,0 +1,173 @@
+"""What the loop asks of the machinery below it, in one process or in many.
+
+The loop says what is to be rolled out and in which order groups are trained on; a backend moves the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actors.trajectory import Generated, Lease, Shown
+from configs.schema import RunConfig
+from editing.task import Image
+from rewards.result import GroupScores
+
+if TYPE_CHECKING:
+    from learner.reports import StepReport
+
+Notify = Callable[..., None]
+"""Called as `notify(event, **fields)` for what only the backend sees (groups rolled out, workers started and lost,
+judges ready)."""
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the sentence says why and what to do."""
+
+
+class LearnerLost(RunFailed):
+    """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""
+
+
+def scoring_limit(config: RunConfig) -> float:
+    """Seconds that a pool with groups to score may take until it has scored another; it hangs if it takes longer.
+
+    A question waits for `judge.patience` at most once it is sent, and may be asked a second time. A long queue takes
+    longer, but then others are finished meanwhile.
+    """
+    judged = 2 * config.rewards.judge.patience if config.rewards.judge.configured else 0.0
+    return config.cluster.group_timeout + judged
+
+
+def step_limit(config: RunConfig) -> float:
+    """Seconds that the learner may take for a step: for each group as long as its rollout may take."""
+    return config.cluster.group_timeout * config.learner.groups_per_step
+
+
+def judges_limit(config: RunConfig) -> float:
+    """Seconds within which all judges must have answered a picture, or the run does not start."""
+    served = [getattr(config.rewards.judge, name).serve for name in config.rewards.judge.configured]
+    return config.rewards.judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
+
+
+def overdue(config: RunConfig, waiting: int) -> RunFailed:
+    """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
+    keys = "cluster.group_timeout" + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
+    return RunFailed(f"The reward pool has scored none of {waiting} groups for {scoring_limit(config):g} s ({keys}), "
+                     "so it hangs. If a scorer of your own is that slow, raise cluster.group_timeout.")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A group that is generated and scored; the group itself is behind `handle`, which only the backend opens."""
+
+    generated: Generated
+    scores: GroupScores
+    handle: Any = field(repr=False)
+
+    @property
+    def lease(self) -> Lease:
+        return self.generated.lease
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A lease whose group will not arrive."""
+
+    lease: Lease
+    reason: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version of the adapter that workers take over: version v is the policy after v optimizer steps."""
+
+    version: int
+    sha256: str
+    modules: int
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """The disk refused a checkpoint; earlier ones are as they were."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measurements on held-out tasks: per task the metrics it has, and pictures of the first few."""
+
+    metrics: Sequence[Mapping[str, float]]
+    shown: tuple[Shown, ...]
+
+
+class Backend(Protocol):
+    """Rollout workers, reward pool and learner, however they are run."""
+
+    def start(self, step: int, allowed: Sequence[str] = ()) -> None:
+        """Brings everything up, the learner from its checkpoint after `step` optimizer steps (0: fresh), where the keys
+        that are `allowed` may differ.
+
+        The learner is ready then; workers come as `publish` finds them.
+        """
+        ...
+
+    def publish(self) -> Published:
+        """Hands the learner's weights to every worker; none gets a lease before it has proved that it holds
+        them."""
+        ...
+
+    def capacity(self) -> int:
+        """How many more leases of the published version workers will take now."""
+        ...
+
+    def submit(self, lease: Lease) -> None:
+        """Gives a lease to a worker; only when `capacity` is above zero."""
+        ...
+
+    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
+        """What arrives next; None when within `timeout` seconds nothing did, or when only `capacity` changed.
+
+        A group waits for its scores here, while others are rolled out. How many do is bounded by the leases that
+        there are, see `learner.gather.Gatherer`.
+
+        Raises:
+            RunFailed: when nothing can arrive any more; a judge that reached its failure limit is a reason.
+        """
+        ...
+
+    def pool_statistics(self) -> Mapping[str, float]:
+        """See `RewardPool.statistics`; empty without judges."""
+        ...
+
+    def consume(self, delivered: Delivered) -> None:
+        """Hands a group to the learner, which may work on it while this call has already returned."""
+        ...
+
+    def update(self) -> StepReport:
+        """The optimizer step over the groups consumed since the last one."""
+        ...
+
+    def images(self, delivered: Delivered) -> Image:
+        """The candidates' pictures uint8 [G, H, W, 3], for a gallery."""
+        ...
+
+    def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
+        """The metrics of held-out tasks under the published weights, or the base; pictures of the first
+        `shown`."""
+        ...
+
+    def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
+        """A checkpoint of the whole training state and of what the loop adds to it, JSON values."""
+        ...
+
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+        """The adapter as a file for stock diffusers."""
+        ...
+
+    def close(self) -> None:
+        """Ends every process and connection that `start` began; never raises."""
+        ...

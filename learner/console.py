@@ -1,0 +1,229 @@
+"""What a person sees in the terminal: a live table, or one plain line per step where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+
+TREND_STEPS = 30
+BARS = "▁▂▃▄▅▆▇█"
+SECONDS = ("rollout", "update", "publish", "checkpoint")
+
+
+def amount(name: str, value: float, spread: float | None = None) -> str:
+    """A component's value as people read it: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`."""
+    places, unit = (2, " dB") if name.endswith("psnr") else (3, "")
+    return f"{value:.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}") + unit
+
+
+def trend(values: list[float]) -> str:
+    """A line of little bars, lowest to highest; flat values give a flat line."""
+    low, high = min(values), max(values)
+    if high == low:
+        return BARS[3] * len(values)
+    return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1))] for value in values)
+
+
+def clock(seconds: float) -> str:
+    """`2:05`, or `1:02:05` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def ages(staleness: Mapping[int, int]) -> str:
+    """Groups by policy age: `all fresh`, or `0: 10, 1: 2`."""
+    if set(staleness) <= {0}:
+        return "all fresh"
+    return ", ".join(f"{age}: {count}" for age, count in sorted(staleness.items()))
+
+
+def learner_words(learner: Mapping[str, float]) -> list[str]:
+    """The learner's numbers that tell at a glance whether the step was sound."""
+    words = []
+    if "ratio_deviation" in learner:  # zero before the first update on a group: the ratio gate
+        words.append(f"|ρ−1| {learner['ratio_deviation']:.1e}")
+    if "gradient_norm" in learner:
+        words.append(f"gradient {learner['gradient_norm']:.2g}")
+    if learner.get("skipped_updates"):
+        words.append(f"skipped updates {learner['skipped_updates']:.0f}")
+    return words
+
+
+def judge_words(judge: Mapping[str, float]) -> list[str]:
+    """Per judge how fast and how reliable it is, then what the cache saved: `editscore p50 2.1 s, p95 3.4 s,
+    errors 0.5%`."""
+    words = []
+    for name in (key.removesuffix("_in_rotation") for key in judge if key.endswith("_in_rotation")):
+        parts = [f"{what} {judge[f'{name}_{what}_seconds']:.1f} s" for what in ("p50", "p95")
+                 if f"{name}_{what}_seconds" in judge]
+        if f"{name}_error_rate" in judge:
+            parts.append(f"errors {judge[f'{name}_error_rate']:.1%}")
+        words.append(f"{name} " + (", ".join(parts) or "not asked yet"))
+    asked = judge.get("cache_hits", 0) + judge.get("cache_misses", 0)
+    if asked and judge["cache_hits"]:
+        words.append(f"cache hits {judge['cache_hits'] / asked:.0%}")
+    return words
+
+
+def reward_words(record: StepRecord) -> list[str]:
+    """Which candidates and components had nothing to say in a step."""
+    words = [f"invalid {', '.join(f'{name} {count}' for name, count in record.invalid.items())}"] * bool(record.invalid)
+    return [*words, *([f"silent {', '.join(record.silent)}"] if record.silent else [])]
+
+
+def step_line(record: StepRecord, left: float) -> str:
+    """One step on one line, for logs."""
+    parts = [f"step {record.step}/{record.steps}"]
+    parts += [f"{name} {amount(name, mean, record.reward_std[name])}" for name, mean in record.reward_mean.items()]
+    parts += [f"flat {record.zero_std_share:.0%}", f"age {ages(record.staleness)}",
+              f"{record.groups_per_minute:.0f} groups/min"]
+    parts += [*learner_words(record.learner), *reward_words(record), *judge_words(record.judge)]
+    if record.counters.rejected or record.counters.requeued:
+        parts.append(f"rejected {record.counters.rejected}, redone {record.counters.requeued}")
+    return " · ".join([*parts, f"left {clock(left)}"])
+
+
+def live_view(name: str, history: list[StepRecord], left: float) -> RenderableType:
+    """The live table of a run; `history` holds the last steps, the newest last."""
+    record = history[-1]
+    head = Table.grid(padding=(0, 2))
+    head.add_row(Text(name, style="bold"), ProgressBar(record.steps, record.step, width=32),
+                 f"step {record.step}/{record.steps}", f"left {clock(left)}",
+                 f"{record.groups_per_minute:.0f} groups/min")
+    rewards = Table(box=None, padding=(0, 2), header_style="dim")
+    for title, justify in (("reward", "left"), ("mean", "right"), ("± in group", "right"), ("trend", "left")):
+        rewards.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for component, mean in record.reward_mean.items():
+        past = [step.reward_mean[component] for step in history if component in step.reward_mean]
+        rewards.add_row(component, amount(component, mean), amount(component, record.reward_std[component]),
+                        Text(trend(past), style="cyan"))
+    flat = Text(f"flat groups {record.zero_std_share:.0%}", style="yellow" if record.zero_std_share > 0.5 else "")
+    counters = record.counters
+    facts = Text("  ·  ").join(
+        part for part in (
+            flat, Text(f"policy age {ages(record.staleness)}"),
+            Text(f"rejected {counters.rejected}, redone {counters.requeued}") if (
+                counters.rejected or counters.requeued) else None,
+            *map(Text, learner_words(record.learner)),
+            *(Text(words, style="yellow") for words in reward_words(record)),
+            *map(Text, judge_words(record.judge)),
+            Text("seconds " + ", ".join(f"{phase} {record.seconds[phase]:.1f}" for phase in SECONDS
+                                        if record.seconds.get(phase))),
+        ) if part is not None)
+    return Group(head, rewards, Padding(facts, (0, 2)))
+
+
+def final_table(
+    base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]
+) -> Table:
+    """Held-out means, base against trained.
+
+    `gain_error` is the standard error of the difference; both were measured on the same tasks and noise, so it
+    is smaller than that of either.
+    """
+    table = Table(title=f"{final.tasks} held-out tasks, mean ± standard error", title_justify="left")
+    for title, justify in (("metric", "left"), ("base", "right"), ("trained", "right"), ("difference", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+
+    for name, value in final.mean.items():
+        trained = amount(name, value, final.standard_error.get(name))
+        if base is None or name not in base.mean:
+            table.add_row(name, "–", trained, "")
+            continue
+        change = value - base.mean[name]
+        style = "green" if change > 0 else "red" if change < 0 else ""
+        table.add_row(name, amount(name, base.mean[name], base.standard_error.get(name)), trained,
+                      Text(("+" if change > 0 else "") + amount(name, change, gain_error.get(name)), style=style))
+    return table
+
+
+def next_commands(folder: Path) -> list[tuple[str, str]]:
+    """(what for, what to open or type) of a finished run."""
+    rows = [("look at", f"{folder}/gallery/index.html")] if (folder / "gallery" / "index.html").exists() else []
+    return [*rows, ("try it", f"python -m learner.infer --run {folder} --compare"),
+            ("use it", f"{folder}/adapter   (FluxKontextPipeline.load_lora_weights)"),
+            ("numbers", f"{folder}/summary.json")]
+
+
+class ConsoleReport:
+    """An observer that keeps a person informed; `close` leaves the terminal as it was, however the run ends."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._history: list[StepRecord] = []
+        self._run: RunRecord | None = None
+        self._base: EvaluationRecord | None = None
+        self._final: EvaluationRecord | None = None
+
+    def on_start(self, record: RunRecord) -> None:
+        self._run, config = record, record.config
+        begun = f", continuing after step {record.first_step}" if record.first_step else ""
+        self._print(Text.assemble((config.name, "bold"), f"  {record.folder}  config {record.config_hash[:12]}{begun}"))
+        self._print(f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
+                    f"{config.learner.steps} steps of {config.learner.groups_per_step} groups of "
+                    f"{config.exploration.group_size}; cluster {config.cluster.mode}")
+        for sentence in record.refused_checkpoints:
+            self._print(sentence)
+        measured = "; the base editor is measured first" if record.held_out_tasks else ""
+        self._print(f"starting up{measured} ...")
+
+    def on_notice(self, sentence: str) -> None:
+        self._print(Text(sentence, style="yellow"))
+
+    def on_group(self, record: GroupRecord) -> None:
+        """Nothing: a step says it all."""
+
+    def on_step(self, record: StepRecord) -> None:
+        self._history = [*self._history, record][-TREND_STEPS:]
+        times = [step.seconds["step"] for step in self._history]
+        left = (record.steps - record.step) * sum(times) / len(times)
+        if not self._console.is_terminal:
+            self._print(step_line(record, left))
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        assert self._run is not None
+        self._live.update(live_view(self._run.config.name, self._history, left), refresh=True)
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        if record.label == "final":
+            self._final = record
+            return
+        if record.label == "base":
+            self._base = record
+        values = ", ".join(f"{name} {amount(name, value)}" for name, value in record.mean.items())
+        title = "base" if record.label == "base" else f"after step {record.step}"
+        self._print(f"{title} on {record.tasks} held-out tasks: {values}  ({record.seconds:.0f} s)")
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self.close()
+        assert self._run is not None
+        if self._final is not None and self._final.mean:
+            self._print("")
+            gain = summary.get("gain", {}).get("standard_error", {})
+            self._print(final_table(self._base, self._final, gain))
+        for what, how in next_commands(self._run.folder):
+            self._print(Text.assemble((f"{what:9}", "dim"), (how, "cyan")))
+
+    def close(self) -> None:
+        """Stops the live table; may be called twice."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _print(self, what: RenderableType) -> None:
+        # Lines are never broken, so that paths can be copied and logs searched.
+        self._console.print(what, soft_wrap=isinstance(what, str | Text))

@@ -1,0 +1,133 @@
+"""The trained adapter as a file that stock diffusers loads:
+`FluxKontextPipeline.load_lora_weights(folder)`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from diffusers import FluxKontextPipeline
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from editing.editors.lora import (
+    AdapterError,
+    adapter_config,
+    adapter_parameters,
+    attach_lora,
+    check_arrays,
+    copy_arrays,
+    detach_lora,
+)
+
+PREFIX = "transformer."
+OWN_METADATA_KEY = "locus"
+
+
+def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
+    """Writes `folder/pytorch_lora_weights.safetensors` and returns its path; the file appears whole or not
+    at all.
+
+    Rank, alpha and targets go into the header where `load_lora_weights` looks for them (without them it
+    would take alpha = rank). `metadata` (JSON values: run, step, base model, ...) goes beside them.
+
+    Raises:
+        AdapterError: when the transformer has no adapter.
+    """
+    parameters = adapter_parameters(transformer)
+    if not parameters:
+        raise AdapterError("There is nothing to export: the transformer has no adapter.")
+    config = adapter_config(transformer)
+    # Only what makes the adapter: further fields differ between peft versions, which refuse those they do
+    # not know.
+    settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": config.target_modules}
+    header = {
+        "format": "pt",
+        LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + name: value for name, value in settings.items()}),
+        OWN_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True),
+    }
+    folder = Path(folder)
+
+    def save(weights: dict[str, Tensor], filename: str) -> None:
+        partial = Path(f"{filename}.partial")
+        partial.write_bytes(canonical(safetensors.torch.save(weights, metadata=header)))
+        os.replace(partial, filename)
+
+    FluxKontextPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers={
+            name: parameter.detach().to("cpu").contiguous() for name, parameter in parameters.items()
+        },
+        save_function=save,
+    )
+    return folder / LORA_WEIGHT_NAME_SAFE
+
+
+def canonical(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header sorted: the library writes metadata in an order of its own, which
+    differs from call to call, and equal adapters should be equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def load_adapter(transformer: nn.Module, folder: str | Path) -> dict[str, Any]:
+    """Puts an exported adapter on the transformer and returns the metadata it was exported with.
+
+    The transformer may have no adapter (one is attached) or one of the same rank, alpha and targets.
+
+    Raises:
+        AdapterError: when the folder has no safetensors file written by `export_adapter`, or it does not fit.
+    """
+    path = Path(folder) / LORA_WEIGHT_NAME_SAFE
+    if not path.is_file():
+        raise AdapterError(
+            f"An adapter folder holds {LORA_WEIGHT_NAME_SAFE}, but there is no {path}; "
+            "no other format is read."
+        )
+    arrays, settings, own = _read(path)
+    if not adapter_parameters(transformer):
+        attach_lora(transformer, settings["r"], settings["lora_alpha"], 0, settings["target_modules"])
+        try:
+            check_arrays(transformer, arrays)
+        except AdapterError:
+            detach_lora(transformer)
+            raise
+    else:
+        config = adapter_config(transformer)
+        present = {name: getattr(config, name) for name in settings}
+        if present != settings:
+            raise AdapterError(
+                f"The transformer's adapter has {present}, but {path} was exported with {settings}."
+            )
+    copy_arrays(transformer, arrays)
+    return own
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any], dict[str, Any]]:
+    """Arrays without prefix, LoRA settings (r, lora_alpha, target_modules), and our own metadata."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is not a whole safetensors file: {error}") from error
+    foreign = sorted(name for name in arrays if not name.startswith(PREFIX))
+    if foreign or LORA_ADAPTER_METADATA_KEY not in header:
+        raise AdapterError(
+            f"{path} was not written by export_adapter: expected names starting with {PREFIX!r} and a header "
+            f"entry {LORA_ADAPTER_METADATA_KEY!r}; seen {len(foreign)} other names {foreign[:3]} and the "
+            f"header entries {sorted(header)}."
+        )
+    packed = json.loads(header[LORA_ADAPTER_METADATA_KEY])
+    return (
+        {name.removeprefix(PREFIX): array for name, array in arrays.items()},
+        {name: packed[PREFIX + name] for name in ("r", "lora_alpha", "target_modules")},
+        json.loads(header.get(OWN_METADATA_KEY, "{}")),
+    )

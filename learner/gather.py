@@ -1,0 +1,179 @@
+"""Brings the groups of a step to the learner: leases ahead, and redoes what is lost or rejected."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from actors.trajectory import Generated, Lease
+from configs.load import config_hash
+from configs.schema import RunConfig
+from learner.backend import Backend, Delivered, Lost, RunFailed
+from learner.events import EventLog
+from learner.ledger import Ledger, homogeneity_fault, staleness
+from learner.sampler import LeaseSampler, at_version
+from learner.spool import Spooled
+from rewards.compose import admit
+
+POLL_SECONDS = 5.0  # a backend answers sooner when something happens; this only bounds a single wait
+
+
+class Gatherer:
+    """Leases, receives and hands over groups.
+
+    Who waits for what: workers wait for leases, which exist for steps up to `version + cluster.staleness`; the
+    loop waits in `gather` for the groups of its own step; groups of later steps wait in `_arrived`. So at most
+    `(staleness + 1) * groups_per_step` groups exist at a time, and a group is never older than `staleness`
+    when it is trained on (this is checked again at that moment). Groups that wait for slow judges are among them, so
+    they cannot pile up: when all leases of these steps are out, rollouts pause until the judges have caught up.
+
+    At staleness 0 groups reach the learner in the order of their slots, so that a run is reproducible; above,
+    in the order of their arrival. After a resume the groups of the spool have arrived already, in the order in which
+    the learner took them before.
+    """
+
+    def __init__(
+        self, config: RunConfig, backend: Backend, sampler: LeaseSampler, events: EventLog, first_step: int,
+        spooled: Sequence[Spooled] = (), books: Mapping[str, int] | None = None,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            config, backend, sampler, events: of the run.
+            first_step: optimizer steps done.
+            spooled: groups to take again without a rollout, see `learner.spool.recover`.
+            books: of the checkpoint, see `Ledger.state`.
+            pause: called between pieces of work, where nothing is half done; may raise to end the run.
+        """
+        self.ledger = Ledger(books)
+        self._pause = pause
+        self.version = first_step
+        self._config, self._backend, self._sampler, self._events = config, backend, sampler, events
+        self._config_hash = config_hash(config)
+        self._pending: deque[Lease] = deque()
+        self._arrived: dict[int, list[Delivered]] = {}
+        self._next_step = first_step
+        self._invalid: Counter[str] = Counter()
+        self._replayed = {(one.lease.step, one.lease.slot) for one in spooled}
+        for one in spooled:
+            self._replay(one)
+        self.settled = self.ledger.state()
+        """The books after the last finished step: they belong to the weights after it."""
+
+    def gather(
+        self, step: int, took: Callable[[Delivered], None], idle: Callable[[], None] = lambda: None
+    ) -> list[Delivered]:
+        """Hands all groups of a step (0-based) to the learner, calling `took` for each, and returns their messages.
+
+        Their handles are let go of: after `took` only the learner has the groups themselves. `idle` is called whenever
+        nothing has arrived for a while.
+
+        Raises:
+            RunFailed: when a task was redone `cluster.max_attempts` times in vain, or the backend gives up.
+        """
+        taken: list[Delivered] = []
+        while len(taken) < self._config.learner.groups_per_step:
+            self._pause()
+            delivered = self._next_ready(step, slot=len(taken))
+            self._lease()  # before consuming or waiting, so that workers never idle meanwhile
+            if delivered is None:
+                item = self._backend.next_delivery(POLL_SECONDS)
+                if item is None:
+                    idle()
+                else:
+                    self._receive(item)
+                continue
+            if isinstance(delivered.handle, Spooled):
+                delivered = replace(delivered, handle=delivered.handle.load())
+            self._backend.consume(delivered)
+            took(delivered)
+            # The learner has it: its latents and pictures must not live here until the step's end.
+            taken.append(replace(delivered, handle=None))
+        return taken
+
+    def settle(self, step: int, taken: list[Delivered]) -> None:
+        """Books the groups of a finished optimizer step."""
+        for delivered in taken:
+            self.ledger.train(delivered.lease)
+            self._events.write("trained", group=delivered.lease.group_id, step=step,
+                               version=delivered.lease.policy_version)
+        self._arrived.pop(step, None)
+        self.settled = self.ledger.state()
+
+    def invalid(self) -> dict[str, int]:
+        """How many candidates had no score since the last call, by component and reason, sorted."""
+        found, self._invalid = self._invalid, Counter()
+        return dict(sorted(found.items()))
+
+    def _lease(self) -> None:
+        config = self._config
+        last = min(config.learner.steps - 1, self.version + config.cluster.staleness)
+        while self._next_step <= last:
+            self._pending.extend(lease for lease in self._sampler.leases(self._next_step, self.version)
+                                 if (lease.step, lease.slot) not in self._replayed)
+            self._next_step += 1
+        while self._pending and self._backend.capacity() > 0:
+            lease = at_version(self._pending.popleft(), self.version)
+            self.ledger.lease(lease)
+            self._events.write("leased", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
+            self._backend.submit(lease)
+
+    def _replay(self, one: Spooled) -> None:
+        """The learner had taken this group before the run was cut short; it will again."""
+        lease = one.lease
+        self.ledger.replay(lease)
+        self._events.write("replayed", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
+        # Nobody made it now, hence no process.
+        made = Generated(lease, one.task_id, one.policy_version, one.config_hash, one.seconds, pid=0)
+        self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
+
+    def _next_ready(self, step: int, slot: int) -> Delivered | None:
+        """The arrived group of a step that is to be consumed next; at staleness 0 that of `slot`."""
+        arrived, limit = self._arrived.setdefault(step, []), self._config.cluster.staleness
+        for delivered in arrived:
+            if limit == 0 and delivered.lease.slot != slot:
+                continue
+            arrived.remove(delivered)
+            age = staleness(step, delivered.generated.policy_version)
+            if age <= limit:
+                return delivered
+            self._reject(delivered.lease, f"stale: {age} steps old, cluster.staleness is {limit}")
+            return None
+        return None
+
+    def _receive(self, item: Delivered | Lost) -> None:
+        lease = item.lease
+        if not self.ledger.awaits(lease):
+            self._events.write("duplicate", group=lease.group_id)
+            return
+        if isinstance(item, Lost):
+            self.ledger.requeue(lease)
+            self._events.write("requeued", group=lease.group_id, reason=item.reason)
+            self._retry(lease, item.reason)
+            return
+        self.ledger.deliver(lease)
+        invalid = item.scores.invalid
+        self._invalid.update(invalid)
+        self._events.write("scored", group=lease.group_id, valid=sum(item.scores.valid),
+                           seconds=round(item.scores.seconds, 4), **({"invalid": invalid} if invalid else {}))
+        fault = homogeneity_fault(item.generated, item.scores, self._config_hash) or admit(
+            item.scores, self._config.rewards.min_valid)
+        if fault is not None:
+            self._reject(lease, fault)
+        else:
+            self._arrived.setdefault(lease.step, []).append(item)
+
+    def _reject(self, lease: Lease, reason: str) -> None:
+        self.ledger.reject(lease)
+        self._events.write("rejected", group=lease.group_id, reason=reason)
+        self._retry(lease, reason)
+
+    def _retry(self, lease: Lease, reason: str) -> None:
+        limit = self._config.cluster.max_attempts
+        if lease.attempt >= limit:
+            raise RunFailed(
+                f"Training task {lease.task_index} was redone {limit} times (cluster.max_attempts) and failed again; "
+                f"the last time: {reason}")
+        # In front: the step that is being gathered waits for it.
+        self._pending.appendleft(self._sampler.retry(lease, self.version))

@@ -1,0 +1,377 @@
+"""The learner: takes scored groups, makes optimizer steps, publishes and saves. A plain class; Ray only wraps it.
+
+Policy version v is the adapter after v optimizer steps; version 0 is the fresh adapter. A step whose gradient was
+not finite leaves the weights alone but counts, so that steps, versions and leases stay in line.
+
+Nothing here is random: the forward has no dropout, and everything that is drawn is drawn from seeds in leases. So a
+checkpoint needs no generator state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.trajectory import TrajectoryGroup
+from configs.load import config_hash
+from configs.schema import RunConfig
+from editing.data import Tasks
+from editing.editors.base import Condition, Editor
+from editing.editors.lora import (
+    AdapterError,
+    adapter_arrays,
+    adapter_parameters,
+    adapter_weights,
+    attach_lora,
+    check_arrays,
+    copy_arrays,
+    without_adapter,
+)
+from editing.flow import Velocity
+from editing.weights import Arrays, WeightVersion
+from learner.algorithms import rc_grpo
+from learner.anchors import AnchorBatch, anchor_batch, leap_error, leaps
+from learner.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from learner.intake import Intake
+from learner.reports import ConsumeReport, StepReport, StepTotals
+from learner.schedule import learning_rate
+from learner.spool import Spool
+from learner.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
+from rewards.compose import GroupReward, compose, streaming
+from rewards.result import GroupScores
+
+RATIO_TOLERANCE = 1e-6
+"""Largest |rho - 1| of an on-policy group before the first update on it."""
+LEAP_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest relative distance of a behaviour leap to the stored state of an Euler rollout, by editor dtype. Different
+kernels and batch sizes stay far below it; other weights, conditions, grids or forward code do not."""
+MAX_SKIPPED_STEPS = 5
+"""A run that skips this many steps in a row is broken."""
+
+
+class LearnerError(RuntimeError):
+    """The learner cannot go on; the sentence says why."""
+
+
+class RatioGateError(LearnerError):
+    """Actor and learner do not run the same policy."""
+
+
+@dataclass
+class _Held:
+    """An accepted group of the coming step; `old` keeps its behaviour leaps once they are known."""
+
+    group: TrajectoryGroup
+    scores: GroupScores
+    staleness: int
+    old: Tensor | None = field(default=None, repr=False)
+
+
+class Learner:
+    """Owns the adapter's training. Feed groups with `consume`, then `update`, then `publish` and `save` as wanted."""
+
+    def __init__(self, config: RunConfig, editor: Editor, tasks: Tasks, run_folder: str | Path) -> None:
+        """Takes an editor as `editing.editors.policy.open_policy` gives it; a fresh adapter is attached if it has none.
+
+        Args:
+            config: of the run.
+            editor: not shared with a rollout worker unless `cluster.staleness` is 0.
+            tasks: of the run.
+            run_folder: `checkpoints/` and `spool/` are made in it.
+        """
+        self.config, self.editor, self.tasks = config, editor, tasks
+        self.folder, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
+        if not adapter_parameters(editor.transformer):
+            attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
+        self.parameters = adapter_parameters(editor.transformer)
+        settings = config.learner.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
+            foreach=False, fused=False)  # the plain loop: the same bits everywhere
+        self.version = 0
+        self._intake = Intake(config, tasks.train)
+        self._adapters: dict[int, Arrays] = {}
+        self._keep_adapter()
+        self._held: list[_Held] = []
+        self._totals = StepTotals()
+        self._skipped_updates = self._skipped_in_a_row = 0
+        self._offender: str | None = None  # the group that made the present gradient infinite or NaN
+        # A group may leave as soon as its gradient is taken if nothing else needs it.
+        self._streaming = streaming(config.rewards.normalisation) and config.learner.updates_per_step == 1
+
+    def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
+        """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible.
+
+        Gradients add up in the order of the calls, so that equal orders give equal bits. The group is in the spool
+        before; where the disk refuses that, it is used all the same and the step's report says so.
+
+        Raises:
+            RatioGateError: when the group was not made by the policy that it names.
+            LearnerError: when the step has all its groups already.
+        """
+        start = time.monotonic()
+        staleness = self.version - group.policy_version
+        refusal = self._intake.refuse(group, scores, self.version)
+        if refusal is None:
+            if self._intake.waiting >= self.config.learner.groups_per_step:
+                raise LearnerError(
+                    f"group {group.lease.group_id} comes too early: step {self.version} has its "
+                    f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()")
+            self._put_on_disk(group, scores)
+            self._intake.take(group)
+            held = _Held(group, scores, staleness)
+            if self._streaming:
+                (reward,) = self._rewards([scores])
+                self._accumulate(held, reward, first=True)
+            else:
+                self._held.append(held)
+        word, reason = refusal or (None, None)
+        return ConsumeReport(
+            group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
+
+    def update(self) -> StepReport:
+        """The optimizer step over the groups consumed since the last one.
+
+        Raises:
+            LearnerError: when groups are missing, or too many steps in a row had no finite gradient.
+            RatioGateError: as `consume`.
+        """
+        config, totals = self.config.learner, self._totals
+        if self._intake.waiting != config.groups_per_step:
+            raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
+                               "(learner.groups_per_step); consume the rest before update()")
+        lr = learning_rate(self.version, config.steps, config.optimizer)
+        rewards = self._rewards([held.scores for held in self._held])
+        applied = False
+        for update in range(config.updates_per_step):
+            for held, reward in zip(self._held, rewards, strict=True):
+                self._accumulate(held, reward, first=update == 0)
+            with self._timed("optimizer"):
+                applied |= self._apply(lr)
+        self._count_skips(applied)
+        self.version += 1
+        self._intake.trained(self.version)
+        self._keep_adapter()
+        metrics = totals.metrics(lr, {"skipped_updates": float(self._skipped_updates)})
+        self._held, self._totals = [], StepTotals()
+        return StepReport(self.version, applied, metrics, totals.seconds, totals.spooled, totals.unspooled)
+
+    def publish(self) -> WeightVersion:
+        """A copy of the present adapter under the present version."""
+        return WeightVersion.capture(self.editor.transformer, self.version)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The numbers of the training state, JSON values; tensors are in `save` only. Groups that are consumed but not
+        in a step yet are no part of it: they are in the spool."""
+        return {
+            "version": self.version,
+            "skipped_updates": self._skipped_updates,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "trained_slots": self._intake.state(),
+            "adapters": sorted(self._adapters),
+            "optimizer_counts": optimizer_tensors(self.optimizer, self.parameters)[1],
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def save(self, extra: Mapping[str, Any] | None = None) -> Path:
+        """Writes a checkpoint of the whole training state and returns its folder; the spool lets go of what is in it.
+
+        Args:
+            extra: JSON values of the loop, given back by `restore`.
+
+        Raises:
+            CheckpointError: when `extra` is not JSON. OSError when the disk refuses; earlier checkpoints and the spool
+                are as they were.
+        """
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "adapter": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": optimizer_tensors(self.optimizer, self.parameters)[0],
+        }
+        for version, arrays in self._adapters.items():
+            tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
+        path = save_checkpoint(
+            self.folder, self.version, tensors, {"learner": self.state, "extra": dict(extra or {})},
+            self.config.checkpoint.keep, config_hash(self.config), data=self.tasks.fingerprints)
+        self.spool.drop(self.version)
+        return path
+
+    def restore(self, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> dict[str, Any]:
+        """Takes over a checkpoint, as if this process had made its steps, and returns the `extra` of `save`.
+
+        Args:
+            checkpoint: of this run.
+            allowed: what may differ all the same, see `training_state.refusal_of_another_run`.
+
+        Raises:
+            CheckpointError: when it belongs to another configuration, other data, another editor, or was made by other
+                code; the learner is unchanged then.
+        """
+        state = checkpoint.state["learner"]
+        refusal = refusal_of_another_run(
+            checkpoint, self.config.model_dump(mode="json"), self.tasks.fingerprints, allowed)
+        if refusal is not None:
+            raise CheckpointError(refusal)
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors["adapter"].items()}
+        try:
+            check_arrays(self.editor.transformer, arrays)
+            restore_optimizer(
+                self.optimizer, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"])
+        except (AdapterError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {checkpoint.path} fits another editor: {error}") from error
+        copy_arrays(self.editor.transformer, arrays)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.version = state["version"]
+        self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
+        self._intake.restore(state["trained_slots"])
+        self._adapters = {
+            version: {n: t.numpy() for n, t in checkpoint.tensors[f"adapter_of_version_{version}"].items()}
+            for version in state["adapters"]
+        }
+        self._keep_adapter()
+        self._held, self._totals = [], StepTotals()
+        return dict(checkpoint.state["extra"])
+
+    def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
+        name, totals = group.lease.group_id, self._totals
+        with self._timed("spool"):
+            try:
+                seconds = self.spool.write(group, scores, self._intake.waiting)
+            except OSError as error:
+                totals.unspooled[name] = str(error)
+                return
+        if seconds is not None:
+            totals.spooled[name] = seconds
+
+    def _rewards(self, scores: Sequence[GroupScores]) -> list[GroupReward]:
+        config = self.config.rewards
+        return compose(scores, config.weights, config.normalisation, config.min_std)
+
+    def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
+        """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
+        try:
+            self._add_gradient(held, reward, first)
+        except RatioGateError:
+            # Rolled out anew it may pass; from the spool it never would.
+            self.spool.set_aside(held.group.lease.group_id)
+            raise
+
+    def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
+        config, group, totals = self.config, held.group, self._totals
+        condition = self.editor.encode(self.tasks.train[group.lease.task_index])
+        batch = self._batch(group, reward, condition)
+        velocity = self._velocity(condition)
+        if first and held.staleness > 0:
+            with self._timed("old_leaps"), adapter_weights(
+                    self.editor.transformer, self._adapters[group.policy_version]):
+                held.old = leaps(velocity, batch, config.editor.micro_batch)
+        with self._timed("accumulate"):
+            stats, leaped = rc_grpo.accumulate(
+                batch, velocity, self._base_velocity(condition), held.old, config.learner,
+                config.editor.micro_batch, scale=1 / config.learner.groups_per_step)
+        totals.stats.append(stats)
+        if self._offender is None and not self._gradient_norm_is_finite():
+            self._offender = group.lease.group_id
+        if first:
+            on_policy = held.old is None
+            if on_policy:
+                held.old = leaped
+            self._check_policy(group, batch, held.old, stats.ratio_deviation if on_policy else 0.0)
+            totals.counts.update(
+                groups=1, flat_groups=int(batch.is_flat), filtered_groups=int(reward.filtered),
+                full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
+                invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
+
+    def _batch(self, group: TrajectoryGroup, reward: GroupReward, condition: Condition) -> AnchorBatch:
+        source = condition.source_latents[0]
+        task = self.tasks.train[group.lease.task_index]
+        if group.candidates.shape[2:] != tuple(source.shape):
+            raise RatioGateError(
+                f"group {group.lease.group_id} has latents {list(group.candidates.shape[2:])} per candidate, the "
+                f"learner's editor makes {list(source.shape)} of task {task.task_id}: the editors differ")
+        grid = self.editor.sigmas(self.config.sampler.steps, condition)
+        if not torch.equal(torch.tensor(group.sigmas), grid.cpu()):
+            raise RatioGateError(
+                f"group {group.lease.group_id} was integrated over the grid {group.sigmas.tolist()}, the learner's "
+                f"editor has {grid.tolist()}: the schedulers differ")
+        advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
+        return anchor_batch(
+            group, reward.valid, advantages, self.editor.token_mask(task.edit_mask, condition), source)
+
+    def _check_policy(
+        self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor | None, deviation: float
+    ) -> None:
+        """The ratio gate: rho = 1 before the first update on a group, and the rollout's own step comes out again."""
+        name, version = group.lease.group_id, group.policy_version
+        if not deviation <= RATIO_TOLERANCE:  # NaN fails too
+            raise RatioGateError(f"group {name}: before the first update the ratio must be 1, but deviates by "
+                                 f"{deviation:g} under the policy version {version} that made it")
+        if behaviour is None or self.config.sampler.solver != "euler":
+            return
+        error = leap_error(behaviour, batch)
+        self._totals.leap_errors.append(error)
+        tolerance = LEAP_TOLERANCE[self.config.editor.dtype]
+        if not error <= tolerance:
+            raise RatioGateError(
+                f"group {name}: a solver step under policy version {version} differs from the rollout's by {error:.3g} "
+                f"of its length, expected at most {tolerance:g}: worker and learner do not hold the same weights, "
+                "encode the task alike, or run the same model code")
+
+    def _velocity(self, condition: Condition) -> Velocity:
+        return lambda x, sigma: self.editor.velocity(x, sigma, condition)
+
+    def _base_velocity(self, condition: Condition) -> Velocity:
+        def base(x: Tensor, sigma: Tensor) -> Tensor:
+            with without_adapter(self.editor.transformer):
+                return self.editor.velocity(x, sigma, condition)
+        return base
+
+    def _apply(self, lr: float) -> bool:
+        """One AdamW update with the accumulated gradient; False when it was not finite and nothing was changed."""
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters.values(), self.config.learner.optimizer.max_grad_norm, foreach=False).item()
+        self._totals.gradient_norms.append(norm)
+        finite = math.isfinite(norm)
+        if finite:
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = lr
+            self.optimizer.step()
+        else:
+            self._skipped_updates += 1
+            if self._offender is not None:
+                self.spool.keep(self._offender)
+        self._offender = None
+        self.optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def _gradient_norm_is_finite(self) -> bool:
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        return bool(torch.nn.utils.get_total_norm(gradients, foreach=False).isfinite())
+
+    def _count_skips(self, applied: bool) -> None:
+        self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            raise LearnerError(f"the gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step "
+                               f"{self.version}; lower learner.optimizer.lr, or use editor.dtype float32. The groups "
+                               f"that made it so are in {self.spool.faulty}")
+
+    def _keep_adapter(self) -> None:
+        """Keeps the weights of the versions that groups may still come from; none but the present one on-policy."""
+        if self.config.cluster.staleness:
+            self._adapters[self.version] = adapter_arrays(self.editor.transformer)
+        oldest = self.version - self.config.cluster.staleness
+        self._adapters = {v: arrays for v, arrays in self._adapters.items() if v >= oldest}
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._totals.seconds[phase] += time.monotonic() - start

@@ -1,0 +1,126 @@
+"""The command that trains: `python -m learner.main`.
+
+Reads the command line, starts the run, and says in sentences what went wrong and how to go on.
+Exit codes (`configs.exits`): 0 done, 1 the run failed, 2 the request is wrong, 75 something below the run failed and
+another attempt with --resume may succeed, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+from configs import exits
+from configs.errors import ConfigError
+from configs.help import print_help
+from configs.load import config_hash, parse_command_line, to_yaml
+from configs.schema import RunConfig
+from learner.stopping import Stopping, Terminated
+
+OURS = ("configs", "editing", "actors", "rewards", "learner", "cluster")
+"""Packages whose errors are sentences; anything else is a fault of the program and keeps its traceback."""
+
+LOST = {"LearnerLost", "FleetError", "ClusterError"}
+NO_JUDGE = {"JudgeUnavailable", "JudgesDown"}
+"""Errors after which another attempt finds other processes, nodes and servers. By name: most of a run's modules are
+never imported by a command that only prints."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line asks and returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if {"-h", "--help"} & set(arguments):
+        print_help()
+        return 0
+    try:
+        request = parse_command_line(arguments)
+    except ConfigError as error:
+        print(f"{error}\n\nType python -m learner.main --help for examples and every key.", file=sys.stderr)
+        return exits.WRONG_REQUEST
+    if request.dry_run:
+        from learner.plan_report import as_comments, report, this_machine
+
+        print(f"# sha256 {config_hash(request.config)} (without name and folder)\n{to_yaml(request.config)}")
+        print(as_comments(report(request.config, this_machine())), end="")
+        return 0
+    config = request.config if request.resume or request.named else with_free_name(request.config)
+    stopping = Stopping()
+    stopping.install()
+    return guarded(config, lambda: train(config, request.resume, request.allowed, stopping))
+
+
+def with_free_name(config: RunConfig) -> RunConfig:
+    """The configuration under the first name of `name`, `name-2`, `name-3`, ... that no run has yet.
+
+    So that the same command can be typed again, and no run is ever overwritten.
+    """
+    names = (config.name if number == 1 else f"{config.name}-{number}" for number in count(1))
+    return config.model_copy(update={"name": next(n for n in names if not (Path(config.folder) / n).exists())})
+
+
+def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Stopping) -> None:
+    """Runs the training with everything that reports on it."""
+    # Imported late: --help and --dry-run answer at once.
+    from learner.console import ConsoleReport
+    from learner.gallery import GalleryReport
+    from learner.metrics_log import MetricsLog
+    from learner.quiet import quiet_libraries
+    from learner.train import run
+
+    if config.cluster.mode == "inline":
+        quiet_libraries()
+    console, metrics = ConsoleReport(), MetricsLog()
+    try:
+        # The gallery comes first: the console names it at the end only if it is there.
+        run(config, resume, [GalleryReport(), metrics, console], allowed, stopping)
+    finally:
+        console.close()
+        metrics.close()
+
+
+def guarded(config: RunConfig, work: Callable[[], None]) -> int:
+    """Does the work and returns the exit code; interruptions and our own errors end in sentences."""
+    try:
+        work()
+    except KeyboardInterrupt as interruption:
+        print(f"\nStopped. {how_to_resume(config) or 'There was no checkpoint yet.'}", file=sys.stderr)
+        return exits.TERMINATED if isinstance(interruption, Terminated) else exits.INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        print("cluster.mode ray needs Ray, which is not installed; type: python -m pip install 'ray[default]'   "
+              "(or run with --cluster.mode inline)", file=sys.stderr)
+        return exits.FAILED
+    except (ValueError, RuntimeError) as error:
+        if type(error).__module__.partition(".")[0] not in OURS:
+            raise
+        print(f"\n{error}\n{how_to_resume(config)}".rstrip(), file=sys.stderr)
+        return exits.RESUMABLE if is_passing(error) else exits.FAILED
+    return exits.DONE
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is a fault of processes, nodes or servers, which another attempt may not meet again.
+
+    What a process of the run raised by itself is not: it would raise it again.
+    """
+    names: set[str] = set()
+    link: BaseException | None = error
+    while link is not None:
+        names |= {base.__name__ for base in type(link).__mro__}
+        link = link.__cause__
+    return bool(names & NO_JUDGE) or (bool(names & LOST) and "RayTaskError" not in names)
+
+
+def how_to_resume(config: RunConfig) -> str:
+    """What to type to go on with the run, or an empty text when nothing of it has been saved."""
+    folder = Path(config.folder) / config.name
+    if not any(folder.glob("checkpoints/step_*")):
+        return ""
+    return f"Continue from the last checkpoint with: python -m learner.main --config {folder}/config.yaml --resume"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

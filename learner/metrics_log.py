@@ -1,0 +1,153 @@
+"""Metrics of a run as numbers: metrics.jsonl always, TensorBoard where asked for.
+
+Names have fixed prefixes: reward/, rollout/, judge/, learner/, sync/, system/ and evaluation/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+
+logger = structlog.get_logger(__name__)
+
+
+class TrackerError(RuntimeError):
+    """A tracker was asked for whose library is not installed; the sentence has the command."""
+
+
+class TensorBoardTracker:
+    """Event files below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrackerError(
+                "report.tracker: tensorboard is not installed; type: python -m pip install tensorboard   "
+                "(or run with --report.tracker none)") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_tracker(kind: Literal["none", "tensorboard"], run: RunRecord) -> TensorBoardTracker | None:
+    """The tracker that `report.tracker` names.
+
+    Raises:
+        TrackerError: when its library is missing.
+    """
+    return None if kind == "none" else TensorBoardTracker(run.folder / "tensorboard")
+
+
+def step_metrics(record: StepRecord) -> dict[str, float]:
+    """One step as flat numbers."""
+    ages = record.staleness or {0: 0}
+    return {
+        **{f"reward/{name}": value for name, value in record.reward_mean.items()},
+        **{f"reward/{name}_std": value for name, value in record.reward_std.items()},
+        "reward/zero_std_share": record.zero_std_share,
+        **{f"reward/invalid/{name}": count for name, count in record.invalid.items()},
+        **{f"reward/silent/{name}": 1 for name in record.silent},
+        **{f"judge/{name}": value for name, value in record.judge.items()},
+        "rollout/groups_per_minute": record.groups_per_minute,
+        "rollout/staleness_max": max(ages),
+        **{f"rollout/{name}": getattr(record.counters, name)
+           for name in ("leased", "trained", "rejected", "requeued", "in_flight")},
+        **{f"learner/{name}": value for name, value in record.learner.items()},
+        "sync/version": record.version,
+        **{f"system/seconds_{name}": value for name, value in record.seconds.items()},
+    }
+
+
+def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
+    """One held-out measurement as flat numbers."""
+    return {
+        **{f"evaluation/{name}": value for name, value in record.mean.items()},
+        **{f"evaluation/{name}_se": value for name, value in record.standard_error.items()},
+        "system/seconds_evaluation": record.seconds,
+    }
+
+
+class MetricsLog:
+    """An observer that writes metrics.jsonl (one JSON object per line) and feeds the tracker.
+
+    Each line has `kind` (step, base, training or final), `step`, and the metrics. After a resume, lines of
+    steps that are done again are dropped first, so that every step stands once. A full disk does not stop
+    training: the first failed write is reported, and writing is tried again at the next step.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._tracker: TensorBoardTracker | None = None
+        self._failed = False
+
+    def on_start(self, record: RunRecord) -> None:
+        self._path = record.folder / "metrics.jsonl"
+        self._tracker = open_tracker(record.config.report.tracker, record)
+        _keep_until(self._path, record.first_step)
+
+    def on_notice(self, sentence: str) -> None:
+        """Nothing: it is in events.jsonl."""
+
+    def on_group(self, record: GroupRecord) -> None:
+        """Nothing: groups are in events.jsonl."""
+
+    def on_step(self, record: StepRecord) -> None:
+        self._write("step", record.step, step_metrics(record))
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        self._write(record.label, record.step, evaluation_metrics(record))
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the tracker finish; may be called twice."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
+
+    def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        assert self._path is not None, "on_start comes first"
+        line = json.dumps({"kind": kind, "step": step, **metrics})
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            if not self._failed:
+                logger.warning("metrics_not_written", path=str(self._path), reason=error.strerror)
+            self._failed = True
+        if self._tracker is not None:
+            self._tracker.log(metrics, step)
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line that a crash cut off; a new run starts with none."""
+    if not path.exists():
+        return
+    kept = []
+    if step > 0:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            # The base is measured again after a resume.
+            if isinstance(entry, dict) and entry.get("kind") != "base" and entry.get("step", step + 1) <= step:
+                kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,83 @@
+"""What of a run's events a person should be told at once, as sentences."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from learner.backend import Notify
+from learner.events import Event, EventLog
+from learner.judge_watch import FAILURES
+from learner.observer import Observer
+
+FLAT_SHARE, FLAT_STEPS = 0.9, 5
+"""A run whose share of flat groups stays above this for so many steps is told of."""
+
+
+def announcer(events: EventLog, observers: Sequence[Observer]) -> Notify:
+    """Writes events into the diary, and tells the observers those that a person should know."""
+    def announce(event: Event, **fields: Any) -> None:
+        events.write(event, **fields)
+        sentence = notice(event, fields)
+        if sentence is not None:
+            for observer in observers:
+                observer.on_notice(sentence)
+
+    return announce
+
+
+def notice(event: str, fields: Mapping[str, Any]) -> str | None:
+    """The sentence of an event, or None for one that only the diary needs."""
+    if event == "judges_awaited":
+        return f"waiting for judges: {', '.join(fields['judges'])} (at most {fields['seconds']:.0f} s)"
+    if event == "judge_server_started":
+        return f"judge {fields['judge']}: server {fields['replica']} is up ({fields['seconds']:.0f} s)"
+    if event == "judge_server_lost":
+        return (f"judge {fields['judge']}: server {fields['replica']} is lost: {fields['reason']}; it is started again "
+                f"in {fields['again_in']:.0f} s")
+    if event == "judge_ready":
+        return f"judge {fields['judge']}: {_servers(fields['servers'])} answered a picture"
+    if event == "judge_trouble":
+        counts = ", ".join(f"{fields[name]} {name}" for name in FAILURES if fields.get(name))
+        return f"judge {fields['judge']}: {_servers(fields['servers'])} in rotation" + (counts and f"; new: {counts}")
+    if event == "cache_trouble":
+        return "the cache of judge scores does not answer; scoring goes on without it"
+    if event == "fleet_resized":
+        return f"rollout workers: {fields['before']} -> {fields['after']}"
+    if event == "resize_refused":
+        return f"the number of rollout workers stays: {fields['reason']}"
+    if event == "worker_given_up":
+        return (f"a rollout worker was lost {fields['losses']} times in a row and is given up, {fields['left']} are "
+                f"left; the last time: {fields['reason']}")
+    if event == "weights_repushed":
+        return f"a rollout worker did not take over version {fields['version']} and gets it again: {fields['reason']}"
+    if event == "spool_refused":
+        return f"{fields['reason']} The group is rolled out again."
+    if event == "not_spooled":
+        return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
+    if event == "not_saved":
+        return (f"the checkpoint of step {fields['step']} could not be written: {fields['reason']}; earlier ones are "
+                "kept, and it is tried again after the next step")
+    return fields["sentence"] if event in ("alarm", "stopping") else None
+
+
+def _servers(count: float) -> str:
+    return f"{count:.0f} server" + "s" * (count != 1)
+
+
+class FlatAlarm:
+    """Says once when nearly all groups teach nothing for some steps, and again only after it was better."""
+
+    def __init__(self) -> None:
+        self._shares: deque[float] = deque(maxlen=FLAT_STEPS)
+        self._told = False
+
+    def sentence(self, share: float) -> str | None:
+        """The alarm, if this step's share of flat groups (0..1) makes it due."""
+        self._shares.append(share)
+        high = len(self._shares) == FLAT_STEPS and min(self._shares) > FLAT_SHARE
+        due, self._told = high and not self._told, high
+        return (f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: their "
+                "candidates all got about the same reward. Look at the scores (a judge that always says the same?), "
+                "lower rewards.min_std, or raise exploration.alpha_edit.") if due else None

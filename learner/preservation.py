@@ -1,0 +1,79 @@
+"""Terms that hold what must not change, each a scalar to be minimised and weighted by the caller.
+
+Adopted: they are not part of RC-GRPO-Editing. Where nothing is to be preserved (a full edit mask) they return
+a constant zero without a gradient; the caller counts such groups.
+"""
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from editing.token_mask import at_least_float32, checked_token_mask
+
+AnchorRegion = Literal["everywhere", "background"]
+
+
+def source_anchored_background(
+    x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0
+) -> Tensor:
+    """Mean over background tokens and samples of max(0, mean_c (x0_hat - source)^2 - tolerance), a scalar.
+
+    Outside the mask the right answer is known: the source. `x0_hat` is the anchor's own one-step estimate
+    (`editing.flow.predicted_clean`), so the term needs no further model call. With tolerance 0 it is the
+    plain mean square; above 0 it is a hinge per token in the manner of CoCoEdit (arXiv 2602.14068), which
+    ignores deviations that the autoencoder could not show. It must be balanced by a reward for the edit:
+    alone it copies the source.
+
+    Args:
+        x0_hat: [B, N, C]; the gradient flows here.
+        source: [N, C], clean source latents of the same grid, constants.
+        edit_mask: [N] in [0, 1], 1 = editable; soft tokens count by 1 - mask.
+        tolerance: mean square below which a token costs nothing, in squared latent units; >= 0.
+
+    Raises:
+        ValueError: for mismatched shapes or a negative tolerance.
+    """
+    if x0_hat.ndim != 3 or source.shape != x0_hat.shape[1:]:
+        raise ValueError(
+            f"x0_hat must be [B, N, C] and source [N, C]; seen {list(x0_hat.shape)} and {list(source.shape)}."
+        )
+    if tolerance < 0:
+        raise ValueError(f"tolerance must not be negative; seen {tolerance}.")
+    x0_hat = at_least_float32(x0_hat)
+    excess = (x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance
+    return _background_mean(excess.clamp(min=0), edit_mask)
+
+
+def velocity_anchor(
+    velocity: Tensor, reference: Tensor, edit_mask: Tensor, where: AnchorRegion = "everywhere"
+) -> Tensor:
+    """Mean square difference of the velocity to a reference velocity (the base model's, LoRA off), a scalar.
+
+    Args:
+        velocity: [B, N, C]; the gradient flows here.
+        reference: [B, N, C], constants (detached here).
+        edit_mask: [N] in [0, 1], 1 = editable; only read for "background".
+        where: "everywhere" (as CoCoEdit and Edit-R1 do), or "background" tokens only.
+
+    Raises:
+        ValueError: for mismatched shapes or an unknown region.
+    """
+    if where not in get_args(AnchorRegion):
+        raise ValueError(f"where must be one of {', '.join(get_args(AnchorRegion))}; seen {where!r}.")
+    if velocity.ndim != 3 or reference.shape != velocity.shape:
+        raise ValueError(
+            "velocity and reference must have the same shape [B, N, C]; seen "
+            f"{list(velocity.shape)} and {list(reference.shape)}."
+        )
+    velocity = at_least_float32(velocity)
+    deviation = (velocity - reference.detach().to(velocity)).square().mean(dim=-1)
+    return deviation.mean() if where == "everywhere" else _background_mean(deviation, edit_mask)
+
+
+def _background_mean(values: Tensor, edit_mask: Tensor) -> Tensor:
+    """Mean of [B, N] over samples and background tokens, weighted by 1 - mask; zero when there is none."""
+    background = 1 - checked_token_mask(edit_mask, values.shape[1], like=values)
+    tokens = background.sum()
+    if not bool(tokens > 0):
+        return values.new_zeros(())
+    return (values * background).sum() / (tokens * values.shape[0])

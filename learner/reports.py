@@ -1,0 +1,105 @@
+"""What the learner says about a group and about a step: plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from learner.algorithms.rc_grpo import GroupStats
+
+Refusal = Literal["stale", "duplicate", "mismatch", "scores"]
+"""Why a group is not trained on: older than `cluster.staleness` allows; its slot is trained or waiting already; it
+does not belong to this run (configuration, task, shapes, versions); too few candidates are scored."""
+
+
+@dataclass(frozen=True)
+class ConsumeReport:
+    """What became of a group that was handed to the learner.
+
+    Attributes:
+        group_id: of the group.
+        accepted: whether it counts for the next step.
+        staleness: its age in policy versions when it was handed over.
+        refusal, reason: why not, as a word and as a sentence; None when accepted.
+        seconds: wall time, the gradient included where it was taken at once.
+    """
+
+    group_id: str
+    accepted: bool
+    staleness: int
+    refusal: Refusal | None
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step.
+
+    Attributes:
+        version: policy version after it = steps done.
+        applied: False when the gradient was not finite in any of its updates, so that those were skipped.
+        metrics: finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`,
+            `velocity_anchor`) its mean over groups and `<term>_gradient`, the norm of its weighted gradient at
+            the velocities; `ratio_deviation` (largest |rho - 1|), `clipped_fraction`, `leap_error` (largest
+            distance of a behaviour leap to its stored state, relative to the displacement; Euler rollouts),
+            `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages),
+            `filtered_groups` (those of them that do vary, but by less than `rewards.min_std`), `full_mask_groups`
+            (nothing to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run).
+        seconds: wall time by phase since the step before: `accumulate` (forwards and backwards), `old_leaps`
+            (behaviour leaps of stale groups), `optimizer`, `spool`.
+        spooled: seconds that it took to put a group on disk before it was used, by group id; those that were there
+            already, taken again after a resume, are left out.
+        unspooled: why a group was used without being on disk, by group id.
+    """
+
+    version: int
+    applied: bool
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    spooled: dict[str, float] = field(default_factory=dict)
+    unspooled: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class StepTotals:
+    """Gathers the numbers of a step, group by group."""
+
+    stats: list[GroupStats] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"accumulate": 0.0, "old_leaps": 0.0, "optimizer": 0.0, "spool": 0.0})
+    spooled: dict[str, float] = field(default_factory=dict)
+    unspooled: dict[str, str] = field(default_factory=dict)
+    leap_errors: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+
+    def metrics(self, lr: float, extra: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of `StepReport`; what is not finite is left out."""
+        found = {
+            "loss": _mean([s.loss for s in self.stats]),
+            "ratio_deviation": max([s.ratio_deviation for s in self.stats], default=0.0),
+            "gradient_norm": _mean(self.gradient_norms),
+            "lr": lr,
+            **{name: float(self.counts[name])
+               for name in ("groups", "flat_groups", "filtered_groups", "full_mask_groups", "invalid_candidates",
+                            "stale_groups")},
+            **extra,
+        }
+        if self.leap_errors:
+            found["leap_error"] = max(self.leap_errors)
+        for name in sorted({name for s in self.stats for name in s.terms}):
+            terms = [s.terms[name] for s in self.stats if name in s.terms]
+            found[name] = _mean([term.value for term in terms])
+            found[f"{name}_gradient"] = _mean([term.gradient for term in terms])
+        clipped = [s.clipped_fraction for s in self.stats if "surrogate" in s.terms]
+        if clipped:
+            found["clipped_fraction"] = _mean(clipped)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

@@ -1,0 +1,88 @@
+"""The folder of a run: made for a new run, checked for a resumed one, and held by one driver at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from configs.load import config_hash, to_yaml
+from configs.schema import RunConfig
+from learner.backend import RunFailed
+from learner.training_state import changed_keys, refusal
+
+CONFIG = "config.yaml"
+EVENTS = "events.jsonl"
+SUMMARY = "summary.json"
+ADAPTER = "adapter"
+
+class RunFolder:
+    """`folder/name` of a configuration, locked while it is open."""
+
+    def __init__(self, config: RunConfig, resume: bool, allowed: Sequence[str] = ()) -> None:
+        """Makes the folder and writes the resolved configuration, or checks the one that is to be continued.
+
+        Raises:
+            RunFailed: when there is a run already, or none to continue, or it was another one, or another
+                driver holds it.
+        """
+        self.path = Path(config.folder) / config.name
+        if resume:
+            self._check(config, allowed)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise RunFailed(
+                f"{self.path} holds a run already; choose another --name, continue it with --resume, or delete it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._acquire()
+        if not resume:
+            self.keep(config)
+
+    def keep(self, config: RunConfig) -> None:
+        """Writes the resolved configuration."""
+        write_text(self.path / CONFIG, f"# sha256 {config_hash(config)}\n{to_yaml(config)}")
+
+    def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
+        stored = self.path / CONFIG
+        if not stored.is_file():
+            raise RunFailed(f"--resume: expected the run to continue in {self.path}, but there is no {stored}")
+        try:
+            before = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValueError) as error:
+            raise RunFailed(f"--resume: {stored} is not a configuration that this version reads: {error}") from error
+        saved, present = before.model_dump(mode="json"), config.model_dump(mode="json")
+        why = refusal(str(stored), changed_keys(saved, present, allowed))
+        if why is not None:
+            raise RunFailed(f"--resume: {why}")
+
+    def _acquire(self) -> IO[str]:
+        lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            # Let go by the kernel when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise RunFailed(f"{self.path} is in use by another process (pid {holder}); wait for it or end it") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        return lock
+
+    def close(self) -> None:
+        """Lets another process take the folder."""
+        self._lock.close()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,86 @@
+"""Numbers that a person watches, computed from scores and measurements. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from configs.schema import RewardsConfig
+from learner.advantages import is_flat
+from rewards.compose import compose
+from rewards.result import GroupScores
+
+REWARD = "reward"
+"""Name of the combined reward among the components."""
+
+
+@dataclass(frozen=True)
+class RewardStatistics:
+    """Rewards of one step's groups by component, and the combined one as `reward`.
+
+    `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard
+    deviation within the group, `zero_std_share` the share of groups that teach nothing because their combined reward
+    does not vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step, see
+    `rewards.compose.GroupReward`.
+    """
+
+    mean: Mapping[str, float]
+    std: Mapping[str, float]
+    zero_std_share: float
+    silent: tuple[str, ...] = ()
+
+
+def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
+    """Statistics over the valid candidates of at least one group, each with at least one valid candidate."""
+    combined = compose(groups, config.weights, config.normalisation, config.min_std)
+    values: dict[str, list[list[float]]] = {
+        name: [
+            [float(score.value) for score, ok in zip(group.components[name], reward.valid, strict=True)
+             if ok and score.value is not None]
+            for group, reward in zip(groups, combined, strict=True)
+        ]
+        for name in groups[0].components
+    }
+    values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
+    std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
+    # As the learner judges it: these are the groups whose advantages are zero.
+    flat = [reward.filtered or is_flat(torch.tensor(reward.rewards), torch.tensor(reward.valid)) for reward in combined]
+    return RewardStatistics(
+        mean={name: float(np.mean([v for group in per_group for v in group])) for name, per_group in values.items()},
+        std={name: float(np.mean(per_group)) for name, per_group in std.items()},
+        zero_std_share=sum(flat) / len(flat),
+        silent=combined[0].silent,
+    )
+
+
+def mean_and_error(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard error of the mean per metric, over the rows that have it.
+
+    A metric of a single row has a mean but no error.
+    """
+    names = sorted({name for row in rows for name in row})
+    columns = {name: [row[name] for row in rows if name in row] for name in names}
+    mean = {name: float(np.mean(column)) for name, column in columns.items()}
+    error = {
+        name: float(np.std(column, ddof=1)) / math.sqrt(len(column))
+        for name, column in columns.items() if len(column) > 1
+    }
+    return mean, error
+
+
+def paired_gain(
+    base: Sequence[Mapping[str, float]], final: Sequence[Mapping[str, float]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard error of final - base per metric, over the tasks where both have it.
+
+    The two were measured on the same tasks and noise, so the error of the difference is smaller than that of
+    either.
+    """
+    return mean_and_error([
+        {name: after[name] - before[name] for name in after if name in before}
+        for before, after in zip(base, final, strict=True)
+    ])

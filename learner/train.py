@@ -1,0 +1,169 @@
+"""One whole run: folder, base measurement, training, final measurement, adapter, summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from configs.load import config_hash
+from configs.schema import RunConfig
+from editing.data import Tasks, open_tasks
+from learner.backend import Backend, Notify, RunFailed
+from learner.checkpoint import Checkpoint, clear_unfinished, load_latest
+from learner.code_version import code_fingerprint
+from learner.events import EventLog, read_events
+from learner.held_out import measure
+from learner.loop import Resumed, Trained, publish, train
+from learner.notices import announcer
+from learner.observer import Observer, RunRecord
+from learner.phases import Phases
+from learner.run_folder import ADAPTER, EVENTS, SUMMARY, RunFolder, write_text
+from learner.spool import recover
+from learner.statistics import mean_and_error, paired_gain
+from learner.stopping import Stopping
+from learner.training_state import refusal_of_another_run
+
+Metrics = Sequence[Mapping[str, float]]
+
+
+def run(
+    config: RunConfig, resume: bool = False, observers: Sequence[Observer] = (), allowed: Sequence[str] = (),
+    stopping: Stopping | None = None,
+) -> dict[str, Any]:
+    """Trains as configured and returns what summary.json holds.
+
+    A new run needs a new folder; with `resume` the newest checkpoint that verifies is continued, with the groups that
+    the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts.
+
+    Args:
+        config: of the run.
+        resume: continue it.
+        observers: told of what happens.
+        allowed: keys or sections of the configuration, `data` and `code` that may differ in a continued run.
+        stopping: ends the run when somebody asks for it.
+
+    Raises:
+        RunFailed: when the run cannot start or go on; checkpoints so far are kept.
+    """
+    tasks = open_tasks(config)
+    folder = RunFolder(config, resume, allowed)
+    try:
+        checkpoint, refused = _checkpoint(config, folder.path, tasks, allowed) if resume else (None, ())
+        folder.keep(config)
+        first_step = 0 if checkpoint is None else checkpoint.step
+        spooled, spool_refused = recover(
+            folder.path, first_step, config_hash(config), config.learner.groups_per_step)
+        resumed = Resumed(spooled, None if checkpoint is None else checkpoint.state["extra"]["books"])
+        record = RunRecord(config, config_hash(config), folder.path, first_step, len(tasks.train),
+                           len(tasks.held_out), refused)
+        with EventLog(folder.path / EVENTS) as events:
+            # A process that was killed at once may have left no line.
+            events.write("resumed" if events.begun else "started", step=first_step, config_hash=record.config_hash,
+                         data=tasks.fingerprints, code=code_fingerprint(), allowed=list(allowed),
+                         staleness=config.cluster.staleness, groups_per_step=config.learner.groups_per_step,
+                         refused_checkpoints=list(refused))
+            for observer in observers:
+                observer.on_start(record)
+            for reason in spool_refused:
+                announcer(events, observers)("spool_refused", reason=reason)
+            try:
+                summary = _run(record, events, observers, allowed, resumed, stopping)
+            except BaseException as error:
+                events.write("failed", error=type(error).__name__, reason=str(error))
+                raise
+            write_text(folder.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            events.write("finished", step=config.learner.steps)
+        for observer in observers:
+            observer.on_end(summary)
+        return summary
+    finally:
+        folder.close()
+
+
+def _checkpoint(
+    config: RunConfig, folder: Path, tasks: Tasks, allowed: Sequence[str]
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """What to go on from (None: nothing was trained yet), and why newer checkpoints were passed over."""
+    clear_unfinished(folder / "checkpoints")
+    checkpoint, refused = load_latest(folder / "checkpoints")
+    if checkpoint is None and refused:
+        raise RunFailed(f"--resume: none of the checkpoints in {folder} can be trusted. " + " ".join(refused))
+    if checkpoint is None:
+        return None, ()
+    changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)
+    if changed is not None:
+        raise RunFailed(f"--resume: {changed}")
+    if checkpoint.step > config.learner.steps:
+        raise RunFailed(f"--resume: the run in {folder} is at step {checkpoint.step} already, learner.steps is "
+                        f"{config.learner.steps}; raise learner.steps")
+    return checkpoint, refused
+
+
+def _run(
+    record: RunRecord, events: EventLog, observers: Sequence[Observer], allowed: Sequence[str],
+    resumed: Resumed, stopping: Stopping | None,
+) -> dict[str, Any]:
+    config, phases = record.config, Phases()
+    tasks, last = record.held_out_tasks, config.learner.steps
+    backend = make_backend(config, record.folder, announcer(events, observers))
+    try:
+        with phases.timed("total"):
+            with phases.timed("start"):
+                backend.start(record.first_step, allowed)
+                publish(backend, events, record.first_step)
+            with phases.timed("base_evaluation"):
+                base = measure(config, backend, "base", record.first_step, tasks, events, observers)
+            with phases.timed("training"):
+                trained = train(config, backend, record.train_tasks, tasks, record.first_step, events, observers,
+                                resumed, stopping)
+            with phases.timed("final_evaluation"):
+                final = measure(config, backend, "final", last, tasks, events, observers)
+            adapter = backend.export(
+                record.folder / ADAPTER, {"run": config.name, "step": last, "base": config.editor.path})
+    finally:
+        backend.close()
+    return _summary(record, trained, base, final, adapter, {**phases.seconds, **trained.seconds})
+
+
+def make_backend(config: RunConfig, folder: Path, notify: Notify) -> Backend:
+    """The backend that `cluster.mode` names; Ray is imported only when it is asked for."""
+    if config.cluster.mode == "ray":
+        from learner.ray_backend import RayBackend
+
+        return RayBackend(config, folder, notify)
+    from learner.inline_backend import InlineBackend
+
+    return InlineBackend(config, folder, notify)
+
+
+def _summary(
+    record: RunRecord, trained: Trained, base: Metrics, final: Metrics, adapter: Path, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Everything a person asks after a run, JSON values."""
+    steps = [event for event in read_events(record.folder / EVENTS) if event["event"] == "step"]
+
+    def reward_std(step: int) -> float | None:
+        # The last event of a step counts: earlier ones belong to a continuation that was given up.
+        return next((event["reward_std"] for event in reversed(steps) if event["step"] == step), None)
+
+    def block(found: tuple[dict[str, float], dict[str, float]]) -> dict[str, dict[str, float]]:
+        return {"mean": found[0], "standard_error": found[1]}
+
+    return {
+        "name": record.config.name,
+        "folder": str(record.folder),
+        "config_hash": record.config_hash,
+        "steps": record.config.learner.steps,
+        "first_step": record.first_step,
+        "held_out_tasks": record.held_out_tasks,
+        "base": block(mean_and_error(base)),
+        "final": block(mean_and_error(final)),
+        "gain": block(paired_gain(base, final)),
+        "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
+        "counters": asdict(trained.counters),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "adapter": str(adapter),
+    }

@@ -1,0 +1,1 @@
+"""Scorers for candidates, their composition, and the reward pool."""

@@ -1,0 +1,1 @@
+"""Multimodal judges behind OpenAI-compatible servers: questions, routing, limits."""

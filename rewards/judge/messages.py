@@ -1,0 +1,95 @@
+"""What is asked of a judge, and what comes back: plain messages that know nothing of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class JudgeError(RuntimeError):
+    """A question got no usable answer; the sentence says from whom and why."""
+
+
+class JudgeUnavailable(JudgeError):
+    """No server answered in time: a fault of the machinery. The question may be asked again later."""
+
+
+class JudgeRefused(JudgeError):
+    """The server understood the question and refused it (a 4xx): asking again gives the same."""
+
+
+class BadAnswer(JudgeError):
+    """The server answered, but not with a score."""
+
+
+class JudgesDown(JudgeError):
+    """A failure limit is reached; the run must stop. The sentence says which limit and what was last seen."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One chat request: text and pictures in order, and how the answer is sampled.
+
+    Attributes:
+        parts: str is text, bytes is a PNG.
+        json_schema: the answer must be JSON of this schema.
+        allowed_token_ids: the answer is sampled from these tokens only.
+        top_logprobs: how many of the most likely tokens come with each token; 0 for none. With `allowed_token_ids`
+            those come instead, from servers that can tell any token's.
+    """
+
+    parts: tuple[str | bytes, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+    json_schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    allowed_token_ids: tuple[int, ...] = ()
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said.
+
+    Attributes:
+        text: the whole answer.
+        finish_reason: `stop`, or `length` where `max_tokens` cut it off.
+        logprobs: of the first token, the log-probability by token id (empty unless asked for).
+        server: which server answered.
+        seconds: from the first attempt until the answer.
+    """
+
+    text: str
+    finish_reason: str
+    logprobs: Mapping[int, float]
+    server: str
+    seconds: float
+
+
+class Judge(Protocol):
+    """Servers of one model, seen as one."""
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer of whichever server is least busy.
+
+        Raises:
+            JudgeUnavailable: after `attempts` tries or `patience` seconds.
+            JudgeRefused: when the server refused the question itself.
+            JudgesDown: when this was one question too many that got no answer.
+        """
+        ...
+
+    async def token_ids(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text, without special tokens, as the served tokenizer makes them."""
+        ...
+
+    def note(self, usable: bool, why: str = "") -> None:
+        """Counts an answer as a score or as a bad answer; `why` says what was wrong with it.
+
+        Raises:
+            JudgesDown: when the share of bad answers is above `max_bad_answers`.
+        """
+        ...

@@ -1,0 +1,145 @@
+"""Questions and answers in the words of the OpenAI protocol, with vLLM's additions. No I/O."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rewards.judge.messages import JudgeRefused, Question
+from rewards.judge.retries import ServerFault
+
+TOKEN_ID = "token_id:"
+
+
+class _Likely(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Token(_Likely):
+    top_logprobs: list[_Likely] = []
+
+
+class _LogProbs(BaseModel):
+    content: list[_Token] | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None
+    logprobs: _LogProbs | None = None
+
+
+class Completion(BaseModel):
+    """What Locus reads of a chat completion."""
+
+    choices: list[_Choice]
+
+
+class Tokens(BaseModel):
+    """What Locus reads of vLLM's /tokenize."""
+
+    tokens: list[int]
+
+
+def chat_request(question: Question, model: str) -> dict[str, Any]:
+    """The body of POST /chat/completions.
+
+    Pictures travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
+    `return_tokens_as_token_ids` and `logprob_token_ids` are vLLM's; they are sent only where the question needs them.
+    """
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": [_part(part) for part in question.parts]}],
+        "max_tokens": question.max_tokens,
+        "temperature": question.temperature,
+        "top_p": question.top_p,
+        "seed": question.seed,
+    }
+    if question.top_k is not None:
+        body["top_k"] = question.top_k
+    if question.json_schema is not None:
+        # Not guided_json, which current vLLM accepts and silently ignores.
+        schema = {"name": "answer", "strict": True, "schema": dict(question.json_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if question.allowed_token_ids:
+        body["allowed_token_ids"] = list(question.allowed_token_ids)
+    if question.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": question.top_logprobs, "return_tokens_as_token_ids": True}
+        if question.allowed_token_ids:
+            # Current vLLM reports exactly these; one that does not know the field reports the most likely tokens, among
+            # which an allowed one may be missing.
+            body["logprob_token_ids"] = list(question.allowed_token_ids)
+    return body
+
+
+def read_completion(body: bytes, question: Question) -> tuple[str, str, dict[int, float]]:
+    """Text, finish reason and first token's log-probabilities by token id of an answer with status 200.
+
+    Raises:
+        ServerFault: when the body is no chat completion.
+        JudgeRefused: when log-probabilities were asked for and did not come, or not by token id.
+    """
+    try:
+        completion = Completion.model_validate_json(body)
+        choice = completion.choices[0]
+    except (ValidationError, IndexError):
+        raise ServerFault(f"answered 200 with something that is no chat completion: {shortened(body)}",
+                          "failed") from None
+    logprobs = _first_token(choice.logprobs) if question.top_logprobs else {}
+    return choice.message.content or "", choice.finish_reason or "", logprobs
+
+
+def read_tokens(body: bytes) -> tuple[int, ...]:
+    """The token ids of an answer of /tokenize.
+
+    Raises:
+        ServerFault: when the body is none.
+    """
+    try:
+        return tuple(Tokens.model_validate_json(body).tokens)
+    except ValidationError:
+        raise ServerFault(f"/tokenize answered 200 without tokens: {shortened(body)}", "failed") from None
+
+
+def shortened(text: bytes | str, limit: int = 300) -> str:
+    """The beginning of what a server said, on one line."""
+    words = text[: 4 * limit].decode(errors="replace") if isinstance(text, bytes) else text[: 4 * limit]
+    line = " ".join(words.split())
+    return (line if len(line) <= limit else line[:limit] + " ...") or "(nothing)"
+
+
+def _first_token(logprobs: _LogProbs | None) -> dict[int, float]:
+    if logprobs is None:
+        raise JudgeRefused("the server sends no log-probabilities; this judge needs a server that does, such as vLLM")
+    if not logprobs.content:  # an empty answer has no first token
+        return {}
+    first = logprobs.content[0]
+    found: dict[int, float] = {}
+    for token in (first, *first.top_logprobs):
+        number = token.token.removeprefix(TOKEN_ID)
+        if number == token.token or not number.isdecimal():
+            raise JudgeRefused("the server names tokens by their text, not by their id (return_tokens_as_token_ids); "
+                               "this judge needs a server that does, such as vLLM")
+        found[int(number)] = token.logprob
+    return found
+
+
+def _part(part: str | bytes) -> Mapping[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": _data_url(part)}}
+
+
+@lru_cache(maxsize=32)
+def _data_url(png: bytes) -> str:
+    """A picture is part of many questions (passes, candidates of one source): written out once, not every time."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -1,0 +1,62 @@
+"""What a judge's servers did so far, for the metrics. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+LATENCIES = 512
+"""Answers that the percentiles are taken over, the newest ones."""
+
+
+@dataclass(frozen=True)
+class JudgeStatistics:
+    """Counts since the start, and how it is now.
+
+    Attributes:
+        asked: questions.
+        answered: questions with an answer, whatever it says.
+        unanswered: questions given up.
+        refused: questions that a server refused.
+        bad: answers that were no scores.
+        retries: attempts after the first of a question.
+        in_rotation: servers that are asked questions at the moment.
+        p50_seconds: median time from first attempt to answer, None before the first answer.
+        p95_seconds: 95th percentile of the same.
+    """
+
+    asked: int
+    answered: int
+    unanswered: int
+    refused: int
+    bad: int
+    retries: int
+    in_rotation: int
+    p50_seconds: float | None
+    p95_seconds: float | None
+
+
+@dataclass
+class Tally:
+    """The counts while they are being made."""
+
+    asked: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    refused: int = 0
+    bad: int = 0
+    retries: int = 0
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+
+    def statistics(self, in_rotation: int) -> JudgeStatistics:
+        return JudgeStatistics(self.asked, self.answered, self.unanswered, self.refused, self.bad, self.retries,
+                               in_rotation, percentile(self.seconds, 0.5), percentile(self.seconds, 0.95))
+
+
+def percentile(values: Collection[float], share: float) -> float | None:
+    """The smallest value that at least `share` (above 0 to 1) of the values do not exceed; None of no values."""
+    if not values:
+        return None
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,0 +1,289 @@
+"""The reward pool: scores trajectory groups and measures held-out edits. A plain class; Ray only wraps it.
+
+Built-in components are computed at once. Judges and scorers of the user's own wait for something: all of a group's
+are asked at the same time, and many groups may wait together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.rewards import JUDGES
+from configs.schema import RunConfig
+from editing.data import Tasks
+from editing.task import EditTask, Image
+from rewards.inputs import PlainScorer, ScoreInput, WaitingScorer
+from rewards.judge.messages import JudgesDown
+from rewards.measure import measured
+from rewards.result import GroupScores, Score
+from rewards.scorers import SCORERS
+
+if TYPE_CHECKING:
+    from rewards.cache import ScoreCache
+    from rewards.judge.pool import JudgePool, JudgeStatistics
+
+Split = Literal["train", "held_out"]
+T = TypeVar("T")
+
+
+class PoolError(RuntimeError):
+    """The pool cannot be opened; the sentence says what to install."""
+
+
+class _Lease(Protocol):
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def task_index(self) -> int: ...
+
+
+class Rollout(Protocol):
+    """What the pool reads of a trajectory group (rewards know nothing of actors)."""
+
+    @property
+    def lease(self) -> _Lease: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def policy_version(self) -> int: ...
+    @property
+    def images(self) -> NDArray[np.uint8]: ...
+    @property
+    def acd(self) -> NDArray[np.float32] | None: ...
+
+
+class RewardPool:
+    """Scores groups by the components that `rewards.weights` gives a weight other than 0.
+
+    Use one pool in one event loop. Without judges and scorers of the user's own (`waits` is False) nothing here ever
+    waits: the coroutines then need no event loop, see `at_once`.
+    """
+
+    def __init__(
+        self, config: RunConfig, tasks: Tasks, scorers: Mapping[str, PlainScorer] = SCORERS,
+        waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
+        cache: ScoreCache | None = None,
+    ) -> None:
+        """Components by name; `open_pool` makes those that the configuration asks for.
+
+        Args:
+            config: of the run.
+            tasks: of the run.
+            scorers: computed at once, in the event loop.
+            waiting: awaited, all at the same time.
+            judges: the judges behind some of `waiting`; started and closed with the pool.
+            cache: what the judges' scores are kept in; closed with the pool.
+
+        Raises:
+            ValueError: when a weighted component has no scorer.
+        """
+        self.tasks = tasks
+        self._config, self._judges, self._cache = config.rewards.judge, dict(judges or {}), cache
+        self._names, waiting = weighted(config), dict(waiting or {})
+        known = {*scorers, *waiting}
+        missing = sorted(set(self._names) - known)
+        if missing:
+            raise ValueError(f"rewards.weights: there is no scorer for {missing[0]!r}; known: {sorted(known)}.")
+        self._waiting = {name: waiting[name] for name in self._names if name in waiting}
+        self._plain = {name: scorers[name] for name in self._names if name not in waiting}
+
+    @property
+    def waits(self) -> bool:
+        """Whether scoring may have to wait for something outside this process."""
+        return bool(self._waiting)
+
+    async def start(self) -> dict[str, int]:
+        """Waits until every server of every judge has answered a picture; how many those are, by judge.
+
+        Raises:
+            JudgeUnavailable: naming each server that did not answer in time.
+        """
+        await asyncio.gather(*(judge.start() for judge in self._judges.values()))
+        return {name: judge.statistics().in_rotation for name, judge in self._judges.items()}
+
+    async def score(self, group: Rollout) -> GroupScores:
+        """The scores of every candidate; a scorer that fails gives errors that name it, not a crash.
+
+        Raises:
+            ValueError: when the group's task is another one here, so that pool and workers read other data.
+            JudgesDown: when a judge's failure limit is reached; the run must stop.
+        """
+        start = time.monotonic()
+        task = self.tasks.train[group.lease.task_index]
+        if task.task_id != group.task_id:
+            raise ValueError(
+                f"group {group.lease.group_id} was rolled out for task {group.task_id}, but training task "
+                f"{group.lease.task_index} is {task.task_id} at the reward pool: both must read the same data."
+            )
+        components = await self.score_task(task, group.images, group.acd)
+        return GroupScores(
+            group_id=group.lease.group_id,
+            policy_version=group.policy_version,
+            components=components,
+            seconds=time.monotonic() - start,
+        )
+
+    async def score_task(
+        self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None
+    ) -> dict[str, tuple[Score, ...]]:
+        """The scores of pictures uint8 [G, H, W, 3] as edits of any task, by component.
+
+        Raises:
+            ValueError: when the pictures do not have the task's size.
+            JudgesDown: see `score`.
+        """
+        given = ScoreInput(task, images, acd)
+        found = {name: await _run(name, _awaitable(scorer), given) for name, scorer in self._plain.items()}
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            asked = [loop.create_task(_run(name, scorer, given)) for name, scorer in self._waiting.items()]
+            try:
+                found.update(zip(self._waiting, await asyncio.gather(*asked), strict=True))
+            finally:
+                for question in asked:
+                    question.cancel()  # done already, unless another one stopped the run
+        return {name: found[name] for name in self._names}
+
+    def measure(
+        self, indices: Sequence[int], images: Sequence[Image] | NDArray[np.uint8], split: Split
+    ) -> list[dict[str, float]]:
+        """Metrics per task of edited pictures, see `rewards.measure.measured`; judges are not asked.
+
+        Args:
+            indices: M task numbers of the split.
+            images: M pictures uint8 [H, W, 3], or [M, H, W, 3].
+            split: which tasks: "train" or "held_out".
+        """
+        source = {"train": self.tasks.train, "held_out": self.tasks.held_out}[split]
+        return [measured(source[index], image) for index, image in zip(indices, images, strict=True)]
+
+    async def set_urls(self, name: str, urls: Sequence[str]) -> None:
+        """The servers of a judge from now on, beside those of the configuration; a new one is asked once it has
+        answered a picture."""
+        self._judges[name].set_urls((*getattr(self._config, name).urls, *urls))
+
+    async def statistics(self) -> dict[str, float]:
+        """Numbers since the start: per judge `<judge>_asked`, `_p50_seconds`, `_error_rate`, ...; of the cache
+        `cache_hits`, `cache_misses`, ... What has no value yet is left out. Empty without judges."""
+        found: dict[str, float] = {}
+        for name, judge in self._judges.items():
+            found.update({f"{name}_{key}": value for key, value in _numbers(judge.statistics()).items()})
+        if self._cache is not None:
+            found.update({f"cache_{key}": float(value) for key, value in asdict(self._cache.statistics()).items()})
+        return found
+
+    async def close(self) -> None:
+        """Ends all connections, and the cache's server if it is the pool's own."""
+        try:
+            await asyncio.gather(*(judge.close() for judge in self._judges.values()))
+        finally:
+            if self._cache is not None:
+                await self._cache.close()
+
+
+def weighted(config: RunConfig) -> tuple[str, ...]:
+    """The components that have a weight other than 0."""
+    return tuple(name for name, weight in config.rewards.weights.items() if weight != 0)
+
+
+def open_pool(
+    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None = None, folder: Path | None = None
+) -> RewardPool:
+    """The pool that the configuration asks for, not started yet.
+
+    Args:
+        config: of the run.
+        tasks: of the run.
+        urls: servers by judge that somebody started, beside those of the configuration.
+        folder: where an embedded cache keeps what it needs; None takes a temporary one.
+
+    Raises:
+        ValueError: when a scorer of the user's own cannot be loaded.
+        PoolError, CacheError: when a package is missing, or the cache cannot be set up.
+    """
+    names = weighted(config)
+    waiting: dict[str, WaitingScorer] = {}
+    judges: dict[str, JudgePool] = {}
+    cache: ScoreCache | None = None
+    # Imported late: clients of servers are needed where there are servers.
+    if any(name in names for name in JUDGES):
+        from rewards.cache import open_cache
+        try:
+            from rewards.judge.pool import JudgePool
+        except ModuleNotFoundError as error:
+            raise PoolError(f"rewards.judge needs the package {error.name}, which is not installed; type: "
+                            "python -m pip install 'locus-editing[judges]'") from error
+        from rewards.scorers.editscore import EditScore
+        from rewards.scorers.qwen_vl import QwenVl
+
+        settings, key = config.rewards.judge, os.environ.get("LOCUS_JUDGE_API_KEY") or "none"
+        cache = open_cache(config.redis, folder)
+        for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
+            if name in names:
+                judges[name] = JudgePool(
+                    name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
+        if "editscore" in judges:
+            waiting["editscore"] = EditScore(judges["editscore"], settings.editscore, cache)
+        if "qwen_vl" in judges:
+            waiting["qwen_vl"] = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
+    own = {name: dotted for name, dotted in config.rewards.scorers.items() if name in names}
+    if own:
+        from rewards.scorers.plugin import load_scorer
+
+        waiting.update({name: load_scorer(name, dotted) for name, dotted in own.items()})
+    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache)
+
+
+def at_once(scoring: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits, without an event loop (a pool whose `waits` is False).
+
+    Raises:
+        RuntimeError: when it does wait.
+    """
+    try:
+        scoring.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    scoring.close()
+    raise RuntimeError("this pool waits for judges or for scorers of the user's own: await it in an event loop")
+
+
+def _awaitable(scorer: PlainScorer) -> WaitingScorer:
+    async def computed(given: ScoreInput) -> Sequence[Score]:
+        return scorer(given)
+
+    return computed
+
+
+async def _run(name: str, scorer: WaitingScorer, given: ScoreInput) -> tuple[Score, ...]:
+    size = len(given.images)
+    # The one place where any exception is caught: whatever a scorer does, the run goes on with errors that are
+    # counted, and the limit on lost groups stops it. Only a judge's own failure limit stops it from here.
+    try:
+        scores = await scorer(given)
+    except JudgesDown:
+        raise
+    except Exception as error:
+        return (Score(error=f"{name}: the scorer failed with {type(error).__name__}: {error}"),) * size
+    if len(scores) != size:
+        return (Score(error=f"{name}: the scorer returned {len(scores)} scores for {size} candidates"),) * size
+    return tuple(scores)
+
+
+def _numbers(counts: JudgeStatistics) -> dict[str, float]:
+    """A judge's statistics as numbers; what has no value yet is left out."""
+    failed = counts.unanswered + counts.refused + counts.bad
+    return {name: float(value) for name, value in {
+        **asdict(counts),
+        "error_rate": failed / counts.asked if counts.asked else None,
+    }.items() if value is not None}

@@ -1,0 +1,69 @@
+"""A score is a value or an error, never a filler number."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal["failed", "lacking", "not_finite", "unavailable", "refused", "bad_answer"]
+"""Why there is no score, for counting: the scorer failed; the task lacks what it needs; it gave NaN or infinity; no
+judge answered; the judge refused the question; the judge's answer was no score."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One component's verdict on one candidate: a finite `value`, or an `error` sentence with its `reason` in a word.
+
+    `passes` are the single answers that `value` is the mean of, where a judge was asked more than once.
+    """
+
+    value: float | None = None
+    error: str | None = None
+    passes: tuple[float, ...] = ()
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.error is None):
+            raise ValueError("a score is either a value or an error, exactly one of the two")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a score must be finite, got {self.value}; report an error instead")
+        if self.reason is not None and self.error is None:
+            raise ValueError(f"a reason belongs to an error, got {self.reason!r} for the value {self.value}")
+        if self.passes and (self.value is None or not all(math.isfinite(one) for one in self.passes)):
+            raise ValueError(f"passes belong to a value and must be finite, got {self.passes}")
+
+    @classmethod
+    def of(cls, value: float, scorer: str) -> Score:
+        """A value, or an error that names the scorer if it is not finite."""
+        if math.isfinite(value):
+            return cls(value=float(value))
+        return cls(error=f"{scorer} returned {value}, expected a finite number", reason="not_finite")
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of a whole group by component: `components[name][i]` judges candidate i."""
+
+    group_id: str
+    policy_version: int
+    components: Mapping[str, tuple[Score, ...]]
+    seconds: float
+
+    @property
+    def valid(self) -> tuple[bool, ...]:
+        """Candidate i is valid if every component has a value for it."""
+        return tuple(all(score.value is not None for score in scores)
+                     for scores in zip(*self.components.values(), strict=True))
+
+    @property
+    def invalid(self) -> dict[str, int]:
+        """How many candidates have no score, by component and reason, such as `editscore_unavailable`."""
+        return dict(Counter(f"{name}_{score.reason or 'failed'}" for name, scores in self.components.items()
+                            for score in scores if score.value is None))
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return tuple(sorted({s.error for scores in self.components.values() for s in scores if s.error}))

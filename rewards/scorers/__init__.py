@@ -1,0 +1,18 @@
+"""The components that a candidate is scored by, one file each."""
+
+from collections.abc import Mapping
+
+from rewards.inputs import PlainScorer
+from rewards.scorers.acd import attention_concentration
+from rewards.scorers.psnr import background_psnr
+from rewards.scorers.ssim import background_ssim
+from rewards.scorers.verifiable import edit_psnr, edit_score
+
+SCORERS: Mapping[str, PlainScorer] = {
+    "edit_score": edit_score,
+    "edit_psnr": edit_psnr,
+    "background_psnr": background_psnr,
+    "background_ssim": background_ssim,
+    "acd": attention_concentration,
+}
+"""Every component that needs no server and no code of the user's."""

@@ -1,0 +1,11 @@
+"""Attention concentration: did the text attend to the edit region while the picture was made?"""
+
+from rewards.inputs import ScoreInput, refused, scores_of
+from rewards.result import Score
+
+
+def attention_concentration(given: ScoreInput) -> tuple[Score, ...]:
+    """Attention concentration as the rollout measured it, in [0, N / |M|]."""
+    if given.acd is None:
+        return refused(given, "acd", "was rolled out without an attention probe; its config has no acd weight")
+    return scores_of(given.acd, "acd")

@@ -1,0 +1,106 @@
+"""What both judge scorers do with their questions: cache first, all misses at once, one second chance, errors kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rewards.cache import ScoreCache
+from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
+from rewards.result import Reason, Score
+
+T = TypeVar("T")
+
+UNANSWERED = (JudgeUnavailable, JudgeRefused, BadAnswer)
+"""Faults of one question, which become errors of one candidate. `JudgesDown` is none of them: it stops the run."""
+Fault = JudgeUnavailable | JudgeRefused | BadAnswer
+Outcome = float | Fault
+REASONS: Mapping[type[Exception], Reason] = {
+    JudgeUnavailable: "unavailable", JudgeRefused: "refused", BadAnswer: "bad_answer"}
+
+
+def error_score(where: str, fault: Fault) -> Score:
+    """A score that is the error of a question."""
+    return Score(error=f"{where}: {fault}", reason=REASONS[type(fault)])
+
+
+async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) -> T:
+    """What `read` makes of the answer. An unusable answer is asked for once more, at temperature 0.
+
+    Every answer is noted at the judge, which counts the bad ones.
+
+    Raises:
+        BadAnswer: when the second answer is unusable too.
+        JudgeUnavailable, JudgeRefused, JudgesDown: as `Judge.ask` and `Judge.note`.
+    """
+    for attempt in (question, replace(question, temperature=0.0)):
+        answer = await judge.ask(attempt)
+        try:
+            value = read(answer)
+        except BadAnswer as error:
+            bad = error
+            judge.note(False, str(error))
+        else:
+            judge.note(True)
+            return value
+    raise BadAnswer(
+        f"no usable answer, not at temperature 0 either; {answer.server} ended it by {answer.finish_reason!r}: {bad}"
+    ) from bad
+
+
+async def through_cache(
+    cache: ScoreCache,
+    keys: Sequence[str],
+    ask: Callable[[Sequence[int]], Awaitable[Sequence[Outcome]]],
+) -> list[Outcome]:
+    """A score in [0, 1], or why there is none, per key: from the cache, or asked and then cached.
+
+    Args:
+        keys: equal keys mean equal questions, which are asked once.
+        ask: the outcomes of the questions at these positions of `keys`; errors among them are not cached.
+    """
+    known: dict[str, Outcome] = {
+        key: float(value)
+        for key, value in zip(keys, await cache.get(keys), strict=True)
+        # The cache may be shared with others: what is no score of ours is asked again.
+        if value is not None and 0.0 <= value <= 1.0
+    }
+    missing: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        if key not in known:
+            missing.setdefault(key, position)
+    if missing:
+        fresh = dict(zip(missing, await ask(list(missing.values())), strict=True))
+        await cache.put({key: value for key, value in fresh.items() if isinstance(value, float)})
+        known |= fresh
+    return [known[key] for key in keys]
+
+
+async def settled(questions: Sequence[Coroutine[Any, Any, float]]) -> list[Outcome]:
+    """The outcomes of all, asked at the same time.
+
+    Raises:
+        JudgesDown: and whatever else is no fault of one question; the other questions are given up then.
+    """
+
+    async def outcome(question: Coroutine[Any, Any, float]) -> Outcome:
+        try:
+            return await question
+        except UNANSWERED as error:
+            return error
+
+    return await together([outcome(question) for question in questions])
+
+
+async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, run at the same time. Where one raises, the others are cancelled and have ended when its
+    exception is raised; where several did at once, it is one that is more than a fault of one question."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as several:
+        graver = [error for error in several.exceptions if not isinstance(error, UNANSWERED)]
+        raise (graver or several.exceptions)[0] from None
+    return [task.result() for task in tasks]

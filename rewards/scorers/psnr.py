@@ -1,0 +1,18 @@
+"""PSNR to the source outside the edit mask: did what must not change stay as it was?"""
+
+from rewards import pixel
+from rewards.inputs import ScoreInput, refused, scores_of
+from rewards.result import Score
+
+
+def background_psnr(given: ScoreInput) -> tuple[Score, ...]:
+    """PSNR in dB of every candidate to the source outside the edit mask.
+
+    A mask over the whole picture leaves nothing to measure: an error. An empty mask measures the whole picture.
+    """
+    task = given.task
+    try:
+        values = pixel.background_psnr(given.images, task.source, task.edit_mask)
+    except pixel.RegionError:
+        return refused(given, "background_psnr", "has an edit mask over the whole picture, so no background")
+    return scores_of(values.numpy(), "background_psnr")

@@ -1,0 +1,114 @@
+"""Edit-R1's judge: the expected value of a one-digit answer under the model's own probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from configs.rewards import QwenVlConfig
+from rewards.cache import ScoreCache, cache_key
+from rewards.inputs import ScoreInput
+from rewards.judge.answers import DIGITS, excerpt, expected_digit
+from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, Question
+from rewards.judge.pictures import encode_png, fingerprint
+from rewards.judge.prompts import QWEN_VL_PROMPT_VERSION, digit_parts
+from rewards.result import Score
+from rewards.scorers.judged import UNANSWERED, Outcome, error_score, settled, through_cache, together, usable
+
+NAME = "qwen_vl"
+TOP_LOGPROBS = 20
+"""As many as an OpenAI-compatible server gives."""
+
+
+class QwenVl:
+    """One `Score` per candidate: the expected digit over 5, in [0, 1] (formula: `expected_digit`).
+
+    One question of one token per candidate, all at the same time: source, instruction, requirement and edited picture.
+    The answer's own probabilities are the score, so there is nothing to average and nothing to sample.
+
+    Raises:
+        JudgesDown: from a call, when the judge's failure limits are reached.
+    """
+
+    def __init__(self, judge: Judge, config: QwenVlConfig, cache: ScoreCache) -> None:
+        self.judge = judge
+        self.config = config
+        self.cache = cache
+        self._digit_ids: tuple[int, ...] = ()
+
+    async def __call__(self, given: ScoreInput) -> tuple[Score, ...]:
+        # In a thread, as hashing and encoding megapixels would hold up every other request of this process.
+        keys = await asyncio.to_thread(self._keys, given)
+
+        async def ask(positions: Sequence[int]) -> list[Outcome]:
+            try:
+                ids = await self.digit_ids()
+            except UNANSWERED as error:
+                return [error] * len(positions)
+            source, *edited = await asyncio.to_thread(
+                lambda: [encode_png(picture) for picture in (given.task.source, *given.images[list(positions)])]
+            )
+            return await settled([self._one(given.task.instruction, source, picture, ids) for picture in edited])
+
+        outcomes = await through_cache(self.cache, keys, ask)
+        return tuple(
+            Score(value=outcome) if isinstance(outcome, float)
+            else error_score(f"{NAME}: candidate {i}", outcome)
+            for i, outcome in enumerate(outcomes)
+        )
+
+    async def digit_ids(self) -> tuple[int, ...]:
+        """The tokens of "0" to "5" as the served tokenizer makes them, asked for once.
+
+        Raises:
+            JudgeRefused: when a digit is not one token of its own, so that this model cannot be asked this way.
+            JudgeUnavailable, JudgesDown: as `Judge.token_ids`.
+        """
+        if not self._digit_ids:
+            tokens = await together([self.judge.token_ids(digit) for digit in DIGITS])
+            ids = {one[0] for one in tokens if len(one) == 1}
+            if len(ids) != len(DIGITS):
+                raise JudgeRefused(
+                    f"expected one token of its own for each digit {DIGITS[0]} to {DIGITS[-1]}, seen "
+                    f"{dict(zip(DIGITS, tokens, strict=True))}; serve another model for rewards.judge.{NAME}, or use "
+                    "editscore"
+                )
+            self._digit_ids = tuple(one[0] for one in tokens)
+        return self._digit_ids
+
+    async def _one(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> float:
+        question = Question(
+            parts=digit_parts(instruction, self.config.requirement, source, edited),
+            max_tokens=1,
+            allowed_token_ids=ids,
+            top_logprobs=TOP_LOGPROBS,
+        )
+        return await usable(self.judge, question, lambda answer: self._read(answer, ids))
+
+    def _read(self, answer: Answer, ids: tuple[int, ...]) -> float:
+        # The text is not the score, but another one shows a server that did not keep to the allowed tokens, so that
+        # its probabilities may be those of anything.
+        if answer.text.strip() not in tuple(DIGITS):
+            raise BadAnswer(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; seen {excerpt(answer.text)}")
+        return expected_digit(answer.logprobs, ids, self.config.min_mass)
+
+    def _keys(self, given: ScoreInput) -> list[str]:
+        """One key per candidate; all that can change an answer, or whether it is one, is in it."""
+        source = fingerprint(given.task.source)
+        return [
+            cache_key(
+                judge=NAME,
+                model=self.config.model,
+                revision=self.config.revision,
+                path=self.config.serve.path,
+                lora=self.config.serve.lora,
+                prompt=QWEN_VL_PROMPT_VERSION,
+                min_mass=self.config.min_mass,
+                seed=0,
+                requirement=self.config.requirement,
+                instruction=given.task.instruction,
+                source=source,
+                edited=edited,
+            )
+            for edited in map(fingerprint, given.images)
+        ]

@@ -1,0 +1,30 @@
+"""Was the edit done, where the answer is known: ground truth of the benchmark, or a target picture."""
+
+from editing.shapes.edits import Edit
+from editing.shapes.score import edit_verdict
+from editing.task import EditTask
+from rewards.inputs import ScoreInput, refused, scores_of
+from rewards.pixel import region_psnr
+from rewards.result import Score
+
+
+def edit_score(given: ScoreInput) -> tuple[Score, ...]:
+    """Probability of the asked outcome among all outcomes of a benchmark task, in (0, 1)."""
+    edit = ground_truth(given.task)
+    if edit is None:
+        return refused(given, "edit_score", "has no ground truth; only tasks of the embedded benchmark do")
+    return scores_of(edit_verdict(given.images, edit).score, "edit_score")
+
+
+def edit_psnr(given: ScoreInput) -> tuple[Score, ...]:
+    """PSNR in dB to the target inside the edit mask."""
+    task = given.task
+    if task.target is None:
+        return refused(given, "edit_psnr", "has no target picture; add one to its line, or drop the component")
+    return scores_of(region_psnr(given.images, task.target, task.edit_mask).numpy(), "edit_psnr")
+
+
+def ground_truth(task: EditTask) -> Edit | None:
+    """The benchmark's ground truth of a task, if it has one."""
+    edit = task.meta.get("edit")
+    return edit if isinstance(edit, Edit) else None

@@ -1,0 +1,1 @@
+"""The reward pool as an HTTP service: `python -m rewards.service`."""

@@ -1,0 +1,180 @@
+"""The service as an ASGI application: routes, answers in sentences, and the entrance that every request passes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from configs.rewards import JUDGES
+from configs.schema import RunConfig
+from rewards.service.access import Access
+from rewards.service.body import EXAMPLE, Problem, ScoreRequest, ScoreResponse
+from rewards.service.metrics import Metrics
+from rewards.service.queue import Admission
+from rewards.service.refusal import Refusal
+from rewards.service.scoring import ScoreDesk, Scoring
+
+SENTENCES = {
+    404: "There is nothing here; scores are at POST /v1/score, the service's state at /healthz, /readyz and /metrics.",
+    405: "This path takes another method, which the header Allow names.",
+    413: "The body is longer than service.max_body_megabytes allows; send several requests.",
+    500: "The service failed; its log says where.",
+    503: "The service is being stopped; ask again when it is back.",
+}
+STATUSES = {
+    400: "The body is no JSON.",
+    401: "The token is missing or wrong.",
+    408: "The body did not arrive in time.",
+    413: "Too much: bytes, pictures, pixels, characters or values.",
+    415: "The body is not JSON, or it is compressed.",
+    421: "The Host header names another machine.",
+    422: "A field is missing or wrong, or a picture or mask is not what it must be.",
+    429: "The queue is full; Retry-After tells when to come back.",
+    503: "No scores now: the judges are gone, or the wait was too long.",
+    504: "Scoring took too long.",
+}
+
+
+def create_app(config: RunConfig, scoring: Scoring, access: Access) -> ASGIApp:
+    """The whole service over a started pool.
+
+    Args:
+        config: `service` for the limits, `rewards` for the weights.
+        scoring: what scores.
+        access: whom it answers.
+    """
+    admission = Admission(config.service.queue)
+    judges = [name for name in JUDGES if config.rewards.weights.get(name, 0) != 0]
+    metrics = Metrics(admission, judges)
+    desk = ScoreDesk(config.rewards, config.service, scoring, admission, metrics)
+    max_body = config.service.max_body_megabytes * 2**20
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    api = FastAPI(
+        title="Locus rewards",
+        description="Scores edited pictures: was the instruction followed, and did everything else stay as it was?",
+        lifespan=lifespan,
+        max_body_size=max_body,
+        openapi_url="/openapi.json" if access.loopback else None,
+        redoc_url=None,
+        exception_handlers={
+            Refusal: _refused, HTTPException: _plain, ClientDisconnect: _gone, Exception: _failed},
+    )
+    _routes(api, desk, metrics, admission, scoring, judges)
+    return Entrance(api, access, metrics, max_body)
+
+
+def _routes(api: FastAPI, desk: ScoreDesk, metrics: Metrics, admission: Admission, scoring: Scoring,
+            judges: Sequence[str]) -> None:
+    schema = ScoreRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts = schema.pop("$defs")
+
+    @api.post(
+        "/v1/score", response_model=ScoreResponse, summary="Scores of one or many candidates",
+        responses={status: {"model": Problem, "description": what} for status, what in STATUSES.items()},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
+            "schema": {"$ref": "#/components/schemas/ScoreRequest"}, "example": EXAMPLE}}}})
+    async def score(request: Request) -> Response:
+        answer = await desk.answer(request)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    @api.get("/healthz", summary="Whether the service is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @api.get("/readyz", summary="Whether scores can be had", response_model=None, responses={
+        503: {"description": "A judge has no server that answers."}})
+    async def readyz() -> JSONResponse:
+        numbers = await scoring.statistics()
+        rotation = {name: int(numbers.get(f"{name}_in_rotation", 0)) for name in judges}
+        state = {
+            "ready": all(rotation.values()),
+            "judges": rotation,  # servers that answer
+            "cache": {key.removeprefix("cache_"): int(numbers[key]) for key in numbers if key.startswith("cache_")},
+            "queue": {"taken": admission.taken, "places": admission.places},
+        }
+        return JSONResponse(state, 200 if state["ready"] else 503)
+
+    @api.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+    async def prometheus() -> Response:
+        return Response(metrics.text(await scoring.statistics()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    described = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        page = described()
+        # The body is read by hand (in its turn, in time, in a thread), so FastAPI does not know its form.
+        page["components"]["schemas"].update({**parts, "ScoreRequest": schema})
+        return page
+
+    api.openapi = openapi  # type: ignore[method-assign]
+
+
+class Entrance:
+    """Every request passes here first: who asks, how much is announced, and what came of it."""
+
+    def __init__(self, inner: ASGIApp, access: Access, metrics: Metrics, max_body: int) -> None:
+        self._inner, self._access, self._metrics, self._max_body = inner, access, metrics, max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        start, status = monotonic(), 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            headers = Headers(scope=scope)
+            self._access.check(scope["path"], headers)
+            if int(headers.get("content-length", "0")) > self._max_body:
+                raise Refusal(413, SENTENCES[413])
+            await self._inner(scope, receive, noted)
+        except Refusal as refusal:
+            await _answer(refusal)(scope, receive, noted)
+        except asyncio.CancelledError:  # the server is stopping and has waited long enough
+            if status:
+                raise
+            await _answer(Refusal(503, SENTENCES[503], 10))(scope, receive, noted)
+        finally:
+            self._metrics.answered(scope["path"], status, monotonic() - start)
+
+
+def _answer(refusal: Refusal) -> JSONResponse:
+    return JSONResponse({"detail": refusal.sentence}, refusal.status, headers=dict(refusal.headers))
+
+
+async def _refused(_: Request, refusal: Refusal) -> Response:
+    return _answer(refusal)
+
+
+async def _plain(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"detail": SENTENCES.get(error.status_code, error.detail)}, error.status_code,
+                        headers=error.headers)
+
+
+async def _gone(_: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=499)  # for the metrics; nobody reads it
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": SENTENCES[500]}, 500)

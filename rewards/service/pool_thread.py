@@ -1,0 +1,83 @@
+"""A reward pool in a thread with an event loop of its own, so that no scorer ever holds up an answer to /healthz."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editing.task import EditTask
+from rewards.pool import RewardPool
+from rewards.result import Score
+
+STATISTICS_SECONDS = 2.0
+"""A pool that is busy computing does not answer; after this long its last known numbers are told."""
+CLOSE_SECONDS = 10.0
+T = TypeVar("T")
+
+
+class PoolThread:
+    """A context manager that opens and starts the pool, and closes it again.
+
+    Its coroutines may be awaited in any event loop; the pool itself lives in its own, as its connections demand.
+    """
+
+    def __init__(self, open_pool: Callable[[], RewardPool]) -> None:
+        self._open_pool = open_pool
+        self._running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        # A daemon: a scorer of the user's own that never returns must not keep the process alive.
+        self._thread = Thread(target=lambda: asyncio.run(self._run()), name="reward pool", daemon=True)
+        self._numbers: Mapping[str, float] = {}
+
+    def __enter__(self) -> PoolThread:
+        self._thread.start()
+        self._loop, self._end = self._running.result()
+        try:
+            self._call(self._open()).result()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+                 ) -> None:
+        try:
+            with suppress(TimeoutError):  # still computing: this thread and all that it began end with the process
+                self._call(self._pool.close()).result(CLOSE_SECONDS)
+        finally:
+            self._stop()
+
+    async def score_task(self, task: EditTask, images: NDArray[np.uint8]) -> Mapping[str, tuple[Score, ...]]:
+        """See `RewardPool.score_task`; cancelling it cancels what the pool does for it."""
+        return await asyncio.wrap_future(self._call(self._pool.score_task(task, images)))
+
+    async def statistics(self) -> Mapping[str, float]:
+        """See `RewardPool.statistics`."""
+        with suppress(TimeoutError):
+            self._numbers = await asyncio.wait_for(
+                asyncio.wrap_future(self._call(self._pool.statistics())), STATISTICS_SECONDS)
+        return self._numbers
+
+    async def _open(self) -> None:
+        self._pool = self._open_pool()
+        await self._pool.start()
+        self._numbers = await self._pool.statistics()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _run(self) -> None:
+        end = asyncio.Event()
+        self._running.set_result((asyncio.get_running_loop(), end))
+        await end.wait()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(CLOSE_SECONDS)

@@ -1,0 +1,72 @@
+"""Who is let in, and how much the requests inside may hold together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+
+from rewards.service.refusal import Refusal
+
+
+class Admission:
+    """Places for requests that are worked on or wait; who finds none is sent away with a time to come back."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.taken = 0
+        self._typical = 1.0  # seconds that a request stays, a moving average
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds, 1 to 60, after which a place is likely free."""
+        return min(60, max(1, math.ceil(self._typical)))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for as long as the context lasts.
+
+        Raises:
+            Refusal: 429 when all are taken.
+        """
+        if self.taken >= self.places:
+            raise Refusal(429, f"All {self.places} places of the queue are taken; try again in {self.retry_after} s.",
+                          self.retry_after)
+        self.taken += 1
+        start = monotonic()
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._typical += 0.2 * (monotonic() - start - self._typical)
+
+
+class Budget:
+    """An amount of something (bytes, pixels) that all requests share; who asks first is served first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = self._free = capacity
+        self._turn = asyncio.Lock()  # fair: a large request is not overtaken for ever by small ones
+        self._returned = asyncio.Event()
+
+    @asynccontextmanager
+    async def hold(self, amount: int) -> AsyncIterator[None]:
+        """Waits until `amount` is free and holds it for as long as the context lasts.
+
+        Raises:
+            ValueError: more than there is at all.
+        """
+        if amount > self.capacity:
+            raise ValueError(f"{amount} is more than the whole budget of {self.capacity}")
+        async with self._turn:
+            while self._free < amount:
+                self._returned.clear()
+                await self._returned.wait()
+            self._free -= amount
+        try:
+            yield
+        finally:
+            self._free += amount
+            self._returned.set()

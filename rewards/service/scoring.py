@@ -1,0 +1,161 @@
+"""One request, from its body to its scores: wait for a place, read, check, decode, score."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from itertools import count
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
+
+from configs.rewards import RewardsConfig, ServiceConfig
+from editing.task import EditTask
+from rewards.compose import compose
+from rewards.judge.messages import JudgesDown
+from rewards.result import GroupScores, Score
+from rewards.service.body import ComponentScore, ScoreResponse, parse
+from rewards.service.decode import Parcel, decode, unpack
+from rewards.service.metrics import Metrics
+from rewards.service.queue import Admission, Budget
+from rewards.service.refusal import Refusal, excerpt
+
+BODY_SECONDS = 30.0
+"""Within which a body must have arrived, once its turn to be read has come."""
+BODIES = 4
+"""Bodies of the largest size that may be in memory at the same time; of small ones accordingly more."""
+DECODERS = 2
+"""Threads that parse and decode."""
+T = TypeVar("T")
+
+
+class Scoring(Protocol):
+    """What the service needs of a reward pool."""
+
+    async def score_task(self, task: EditTask, images: NDArray[np.uint8]) -> Mapping[str, tuple[Score, ...]]:
+        """Scores of images uint8 [G, H, W, 3] by component."""
+        ...
+
+    async def statistics(self) -> Mapping[str, float]:
+        """See `rewards.pool.RewardPool.statistics`."""
+        ...
+
+
+class ScoreDesk:
+    """Takes requests to be scored, within every limit of `service`."""
+
+    def __init__(self, rewards: RewardsConfig, limits: ServiceConfig, scoring: Scoring, admission: Admission,
+                 metrics: Metrics) -> None:
+        self._rewards, self._limits, self._scoring = rewards, limits, scoring
+        self._admission, self._metrics = admission, metrics
+        self._max_body = limits.max_body_megabytes * 2**20
+        self._bodies = Budget(BODIES * self._max_body)
+        self._pixels = Budget(int(limits.max_total_megapixels * 1e6))
+        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._numbers = count(1)
+
+    async def answer(self, request: Request) -> ScoreResponse:
+        """The scores that the request asks for.
+
+        Raises:
+            Refusal: with the reason, when there are none.
+            ClientDisconnect: when nobody waits for them any more.
+        """
+        _refuse_other_types(request)
+        with self._admission.place():
+            stage = "waiting for its turn"
+            try:
+                async with asyncio.timeout(self._limits.deadline) as limit, AsyncExitStack() as body_held:
+                    # Nothing of a body is read before there is room for all of it; until then it waits at the client.
+                    declared = request.headers.get("content-length")
+                    await body_held.enter_async_context(
+                        self._bodies.hold(self._max_body if declared is None else int(declared)))
+                    parcel = await self._received(request)
+                    async with self._pixels.hold(parcel.total_pixels):
+                        task, images = await self._in_thread(decode, parcel, f"request {next(self._numbers)}")
+                        del parcel
+                        await body_held.aclose()
+                        stage = "being scored"
+                        components = await _while_connected(request, self._scoring.score_task(task, images))
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise Refusal(
+                    504 if stage == "being scored" else 503,
+                    f"The request was still {stage} after {self._limits.deadline:g} s (service.deadline); try again "
+                    "later or with fewer pictures.", self._admission.retry_after) from None
+            except JudgesDown as error:
+                raise Refusal(503, f"The judges give no scores: {excerpt(str(error), 300)}",
+                              self._admission.retry_after) from None
+        self._metrics.scored(components)
+        return _response(components, self._rewards.weights)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _received(self, request: Request) -> Parcel:
+        body = await _body(request)
+
+        def opened() -> Parcel:
+            return unpack(parse(body), self._limits)
+
+        return await self._in_thread(opened)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+def _refuse_other_types(request: Request) -> None:
+    media, _, _ = request.headers.get("content-type", "").partition(";")
+    if media.strip().lower() != "application/json":
+        raise Refusal(415, "The body must be JSON with the header 'Content-Type: application/json', not pickle or form "
+                           f"data; seen {excerpt(media.strip()) or 'no type'!r}.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {excerpt(encoding)!r}.")
+
+
+async def _body(request: Request) -> bytearray:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+    except TimeoutError:
+        raise Refusal(408, f"The body must arrive within {BODY_SECONDS:g} s; after {len(body):,} bytes there was still "
+                           "no end.") from None
+    return body
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; when the client goes away first the work is cancelled, so that it frees its place."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(request.receive())  # the body is read: only the end of the connection can come
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _response(components: Mapping[str, tuple[Score, ...]], weights: Mapping[str, float]) -> ScoreResponse:
+    (reward,) = compose([GroupScores("", 0, components, 0.0)], weights, "none")
+    return ScoreResponse(
+        components={
+            name: [ComponentScore(
+                value=score.value, error=None if score.error is None else excerpt(score.error, 500),
+                passes=list(score.passes)) for score in scores]
+            for name, scores in components.items()},
+        rewards=[value if valid else None
+                 for value, valid in zip(reward.rewards.tolist(), reward.valid.tolist(), strict=True)],
+    )

@@ -1,0 +1,174 @@
+"""Judge servers on Ray: each in an actor of its own, wherever the cluster has the GPUs.
+
+The owner waits on Ray objects and calls back (`WhenReady`), as for the rollout workers: nothing waits here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from configs.rewards import ServeConfig
+from configs.schema import RunConfig
+from rewards.vllm.attended import Attended
+from rewards.vllm.merge import merged
+from rewards.vllm.replicas import (
+    Launched,
+    Name,
+    Replicas,
+    Served,
+    ServersFailed,
+    log_of,
+    merged_folder,
+    no_gpus,
+    settings,
+)
+from rewards.vllm.server import VllmServer
+
+WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
+"""`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
+
+RESOURCE = "judge"
+"""A custom resource; where the cluster has it, judge servers go to the nodes that have it."""
+LOOK_SECONDS = 2.0
+STOPPING_SECONDS = 60.0
+KEY = "LOCUS_JUDGE_API_KEY"
+
+
+class JudgeActor:
+    """One vLLM server. No method takes long: an actor whose owner is gone ends only between its methods."""
+
+    def __init__(
+        self, config: ServeConfig, model: str, name: str, folder: str, replica: int, attempt: int, api_key: str,
+        loopback: bool,
+    ) -> None:
+        """`model` is the name under which `config.path` is served; the key is asked of every request."""
+        host = "127.0.0.1" if loopback else ray.util.get_node_ip_address()
+        run = Path(folder)
+
+        def make() -> VllmServer:
+            path = str(merged(config.path, config.lora, merged_folder(run))) if config.lora else config.path
+            return VllmServer(config, path, model, log_of(run, name, replica, attempt), host, api_key)
+
+        self._happened: SimpleQueue[Served | str] = SimpleQueue()
+        self._attended = Attended(make, self._happened.put, self._happened.put)
+
+    def look(self) -> Served | str | None:
+        """What happened next: the server is up, or is gone and why; None if nothing did for a moment."""
+        try:
+            return self._happened.get(timeout=LOOK_SECONDS)
+        except Empty:
+            return None
+
+    def stop(self) -> None:
+        """Ends the server; returns when nothing of it is left."""
+        self._attended.end()
+        self._attended.join()
+
+
+class _Actor:
+    """A launched actor, see `rewards.vllm.replicas.Launched`."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle, self.given_up = handle, False
+
+    def end(self) -> None:
+        self.given_up = True
+        ray.kill(self.handle, no_restart=True)  # the guard of its server sees that and ends it
+
+
+class JudgeServers:
+    """The servers of one judge on Ray, kept alive. All calls come from one thread, as do all callbacks."""
+
+    def __init__(
+        self, config: RunConfig, name: Name, folder: Path, when_ready: WhenReady, notify: Callable[..., None],
+        urls_changed: Callable[[list[str]], None],
+    ) -> None:
+        """
+        Args:
+            config: of the run.
+            name: which judge.
+            folder: of the run, absolute; logs go to its `judges`.
+            when_ready: the owner's.
+            notify: hears `judge_server_started` and `judge_server_lost`.
+            urls_changed: hears the addresses of the servers that are up whenever they change.
+        """
+        self._config, self._name, self._folder, self._when_ready = config, name, folder, when_ready
+        self._replicas = Replicas(config, name, self._launch, notify, urls_changed)
+        self.urls, self.check = self._replicas.urls, self._replicas.check
+
+    def start(self) -> None:
+        """See `Replicas.start`.
+
+        Raises:
+            ServersFailed: when a Ray of this machine alone lacks the GPUs; to a cluster they may still come.
+        """
+        wanted, seen = self._replicas.serve.gpus, ray.cluster_resources().get("GPU", 0.0)
+        if wanted > seen and not (self._config.cluster.address or os.environ.get("RAY_ADDRESS")):
+            raise ServersFailed(f"rewards.judge.{self._name}.serve: {no_gpus(wanted, seen)}")
+        self._replicas.start()
+
+    @property
+    def ready(self) -> bool:
+        """See `Replicas.ready`."""
+        return self._replicas.ready
+
+    def close(self) -> None:
+        """Ends all servers; returns when nothing of them is left."""
+        actors = [launched.handle for launched in self._replicas.end() if isinstance(launched, _Actor)]
+        if actors:
+            ray.wait([actor.stop.remote() for actor in actors], num_returns=len(actors), timeout=STOPPING_SECONDS)
+        for actor in actors:
+            ray.kill(actor, no_restart=True)
+
+    def _launch(
+        self, replica: int, attempt: int, ready: Callable[[Served], None], lost: Callable[[str], None]
+    ) -> Launched:
+        serve, model = settings(self._config, self._name)
+        loopback = sum(node["Alive"] for node in ray.nodes()) == 1
+        actor = ray.remote(JudgeActor).options(**self._options(serve)).remote(
+            serve, model, self._name, str(self._folder), replica, attempt, os.environ.get(KEY, ""), loopback)
+
+        launched = _Actor(actor)
+
+        def looked(ref: ray.ObjectRef) -> None:
+            if launched.given_up:
+                return
+            found, reason = _answer(ref)
+            if isinstance(found, Served):
+                ready(found)
+            elif found or reason:
+                launched.end()
+                lost(found or reason)
+                return
+            self._when_ready(actor.look.remote(), looked)
+
+        self._when_ready(actor.look.remote(), looked)
+        return launched
+
+    def _options(self, serve: ServeConfig) -> dict[str, Any]:
+        """CPUs are not reserved, and nothing restarts by itself, as for the other actors of a run."""
+        threads = str(self._config.cluster.threads_per_process)
+        return {
+            "num_cpus": 0, "num_gpus": serve.gpus, "max_restarts": 0, "max_task_retries": 0,
+            "resources": {RESOURCE: 1} if ray.cluster_resources().get(RESOURCE) else {},
+            "max_concurrency": 2,  # stop while looking
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        }
+
+
+def _answer(ref: ray.ObjectRef) -> tuple[Any, str]:
+    """What an actor's method returned, and an empty text; or None, and why there is no answer."""
+    try:
+        return ray.get(ref), ""
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        # Of an actor that could not even be made, the last line of the traceback is the error itself.
+        return None, (lines[-1 if "creation task" in lines[0] else 0] if lines else type(cause).__name__)

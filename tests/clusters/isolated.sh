@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs a command in namespaces of its own: its own processes, loopback, /tmp/ray, ~/.ray and /dev/shm. The heads that the
+# tests start, and the `ray stop` that ends them, touch no Ray outside. Needs root, or user namespaces; where there is
+# neither, the command runs as it is, and the tests skip themselves with a sentence.
+set -euo pipefail
+options=(--net --pid --fork --mount-proc --mount)
+[ "$(id -u)" = 0 ] || options+=(--user --map-root-user)
+if ! unshare "${options[@]}" true 2>/dev/null; then
+    echo "Namespaces cannot be made here (unshare ${options[*]}), so these tests are skipped." >&2
+    exec "$@"
+fi
+export LOCUS_TESTS_ISOLATED=1
+exec unshare "${options[@]}" bash -c '
+    set -e
+    ip link set lo up
+    mkdir -p /tmp/ray "$HOME/.ray"
+    mount -t tmpfs none /tmp/ray
+    mount -t tmpfs -o mode=700 none "$HOME/.ray"
+    mount -t tmpfs -o size=4g none /dev/shm
+    "$@"' -- "$@"

@@ -1,0 +1,107 @@
+"""Every YAML in the repository is a configuration, and the presets differ only where they say so."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs.help import preset_summary, print_help
+from configs.layers import PRESETS, preset_names
+from configs.load import load_config
+from configs.schema import RunConfig
+from configs.tree import sections
+
+ROOT = Path(__file__).parents[2]
+
+
+def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
+    def flat(value, path=""):
+        if isinstance(value, dict):
+            return {key: leaf for name, below in value.items() for key, leaf in flat(below, f"{path}.{name}").items()}
+        return {path[1:]: value}
+
+    a, b = flat(one.model_dump()), flat(other.model_dump())
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key != "name" and a.get(key) != b.get(key)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.y*ml")), ids=lambda path: path.name)
+def test_every_yaml_loads_and_is_named_after_its_file(path):
+    assert load_config(["--config", str(path)]).name == path.stem
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_begins_with_what_it_is_for(name):
+    summary = preset_summary(PRESETS / f"{name}.yaml")
+    assert summary.endswith(".") and 20 < len(summary) < 120
+
+
+def test_the_comparison_rows_differ_in_one_thing_each():
+    quickstart, rdp, glob, acd = (load_config(["--config", n]) for n in ("quickstart", "rdp", "global", "rdp_acd"))
+    assert quickstart == RunConfig()
+    assert set(differences(quickstart, rdp)) == {"learner.preservation.background_weight"}
+    assert rdp.learner.preservation.background_weight == 0
+    assert set(differences(rdp, glob)) == {"exploration.alpha_base"}
+    assert glob.exploration.alpha_base == glob.exploration.alpha_edit
+    assert set(differences(rdp, acd)) == {"rewards.weights.acd"}
+
+
+def test_the_papers_recipe_has_its_rewards_and_no_preservation():
+    paper = load_config(["--config", "rc_grpo_paper"])
+    assert set(paper.rewards.weights) == {"edit_score", "acd"}
+    assert paper.rewards.normalisation == "minibatch" and paper.learner.advantage.kind == "std"
+    assert paper.learner.preservation.background_weight == paper.learner.preservation.velocity_weight == 0
+    assert (paper.learner.surrogate.tau_edit, paper.learner.surrogate.tau_base) == (0.9, 1.1)
+    assert paper.exploration.alpha_base < paper.exploration.alpha_edit
+    # What the paper does not publish stays comparable with the other rows.
+    same = RunConfig()
+    assert paper.learner.optimizer == same.learner.optimizer and paper.exploration == same.exploration
+
+
+def test_kontext_trains_early_steps_and_never_the_last():
+    kontext = load_config(["--config", "kontext_1gpu"])
+    steps, trained = kontext.sampler.steps, kontext.sampler.trained_steps
+    assert max(trained) < 0.6 * steps < steps - 1
+    assert kontext.editor.dtype == "bfloat16" and kontext.data.type == "manifest"
+
+
+def test_kontext_with_judges_differs_in_its_rewards_only():
+    alone, judged = load_config(["--config", "kontext_1gpu"]), load_config(["--config", "kontext_judged"])
+    assert judged.rewards.judge.configured == ("editscore",) and judged.rewards.judge.editscore.serve.replicas == 2
+    assert judged.rewards.weights["editscore"] == max(judged.rewards.weights.values())
+    assert all(key.startswith("rewards.") for key in differences(alone, judged))
+    elsewhere = load_config([
+        "--config", "kontext_judged", "--rewards.judge.editscore.serve.replicas", "0",
+        "--rewards.judge.editscore.urls", "[http://host:8000/v1]"])
+    assert elsewhere.rewards.judge.configured == ("editscore",)
+    added = load_config(["--config", "kontext_1gpu", "--rewards.judge.editscore.urls", "[http://host:8000/v1]",
+                         "--rewards.weights.editscore", "1"])
+    assert added.rewards.weights == {**alone.rewards.weights, "editscore": 1.0}
+    assert added.rewards.normalisation == "pooled"
+
+
+def test_a_judge_takes_the_place_of_the_ground_truth_and_is_pooled_unless_told_otherwise():
+    flags = ["--rewards.judge.qwen_vl.urls", "[http://host:8000/v1]"]
+    judged = load_config(flags).rewards
+    assert judged.weights == {"qwen_vl": 1.0, "background_psnr": 0.25} and judged.normalisation == "pooled"
+    assert load_config([*flags, "--rewards.normalisation", "none"]).rewards.normalisation == "none"
+    stated = load_config([*flags, "--rewards.weights", "{qwen_vl: 2}"]).rewards
+    assert stated.weights == {"qwen_vl": 2.0} and stated.normalisation == "none"
+
+
+def test_help_shows_every_key_with_its_meaning():
+    console = Console(width=300, file=io.StringIO(), highlight=False)
+    print_help(console)
+    text = console.file.getvalue()
+    for section in sections():
+        for key in section.keys:
+            assert f"--{key.path}  {key.kind}" in text and key.doc.replace("None", "null") in text
+    assert "--data.path  text  [required]" in text
+    assert f"--learner.steps  whole number  [{RunConfig().learner.steps}]" in text
+    for name in preset_names():
+        assert f"  {name} " in text
+
+
+def test_every_key_has_a_docstring():
+    missing = [key.path for section in sections() for key in section.keys if not key.doc]
+    assert missing == []

@@ -1,0 +1,36 @@
+"""Settings that every test shares."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# One thread per process: the arrays in the tests are small, and machines that run them are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing in the tests may reach for a model hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Deadlines, and complaints about slow examples, would make property tests depend on how busy the machine is.
+settings.register_profile("locus", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("locus")
+
+
+@pytest.fixture(scope="session")
+def tiny_kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Kontext pipeline (VAE factor 4, 4 latent channels, two blocks of each type)."""
+    # Imported here: diffusers takes seconds, and most tests do without.
+    from tests.tiny_kontext import make_tiny_kontext
+
+    return make_tiny_kontext(tmp_path_factory.mktemp("tiny_kontext"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests that need it: starting one takes ten seconds and more."""
+    from cluster.runtime import connect
+    from configs.schema import ClusterConfig
+
+    with connect(ClusterConfig()):
+        yield

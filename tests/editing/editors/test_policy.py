@@ -1,0 +1,42 @@
+"""Every process that opens a run's policy holds the same version 0."""
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import RunConfig
+from editing.editors.lora import adapter_arrays, adapter_config, bound_modules
+from editing.editors.policy import open_policy, pick_device
+
+
+def config(folder, seed=0, **editor) -> RunConfig:
+    return RunConfig.model_validate({
+        "seed": seed, "editor": {"path": str(folder), "device": "cpu", "lora": {"rank": 3, "alpha": 6.0}, **editor}})
+
+
+def test_the_adapter_depends_on_the_seed_alone(tiny_kontext):
+    torch.manual_seed(1)
+    one = open_policy(config(tiny_kontext))
+    torch.manual_seed(2)
+    two, other = open_policy(config(tiny_kontext)), open_policy(config(tiny_kontext, seed=1))
+    a, b, c = (adapter_arrays(editor.transformer) for editor in (one, two, other))
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert any(not np.array_equal(a[name], c[name]) for name in a)
+    assert (adapter_config(one.transformer).r, adapter_config(one.transformer).lora_alpha) == (3, 6.0)
+    assert bound_modules(one.transformer) > 0
+
+
+def test_the_settings_reach_the_editor(tiny_kontext):
+    editor = open_policy(config(tiny_kontext, micro_batch=3, max_text_tokens=7, dtype="bfloat16",
+                                gradient_checkpointing=True))
+    assert (editor.micro_batch, editor.max_text_tokens) == (3, 7)
+    assert editor.transformer.x_embedder.weight.dtype == torch.bfloat16
+    assert editor.transformer.is_gradient_checkpointing
+    assert {array.dtype for array in adapter_arrays(editor.transformer).values()} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch, available):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert pick_device("auto") == torch.device("cuda" if available else "cpu")
+    assert pick_device("cpu") == torch.device("cpu")

@@ -1,0 +1,85 @@
+"""The tasks of a run: splits of a manifest, sizes that the editor takes, and what is refused before anything starts."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.schema import RunConfig
+from editing.data import ResizedTasks, open_tasks, pixel_multiple
+from editing.editors.base import EditorError
+from editing.manifest import ManifestError
+
+
+def write_manifest(path, count, targets=()):
+    """`count` pictures of 40 x 30 with a square mask; those of `targets` have one."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[8:20, 10:25] = 255
+    Image.fromarray(mask).save(path.parent / "mask.png")
+    lines = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"}]
+    for index in range(count):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path.parent / f"{index}.png")
+        line = {"id": f"task-{index}", "source": f"{index}.png", "mask": "mask.png", "instruction": "make it red"}
+        lines.append({**line, "target": f"{index}.png"} if index in targets else line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def config(editor, path, weights=None, **data) -> RunConfig:
+    return RunConfig.model_validate({
+        "editor": {"path": str(editor)}, "rewards": {"weights": weights or {"background_psnr": 1.0}},
+        "data": {"type": "manifest", "path": str(path), "resolution": 32, **data}})
+
+
+def ids(tasks):
+    return [tasks[index].task_id for index in range(len(tasks))]
+
+
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.0, 0), (0.01, 1), (0.2, 1), (0.5, 2), (0.9, 4)])
+def test_the_last_lines_are_held_out_and_never_trained_on(tiny_kontext, tmp_path, fraction, held_out):
+    path = write_manifest(tmp_path / "m.jsonl", 5)
+    tasks = open_tasks(config(tiny_kontext, path, held_out_fraction=fraction))
+    names = [f"task-{index}" for index in range(5)]
+    assert (ids(tasks.train), ids(tasks.held_out)) == (names[: 5 - held_out], names[5 - held_out :])
+    assert tasks.train.fingerprint != tasks.held_out.fingerprint
+
+
+def test_a_second_manifest_is_held_out_whole(tiny_kontext, tmp_path):
+    (tmp_path / "other").mkdir()
+    train, held_out = write_manifest(tmp_path / "m.jsonl", 3), write_manifest(tmp_path / "other" / "m.jsonl", 2)
+    tasks = open_tasks(config(tiny_kontext, train, held_out_path=str(held_out)))
+    assert (len(tasks.train), len(tasks.held_out)) == (3, 2)
+
+
+def test_pictures_have_about_the_asked_size_in_steps_that_the_editor_takes(tiny_kontext, tmp_path):
+    assert pixel_multiple(str(tiny_kontext)) == 8  # VAE factor 4, packed 2 x 2
+    tasks = open_tasks(config(tiny_kontext, write_manifest(tmp_path / "m.jsonl", 2)))
+    task = tasks.train[0]
+    assert task.source.shape == (24, 40, 3) and task.edit_mask.shape == (24, 40)
+    assert tasks.train[0] is task  # a group's task is not decoded again and again
+    other = ResizedTasks(tasks.train.source, tasks.train.indices, 64, 8)
+    assert other.fingerprint != tasks.train.fingerprint and other[0].source.shape == (56, 72, 3)
+
+
+def test_too_few_tasks_and_a_folder_that_is_no_editor_are_sentences(tiny_kontext, tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", 1)
+    with pytest.raises(ManifestError, match=r"data.path: .* has 1 valid task\(s\), too few to hold out"):
+        open_tasks(config(tiny_kontext, path))
+    with pytest.raises(EditorError, match=r"editor.path: expected a model folder"):
+        open_tasks(config(tmp_path, path))
+
+
+def test_a_reward_that_needs_targets_is_refused_before_the_run_when_training_lines_have_none(tiny_kontext, tmp_path):
+    path, weights = write_manifest(tmp_path / "m.jsonl", 4, targets=(0, 2)), {"edit_psnr": 1.0}
+    with pytest.raises(ManifestError, match=r"edit_psnr needs a target .* 1 of 3 in .* \(the first is line 3\)"):
+        open_tasks(config(tiny_kontext, path, weights))
+    open_tasks(config(tiny_kontext, path, {"edit_psnr": 0.0, "background_psnr": 1.0}))
+    open_tasks(config(tiny_kontext, write_manifest(tmp_path / "n.jsonl", 4, targets=(0, 1, 2)), weights))
+
+
+def test_the_benchmark_trains_on_one_split_and_is_measured_on_another():
+    tasks = open_tasks(RunConfig.model_validate({"data": {"type": "shapes", "train_tasks": 3, "held_out_tasks": 2}}))
+    assert (ids(tasks.train), ids(tasks.held_out)) == (
+        ["shapes-train-0-0", "shapes-train-0-1", "shapes-train-0-2"], ["shapes-test-0-0", "shapes-test-0-1"])

@@ -1,0 +1,83 @@
+"""A tiny editor, tasks and real groups for tests of the learner."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from actors.rollout import roll_out
+from actors.trajectory import Lease, TrajectoryGroup
+from configs.load import config_hash
+from configs.schema import RunConfig
+from editing.data import Tasks, open_tasks
+from editing.editors.base import Editor
+from editing.editors.policy import open_policy
+from learner.learner import Learner
+from rewards.result import GroupScores, Score
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in over.items():
+        both[key] = merged(both.get(key, {}), value) if isinstance(value, Mapping) else value
+    return both
+
+
+def tiny_config(model, **over: Any) -> RunConfig:
+    """Four candidates, two anchors, three solver steps of which two are trained, two groups per step."""
+    base = {
+        "editor": {"path": str(model), "max_text_tokens": 10, "device": "cpu"},
+        "data": {"type": "shapes", "train_tasks": 6, "held_out_tasks": 1},
+        "exploration": {"group_size": 4},
+        "sampler": {"steps": 3, "trained_steps": [0, 1]},
+        "rewards": {"weights": {"edit_psnr": 1.0}},
+        "learner": {"steps": 6, "groups_per_step": 2},
+    }
+    return RunConfig.model_validate(merged(base, over))
+
+
+def made_scores(group: TrajectoryGroup, values=None) -> GroupScores:
+    """Scores that differ between groups and candidates; None is an error."""
+    if values is None:
+        values = np.random.default_rng(group.lease.seed).normal(size=group.group_size).tolist()
+    row = tuple(Score(error="not scored") if v is None else Score(value=v) for v in values)
+    return GroupScores(group.lease.group_id, group.policy_version, {"edit_psnr": row}, 0.0)
+
+
+class Rig:
+    """An actor's editor, a learner, and the groups that the one makes for the other."""
+
+    def __init__(self, config: RunConfig, folder) -> None:
+        self.config = config
+        self.tasks: Tasks = open_tasks(config)
+        self.actor: Editor = open_policy(config)
+        self.actor_version = 0
+        self.learner = Learner(config, open_policy(config), self.tasks, folder)
+
+    def publish(self) -> None:
+        weights = self.learner.publish()
+        weights.apply(self.actor.transformer)
+        self.actor_version = weights.version
+
+    def group(self, step: int, slot: int, attempt: int = 0) -> TrajectoryGroup:
+        place = step * self.config.learner.groups_per_step + slot
+        lease = Lease(step, slot, place % len(self.tasks.train), attempt, 100 * place + attempt, self.actor_version)
+        return roll_out(
+            self.actor, self.tasks.train[lease.task_index], lease, self.config, config_hash(self.config))
+
+    def groups(self, step: int) -> list[TrajectoryGroup]:
+        return [self.group(step, slot) for slot in range(self.config.learner.groups_per_step)]
+
+    def step(self, step: int):
+        """One on-policy step, published before it begins; the learner's report."""
+        self.publish()
+        for group in self.groups(step):
+            report = self.learner.consume(group, made_scores(group))
+            assert report.accepted, report.reason
+        return self.learner.update()
+
+
+def renamed(group: TrajectoryGroup, **lease: int) -> TrajectoryGroup:
+    """The group under a changed lease."""
+    return replace(group, lease=replace(group.lease, **lease))

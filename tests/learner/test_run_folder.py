@@ -1,0 +1,81 @@
+"""A run folder belongs to one run and one driver."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from configs.load import config_hash
+from configs.schema import RunConfig
+from learner.backend import RunFailed
+from learner.run_folder import RunFolder
+
+
+def config(tmp_path, **values) -> RunConfig:
+    return RunConfig.model_validate({"name": "r", "folder": str(tmp_path), **values})
+
+
+def test_the_resolved_configuration_is_kept(tmp_path):
+    settings = config(tmp_path, seed=5)
+    RunFolder(settings, resume=False).close()
+    text = (tmp_path / "r" / "config.yaml").read_text()
+    assert text.startswith(f"# sha256 {config_hash(settings)}\n")
+    assert RunConfig.model_validate(yaml.safe_load(text)) == settings
+
+
+def test_a_folder_with_a_run_is_refused_unless_it_is_continued(tmp_path):
+    RunFolder(config(tmp_path), resume=False).close()
+    with pytest.raises(RunFailed, match=r"holds a run already; choose another --name, continue it with --resume"):
+        RunFolder(config(tmp_path), resume=False)
+    RunFolder(config(tmp_path), resume=True).close()
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    (tmp_path / "r").mkdir()
+    RunFolder(config(tmp_path), resume=False).close()
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(RunFailed, match=r"expected the run to continue in .*/r, but there is no"):
+        RunFolder(config(tmp_path), resume=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_resumed_run_may_go_on_longer_and_elsewhere(tmp_path):
+    RunFolder(config(tmp_path), resume=False).close()
+    changed = config(tmp_path, learner={"steps": 500}, cluster={"mode": "inline"}, report={"gallery_tasks": 0})
+    RunFolder(changed, resume=True).close()
+
+
+@pytest.mark.parametrize(("values", "key"), [
+    ({"learner": {"optimizer": {"lr": 1e-5}}},
+     f"learner.optimizer.lr was {RunConfig().learner.optimizer.lr} and is 1e-05 now"),
+    ({"data": {"type": "shapes", "seed": 3}}, "data.seed was 0 and is 3 now"),
+    ({"rewards": {"weights": {"acd": 1.0}}}, "rewards.weights.acd was None and is 1.0 now"),
+    ({"learner": {"groups_per_step": 3, "steps": 7}},
+     f"learner.groups_per_step was {RunConfig().learner.groups_per_step} and is 3 now"),
+])
+def test_another_run_is_not_continued(tmp_path, values, key):
+    RunFolder(config(tmp_path), resume=False).close()
+    before = (tmp_path / "r" / "config.yaml").read_bytes()
+    with pytest.raises(RunFailed, match=key):
+        RunFolder(config(tmp_path, **values), resume=True)
+    assert (tmp_path / "r" / "config.yaml").read_bytes() == before
+
+
+def test_two_drivers_cannot_share_a_run(tmp_path):
+    folder = RunFolder(config(tmp_path), resume=False)
+    with pytest.raises(RunFailed, match="is in use by another process"):
+        RunFolder(config(tmp_path), resume=True)
+    folder.close()
+    RunFolder(config(tmp_path), resume=True).close()
+
+
+def test_a_driver_that_was_killed_holds_nothing(tmp_path):
+    code = (
+        "import os, signal, sys; from configs.schema import RunConfig; from learner.run_folder import RunFolder; "
+        "RunFolder(RunConfig(name='r', folder=sys.argv[1]), False); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    RunFolder(config(tmp_path), resume=True).close()

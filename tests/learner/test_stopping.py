@@ -1,0 +1,161 @@
+"""SIGTERM and Ctrl-C at real processes; two drivers on one run; logs on a full disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs import exits
+from learner.audit import audited
+from learner.events import EventLog, read_events
+from learner.stopping import Stopping, Terminated
+from tests.learner.tiny_run import tiny_run
+
+pytestmark = pytest.mark.fault
+
+ROOT = Path(__file__).parents[2]
+LONG = {"learner": {"steps": 200}, "data": {"held_out_tasks": 1}, "checkpoint": {"every": 100},
+        "report": {"gallery_tasks": 0, "gallery_groups": 0}}
+
+
+def command(config, *flags) -> list[str]:
+    """The training command for a configuration, through a file."""
+    file = Path(config.folder) / "asked.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return [sys.executable, "-m", "learner.main", "--config", str(file), *flags]
+
+
+def start(config, *flags) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(config, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def seen(config, event: str) -> int:
+    path = Path(config.folder) / config.name / "events.jsonl"
+    return sum(line["event"] == event for line in read_events(path))
+
+
+def wait_for(config, process, event: str, count: int) -> None:
+    deadline = time.monotonic() + 300
+    while seen(config, event) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_asked_to_end_saves_first_and_says_how_to_go_on(tiny_kontext, tmp_path):
+    config = tiny_run(tiny_kontext, tmp_path, "run", LONG)
+    process = start(config)
+    wait_for(config, process, "step", 2)
+    # Meanwhile a second driver is refused, and says who is there.
+    second = subprocess.run(command(config, "--resume"), cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == exits.FAILED
+    assert f"is in use by another process (pid {process.pid})" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, said
+    assert f"--config {tmp_path}/run/config.yaml --resume" in said
+    events = list(read_events(tmp_path / "run" / "events.jsonl"))
+    saved = [e["step"] for e in events if e["event"] == "checkpoint"]
+    done = max(e["step"] for e in events if e["event"] == "step")
+    assert saved == [0, done] and events[-1]["error"] == "Terminated"
+
+    # A driver that is killed leaves a lock that holds nobody up; Ctrl-C is like SIGTERM.
+    process = start(config, "--resume")
+    wait_for(config, process, "step", done + 1)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    process = start(config, "--resume")
+    wait_for(config, process, "resumed", 2)
+    wait_for(config, process, "step", done + 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == exits.INTERRUPTED and "--resume" in said, said
+    result = audited(read_events(tmp_path / "run" / "events.jsonl"))
+    assert not any(result.faults.values()), result.faults
+
+
+def asked(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+
+
+@pytest.fixture
+def stopping():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    one = Stopping()
+    one.install()
+    yield one
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_request_is_raised_at_once_where_nothing_can_be_saved(stopping):
+    with pytest.raises(Terminated):
+        asked(signal.SIGTERM)
+
+
+def test_a_request_waits_for_a_good_moment(stopping):
+    reached = False
+    with pytest.raises(Terminated), stopping.deferred():
+        asked(signal.SIGTERM)
+        reached = True
+    assert reached and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_request_does_not_wait(stopping, number):
+    reached = False
+    with pytest.raises(KeyboardInterrupt), stopping.deferred():
+        asked(signal.SIGTERM)
+        asked(number)
+        reached = True
+    assert not reached
+
+
+def test_a_request_does_not_wait_for_ever(stopping, monkeypatch):
+    monkeypatch.setattr("learner.stopping.GRACE_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt), stopping.deferred():
+        asked(signal.SIGINT)
+        time.sleep(60)
+        pytest.fail("nothing was raised")
+
+
+def test_a_diary_on_a_full_disk_is_said_and_stops_nothing(tmp_path, capsys):
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log._file.close()
+        log._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 (the log closes it)
+        for step in range(3):
+            log.write("alarm", step=step)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("events_not_written") == 1 and "No space left" in said.out + said.err
+
+
+def test_lines_that_the_disk_refused_follow_when_it_takes_them(tmp_path):
+    code = """
+import resource, sys
+from pathlib import Path
+from learner.events import EventLog
+log = EventLog(Path(sys.argv[1]))
+log.write("alarm", step=0)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+size = Path(sys.argv[1]).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))   # a part of a line fits
+log.write("alarm", step=1)
+log.write("alarm", step=2)
+assert Path(sys.argv[1]).stat().st_size == size + 20
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+log.write("alarm", step=3)
+log.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [e["step"] for e in read_events(tmp_path / "e")] == [0, 1, 2, 3]
+    assert "events_not_written" in done.stdout + done.stderr and "events_written_again" in done.stdout + done.stderr

@@ -1,0 +1,26 @@
+"""Configurations of whole runs that take seconds."""
+
+from pathlib import Path
+from typing import Any
+
+from configs.layers import merged
+from configs.schema import RunConfig
+
+
+def tiny_run(editor: Path, folder: Path, name: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Four steps of two groups of three on the shapes, in one process."""
+    values: dict[str, Any] = {
+        "name": name,
+        "folder": str(folder),
+        "editor": {"path": str(editor), "device": "cpu", "lora": {"rank": 2, "alpha": 4.0}},
+        "data": {"type": "shapes", "train_tasks": 6, "held_out_tasks": 3},
+        "exploration": {"group_size": 3},
+        "sampler": {"steps": 2, "trained_steps": [0, 1], "evaluation_steps": 2},
+        "rewards": {"weights": {"edit_psnr": 1.0, "background_psnr": 0.5, "acd": 1.0}},
+        "learner": {"steps": 4, "groups_per_step": 2, "surrogate": {"anchors": 1},
+                    "optimizer": {"lr": 0.01, "warmup_steps": 1}},
+        "cluster": {"mode": "inline"},
+        "checkpoint": {"every": 2},
+        "report": {"gallery_tasks": 1, "gallery_groups": 1},
+    }
+    return RunConfig.model_validate(merged(RunConfig, values, overrides or {}))

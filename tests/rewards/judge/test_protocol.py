@@ -1,0 +1,101 @@
+"""Questions as request bodies, and what is read of answers."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.judge.messages import JudgeRefused, Question
+from rewards.judge.protocol import chat_request, read_completion, read_tokens, shortened
+from rewards.judge.retries import ServerFault
+from tests.judges.pools import PNG
+
+PLAIN = Question(parts=("hello",), max_tokens=8)
+DIGITS = Question(parts=("hello",), max_tokens=1, top_logprobs=20, allowed_token_ids=(15, 16))
+
+
+def completion(**choice):
+    return json.dumps({"choices": [{"message": {"content": "4"}, "finish_reason": "stop", **choice}]}).encode()
+
+
+def token(name, logprob, **more):
+    return {"token": name, "logprob": logprob, "bytes": None, **more}
+
+
+def test_pictures_travel_as_data_and_only_what_is_asked_for_is_sent():
+    body = chat_request(Question(parts=(PNG, "what", PNG), max_tokens=9, seed=3), "judge")
+    content = body["messages"][0]["content"]
+    assert [part["type"] for part in content] == ["image_url", "text", "image_url"]
+    head, data = content[0]["image_url"]["url"].split(",")
+    assert head == "data:image/png;base64" and base64.b64decode(data) == PNG
+    assert set(body) == {"model", "messages", "max_tokens", "temperature", "top_p", "seed"}
+    assert (body["model"], body["max_tokens"], body["seed"]) == ("judge", 9, 3)
+
+
+def test_a_schema_goes_into_response_format_and_digits_into_vllms_fields():
+    schema = {"type": "object", "properties": {}}
+    body = chat_request(Question(parts=("x",), max_tokens=9, json_schema=schema, top_k=20), "judge")
+    assert body["response_format"]["json_schema"]["schema"] == schema and body["top_k"] == 20
+    body = chat_request(DIGITS, "judge")
+    assert body["allowed_token_ids"] == [15, 16] and body["return_tokens_as_token_ids"] is True
+    assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["logprob_token_ids"] == [15, 16]
+    assert "logprob_token_ids" not in chat_request(Question(parts=("x",), max_tokens=1, top_logprobs=20), "judge")
+
+
+def test_the_first_tokens_log_probabilities_by_token_id():
+    top = [token("token_id:19", -0.1), token("token_id:7", -3.0)]
+    content = [token("token_id:15", -4.0, top_logprobs=top), token("token_id:2", 0.0, top_logprobs=[])]
+    text, finish, logprobs = read_completion(completion(logprobs={"content": content}), DIGITS)
+    assert (text, finish, logprobs) == ("4", "stop", {15: -4.0, 19: -0.1, 7: -3.0})
+
+
+def test_an_answer_may_have_no_text():
+    assert read_completion(completion(message={"content": None}), PLAIN) == ("", "stop", {})
+    assert read_completion(completion(message={"content": ""}, logprobs={"content": []}), DIGITS) == ("", "stop", {})
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"<html>", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{}]}', b'{"error": "engine dead"}',
+    b'{"choices": [{"message": {"content": 4}, "finish_reason": "stop"}]}', b"\xff\xfe",
+])
+def test_what_is_no_completion_is_a_fault_of_the_server(body):
+    with pytest.raises(ServerFault, match="no chat completion"):
+        read_completion(body, PLAIN)
+
+
+@given(st.binary(max_size=80) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["choices", "message", "content", "finish_reason", "logprobs", "token"]), inner, max_size=3),
+).map(lambda value: json.dumps(value).encode()))
+def test_any_body_is_an_answer_or_a_fault(body):
+    for question in (PLAIN, DIGITS):
+        try:
+            text, _, logprobs = read_completion(body, question)
+        except (ServerFault, JudgeRefused):
+            continue
+        assert isinstance(text, str) and isinstance(logprobs, dict)
+
+
+@pytest.mark.parametrize(("logprobs", "why"), [
+    (None, "sends no log-probabilities"),
+    ({"content": [token("4", -0.1, top_logprobs=[])]}, "by their text"),
+    ({"content": [token("token_id:4x", -0.1, top_logprobs=[])]}, "by their text"),
+])
+def test_log_probabilities_that_cannot_be_used_are_refused(logprobs, why):
+    with pytest.raises(JudgeRefused, match=why):
+        read_completion(completion(logprobs=logprobs), DIGITS)
+
+
+def test_tokens():
+    assert read_tokens(b'{"count": 2, "tokens": [15, 16], "token_strs": null}') == (15, 16)
+    with pytest.raises(ServerFault, match="without tokens"):
+        read_tokens(b'{"detail": "?"}')
+
+
+def test_what_a_server_said_is_one_short_line():
+    assert shortened(b"  two\n\nlines\x00 ") == "two lines\x00"
+    assert len(shortened("x" * 10_000)) < 310
+    assert shortened("") == "(nothing)"

@@ -1,0 +1,178 @@
+"""Tests of rewards.service.scoring over real HTTP: limits, waiting, time, and clients and judges that go away."""
+
+import http.client
+import json
+import socket
+import threading
+
+import numpy as np
+
+from rewards.judge.messages import JudgesDown
+from rewards.result import Score
+from rewards.service import scoring, server
+from tests.rewards.service.running import (
+    ScriptedPool,
+    brightness,
+    config,
+    encoded,
+    in_threads,
+    metric,
+    serving,
+    small_request,
+    until,
+)
+
+HEAD = (b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n")
+
+
+def test_a_body_that_is_too_long_is_413_whatever_its_length_says():
+    with serving(settings=config(max_body_megabytes=1)) as (client, pool):
+        declared = client.score(b" " * (2**20 + 1))
+        assert declared.status == 413 and "service.max_body_megabytes" in declared.detail
+
+        def pieces():
+            for _ in range(3):
+                yield b" " * 2**19
+
+        chunked = client.ask("POST", "/v1/score", pieces(), {"Content-Type": "application/json"}, encode_chunked=True)
+        assert chunked.status == 413 and chunked.detail == declared.detail
+        # Shorter than it is: the rest is no request, and is refused as such.
+        answer = client.score(b"{}" + b" " * 100, {"Content-Length": "2"})
+        assert answer.status == 422
+        assert pool.begun == 0
+        assert client.score().status == 200
+
+
+def test_pixels_of_a_picture_and_of_a_request_have_limits():
+    with serving(settings=config(max_megapixels=0.001, max_total_megapixels=0.002)) as (client, pool):
+        large = encoded(np.zeros((40, 26, 3), dtype=np.uint8))
+        answer = client.score(source=large, edited=[large])
+        assert answer.status == 413
+        assert "source must have at most 1,000 pixels; its header announces 26 × 40" in answer.detail
+        answer = client.score(edited=[large])
+        assert answer.status == 413 and "edited[0] must have at most 1,000 pixels" in answer.detail
+        fits = encoded(np.zeros((25, 40, 3), dtype=np.uint8))
+        mask = {"rle": {"size": [25, 40], "counts": [0, 1000]}}
+        answer = client.score(source=fits, edited=[fits, fits], mask=mask)
+        assert answer.status == 413 and "3 pictures of 1,000 pixels, 3,000 together; at most 2,000" in answer.detail
+        assert pool.begun == 0
+        assert client.score(source=fits, edited=[fits], mask=mask).status == 200
+
+
+def test_a_full_queue_is_429_with_a_time_to_come_back():
+    pool = ScriptedPool(brightness)
+    with serving(pool, config(queue=2)) as (client, _):
+        threads, answers = in_threads(2, client.score)
+        until(lambda: pool.begun == 2)
+        assert metric(client, "locus_queue_taken") == 2
+        refused = client.score()
+        assert refused.status == 429 and "All 2 places" in refused.detail
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert client.get("/healthz").status == 200
+        pool.held.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status for answer in answers] == [200, 200] and pool.begun == 2
+        assert client.score().status == 200
+
+
+def test_requests_wait_for_pixels_in_turn():
+    pool = ScriptedPool(brightness)
+    # Each request holds 3 × 54 pixels: two at a time.
+    with serving(pool, config(max_total_megapixels=0.0004)) as (client, _):
+        threads, answers = in_threads(5, client.score)
+        until(lambda: metric(client, "locus_queue_taken") == 5)
+        until(lambda: pool.begun == 2)
+        pool.held.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status for answer in answers] == [200] * 5
+
+
+def test_a_deadline_is_504_while_scoring_and_503_while_waiting():
+    pool = ScriptedPool(brightness, lingers=2.0)  # so that the second does not get its turn just before its end
+    with serving(pool, config(deadline=1.0, max_total_megapixels=0.0002)) as (client, _):
+        threads, answers = in_threads(1, client.score)
+        until(lambda: pool.begun == 1)
+        waiting = client.score()
+        threads[0].join()
+        assert (answers[0].status, waiting.status) == (504, 503)
+        assert "still being scored after 1 s" in answers[0].detail and "waiting for its turn" in waiting.detail
+        assert waiting.headers["retry-after"]
+        assert pool.begun == 1 and pool.given_up == 1
+        pool.held.set()
+        assert client.score().status == 200
+
+
+def test_a_client_that_leaves_frees_its_place():
+    pool = ScriptedPool(brightness)
+    with serving(pool, config(queue=1)) as (client, _):
+        body = json.dumps(small_request())
+        connection = http.client.HTTPConnection("127.0.0.1", client.port)
+        connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+        until(lambda: pool.begun == 1)
+        connection.close()
+        until(lambda: pool.given_up == 1)
+        until(lambda: metric(client, "locus_queue_taken") == 0)
+        assert metric(client, 'locus_requests_total{path="/v1/score",status="499"}') == 1
+
+
+def test_a_body_that_does_not_arrive_is_408(monkeypatch):
+    monkeypatch.setattr(scoring, "BODY_SECONDS", 0.3)
+    with serving() as (client, _), socket.create_connection(("127.0.0.1", client.port), timeout=30) as slow:
+        slow.sendall(HEAD % 1000 + b"{")
+        answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s" in answer
+        assert client.score().status == 200
+
+
+def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
+    monkeypatch.setattr(scoring, "BODIES", 1)
+    with serving(settings=config(max_body_megabytes=1)) as (client, pool):
+        first = socket.create_connection(("127.0.0.1", client.port))
+        first.sendall(HEAD % 2**20)
+        until(lambda: metric(client, "locus_queue_taken") == 1)
+        threads, answers = in_threads(1, client.score)
+        until(lambda: metric(client, "locus_queue_taken") == 2)
+        assert not answers and pool.begun == 0
+        first.close()
+        threads[0].join()
+        assert answers[0].status == 200
+
+
+def test_judges_that_are_gone_are_503_and_come_back():
+    down = threading.Event()
+    down.set()
+
+    def scores(task, images):
+        if down.is_set():
+            raise JudgesDown("editscore: 8 questions in a row got no answer.")
+        return brightness(task, images)
+
+    with serving(ScriptedPool(scores)) as (client, pool):
+        pool.held.set()
+        answer = client.score()
+        assert answer.status == 503 and "The judges give no scores: editscore: 8 questions" in answer.detail
+        assert answer.headers["retry-after"]
+        down.clear()
+        assert client.score().status == 200
+
+
+def test_errors_of_scores_are_bounded():
+    with serving(ScriptedPool(lambda task, images: {
+            name: (Score(error="e" * 10_000),) * 2 for name in ("background_psnr", "editscore")})) as (client, pool):
+        pool.held.set()
+        answer = client.score()
+        assert answer.json["rewards"] == [None, None]
+        assert len(answer.json["components"]["editscore"][0]["error"]) == 500
+
+
+def test_requests_that_wait_when_the_service_ends_are_told_so(monkeypatch):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 1)
+    pool = ScriptedPool(brightness)
+    with serving(pool, release=False) as (client, _):
+        threads, answers = in_threads(1, client.score)
+        until(lambda: pool.begun == 1)
+    threads[0].join()
+    assert answers[0].status == 503 and "being stopped" in answers[0].detail and pool.given_up == 1
