@@ -1,8 +1,9 @@
 """What a run asks Ray for: which processes, how many, with which GPUs, and which of them must be together.
 
-Learner processes that have GPUs, or several of them, are packed by a placement group, so that they are near each other
-and have their place for the whole run. Rollout workers are free: any that can be had help, wherever they are. Judge
-servers go to the nodes that have the custom resource `judge`, where the cluster has such nodes.
+Learner processes that have GPUs, or several of them, are kept on one node by a placement group: they add up their
+gradients there (`learner.peers`), and have their place for the whole run. Rollout workers are free: any that can be
+had help, wherever they are. Judge servers go to the nodes that have the custom resource `judge`, where the cluster has
+such nodes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
     served = [(name, getattr(judge, name).serve) for name in JUDGES]
     return (
         Role(LEARNER, learners(config), cluster.gpus_for_learner, LEARNER if packed else None,
-             "placement group, packed" if packed else "free"),
+             "placement group, on one node" if packed else "free"),
         Role(ROLLOUT, cluster.rollout_workers, cluster.gpus_per_rollout_worker, None, "free, spread over nodes"),
         Role(POOL, 1, 0.0, None, "free"),
         *(Role(f"{JUDGE} {name}", one.replicas, one.gpus, JUDGE, "free") for name, one in served if one.replicas),
@@ -59,7 +60,7 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
 
 def learners(config: RunConfig) -> int:
     """How many learner processes train together."""
-    return 1
+    return config.learner.num_workers
 
 
 def packs(config: RunConfig) -> bool:
@@ -89,7 +90,7 @@ def open_group(config: RunConfig) -> PlacementGroup | None:
 
     if not packs(config):
         return None
-    return placement_group(bundles(config, LEARNER in ray.cluster_resources()), strategy="PACK")
+    return placement_group(bundles(config, LEARNER in ray.cluster_resources()), strategy="STRICT_PACK")
 
 
 def close_group(group: PlacementGroup | None) -> None:

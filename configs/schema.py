@@ -171,6 +171,8 @@ class LearnerConfig(Section):
     """Trajectory groups per optimizer step."""
     updates_per_step: int = Field(1, ge=1)
     """Updates on the same groups; above one the ratio moves and the clip acts."""
+    num_workers: int = Field(1, ge=1, le=64)
+    """Learner processes that share the groups of a step and add their gradients up, on one node; cluster.mode ray."""
     advantage: AdvantageConfig = AdvantageConfig()
     surrogate: SurrogateConfig = SurrogateConfig()
     preservation: PreservationConfig = PreservationConfig()
@@ -207,7 +209,7 @@ class ClusterConfig(Section):
     gpus_per_rollout_worker: float = Field(0.0, ge=0)
     """GPUs (or a share of one) that Ray reserves for each rollout worker."""
     gpus_for_learner: float = Field(0.0, ge=0)
-    """GPUs (or a share of one) that Ray reserves for the learner."""
+    """GPUs (or a share of one) that Ray reserves for each learner process."""
     threads_per_process: int = Field(1, ge=1)
     """CPU threads of each process; more than one slows small models down when processes share the cores."""
 
@@ -265,6 +267,13 @@ class RunConfig(Section):
             raise ValueError(f"learner.surrogate.anchors: expected at most exploration.group_size - 1 = "
                              f"{self.exploration.group_size - 1} (the reference is never an anchor), "
                              f"got {self.learner.surrogate.anchors}")
+        if self.learner.num_workers > 1 and self.cluster.mode == "inline":
+            raise ValueError(f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
+                             f"got {self.learner.num_workers}; set cluster.mode ray to have more")
+        if self.learner.num_workers > self.learner.groups_per_step:
+            raise ValueError(f"learner.num_workers: expected at most learner.groups_per_step = "
+                             f"{self.learner.groups_per_step} (a learner process takes whole groups), "
+                             f"got {self.learner.num_workers}")
         if self.rewards.min_valid > self.exploration.group_size:
             raise ValueError(f"rewards.min_valid: expected at most exploration.group_size = "
                              f"{self.exploration.group_size}, got {self.rewards.min_valid}")

@@ -22,7 +22,7 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import Image
 from learner.backend import Delivered, HeldOut, Lost, Published, Unsaved
-from learner.reports import StepReport
+from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
 Sleep = Callable[[float], None]
@@ -142,7 +142,7 @@ class SimulatedBackend:
             self._learner_free = max(self._learner_free, self.clock()) + self.work.update
             self.sleep(max(0.0, self._learner_free - self.clock()))
             self._steps += 1
-            return StepReport(self._steps, True, {"loss": 0.0}, {})
+            return StepReport(self._steps, True, StepTotals())
 
     def images(self, delivered: Delivered) -> Image:
         return np.zeros((self._size, 1, 1, 3), np.uint8)

@@ -27,8 +27,9 @@ from configs.schema import RunConfig
 from editing.weights import WeightReceipt, WeightVersion, fingerprint
 from evaluation.simulated import Work, scores_of
 from learner.backend import Published
+from learner.learner_group import LearnerGroup
 from learner.ray_backend import RayBackend
-from learner.reports import StepReport
+from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores
 
 CONCURRENCY = 2048
@@ -95,7 +96,7 @@ class SimulatedLearner:
         self._spend(self._work.update)
         self._version += 1
         busy, self._busy = self._busy, 0.0
-        return StepReport(self._version, True, {"loss": 0.0}, {"accumulate": busy})
+        return StepReport(self._version, True, StepTotals(seconds={"accumulate": busy}))
 
     def publish(self) -> tuple[Published, WeightVersion]:
         weights = WeightVersion(self._version, self._arrays, fingerprint(self._arrays), 1)
@@ -145,7 +146,8 @@ class SimulatedFleet(Fleet):
                 self._send_weights(slot.worker)
 
     def close(self) -> None:
-        """The process of the workers ends with the backend's others."""
+        """Ends the process of the workers."""
+        ray.kill(self._carrier, no_restart=True)
 
 
 class SimulatedRayBackend(RayBackend):
@@ -156,9 +158,12 @@ class SimulatedRayBackend(RayBackend):
         self._work, self._arrays, self._tokens = work, arrays, tokens
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
-        self._learner = self._actor(SimulatedLearner, OPTIONS, self._work, self._arrays)
-        self._pool = self._actor(SimulatedPool, {**OPTIONS, "max_concurrency": CONCURRENCY})
-        self._carrier = self._actor(
-            Carrier, {**OPTIONS, "max_concurrency": CONCURRENCY}, self._config, self._work, self._tokens)
-        self._fleet = SimulatedFleet(self._config, self._carrier, self._when_ready, self._notify)
-        ray.get(self._learner.start.remote(step, ()), timeout=self._config.cluster.group_timeout)
+        def process(kind: type, *arguments: Any, **options: Any) -> Any:
+            return ray.remote(kind).options(**OPTIONS, **options).remote(*arguments)
+
+        self._learner = learner = LearnerGroup(
+            self._config, [process(SimulatedLearner, self._work, self._arrays)])
+        self._pool = process(SimulatedPool, max_concurrency=CONCURRENCY)
+        carrier = process(Carrier, self._config, self._work, self._tokens, max_concurrency=CONCURRENCY)
+        self._fleet = SimulatedFleet(self._config, carrier, self._when_ready, self._notify)
+        learner.start(step, allowed)

@@ -14,7 +14,8 @@ from editing.data import Tasks, open_tasks
 from editing.editors.base import Editor
 from editing.editors.policy import open_policy
 from editing.weights import WeightVersion
-from learner.backend import Published, Unsaved
+from learner import peers
+from learner.backend import Published, Unsaved, step_limit
 from learner.checkpoint import load_step
 from learner.learner import Learner, LearnerError
 from learner.reports import StepReport
@@ -31,6 +32,14 @@ class LearnerHost:
         torch.set_num_threads(config.cluster.threads_per_process)
         self.editor = open_policy(config) if editor is None else editor
         self.learner = Learner(config, self.editor, open_tasks(config) if tasks is None else tasks, folder)
+
+    def meeting_point(self) -> str:
+        """Where the learner's processes can meet, see `join`."""
+        return peers.meeting_point()
+
+    def join(self, rank: int, size: int, meeting_point: str) -> None:
+        """Meets the other processes of the learner; see `learner.peers`."""
+        self.learner.peers = peers.join(rank, size, meeting_point, step_limit(self.learner.config))
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         """Continues from the checkpoint after `step` optimizer steps; 0 is a fresh start.
@@ -61,6 +70,10 @@ class LearnerHost:
         """The present adapter, and what every worker must prove about it."""
         weights = self.learner.publish()
         return Published(weights.version, weights.sha256, weights.modules), weights
+
+    def fingerprint(self) -> str:
+        """sha256 of the present adapter."""
+        return self.learner.publish().sha256
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         """See `Learner.save`; a disk that refuses is an answer, not the end of the learner."""

@@ -41,6 +41,7 @@ from learner.algorithms import rc_grpo
 from learner.anchors import AnchorBatch, anchor_batch, leap_error, leaps
 from learner.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from learner.intake import Intake
+from learner.peers import ALONE, Peers
 from learner.reports import ConsumeReport, StepReport, StepTotals
 from learner.schedule import learning_rate
 from learner.spool import Spool
@@ -70,7 +71,6 @@ class _Held:
     """An accepted group of the coming step; `old` keeps its behaviour leaps once they are known."""
 
     group: TrajectoryGroup
-    scores: GroupScores
     staleness: int
     old: Tensor | None = field(default=None, repr=False)
 
@@ -78,7 +78,9 @@ class _Held:
 class Learner:
     """Owns the adapter's training. Feed groups with `consume`, then `update`, then `publish` and `save` as wanted."""
 
-    def __init__(self, config: RunConfig, editor: Editor, tasks: Tasks, run_folder: str | Path) -> None:
+    def __init__(
+        self, config: RunConfig, editor: Editor, tasks: Tasks, run_folder: str | Path, peers: Peers = ALONE
+    ) -> None:
         """Takes an editor as `editing.editors.policy.open_policy` gives it; a fresh adapter is attached if it has none.
 
         Args:
@@ -86,8 +88,10 @@ class Learner:
             editor: not shared with a rollout worker unless `cluster.staleness` is 0.
             tasks: of the run.
             run_folder: `checkpoints/` and `spool/` are made in it.
+            peers: learners that train together. All are given every group, in the same order, and told to update; each
+                trains on its share and puts that in the spool. One of them saves for all.
         """
-        self.config, self.editor, self.tasks = config, editor, tasks
+        self.config, self.editor, self.tasks, self.peers = config, editor, tasks, peers
         self.folder, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
         if not adapter_parameters(editor.transformer):
             attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
@@ -100,7 +104,8 @@ class Learner:
         self._intake = Intake(config, tasks.train)
         self._adapters: dict[int, Arrays] = {}
         self._keep_adapter()
-        self._held: list[_Held] = []
+        self._held: list[_Held | None] = []  # None: a peer's
+        self._scores: list[GroupScores] = []
         self._totals = StepTotals()
         self._skipped_updates = self._skipped_in_a_row = 0
         self._offender: str | None = None  # the group that made the present gradient infinite or NaN
@@ -125,14 +130,17 @@ class Learner:
                 raise LearnerError(
                     f"group {group.lease.group_id} comes too early: step {self.version} has its "
                     f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()")
-            self._put_on_disk(group, scores)
+            mine = self.peers.takes(self._intake.waiting)
+            if mine:
+                self._put_on_disk(group, scores)
             self._intake.take(group)
-            held = _Held(group, scores, staleness)
-            if self._streaming:
+            held = _Held(group, staleness) if mine else None
+            if not self._streaming:
+                self._held.append(held)
+                self._scores.append(scores)
+            elif held is not None:
                 (reward,) = self._rewards([scores])
                 self._accumulate(held, reward, first=True)
-            else:
-                self._held.append(held)
         word, reason = refusal or (None, None)
         return ConsumeReport(
             group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
@@ -143,26 +151,30 @@ class Learner:
         Raises:
             LearnerError: when groups are missing, or too many steps in a row had no finite gradient.
             RatioGateError: as `consume`.
+            PeersLost: when another of those that train together is gone.
         """
         config, totals = self.config.learner, self._totals
         if self._intake.waiting != config.groups_per_step:
             raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
                                "(learner.groups_per_step); consume the rest before update()")
-        lr = learning_rate(self.version, config.steps, config.optimizer)
-        rewards = self._rewards([held.scores for held in self._held])
+        totals.lr = learning_rate(self.version, config.steps, config.optimizer)
+        rewards = self._rewards(self._scores)
         applied = False
         for update in range(config.updates_per_step):
             for held, reward in zip(self._held, rewards, strict=True):
-                self._accumulate(held, reward, first=update == 0)
+                if held is not None:
+                    self._accumulate(held, reward, first=update == 0)
+            with self._timed("add_up"):
+                self.peers.add_up(self.parameters.values())
             with self._timed("optimizer"):
-                applied |= self._apply(lr)
+                applied |= self._apply(totals.lr)
         self._count_skips(applied)
         self.version += 1
         self._intake.trained(self.version)
         self._keep_adapter()
-        metrics = totals.metrics(lr, {"skipped_updates": float(self._skipped_updates)})
-        self._held, self._totals = [], StepTotals()
-        return StepReport(self.version, applied, metrics, totals.seconds, totals.spooled, totals.unspooled)
+        totals.skipped_updates = self._skipped_updates
+        self._begin_step()
+        return StepReport(self.version, applied, totals)
 
     def publish(self) -> WeightVersion:
         """A copy of the present adapter under the present version."""
@@ -237,8 +249,11 @@ class Learner:
             for version in state["adapters"]
         }
         self._keep_adapter()
-        self._held, self._totals = [], StepTotals()
+        self._begin_step()
         return dict(checkpoint.state["extra"])
+
+    def _begin_step(self) -> None:
+        self._held, self._scores, self._totals = [], [], StepTotals()
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals

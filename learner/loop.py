@@ -126,8 +126,9 @@ def _train(
                 with phases.timed("checkpoint"):
                     _save(backend, progress, events, announce, last)
             if progress.not_spooled >= MAX_DISK_FAILURES:
+                why = next(iter(report.totals.unspooled.values()))
                 raise RunFailed(f"In {progress.not_spooled} steps in a row the disk refused groups for the spool: "
-                                f"{next(iter(report.unspooled.values()))}. Make room, and continue with --resume.")
+                                f"{why}. Make room, and continue with --resume.")
         record = step_record(config, done, gatherer, groups, report, phases, judges.look())
         show_step(record, events, observers)
         sentence = alarm.sentence(record.zero_std_share)
@@ -142,11 +143,11 @@ def _train(
 
 def _tell_spool(report: StepReport, progress: _Progress, events: EventLog, announce: Notify) -> None:
     """Tells the diary how the step's groups got to disk, and a person where they did not."""
-    for group, seconds in report.spooled.items():
+    for group, seconds in report.totals.spooled.items():
         events.write("spooled", group=group, seconds=round(seconds, 6))
-    for group, reason in report.unspooled.items():
+    for group, reason in report.totals.unspooled.items():
         announce("not_spooled", group=group, reason=reason)
-    progress.not_spooled = progress.not_spooled + 1 if report.unspooled else 0
+    progress.not_spooled = progress.not_spooled + 1 if report.totals.unspooled else 0
 
 
 def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Notify, last: bool = False) -> None:
@@ -222,7 +223,7 @@ def step_record(
         groups_per_minute=60 * len(groups) / phases.seconds["step"],
         counters=gatherer.ledger.balance(),
         seconds=dict(phases.seconds),
-        learner={**report.metrics, **{f"{phase}_seconds": spent for phase, spent in report.seconds.items()}},
+        learner={**report.metrics, **{f"{phase}_seconds": spent for phase, spent in report.totals.seconds.items()}},
         judge=judge,
         invalid=gatherer.invalid(),
         silent=rewards.silent,

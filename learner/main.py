@@ -23,7 +23,7 @@ OURS = ("configs", "editing", "actors", "rewards", "learner", "cluster")
 """Packages whose errors are sentences; anything else is a fault of the program and keeps its traceback."""
 
 LOST = {"LearnerLost", "FleetError", "ClusterError"}
-NO_JUDGE = {"JudgeUnavailable", "JudgesDown"}
+OTHERS_LOST = {"JudgeUnavailable", "JudgesDown", "PeersLost"}
 """Errors after which another attempt finds other processes, nodes and servers. By name: most of a run's modules are
 never imported by a command that only prints."""
 
@@ -104,14 +104,14 @@ def guarded(config: RunConfig, work: Callable[[], None]) -> int:
 def is_passing(error: BaseException) -> bool:
     """Whether an error is a fault of processes, nodes or servers, which another attempt may not meet again.
 
-    What a process of the run raised by itself is not: it would raise it again.
+    What a process of the run raised by itself is not: it would raise it again, unless it lost others.
     """
     names: set[str] = set()
     link: BaseException | None = error
     while link is not None:
         names |= {base.__name__ for base in type(link).__mro__}
         link = link.__cause__
-    return bool(names & NO_JUDGE) or (bool(names & LOST) and "RayTaskError" not in names)
+    return bool(names & OTHERS_LOST) or (bool(names & LOST) and "RayTaskError" not in names)
 
 
 def how_to_resume(config: RunConfig) -> str:

@@ -12,23 +12,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from actors.fleet import GONE, Announcement, Fleet, FleetError, Job, WrongWeights, reason_of
+from actors.fleet import Announcement, Fleet, FleetError, Job, WrongWeights
 from actors.trajectory import Generated, Lease, Shown
-from cluster.placement import close_group, in_group, open_group
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.task import Image
+from learner.answers import FETCH_SECONDS, GroupLost, answer_of
 from learner.backend import (
     Delivered,
     HeldOut,
-    LearnerLost,
     Lost,
     Notify,
     Published,
@@ -37,28 +35,19 @@ from learner.backend import (
     judges_limit,
     overdue,
     scoring_limit,
-    step_limit,
 )
-from learner.host import LearnerHost
+from learner.learner_group import LearnerGroup
 from learner.pool_actor import PoolActor, secrets
 from learner.reports import StepReport
-from rewards.judge.messages import JudgeError
 from rewards.result import GroupScores
 from rewards.vllm.replicas import ServersFailed
 
 if TYPE_CHECKING:
-    from ray.util.placement_group import PlacementGroup
-
     from rewards.vllm.actor import JudgeServers
 
 CHUNK = 8  # held-out tasks per job: enough to be worth a call, few enough to spread over the workers
 WAIT_SECONDS = 1.0  # deadlines are looked at this often
-FETCH_SECONDS = 60.0  # for an answer that is there already
 CLOSING_SECONDS = 10.0
-
-
-class GroupLost(RunFailed):
-    """A group is gone, with the node that held it. Before it is trained on it can be made again."""
 
 
 class RayBackend:
@@ -71,8 +60,7 @@ class RayBackend:
         self._runtime = connect(config.cluster)
         self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
         self._inbox: deque[Delivered | Lost] = deque()
-        self._actors: list[Any] = []
-        self._group: PlacementGroup | None = None
+        self._learner: LearnerGroup | None = None
         self._fleet: Fleet | None = None
         self._desired = DesiredFile(self._folder, config.cluster)
         self._pool: Any = None
@@ -83,27 +71,20 @@ class RayBackend:
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         config = self._config
         cluster = config.cluster
-        self._group = open_group(config)
-        self._learner = self._actor(
-            LearnerHost, actor_options(cluster, cluster.gpus_for_learner) | in_group(self._group), config, self._folder)
-        self._pool = self._actor(PoolActor, actor_options(cluster, 0.0), config, self._folder, secrets())
+        self._learner = learner = LearnerGroup.open(config, self._folder)
+        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, 0.0)).remote(
+            config, self._folder, secrets())
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(
             config, actor_options(cluster, cluster.gpus_per_rollout_worker), self._when_ready, self._notify)
-        started, limit = self._learner.start.remote(step, allowed), cluster.group_timeout
-        if not ray.wait([started], timeout=limit)[0]:
-            raise RunFailed(
-                f"The learner did not become ready within {limit:g} s (cluster.group_timeout). Raise it if the editor "
-                "takes longer to load; if the cluster lacks the GPUs that cluster.gpus_for_learner asks for, lower "
-                "that.")
-        self._of("learner", started, FETCH_SECONDS)
+        learner.start(step, allowed)
         if config.rewards.judge.configured:
             self._wait_for_judges()
 
     def _start_judge_servers(self) -> None:
         def urls_changed(judge: str, urls: list[str]) -> None:
             done = self._pool.set_urls.remote(judge, urls)
-            self._when_answered(done, lambda ref: self._of("reward pool", ref, FETCH_SECONDS))
+            self._when_answered(done, lambda ref: answer_of("reward pool", ref, FETCH_SECONDS))
 
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
@@ -123,7 +104,7 @@ class RayBackend:
                 self._poll(WAIT_SECONDS)
         except ServersFailed as error:
             raise RunFailed(str(error)) from error
-        for judge, servers in self._of("reward pool", self._pool.start.remote(), scoring_limit(self._config)).items():
+        for judge, servers in answer_of("reward pool", self._pool.start.remote(), scoring_limit(self._config)).items():
             self._notify("judge_ready", judge=judge, servers=servers)
 
     @property
@@ -132,9 +113,14 @@ class RayBackend:
         assert self._fleet is not None, "start() comes first"
         return self._fleet
 
+    @property
+    def learner(self) -> LearnerGroup:
+        """The learner's processes."""
+        assert self._learner is not None, "start() comes first"
+        return self._learner
+
     def publish(self) -> Published:
-        announcement, weights = self._learner.publish.options(num_returns=2).remote()
-        published: Published = self._of("learner", announcement, self._config.cluster.group_timeout)
+        published, weights = self.learner.publish()
         first = not self.fleet.pids()
         self.fleet.publish(Announcement(published.version, published.sha256, published.modules), weights)
         while first and self.capacity() == 0:  # starting up ends when there is a worker that can work
@@ -154,7 +140,7 @@ class RayBackend:
 
     def _scored(self, generated: Generated, group: ray.ObjectRef, ref: ray.ObjectRef) -> None:
         try:
-            scores: GroupScores = self._of("reward pool", ref, FETCH_SECONDS)
+            scores: GroupScores = answer_of("reward pool", ref, FETCH_SECONDS)
         except GroupLost as error:
             self._inbox.append(Lost(generated.lease, str(error)))
             return
@@ -168,27 +154,20 @@ class RayBackend:
     def pool_statistics(self) -> Mapping[str, float]:
         if not self._config.rewards.judge.configured:
             return {}
-        found: Mapping[str, float] = self._of(
+        found: Mapping[str, float] = answer_of(
             "reward pool", self._pool.statistics.remote(), scoring_limit(self._config))
         return found
 
     def consume(self, delivered: Delivered) -> None:
-        done = self._learner.consume.remote(delivered.handle, delivered.scores)
         # Looked at as soon as it is there, so that a learner that died or refused is noticed before the step's end.
-        self._when_ready(done, lambda ref: self._of("learner", ref, FETCH_SECONDS))
+        for done in self.learner.consume(delivered):
+            self._when_ready(done, lambda ref: answer_of("learner", ref, FETCH_SECONDS))
 
     def update(self) -> StepReport:
-        answer, limit = self._learner.update.remote(), step_limit(self._config)
-        ready, _ = ray.wait([answer], timeout=limit)
-        self._call_back()  # what went wrong in `consume` before is the cause of what went wrong here
-        if not ready:
-            raise LearnerLost(f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
-                              "learner.groups_per_step). Continue from the last checkpoint with --resume.")
-        report: StepReport = self._of("learner", answer, FETCH_SECONDS)
-        return report
+        return self.learner.update(look=self._call_back)
 
     def images(self, delivered: Delivered) -> Image:
-        images: Image = self._of(
+        images: Image = answer_of(
             "reward pool", self._pool.images.remote(delivered.handle), scoring_limit(self._config))
         return images
 
@@ -200,7 +179,7 @@ class RayBackend:
         def sampled(chunk: list[int], images: ray.ObjectRef) -> None:
             scored = self._pool.measure.remote(chunk, images, "held_out")
             self._when_answered(
-                scored, lambda ref: measured.update({chunk[0]: self._of("reward pool", ref, FETCH_SECONDS)}))
+                scored, lambda ref: measured.update({chunk[0]: answer_of("reward pool", ref, FETCH_SECONDS)}))
 
         def drawn(chunk: list[int], found: list[Shown]) -> None:
             pictures[chunk[0]] = found
@@ -242,14 +221,10 @@ class RayBackend:
             self._poll(WAIT_SECONDS)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
-        saved: Path | Unsaved = self._of(
-            "learner", self._learner.save.remote(extra), self._config.cluster.group_timeout)
-        return saved
+        return self.learner.save(extra)
 
     def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
-        exported = self._learner.export.remote(folder.resolve(), dict(metadata))
-        path: Path = self._of("learner", exported, self._config.cluster.group_timeout)
-        return folder / path.name
+        return folder / self.learner.export(folder.resolve(), metadata).name
 
     def close(self) -> None:
         if self._fleet is not None:
@@ -259,15 +234,11 @@ class RayBackend:
             ray.wait([self._pool.close.remote()], timeout=CLOSING_SECONDS)
         for servers in self._judge_servers:
             servers.close()
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)
-        close_group(self._group)
+        if self._pool is not None:
+            ray.kill(self._pool, no_restart=True)
+        if self._learner is not None:
+            self._learner.close()
         self._runtime.close()
-
-    def _actor(self, kind: type, options: Mapping[str, Any], *arguments: Any) -> Any:
-        actor = ray.remote(kind).options(**options).remote(*arguments)
-        self._actors.append(actor)
-        return actor
 
     def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
         self._waiting[ref] = call
@@ -321,28 +292,6 @@ class RayBackend:
             with _fleet_faults():
                 self._waiting.pop(ref)(ref)
         return bool(ready)
-
-    def _of(self, who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
-        """What the learner or the reward pool answers within `limit` seconds.
-
-        Raises:
-            RunFailed: when it is dead, hangs or failed (LearnerLost for the learner), or a judge's failure limit is
-                reached; GroupLost when what it was to work on is gone.
-        """
-        failed = LearnerLost if who == "learner" else RunFailed
-        try:
-            return ray.get(ref, timeout=limit)
-        except GetTimeoutError as error:
-            raise failed(f"The {who} did not answer within {limit:g} s.") from error
-        except ObjectLostError as error:
-            raise GroupLost(f"A group was lost before the {who} had it: {reason_of(error)}") from error
-        except GONE as error:
-            again = " Continue from the last checkpoint with --resume." if who == "learner" else ""
-            raise failed(f"The {who} died: {reason_of(error)}.{again}") from error
-        except JudgeError as error:  # Ray raises what the pool raised
-            raise failed(str(getattr(error, "cause", error))) from error
-        except RayTaskError as error:
-            raise failed(f"The {who} failed: {reason_of(error)}") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
 from learner.backend import Delivered, HeldOut, Lost, Published, Unsaved
-from learner.reports import StepReport
+from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
 
@@ -102,7 +102,7 @@ class FakeBackend:
     def update(self) -> StepReport:
         self.calls.append(("update", len(self.consumed[-1])))
         self.consumed.append([])
-        return StepReport(len(self.consumed) - 1, True, {"loss": 1.0}, {"optimizer": 0.5})
+        return StepReport(len(self.consumed) - 1, True, StepTotals(seconds={"optimizer": 0.5}))
 
     def publish(self) -> Published:
         self.version = self.first_step + len(self.consumed) - 1

@@ -10,7 +10,7 @@ import yaml
 from configs.exits import FAILED, RESUMABLE
 from configs.load import config_hash, load_config
 from learner.backend import RunFailed
-from learner.main import LOST, NO_JUDGE, Terminated, guarded, main, with_free_name
+from learner.main import LOST, OTHERS_LOST, Terminated, guarded, main, with_free_name
 from rewards.judge.messages import JudgesDown
 
 ROOT = Path(__file__).parents[2]
@@ -103,4 +103,4 @@ def test_faults_of_the_machinery_have_an_exit_code_of_their_own(tmp_path: Path):
 def test_the_names_of_passing_faults_are_those_of_errors_that_there_are():
     sources = " ".join(path.read_text() for package in ("actors", "cluster", "learner", "rewards")
                        for path in (ROOT / package).rglob("*.py"))
-    assert [name for name in LOST | NO_JUDGE if f"class {name}(" not in sources] == []
+    assert [name for name in LOST | OTHERS_LOST if f"class {name}(" not in sources] == []

@@ -1,0 +1,127 @@
+"""The learner on Ray: `learner.num_workers` processes on one node that answer as one.
+
+Every process is given every group, in the same order, and trains on its share; together they make the step. The first
+one publishes, saves and exports for all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from cluster.placement import close_group, in_group, learners, open_group
+from cluster.runtime import actor_options
+from configs.schema import RunConfig
+from learner.answers import FETCH_SECONDS, answer_of
+from learner.backend import Delivered, LearnerLost, Published, RunFailed, Unsaved, step_limit
+from learner.host import LearnerHost
+from learner.reports import StepReport, together
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+
+class LearnerGroup:
+    """The processes; they end with `close`."""
+
+    def __init__(self, config: RunConfig, processes: Sequence[Any], place: PlacementGroup | None = None) -> None:
+        """Takes over handles of `LearnerHost`s, and the placement group that they are in."""
+        self._config, self._limit = config, config.cluster.group_timeout
+        self._processes, self._place = list(processes), place
+        self._first = self._processes[0]
+
+    @classmethod
+    def open(cls, config: RunConfig, folder: Path) -> LearnerGroup:
+        """Asks Ray for the processes; `start` waits for them."""
+        place, options = open_group(config), actor_options(config.cluster, config.cluster.gpus_for_learner)
+        return cls(config, [
+            ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder)
+            for rank in range(learners(config))], place)
+
+    def start(self, step: int, allowed: Sequence[str] = ()) -> None:
+        """Returns when all are ready, from the checkpoint after `step` optimizer steps.
+
+        Raises:
+            RunFailed: when they are not within `cluster.group_timeout`.
+            LearnerLost: when one of them cannot start.
+        """
+        cluster, size = self._config.cluster, len(self._processes)
+        started = [one.start.remote(step, allowed) for one in self._processes]
+        ready, missing = ray.wait(started, num_returns=size, timeout=self._limit)
+        for ref in ready:
+            answer_of("learner", ref, FETCH_SECONDS)
+        if missing:
+            raise RunFailed(
+                f"The learner did not become ready within {self._limit:g} s (cluster.group_timeout). Raise it if the "
+                f"editor takes longer to load; if no node of the cluster has {size * cluster.gpus_for_learner:g} GPUs "
+                "(learner.num_workers times cluster.gpus_for_learner), lower those.")
+        if size > 1:
+            where = answer_of("learner", self._first.meeting_point.remote(), FETCH_SECONDS)
+            for ref in [one.join.remote(rank, size, where) for rank, one in enumerate(self._processes)]:
+                answer_of("learner", ref, self._limit)
+
+    def publish(self) -> tuple[Published, ray.ObjectRef]:
+        """What the weights are announced as, and where they are.
+
+        Raises:
+            LearnerLost: when the processes do not hold the same.
+        """
+        announcement, weights = self._first.publish.options(num_returns=2).remote()
+        others = [one.fingerprint.remote() for one in self._processes[1:]]
+        published: Published = answer_of("learner", announcement, self._limit)
+        for rank, ref in enumerate(others, 1):
+            sha256 = answer_of("learner", ref, self._limit)
+            if sha256 != published.sha256:
+                raise LearnerLost(
+                    f"The learner's processes do not hold the same weights at version {published.version}: process 0 "
+                    f"has {published.sha256[:12]}, process {rank} {sha256[:12]}. Continue from the last checkpoint "
+                    "with --resume.")
+        return published, weights
+
+    def consume(self, delivered: Delivered) -> list[ray.ObjectRef]:
+        """Hands a group to all; what comes back says whether they took it."""
+        return [one.consume.remote(delivered.handle, delivered.scores) for one in self._processes]
+
+    def update(self, look: Callable[[], object]) -> StepReport:
+        """The optimizer step over the groups consumed since the last one.
+
+        Args:
+            look: raises where taking a group has failed, which is the cause of what fails here.
+
+        Raises:
+            LearnerLost: when it takes longer than `step_limit`, or a process fails.
+        """
+        limit = step_limit(self._config)
+        answers = [one.update.remote() for one in self._processes]
+        deadline, waiting, reports = time.monotonic() + limit, list(answers), {}
+        while waiting:  # one by one: where a process has failed, the others wait for it
+            ready, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            look()
+            if not ready:
+                raise LearnerLost(f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
+                                  "learner.groups_per_step). Continue from the last checkpoint with --resume.")
+            reports.update({ref: answer_of("learner", ref, FETCH_SECONDS) for ref in ready})
+        try:
+            return together([reports[ref] for ref in answers])
+        except ValueError as error:
+            raise LearnerLost(f"{error}. Continue from the last checkpoint with --resume.") from error
+
+    def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
+        """See `learner.backend.Backend.save`."""
+        saved: Path | Unsaved = answer_of("learner", self._first.save.remote(extra), self._limit)
+        return saved
+
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+        """See `learner.backend.Backend.export`."""
+        path: Path = answer_of("learner", self._first.export.remote(folder, dict(metadata)), self._limit)
+        return path
+
+    def close(self) -> None:
+        """Ends the processes and gives their place back."""
+        for one in self._processes:
+            ray.kill(one, no_restart=True)
+        close_group(self._place)
