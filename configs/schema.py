@@ -53,7 +53,9 @@ class ShapesData(Section):
     train_tasks: int = Field(4096, ge=1)
     """How many training tasks there are; they are visited in seeded random order."""
     held_out_tasks: int = Field(256, ge=0)
-    """How many tasks of the test split the base and the result are measured on (`validation` is for tuning)."""
+    """How many tasks of `held_out_split` the base and the result are measured on."""
+    held_out_split: Literal["test", "validation"] = "test"
+    """The split that is measured on; choose settings on `validation`, so that `test` says how good they are."""
     photo_folder: str | None = None
     """Take backgrounds from crops of the pictures in this folder instead of the painted textures."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,10 +20,18 @@ from editing.task import EditTask, TaskSource
 
 @dataclass(frozen=True)
 class Tasks:
-    """The two disjoint task sources of a run."""
+    """The two disjoint task sources of a run.
+
+    Attributes:
+        train: what is trained on.
+        held_out: what is measured on.
+        faults: why lines of a manifest were skipped, a sentence each, by the configuration key that names the manifest:
+            `data.path`, and `data.held_out_path` where there is one. The benchmark has no such keys.
+    """
 
     train: TaskSource
     held_out: TaskSource
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -75,18 +84,20 @@ def open_tasks(config: RunConfig) -> Tasks:
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
             target that a reward needs.
+        TaskError: when a picture in `data.photo_folder` is faulty.
     """
     data = config.data
     if isinstance(data, ShapesData):
         return Tasks(*(ShapesDataset(split, length, data.seed, data.photo_folder)
-                       for split, length in (("train", data.train_tasks), ("test", data.held_out_tasks))))
+                       for split, length in (("train", data.train_tasks), (data.held_out_split, data.held_out_tasks))))
     multiple = pixel_multiple(config.editor.path)
     train = _open_manifest(data, data.path)
     if data.held_out_path is not None:
         _refuse_missing_targets(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path)
         return Tasks(ResizedTasks(train, range(len(train)), data.resolution, multiple),
-                     ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple))
+                     ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple),
+                     {"data.path": _sentences(train), "data.held_out_path": _sentences(held_out)})
     kept = len(train) - round(len(train) * data.held_out_fraction)
     if data.held_out_fraction > 0:
         kept = min(kept, len(train) - 1)
@@ -95,12 +106,17 @@ def open_tasks(config: RunConfig) -> Tasks:
                          f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0")
     _refuse_missing_targets(config, train, range(kept))
     return Tasks(ResizedTasks(train, range(kept), data.resolution, multiple),
-                 ResizedTasks(train, range(kept, len(train)), data.resolution, multiple))
+                 ResizedTasks(train, range(kept, len(train)), data.resolution, multiple),
+                 {"data.path": _sentences(train)})
 
 
 def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
     return ManifestDataset(
         Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction)
+
+
+def _sentences(manifest: ManifestDataset) -> tuple[str, ...]:
+    return tuple(f"{manifest.path}, {fault}" for fault in manifest.faults)
 
 
 def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: range) -> None:

@@ -131,6 +131,8 @@ def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
      "learner.optimizer.betas: expected a list of 2 numbers, seen [0.5] (set by --learner.optimizer.betas)"),
     (["--learner.optimizer.betas", "[0.9, 1.0]"],
      "learner.optimizer.betas: expected less than 1.0, seen 1.0 (set by --learner.optimizer.betas)"),
+    (["--data.held-out-split", "train"],
+     "data.held_out_split: expected 'test' or 'validation', seen 'train' (set by --data.held-out-split)"),
     (["--data.type", "foo"],
      "data.type: expected shapes or manifest, seen 'foo' (set by --data.type)"),
     (["--rewards.weights.foo", "1"],

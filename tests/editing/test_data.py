@@ -79,7 +79,49 @@ def test_a_reward_that_needs_targets_is_refused_before_the_run_when_training_lin
     open_tasks(config(tiny_kontext, write_manifest(tmp_path / "n.jsonl", 4, targets=(0, 1, 2)), weights))
 
 
+def test_skipped_lines_are_told_by_the_key_that_names_their_manifest(tiny_kontext, tmp_path):
+    (tmp_path / "other").mkdir()
+    train, held_out = write_manifest(tmp_path / "m.jsonl", 3), write_manifest(tmp_path / "other" / "m.jsonl", 2)
+    sound = open_tasks(config(tiny_kontext, train, held_out_path=str(held_out)))
+    assert sound.faults == {"data.path": (), "data.held_out_path": ()}
+    for path in (train, held_out):
+        with path.open("a") as file:
+            file.write('{"id": "torn", "source": "none.png"}\n')
+    limit = {"max_faulty_fraction": 0.5}
+    both = open_tasks(config(tiny_kontext, train, held_out_path=str(held_out), **limit)).faults
+    assert {key: len(sentences) for key, sentences in both.items()} == {"data.path": 1, "data.held_out_path": 1}
+    assert both["data.path"][0].startswith(f"{train}, line 5 (torn): ")
+    assert both["data.held_out_path"][0].startswith(f"{held_out}, line 4 (torn): ")
+    assert set(open_tasks(config(tiny_kontext, train, **limit)).faults) == {"data.path"}
+
+
+def test_a_nearly_full_mask_leaves_background_at_the_size_of_training(tiny_kontext, tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", 2)
+    mask = np.full((30, 40), 255, np.uint8)
+    mask[0, 0] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    path.write_text(path.read_text().replace('"id"', '"mask_polarity": "edit_is_white", "id"'))  # meant to be so large
+    tasks = open_tasks(config(tiny_kontext, path, resolution=16))
+    assert np.argwhere(~tasks.train[0].edit_mask).tolist() == [[0, 0]]
+
+
 def test_the_benchmark_trains_on_one_split_and_is_measured_on_another():
     tasks = open_tasks(RunConfig.model_validate({"data": {"type": "shapes", "train_tasks": 3, "held_out_tasks": 2}}))
     assert (ids(tasks.train), ids(tasks.held_out)) == (
         ["shapes-train-0-0", "shapes-train-0-1", "shapes-train-0-2"], ["shapes-test-0-0", "shapes-test-0-1"])
+
+
+def test_settings_can_be_chosen_on_scenes_that_are_neither_trained_on_nor_reported():
+    shapes = {"type": "shapes", "train_tasks": 60, "held_out_tasks": 60}
+    chosen = open_tasks(RunConfig.model_validate({"data": {**shapes, "held_out_split": "validation"}}))
+    reported = open_tasks(RunConfig.model_validate({"data": shapes}))
+    assert chosen.train.fingerprint == reported.train.fingerprint
+    assert chosen.held_out.fingerprint != reported.held_out.fingerprint
+    assert chosen.held_out[0].task_id == "shapes-validation-0-0"
+
+    def layouts(tasks):
+        edits = [tasks[index].meta["edit"] for index in range(60)]
+        return {(edit.kind, edit.place, edit.after, edit.scene.things) for edit in edits}
+
+    train, validation, test = map(layouts, (chosen.train, chosen.held_out, reported.held_out))
+    assert not validation & test and not validation & train and not test & train

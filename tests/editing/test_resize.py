@@ -60,6 +60,29 @@ def test_one_pixel_survives_any_shrinking():
     assert resize_task(make_task(100, 100, edit_mask=mask), 16, 8).edit_mask.sum() == 1
 
 
+def test_one_background_pixel_survives_any_resizing():
+    frame = np.zeros((512, 512), dtype=bool)
+    frame[1:-1, 1:-1] = True
+    small = resize_mask(frame, (64, 64))
+    assert np.argwhere(~small).tolist() == [[0, 0]]  # a corner is covered least
+    hole = np.ones((100, 100), dtype=bool)
+    hole[77, 31] = False
+    assert np.argwhere(~resize_mask(hole, (10, 10))).tolist() == [[7, 3]]
+    assert not resize_task(make_task(512, 512, edit_mask=frame), 64, 16).edit_mask.all()
+    assert resize_mask(np.ones((100, 100), dtype=bool), (10, 10)).all()  # a full mask stays full
+    assert resize_mask(hole, (1, 1)).all()  # there is room for one of the two only
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 40)] * 2), st.tuples(*[st.integers(1, 40)] * 2))
+def test_neither_region_vanishes(seed, size, other):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(size) < rng.choice([0.0, 0.01, 0.5, 0.99, 1.0])
+    resized = resize_mask(mask, other)
+    assert resized.any() == mask.any()
+    if resized.size > 1:
+        assert resized.all() == mask.all()
+
+
 def test_doubling_repeats_a_mask_and_a_flat_picture_stays_flat():
     mask = np.random.default_rng(1).random((5, 7)) < 0.5
     assert np.array_equal(resize_mask(mask, (10, 14)), mask.repeat(2, 0).repeat(2, 1))
