@@ -6,7 +6,8 @@ import hashlib
 from functools import lru_cache
 
 from editing.shapes.edits import Edit, edit_at, edit_mask
-from editing.shapes.scenes import paint, photo_paths, to_uint8
+from editing.shapes.photos import photos_digest
+from editing.shapes.scenes import SIZE, paint, to_uint8
 from editing.task import EditTask
 
 GENERATOR_VERSION = 1  # raise when the same index would give another picture
@@ -19,24 +20,16 @@ def edit_task(edit: Edit, task_id: str) -> EditTask:
         instruction=edit.instruction, target=to_uint8(paint(edit.target_scene)), meta={"edit": edit})
 
 
-def photos_digest(folder: str) -> str:
-    """sha256 (hex) of the names and bytes of the pictures in a folder, which decide every photo background."""
-    digest = hashlib.sha256()
-    for path in photo_paths(folder):
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
 class ShapesDataset:
     """`length` deterministic tasks of one split; task i does not depend on the length."""
 
     def __init__(self, split: str, length: int, seed: int, photo_folder: str | None = None) -> None:
         """
         Raises:
-            TaskError: when there is no picture in `photo_folder`.
+            TaskError: when there is no picture in `photo_folder`, or a faulty one.
         """
         self.split, self.length, self.seed, self.photo_folder = split, length, seed, photo_folder
-        self._photos = None if photo_folder is None else photos_digest(photo_folder)
+        self._photos = None if photo_folder is None else photos_digest(photo_folder, SIZE)
         self._task = lru_cache(maxsize=512)(self._make)
 
     def _make(self, index: int) -> EditTask:

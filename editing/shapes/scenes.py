@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from editing.task import TaskError
+from editing.shapes.photos import photo_crop
 
 SIZE = 64
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -86,40 +85,11 @@ def _muted_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             np.clip(base + shade + tint[1], 0.1, 0.95).astype(np.float32))
 
 
-def photo_paths(folder: str) -> list[Path]:
-    """The pictures of a folder, by name.
-
-    Raises:
-        TaskError: when there is no such folder, or no picture in it.
-    """
-    wanted, path = {".png", ".jpg", ".jpeg", ".webp"}, Path(folder)
-    paths = sorted(p for p in path.iterdir() if p.suffix.lower() in wanted) if path.is_dir() else []
-    if not paths:
-        raise TaskError(f"data.photo_folder: expected a folder with PNG, JPEG or WebP pictures; seen {folder!r}.")
-    return paths
-
-
-def _photo_crop(folder: str, seed: int) -> np.ndarray:
-    """A seeded square crop of one picture of `folder`, shrunk to [64, 64, 3] and slightly muted."""
-    paths = photo_paths(folder)
-    rng = np.random.default_rng(seed)
-    with Image.open(paths[rng.integers(len(paths))]) as picture:
-        photo = picture.convert("RGB")
-    side = int(min(photo.size) * rng.uniform(0.35, 1.0))
-    left, top = (int(rng.integers(0, extent - side + 1)) for extent in photo.size)
-    crop = photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    pixels = np.asarray(crop, dtype=np.float32) / 255
-    grey = pixels.mean(axis=-1, keepdims=True)
-    muted = grey + 0.6 * (pixels - grey)  # saturated objects stay the most colourful things in the picture
-    muted.flags.writeable = False
-    return muted
-
-
 @lru_cache(maxsize=64)
 def paint_background(kind: str, seed: int) -> np.ndarray:
     """Background picture [64, 64, 3], deterministic in (kind, seed); the returned array is read-only."""
     if kind.startswith("photo:"):
-        return _photo_crop(kind.removeprefix("photo:"), seed)
+        return photo_crop(kind.removeprefix("photo:"), seed, SIZE)
     rng = np.random.default_rng(seed)
     low, high = _muted_pair(rng)
     if kind == "sky":  # vertical gradient with soft clouds

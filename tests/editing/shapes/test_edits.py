@@ -9,7 +9,6 @@ from editing.shapes.dataset import ShapesDataset
 from editing.shapes.edits import KINDS, OUTCOMES, SPLITS, edit_at, edit_mask, outcomes, split_of
 from editing.shapes.scenes import COLOURS, paint, to_uint8
 from editing.shapes.score import edit_verdict
-from editing.task import TaskError
 
 indices = st.integers(0, 10**6)
 
@@ -109,25 +108,3 @@ def test_edit_score_equals_a_float64_brute_force():
     weights = np.exp(-np.array(errors) / 0.01)
     expected = weights[OUTCOMES.index(edit.after)] / weights.sum()
     assert edit_verdict(image.astype(np.uint8)[None], edit).score[0] == pytest.approx(expected, rel=1e-9)
-
-
-def test_photo_backgrounds_keep_masks_exact(tmp_path):
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    data = ShapesDataset("train", 4, 0, str(tmp_path))
-    for i in range(4):
-        task = data[i]
-        assert (task.source[~task.edit_mask] == task.target[~task.edit_mask]).all()
-    assert (data[0].source != ShapesDataset("train", 4, 0)[0].source).any()
-    before = data.fingerprint
-    assert before == ShapesDataset("train", 4, 0, str(tmp_path)).fingerprint
-    Image.fromarray(255 - noise).save(tmp_path / "a.png")
-    assert before != ShapesDataset("train", 4, 0, str(tmp_path)).fingerprint  # other pictures, other tasks
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for folder in (empty, tmp_path / "absent"):
-        with pytest.raises(TaskError, match=r"data.photo_folder: expected a folder with PNG"):
-            ShapesDataset("train", 1, 0, str(folder))
-
