@@ -91,13 +91,13 @@ def region_decoupled_noise(
 class NoiseRecipe:
     """The noise of one group, written as four numbers instead of a tensor.
 
-    Invariant: candidate i depends on (seed, i), the mask and the strengths, never on the group size or on
-    which other candidates are drawn; so a group may be drawn in slices, on any machine.
+    Invariant: candidate i depends on (seed, i), the mask and the strengths, never on the group size or the
+    machine.
 
     Attributes:
         seed: 64-bit seed of the group, 0 <= seed < 2**64.
         alpha_edit: perturbation strength in the edit region, 0..1.
-        alpha_base: perturbation strength elsewhere, 0..1.
+        alpha_base: perturbation strength elsewhere, 0..1; equal to alpha_edit for global perturbation.
         group_size: G >= 1, the reference included.
     """
 
@@ -113,25 +113,9 @@ class NoiseRecipe:
         _check_strength("alpha_base", self.alpha_base)
         _check_group_size(self.group_size)
 
-    @classmethod
-    def global_noise(cls, seed: int, alpha: float, group_size: int) -> "NoiseRecipe":
-        """The recipe that perturbs every token alike (arXiv 2511.16955 Eq. 7, sigma = alpha)."""
-        return cls(seed=seed, alpha_edit=alpha, alpha_base=alpha, group_size=group_size)
-
     def reference(self, tokens: int, channels: int) -> Tensor:
         """The unperturbed noise, float32 [N, C] on the CPU; the same for every strength and group size."""
         return self._standard_normal("reference", tokens, channels)
-
-    def candidate(self, index: int, edit_mask: Tensor, channels: int) -> Tensor:
-        """Noise of one candidate, float32 [N, C] on the CPU; 0 <= index < group_size, 0 is the reference."""
-        if not 0 <= index < self.group_size:
-            raise ValueError(f"candidate index must be in 0..{self.group_size - 1}; seen {index}.")
-        tokens = edit_mask.numel()
-        reference = self.reference(tokens, channels)
-        if index == REFERENCE_INDEX:
-            return reference
-        delta = self._standard_normal(f"candidate {index}", tokens, channels)
-        return perturb(reference, delta, edit_mask.cpu(), self.alpha_edit, self.alpha_base)
 
     def draw(self, edit_mask: Tensor, channels: int) -> Tensor:
         """Noise of the group, float32 [G, N, C] on the CPU; `edit_mask` is [N] in [0, 1], 1 = editable."""

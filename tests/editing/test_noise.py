@@ -98,7 +98,7 @@ def test_nuisance_variance_falls_with_the_square_of_the_base_strength():
         noise = recipe.draw(mask, channels).double()
         return (noise[1:] * weight).sum(dim=(1, 2)).var().item()
 
-    wide = variance(NoiseRecipe.global_noise(11, 0.3, group))
+    wide = variance(NoiseRecipe(11, 0.3, 0.3, group))
     narrow = variance(NoiseRecipe(11, 0.3, 0.01, group))
     assert narrow / wide == pytest.approx((0.01 / 0.3) ** 2, rel=1e-3)
 
@@ -111,11 +111,7 @@ def test_recipe_candidate_depends_on_seed_and_index_only(seed, group, tokens, ch
     assert noise.shape == (group, tokens, channels) and noise.dtype == torch.float32
     assert torch.equal(noise[0], recipe.reference(tokens, channels))
     assert torch.equal(noise, NoiseRecipe(seed, 0.7, 0.05, group + 3).draw(mask, channels)[:group])
-    for index in range(group):
-        assert torch.equal(noise[index], recipe.candidate(index, mask, channels))
-    assert torch.equal(
-        recipe.reference(tokens, channels), NoiseRecipe.global_noise(seed, 0.2, 1).draw(mask, channels)[0]
-    )
+    assert torch.equal(recipe.reference(tokens, channels), NoiseRecipe(seed, 0.2, 0.2, 1).draw(mask, channels)[0])
 
 
 def test_recipe_streams_differ_by_seed_beyond_32_bits_and_by_candidate():
@@ -137,14 +133,15 @@ STORED_REFERENCE = [[1.7953688, 1.7188852, -1.275672], [0.90499, 0.8087057, -0.7
 
 
 def test_global_recipe_ignores_the_mask():
-    recipe = NoiseRecipe.global_noise(4, 0.3, 3)
+    recipe = NoiseRecipe(4, 0.3, 0.3, 3)
     torch.testing.assert_close(recipe.draw(torch.ones(5), 2), recipe.draw(torch.zeros(5), 2), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_degenerate_masks_give_one_strength_everywhere(fill):
     noise = NoiseRecipe(1, 0.9, 0.2, 2).draw(torch.full((3,), fill), 2)
-    same = NoiseRecipe.global_noise(1, 0.9 if fill else 0.2, 2).draw(torch.full((3,), fill), 2)
+    strength = 0.9 if fill else 0.2
+    same = NoiseRecipe(1, strength, strength, 2).draw(torch.full((3,), fill), 2)
     torch.testing.assert_close(noise, same, rtol=0, atol=1e-7)
 
 
@@ -168,5 +165,3 @@ def test_faults_are_sentences():
         region_decoupled_noise(reference, torch.ones(4), 0, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match="seed must be an integer"):
         NoiseRecipe(2**64, 0.5, 0.1, 2)
-    with pytest.raises(ValueError, match=r"candidate index must be in 0\.\.1"):
-        NoiseRecipe(0, 0.5, 0.1, 2).candidate(2, torch.ones(4), 2)
