@@ -8,14 +8,14 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.fleet import GONE, reason_of
-from learner.backend import LearnerLost, RunFailed
+from learner.backend import LearnerLost, RunFailed, RunInterrupted
 from rewards.judge.messages import JudgeError
 
 FETCH_SECONDS = 60.0
 """For an answer that is there already."""
 
 
-class GroupLost(RunFailed):
+class GroupLost(RunInterrupted):
     """A group is gone, with the node that held it. Before it is trained on it can be made again."""
 
 
@@ -23,19 +23,20 @@ def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit:
     """What the learner or the reward pool answers within `limit` seconds.
 
     Raises:
-        RunFailed: when it is dead, hangs or failed (LearnerLost for the learner), or a judge's failure limit is
-            reached; GroupLost when what it was to work on is gone.
+        RunInterrupted: when it is dead or hangs (LearnerLost for the learner); GroupLost when what it was to work on is
+            gone.
+        RunFailed: when it failed (LearnerLost for the learner), or a judge's failure limit is reached.
     """
-    failed = LearnerLost if who == "learner" else RunFailed
+    lost, failed = (LearnerLost, LearnerLost) if who == "learner" else (RunInterrupted, RunFailed)
     try:
         return ray.get(ref, timeout=limit)
     except GetTimeoutError as error:
-        raise failed(f"The {who} did not answer within {limit:g} s.") from error
+        raise lost(f"The {who} did not answer within {limit:g} s.") from error
     except ObjectLostError as error:
         raise GroupLost(f"A group was lost before the {who} had it: {reason_of(error)}") from error
     except GONE as error:
         again = " Continue from the last checkpoint with --resume." if who == "learner" else ""
-        raise failed(f"The {who} died: {reason_of(error)}.{again}") from error
+        raise lost(f"The {who} died: {reason_of(error)}.{again}") from error
     except JudgeError as error:  # Ray raises what the pool raised
         raise failed(str(getattr(error, "cause", error))) from error
     except RayTaskError as error:

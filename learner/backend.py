@@ -27,7 +27,13 @@ class RunFailed(RuntimeError):
     """The run cannot go on; the sentence says why and what to do."""
 
 
-class LearnerLost(RunFailed):
+class RunInterrupted(RunFailed):
+    """Processes, nodes or servers that the run needs are gone, do not answer, or belong to another one: an attempt with
+    --resume may find them again. Raised from an error of the run's own code it is no such thing, see
+    `learner.passing`."""
+
+
+class LearnerLost(RunInterrupted):
     """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""
 
 
@@ -52,11 +58,12 @@ def judges_limit(config: RunConfig) -> float:
     return config.rewards.judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
 
 
-def overdue(config: RunConfig, waiting: int) -> RunFailed:
+def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
     """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
     keys = "cluster.group_timeout" + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
-    return RunFailed(f"The reward pool has scored none of {waiting} groups for {scoring_limit(config):g} s ({keys}), "
-                     "so it hangs. If a scorer of your own is that slow, raise cluster.group_timeout.")
+    return RunInterrupted(
+        f"The reward pool has scored none of {waiting} groups for {scoring_limit(config):g} s ({keys}), so it hangs. "
+        "If a scorer of your own is that slow, raise cluster.group_timeout.")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ another attempt with --resume may succeed, 130 or 143 interrupted.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -21,11 +22,6 @@ from learner.stopping import Stopping, Terminated
 
 OURS = ("configs", "editing", "actors", "rewards", "learner", "cluster")
 """Packages whose errors are sentences; anything else is a fault of the program and keeps its traceback."""
-
-LOST = {"LearnerLost", "FleetError", "ClusterError"}
-OTHERS_LOST = {"JudgeUnavailable", "JudgesDown", "PeersLost"}
-"""Errors after which another attempt finds other processes, nodes and servers. By name: most of a run's modules are
-never imported by a command that only prints."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +77,11 @@ def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Sto
 
 
 def guarded(config: RunConfig, work: Callable[[], None]) -> int:
-    """Does the work and returns the exit code; interruptions and our own errors end in sentences."""
+    """Does the work and returns the exit code; interruptions and our own errors end in sentences.
+
+    What Ray raised because something was lost keeps its traceback, for a person, and has its exit code, for a
+    supervisor.
+    """
     try:
         work()
     except KeyboardInterrupt as interruption:
@@ -93,25 +93,25 @@ def guarded(config: RunConfig, work: Callable[[], None]) -> int:
         print("cluster.mode ray needs Ray, which is not installed; type: python -m pip install 'ray[default]'   "
               "(or run with --cluster.mode inline)", file=sys.stderr)
         return exits.FAILED
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.partition(".")[0] not in OURS:
+    except Exception as error:
+        # Imported late: --help and --dry-run answer at once.
+        from learner.passing import is_passing
+
+        passing = is_passing(error)
+        if is_sentence(error):
+            print(f"\n{error}", file=sys.stderr)
+        elif passing:
+            traceback.print_exc()
+        else:
             raise
-        print(f"\n{error}\n{how_to_resume(config)}".rstrip(), file=sys.stderr)
-        return exits.RESUMABLE if is_passing(error) else exits.FAILED
+        print(how_to_resume(config), end="\n" if how_to_resume(config) else "", file=sys.stderr)
+        return exits.RESUMABLE if passing else exits.FAILED
     return exits.DONE
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether an error is a fault of processes, nodes or servers, which another attempt may not meet again.
-
-    What a process of the run raised by itself is not: it would raise it again, unless it lost others.
-    """
-    names: set[str] = set()
-    link: BaseException | None = error
-    while link is not None:
-        names |= {base.__name__ for base in type(link).__mro__}
-        link = link.__cause__
-    return bool(names & OTHERS_LOST) or (bool(names & LOST) and "RayTaskError" not in names)
+def is_sentence(error: Exception) -> bool:
+    """Whether an error is one of ours that tells a person what to do."""
+    return isinstance(error, ValueError | RuntimeError) and type(error).__module__.partition(".")[0] in OURS
 
 
 def how_to_resume(config: RunConfig) -> str:
