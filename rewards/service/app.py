@@ -32,8 +32,9 @@ SENTENCES = {
     500: "The service failed; its log says where.",
     503: "The service is being stopped; ask again when it is back.",
 }
+TWO_LENGTHS = "A request must have Content-Length or Transfer-Encoding, not both: they say two things about its length."
 STATUSES = {
-    400: "The body is no JSON.",
+    400: "The body is no JSON, or its length is announced in two ways.",
     401: "The token is missing or wrong.",
     408: "The body did not arrive in time.",
     413: "Too much: bytes, pictures, pixels, characters or values.",
@@ -146,6 +147,9 @@ class Entrance:
         try:
             headers = Headers(scope=scope)
             self._access.check(scope["path"], headers)
+            # Such a body comes in chunks, however short it says that it is; proxies may read it the other way.
+            if "content-length" in headers and "transfer-encoding" in headers:
+                raise Refusal(400, TWO_LENGTHS)
             if int(headers.get("content-length", "0")) > self._max_body:
                 raise Refusal(413, SENTENCES[413])
             await self._inner(scope, receive, noted)

@@ -108,7 +108,15 @@ class ScoreDesk:
         return await self._in_thread(opened)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        """What the work returns. Cancelled, it ends no earlier than the thread does, which nobody can stop: until then
+        the request's bytes and pixels are in memory, and stay in its budgets."""
+        running = self._threads.submit(work, *arguments)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if not running.cancel():
+                await asyncio.gather(asyncio.wrap_future(running), return_exceptions=True)
+            raise
 
 
 def _refuse_other_types(request: Request) -> None:

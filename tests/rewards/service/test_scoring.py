@@ -141,6 +141,44 @@ def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
         assert answers[0].status == 200
 
 
+def test_a_body_whose_length_is_announced_in_two_ways_is_refused_unread(monkeypatch):
+    monkeypatch.setattr(scoring, "BODIES", 1)
+    with serving(settings=config(max_body_megabytes=1)) as (client, pool):
+        holder = socket.create_connection(("127.0.0.1", client.port))
+        holder.sendall(HEAD % 2**20)  # holds all that may be in memory
+        until(lambda: metric(client, "locus_queue_taken") == 1)
+        for length in ("0", "10"):
+            answer = client.ask("POST", "/v1/score", iter([b"{}"]), {
+                "Content-Type": "application/json", "Content-Length": length, "Transfer-Encoding": "chunked"},
+                encode_chunked=True)
+            assert answer.status == 400 and "Content-Length or Transfer-Encoding, not both" in answer.detail
+        assert metric(client, "locus_queue_taken") == 1 and pool.begun == 0
+        holder.close()
+        assert client.score().status == 200
+
+
+def test_what_is_being_decoded_when_its_time_is_over_stays_in_the_budget(monkeypatch):
+    begun, release, decode = [], threading.Event(), scoring.decode
+
+    def slow(*arguments):
+        begun.append(arguments)
+        release.wait(30)
+        return decode(*arguments)
+
+    monkeypatch.setattr(scoring, "decode", slow)
+    # One request's pixels, 3 × 54, at a time.
+    with serving(settings=config(deadline=0.5, max_total_megapixels=0.0002)) as (client, _):
+        first, answers = in_threads(1, client.score)
+        until(lambda: len(begun) == 1)
+        waiting = client.score()
+        assert waiting.status == 503 and "waiting for its turn" in waiting.detail
+        assert len(begun) == 1 and not answers and metric(client, "locus_queue_taken") == 1
+        release.set()
+        first[0].join()
+        assert answers[0].status == 503
+        assert client.score().status == 200
+
+
 def test_judges_that_are_gone_are_503_and_come_back():
     down = threading.Event()
     down.set()
