@@ -19,6 +19,8 @@ CPU = (
     # the engine would end with "CPU Generator does not use offset" (vLLM 0.32).
     "--no-enable-chunked-prefill",
 )
+PARALLEL = ("-tp", "--tensor-parallel", "-pp", "--pipeline-parallel", "-dp", "--data-parallel")
+"""Beginnings of the arguments that spread a model over several GPUs."""
 OURS = ("LOCUS_", "VLLM_API_KEY")
 """Variables that a server does not inherit: secrets of the run, and what is set here."""
 
@@ -39,16 +41,19 @@ def interpreter(python: str) -> str:
 def command(config: ServeConfig, model: str, name: str, host: str, port: int) -> list[str]:
     """What starts the server.
 
-    `config.arguments` come last, so that they win over what is given here.
+    `config.arguments` come last, so that they win over what is given here. A server of several GPUs shares the model
+    out over them, unless the arguments say how.
 
     Args:
         model: the weights: a folder, or a name on the hub.
         name: under which the model is served.
     """
     cpu = () if config.gpus else CPU
+    spread = any(argument.replace("_", "-").startswith(PARALLEL) for argument in config.arguments)
+    shared = ("--tensor-parallel-size", f"{config.gpus:g}") if config.gpus > 1 and not spread else ()
     return [
         interpreter(config.python), "-m", MODULE, "--model", model, "--served-model-name", name,
-        "--host", host, "--port", str(port), *cpu,
+        "--host", host, "--port", str(port), *cpu, *shared,
         "--max-model-len", "8192",  # two pictures and a prompt; the models' own 128 k would only take memory
         "--limit-mm-per-prompt", '{"image": 4, "video": 0}',
         "--generation-config", "vllm",  # sampling is what the question says, nothing from the model's folder

@@ -18,6 +18,19 @@ def test_only_a_cpu_server_computes_in_float32(stand_in):
     assert "float32" not in command(stand_in(gpus=1), "m", "n", "127.0.0.1", 1)
 
 
+@pytest.mark.parametrize(("gpus", "arguments", "spread"), [
+    (1, (), []), (0.5, (), []), (0, (), []), (4, (), ["--tensor-parallel-size", "4"]),
+    (4, ("--quantization=fp8",), ["--tensor-parallel-size", "4"]),
+    (4, ("--tensor-parallel-size=2",), ["--tensor-parallel-size=2"]), (4, ("-tp", "2"), ["-tp"]),
+    (4, ("--pipeline_parallel_size", "4"), ["--pipeline_parallel_size"]),
+])
+def test_several_gpus_share_one_model_unless_told_otherwise(stand_in, gpus, arguments, spread):
+    words = command(stand_in(gpus=gpus, arguments=arguments), "m", "n", "127.0.0.1", 1)
+    at = next((i for i, word in enumerate(words) if "parallel" in word or word == "-tp"), len(words))
+    assert words[at : at + len(spread)] == spread
+    assert sum("parallel" in word or word == "-tp" for word in words) == bool(spread)
+
+
 def test_a_relative_interpreter_is_one_of_the_checkout(tmp_path, monkeypatch, stand_in):
     monkeypatch.chdir(tmp_path)
     assert interpreter("README.md").endswith("README.md")  # stands for .venv-judge/bin/python
