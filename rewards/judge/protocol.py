@@ -21,7 +21,7 @@ class _Likely(BaseModel):
 
 
 class _Token(_Likely):
-    top_logprobs: list[_Likely] = []
+    top_logprobs: list[_Likely] | None = None
 
 
 class _LogProbs(BaseModel):
@@ -34,12 +34,12 @@ class _Message(BaseModel):
 
 class _Choice(BaseModel):
     message: _Message
-    finish_reason: str | None
+    finish_reason: str | None = None
     logprobs: _LogProbs | None = None
 
 
 class Completion(BaseModel):
-    """What Locus reads of a chat completion."""
+    """What Locus reads of a chat completion; what a server may leave out or set to null is optional."""
 
     choices: list[_Choice]
 
@@ -124,7 +124,7 @@ def _first_token(logprobs: _LogProbs | None) -> dict[int, float]:
         return {}
     first = logprobs.content[0]
     found: dict[int, float] = {}
-    for token in (first, *first.top_logprobs):
+    for token in (first, *(first.top_logprobs or ())):
         number = token.token.removeprefix(TOKEN_ID)
         if number == token.token or not number.isdecimal():
             raise JudgeRefused("the server names tokens by their text, not by their id (return_tokens_as_token_ids); "

@@ -56,6 +56,15 @@ def test_an_answer_may_have_no_text():
     assert read_completion(completion(message={"content": ""}, logprobs={"content": []}), DIGITS) == ("", "stop", {})
 
 
+def test_what_servers_may_leave_out_or_set_to_null_is_no_fault():
+    message = {"message": {"content": "4"}}
+    assert read_completion(json.dumps({"choices": [message]}).encode(), PLAIN) == ("4", "", {})
+    assert read_completion(completion(finish_reason=None, logprobs=None), PLAIN) == ("4", "", {})
+    for first in (token("token_id:15", -0.5), token("token_id:15", -0.5, top_logprobs=None)):
+        body = json.dumps({"choices": [{**message, "logprobs": {"content": [first]}}]}).encode()
+        assert read_completion(body, DIGITS) == ("4", "", {15: -0.5})
+
+
 @pytest.mark.parametrize("body", [
     b"", b"<html>", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{}]}', b'{"error": "engine dead"}',
     b'{"choices": [{"message": {"content": 4}, "finish_reason": "stop"}]}', b"\xff\xfe",
