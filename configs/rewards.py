@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
+from configs.addresses import check_redis_address, judge_address
 from configs.section import Section
 
 BUILT_IN = ("edit_score", "edit_psnr", "background_psnr", "background_ssim", "acd")
@@ -28,9 +28,10 @@ class ServeConfig(Section):
     python: str = ".venv-judge/bin/python"
     """Interpreter of the environment that has vLLM (`make judge` makes it)."""
     arguments: tuple[str, ...] = ()
-    """Further arguments of the server, such as --max-model-len=4096."""
+    """Further arguments of the server, such as --max-model-len=4096; part of the key of cached scores."""
     gpus: float = Field(1.0, ge=0)
-    """GPUs that Ray reserves for each server; 0 serves on the CPU."""
+    """GPUs of each server; 0 serves on the CPU. Several share one model (--tensor-parallel-size), unless `arguments`
+    spread it otherwise."""
     start_timeout: float = Field(900.0, gt=0)
     """Seconds within which every server must have answered a real picture."""
 
@@ -43,7 +44,7 @@ class EditScoreConfig(Section):
     model: str = "judge"
     """Name under which the servers serve the model."""
     revision: str = ""
-    """What tells this model's weights from others of the same name; part of the key of cached scores."""
+    """What tells these weights from others of the same name, in the key of cached scores; redis.mode url needs it."""
     serve: ServeConfig = ServeConfig()
     passes: int = Field(4, ge=1)
     """Passes per picture, with seeds 0, 1, ...; their mean is the score. Single passes are noisy."""
@@ -65,7 +66,7 @@ class QwenVlConfig(Section):
     model: str = "judge"
     """Name under which the servers serve the model."""
     revision: str = ""
-    """What tells this model's weights from others of the same name; part of the key of cached scores."""
+    """What tells these weights from others of the same name, in the key of cached scores; redis.mode url needs it."""
     serve: ServeConfig = ServeConfig()
     requirement: str = ""
     """What the judge should pay attention to, in words, beside the instruction."""
@@ -96,6 +97,25 @@ class JudgeConfig(Section):
         """The judges that have servers."""
         return tuple(name for name in JUDGES if getattr(self, name).urls or getattr(self, name).serve.replicas)
 
+    @model_validator(mode="after")
+    def _servers_can_be_asked(self) -> JudgeConfig:
+        for name in JUDGES:
+            judge = getattr(self, name)
+            for url in judge.urls:
+                try:
+                    judge_address(url)
+                except ValueError as error:
+                    raise ValueError(f"rewards.judge.{name}.urls: {error}") from None
+            serve: ServeConfig = judge.serve
+            if serve.replicas and not serve.path:
+                raise ValueError(f"rewards.judge.{name}.serve.replicas: expected 0 while serve.path is empty, got "
+                                 f"{serve.replicas}; set serve.path to the judge's weights, a folder or a name on the "
+                                 "Hugging Face hub")
+            if serve.gpus > 1 and serve.gpus != int(serve.gpus):
+                raise ValueError(f"rewards.judge.{name}.serve.gpus: expected a share of one GPU or a whole number of "
+                                 f"them, got {serve.gpus:g}")
+        return self
+
 
 class RedisConfig(Section):
     """The cache of judge scores; it holds nothing that a run cannot do without."""
@@ -114,18 +134,11 @@ class RedisConfig(Section):
         if (self.mode == "url") != bool(self.url):
             raise ValueError(f"redis.url: expected an address exactly when redis.mode is url, got mode {self.mode} and "
                              f"{'no address' if not self.url else 'an address'}")
-        parts = urlsplit(self.url)
-        options = set(parse_qs(parts.query))
-        if parts.password or "password" in options:
-            raise ValueError("redis.url: expected no password in the configuration; set LOCUS_REDIS_PASSWORD instead")
-        if options - {"db"}:
-            raise ValueError(f"redis.url: expected no options but db after the ?, got {sorted(options)}")
-        try:
-            usable = not self.url or (parts.scheme in ("redis", "rediss", "unix") and parts.port != 0)
-        except ValueError:  # what follows the colon is no port
-            usable = False
-        if not usable:
-            raise ValueError(f"redis.url: expected redis://host:port/db, rediss:// or unix://, got {self.url!r}")
+        if self.url:
+            try:
+                check_redis_address(self.url)
+            except ValueError as error:
+                raise ValueError(f"redis.url: {error}") from None
         return self
 
 
@@ -158,14 +171,14 @@ class RewardsConfig(Section):
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
     """Weight per component: edit_score (ground truth), edit_psnr (needs a target; dB), background_psnr and
     background_ssim (outside the mask), acd, editscore and qwen_vl (judges), or a name from `scorers`. By default a
-    judge replaces edit_score and edit_psnr, pooled."""
+    judge replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
     judge: JudgeConfig = JudgeConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
     """Scale of a component before weighting: none (raw units), pooled (its within-group standard deviation
-    pooled over the step's groups; advised with judges), minibatch (z-score over all candidates of the step, the
-    paper's wording)."""
+    pooled over the step's groups; the default where a judge is configured), minibatch (z-score over all candidates
+    of the step, the paper's wording)."""
     acd_blocks: int = Field(2, ge=1)
     """How many of the last transformer blocks attention concentration is averaged over (paper: 10)."""
     min_valid: int = Field(2, ge=2)
@@ -177,8 +190,9 @@ class RewardsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _judge_by_default(cls, values: Any) -> Any:
-        """Where a judge is configured and no weights are given, the judge says whether the edit was done."""
-        if not isinstance(values, Mapping) or "weights" in values or "judge" not in values:
+        """Where a judge is configured, components are pooled, and the judge says whether the edit was done: unless
+        normalisation and weights are given."""
+        if not isinstance(values, Mapping) or "judge" not in values:
             return values
         try:
             judges = JudgeConfig.model_validate(values["judge"]).configured
@@ -187,14 +201,17 @@ class RewardsConfig(Section):
         if not judges:
             return values
         # Pooled, the weights say how much each counts, whatever the judge's scale is.
-        return {"normalisation": "pooled", **values,
-                "weights": {**dict.fromkeys(judges, 1.0), "background_psnr": 0.25}}
+        return {"normalisation": "pooled", "weights": {**dict.fromkeys(judges, 1.0), "background_psnr": 0.25}, **values}
 
     @model_validator(mode="after")
     def _components_are_there(self) -> RewardsConfig:
         taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES})
         if taken:
             raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
+        for name, dotted in self.scorers.items():
+            module, _, attribute = dotted.partition(":")
+            if not all(part.isidentifier() for path in (module, attribute) for part in path.split(".")):
+                raise ValueError(f"rewards.scorers.{name}: expected package.module:function, got {dotted!r}")
         known = {*BUILT_IN, *JUDGES, *self.scorers}
         unknown = sorted(set(self.weights) - known)
         if unknown:

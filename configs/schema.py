@@ -291,7 +291,7 @@ class RunConfig(Section):
                              f"{self.cluster.rollout_workers}, got {self.cluster.min_rollout_workers}")
         for name in self.rewards.judge.configured:
             judge = getattr(self.rewards.judge, name)
-            if self.redis.mode == "url" and judge.urls and not judge.revision:
+            if self.redis.mode == "url" and not judge.revision:
                 raise ValueError(f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
                                  "(a date or a commit), since redis.mode is url: a shared cache would mix their scores")
         if self.data.type == "manifest" and "edit_score" in self.rewards.weights:

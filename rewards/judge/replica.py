@@ -12,6 +12,7 @@ import httpx2  # what the OpenAI client sends its requests with
 import numpy as np
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
 
+from configs.addresses import judge_address
 from rewards.judge.messages import JudgeRefused, Question
 from rewards.judge.pictures import encode_png
 from rewards.judge.protocol import chat_request, read_completion, read_tokens, shortened
@@ -42,7 +43,7 @@ class Replica:
         Raises:
             ValueError: when the URL is none, or has a password in it.
         """
-        self.url = checked_url(url)
+        self.url = judge_address(url)
         self.concurrency = concurrency
         self.outstanding = self.turn = self.failures = 0
         self.held_until = 0.0
@@ -134,21 +135,6 @@ class Replica:
         """What a server said, on one line and without the key, which some servers quote."""
         quoted = len(self._api_key) >= 8
         return shortened(text.replace(self._api_key, "***") if quoted else text)
-
-
-def checked_url(url: str) -> str:
-    """The address of a server, without a slash at the end.
-
-    Raises:
-        ValueError: when it is no http(s) address, or has a user, a password or a query in it.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"expected the address of a judge like http://127.0.0.1:8000/v1, got {url!r}")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(f"the address of the judge at {parts.hostname} must have no user, password or query in it; "
-                         "its key comes from LOCUS_JUDGE_API_KEY")
-    return url.rstrip("/")
 
 
 def _on_this_machine(host: str) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Coroutine, Sequence
 
 import structlog
 
+from configs.addresses import judge_address
 from configs.rewards import JudgeConfig
 from rewards.judge.messages import JudgeRefused, JudgeUnavailable
-from rewards.judge.replica import Replica, checked_url
+from rewards.judge.replica import Replica
 from rewards.judge.retries import ServerFault, growing_delay
 from rewards.judge.rotation import Rotation
 
@@ -62,7 +63,7 @@ class Servers:
 
     def set(self, urls: Sequence[str]) -> None:
         """See `JudgePool.set_urls`."""
-        wanted = list(dict.fromkeys(checked_url(url) for url in urls))
+        wanted = list(dict.fromkeys(judge_address(url) for url in urls))
         for url in [url for url in self._replicas if url not in wanted]:
             gone = self._replicas.pop(url)
             self.rotation.leave(gone)

@@ -14,7 +14,7 @@ from rewards.judge.messages import Judge, Question
 from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import EDITSCORE_PROMPT_VERSION, Parts, quality_parts, success_parts
 from rewards.result import Score
-from rewards.scorers.judged import Outcome, error_score, settled, through_cache, together, usable
+from rewards.scorers.judged import Outcome, error_score, model_parts, settled, through_cache, together, usable
 
 NAME = "editscore"
 
@@ -96,10 +96,7 @@ class EditScore:
         return [
             cache_key(
                 judge=NAME,
-                model=self.config.model,
-                revision=self.config.revision,
-                path=self.config.serve.path,
-                lora=self.config.serve.lora,
+                **model_parts(self.config),
                 prompt=EDITSCORE_PROMPT_VERSION,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,

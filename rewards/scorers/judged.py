@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rewards.cache import ScoreCache
+from configs.rewards import EditScoreConfig, QwenVlConfig
+from rewards.cache import Part, ScoreCache
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
 from rewards.result import Reason, Score
 
@@ -19,6 +20,16 @@ Fault = JudgeUnavailable | JudgeRefused | BadAnswer
 Outcome = float | Fault
 REASONS: Mapping[type[Exception], Reason] = {
     JudgeUnavailable: "unavailable", JudgeRefused: "refused", BadAnswer: "bad_answer"}
+
+
+def model_parts(config: EditScoreConfig | QwenVlConfig) -> dict[str, Part]:
+    """The parts of a cache key that say which model answers, and how it is served.
+
+    Names, not contents: the weights may lie on another machine. Within a run a name means the same weights; where runs
+    share a cache, the configuration demands a `revision`.
+    """
+    return {"model": config.model, "revision": config.revision, "path": config.serve.path, "lora": config.serve.lora,
+            "arguments": "\n".join(config.serve.arguments)}
 
 
 def error_score(where: str, fault: Fault) -> Score:

@@ -13,7 +13,16 @@ from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, Quest
 from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import QWEN_VL_PROMPT_VERSION, digit_parts
 from rewards.result import Score
-from rewards.scorers.judged import UNANSWERED, Outcome, error_score, settled, through_cache, together, usable
+from rewards.scorers.judged import (
+    UNANSWERED,
+    Outcome,
+    error_score,
+    model_parts,
+    settled,
+    through_cache,
+    together,
+    usable,
+)
 
 NAME = "qwen_vl"
 TOP_LOGPROBS = 20
@@ -98,10 +107,7 @@ class QwenVl:
         return [
             cache_key(
                 judge=NAME,
-                model=self.config.model,
-                revision=self.config.revision,
-                path=self.config.serve.path,
-                lora=self.config.serve.lora,
+                **model_parts(self.config),
                 prompt=QWEN_VL_PROMPT_VERSION,
                 min_mass=self.config.min_mass,
                 seed=0,

@@ -1,6 +1,7 @@
 """A LoRA merged into a judge's weights on disk, once: EditScore's models are LoRAs on Qwen-VL (arXiv 2509.23909).
 
-Merged weights are served as fast as any others, and the cache of scores can tell them by their content.
+Merged weights are served as fast as any others. A merged folder is named by content; the cache of scores goes by the
+names in the configuration (`rewards.scorers.judged.model_parts`).
 """
 
 from __future__ import annotations

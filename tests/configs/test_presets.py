@@ -69,6 +69,7 @@ def test_kontext_with_judges_differs_in_its_rewards_only():
     alone, judged = load_config(["--config", "kontext_1gpu"]), load_config(["--config", "kontext_judged"])
     assert judged.rewards.judge.configured == ("editscore",) and judged.rewards.judge.editscore.serve.replicas == 2
     assert judged.rewards.weights["editscore"] == max(judged.rewards.weights.values())
+    assert 0.1 <= judged.rewards.min_std <= 0.5  # in units of the usual spread, not of the judge's
     assert all(key.startswith("rewards.") for key in differences(alone, judged))
     elsewhere = load_config([
         "--config", "kontext_judged", "--rewards.judge.editscore.serve.replicas", "0",
@@ -86,7 +87,10 @@ def test_a_judge_takes_the_place_of_the_ground_truth_and_is_pooled_unless_told_o
     assert judged.weights == {"qwen_vl": 1.0, "background_psnr": 0.25} and judged.normalisation == "pooled"
     assert load_config([*flags, "--rewards.normalisation", "none"]).rewards.normalisation == "none"
     stated = load_config([*flags, "--rewards.weights", "{qwen_vl: 2}"]).rewards
-    assert stated.weights == {"qwen_vl": 2.0} and stated.normalisation == "none"
+    assert stated.weights == {"qwen_vl": 2.0} and stated.normalisation == "pooled"
+    photos = ["--config", "my_images"]
+    assert load_config([]).rewards.normalisation == load_config(photos).rewards.normalisation == "none"
+    assert load_config([*photos, *flags, "--rewards.weights.qwen_vl", "1"]).rewards.normalisation == "pooled"
 
 
 def test_help_shows_every_key_with_its_meaning():

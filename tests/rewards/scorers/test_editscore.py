@@ -218,6 +218,7 @@ def test_equal_pictures_are_asked_about_once_and_score_the_same():
 CHANGES = [
     {"model": "other"}, {"revision": "2"}, {"temperature": 0.5}, {"top_p": 0.8}, {"top_k": 5}, {"max_tokens": 400},
     {"serve": ServeConfig(path="weights")}, {"serve": ServeConfig(lora="adapter")},
+    {"serve": ServeConfig(arguments=("--quantization=fp8",))},
 ]
 
 

@@ -125,7 +125,9 @@ def test_the_cache_answers_the_second_time_and_tells_questions_apart(monkeypatch
 
     assert asked() == 2 and asked() == 0
     for change in ({"model": "other"}, {"revision": "2"}, {"requirement": "Fur"}, {"min_mass": 0.9},
-                   {"serve": ServeConfig(path="weights")}, {"serve": ServeConfig(lora="adapter")}):
+                   {"serve": ServeConfig(path="weights")}, {"serve": ServeConfig(lora="adapter")},
+                   {"serve": ServeConfig(arguments=("--quantization", "fp8"))},
+                   {"serve": ServeConfig(arguments=("--quantization fp8",))}):
         assert asked(**change) == 2
     assert asked(replace(given, images=given.images ^ 1)) == 2
     assert asked(replace(given, task=replace(given.task, instruction="Make it blue"))) == 2
