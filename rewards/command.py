@@ -23,7 +23,8 @@ from editing.task import EditTask, TaskError
 from rewards.cache import CacheError
 from rewards.edits import EditsError
 from rewards.judge.messages import JudgeError
-from rewards.pool import RewardPool, open_pool, weighted
+from rewards.pool import PoolError, RewardPool, open_pool, weighted
+from rewards.scorers.plugin import ScorerError
 from rewards.vllm.local import LocalJudgeServers
 from rewards.vllm.replicas import Name, ServersFailed
 
@@ -103,7 +104,8 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
     """The pool of a configuration, once all its judges have answered; servers of its own end with it.
 
     Raises:
-        ConfigError: when a scorer of the user's own cannot be loaded.
+        ScorerError: when a scorer of the user's own cannot be loaded.
+        PoolError, CacheError: when a package is missing, or the cache cannot be set up.
         ServersFailed: when a judge server of its own does not start.
         JudgeUnavailable: when a judge does not answer.
     """
@@ -112,10 +114,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
             urls: dict[str, list[str]] = {
                 name: stack.enter_context(_served(config, name)) for name in get_args(Name)
                 if getattr(config.rewards.judge, name).serve.replicas}
-            try:
-                pool = open_pool(config, Tasks(_NoTasks(), _NoTasks()), urls)
-            except ValueError as error:
-                raise ConfigError(str(error)) from error
+            pool = open_pool(config, NO_TASKS, urls)
             stack.push_async_callback(pool.close)
             await pool.start()
         yield pool
@@ -138,10 +137,10 @@ def ended(work: Coroutine[Any, Any, bool]) -> int:
     try:
         with warnings_only():
             return DONE if asyncio.run(work) else FAILED
-    except (ConfigError, TaskError, EditsError) as error:
+    except (ConfigError, ScorerError, TaskError, EditsError) as error:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
-    except (JudgeError, ServersFailed, CacheError) as error:
+    except (JudgeError, ServersFailed, PoolError, CacheError) as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The reward pool: scores trajectory groups and measures held-out edits. A plain class; Ray only wraps it.
 
 Built-in components are computed at once. Judges and scorers of the user's own wait for something: all of a group's
-are asked at the same time, and many groups may wait together.
+are asked at the same time, and many groups may wait together; what is computed meanwhile is computed in a thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -71,17 +71,18 @@ class RewardPool:
     def __init__(
         self, config: RunConfig, tasks: Tasks, scorers: Mapping[str, PlainScorer] = SCORERS,
         waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
-        cache: ScoreCache | None = None,
+        cache: ScoreCache | None = None, first: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         """Components by name; `open_pool` makes those that the configuration asks for.
 
         Args:
             config: of the run.
             tasks: of the run.
-            scorers: computed at once, in the event loop.
+            scorers: computed at once; where others wait, in a thread, one at a time.
             waiting: awaited, all at the same time.
             judges: the judges behind some of `waiting`; started and closed with the pool.
             cache: what the judges' scores are kept in; closed with the pool.
+            first: what `waiting` asks of the judges before their first question; awaited by `start`.
 
         Raises:
             ValueError: when a weighted component has no scorer.
@@ -95,6 +96,7 @@ class RewardPool:
             raise ValueError(f"rewards.weights: there is no scorer for {missing[0]!r}; known: {sorted(known)}.")
         self._waiting = {name: waiting[name] for name in self._names if name in waiting}
         self._plain = {name: scorers[name] for name in self._names if name not in waiting}
+        self._first, self._computing = tuple(first), asyncio.Lock()
 
     @property
     def waits(self) -> bool:
@@ -106,8 +108,10 @@ class RewardPool:
 
         Raises:
             JudgeUnavailable: naming each server that did not answer in time.
+            JudgeRefused: when a judge cannot be asked as it would have to be, such as for want of `/tokenize`.
         """
         await asyncio.gather(*(judge.start() for judge in self._judges.values()))
+        await asyncio.gather(*(ask() for ask in self._first))
         return {name: judge.statistics().in_rotation for name, judge in self._judges.items()}
 
     async def score(self, group: Rollout) -> GroupScores:
@@ -142,16 +146,26 @@ class RewardPool:
             JudgesDown: see `score`.
         """
         given = ScoreInput(task, images, acd)
-        found = {name: await _run(name, _awaitable(scorer), given) for name, scorer in self._plain.items()}
-        if self._waiting:
-            loop = asyncio.get_running_loop()
-            asked = [loop.create_task(_run(name, scorer, given)) for name, scorer in self._waiting.items()]
-            try:
-                found.update(zip(self._waiting, await asyncio.gather(*asked), strict=True))
-            finally:
-                for question in asked:
-                    question.cancel()  # done already, unless another one stopped the run
+        if not self._waiting:
+            return {name: await _run(name, _at_once(scorer), given) for name, scorer in self._plain.items()}
+        # The questions first: while they are under way, there is time to compute.
+        scorers = {**self._waiting, **{name: self._in_thread(scorer) for name, scorer in self._plain.items()}}
+        loop = asyncio.get_running_loop()
+        asked = [loop.create_task(_run(name, scorer, given)) for name, scorer in scorers.items()]
+        try:
+            found = dict(zip(scorers, await asyncio.gather(*asked), strict=True))
+        finally:
+            for question in asked:
+                question.cancel()  # done already, unless another one stopped the run
         return {name: found[name] for name in self._names}
+
+    def _in_thread(self, scorer: PlainScorer) -> WaitingScorer:
+        """The scorer in a thread, so that the event loop takes the judges' answers meanwhile."""
+        async def computed(given: ScoreInput) -> Sequence[Score]:
+            async with self._computing:  # several at once would only take each other's cores
+                return await asyncio.to_thread(scorer, given)
+
+        return computed
 
     def measure(
         self, indices: Sequence[int], images: Sequence[Image] | NDArray[np.uint8], split: Split
@@ -207,13 +221,19 @@ def open_pool(
         folder: where an embedded cache keeps what it needs; None takes a temporary one.
 
     Raises:
-        ValueError: when a scorer of the user's own cannot be loaded.
+        ScorerError: when a scorer of the user's own cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
     """
     names = weighted(config)
     waiting: dict[str, WaitingScorer] = {}
     judges: dict[str, JudgePool] = {}
     cache: ScoreCache | None = None
+    first: list[Callable[[], Awaitable[object]]] = []
+    own = {name: dotted for name, dotted in config.rewards.scorers.items() if name in names}
+    if own:  # before there is a cache to close
+        from rewards.scorers.plugin import load_scorer
+
+        waiting.update({name: load_scorer(name, dotted) for name, dotted in own.items()})
     # Imported late: clients of servers are needed where there are servers.
     if any(name in names for name in JUDGES):
         from rewards.cache import open_cache
@@ -234,13 +254,9 @@ def open_pool(
         if "editscore" in judges:
             waiting["editscore"] = EditScore(judges["editscore"], settings.editscore, cache)
         if "qwen_vl" in judges:
-            waiting["qwen_vl"] = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
-    own = {name: dotted for name, dotted in config.rewards.scorers.items() if name in names}
-    if own:
-        from rewards.scorers.plugin import load_scorer
-
-        waiting.update({name: load_scorer(name, dotted) for name, dotted in own.items()})
-    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache)
+            waiting["qwen_vl"] = scorer = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
+            first.append(scorer.digit_ids)
+    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first)
 
 
 def at_once(scoring: Coroutine[Any, Any, T]) -> T:
@@ -258,7 +274,7 @@ def at_once(scoring: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("this pool waits for judges or for scorers of the user's own: await it in an event loop")
 
 
-def _awaitable(scorer: PlainScorer) -> WaitingScorer:
+def _at_once(scorer: PlainScorer) -> WaitingScorer:
     async def computed(given: ScoreInput) -> Sequence[Score]:
         return scorer(given)
 

@@ -27,14 +27,22 @@ from rewards.inputs import ScoreInput
 from rewards.result import Score
 
 
+class ScorerError(ValueError):
+    """A scorer of the user's own cannot be loaded; the sentence names its key and says why."""
+
+
 def load_scorer(name: str, dotted: str) -> Callable[[ScoreInput], Awaitable[tuple[Score, ...]]]:
     """The scorer at `package.module:function`, checked: one `Score` per candidate, whatever the function returns.
 
     It sees read-only arrays, so that it cannot change what other scorers see. What is no finite number, or not as many
     as there are candidates, becomes errors that name the component; an exception of the function passes through.
 
+    Args:
+        name: the component.
+        dotted: `package.module:function`, of the form that the configuration has checked.
+
     Raises:
-        ValueError: when there is no such function; the sentence names `rewards.scorers.NAME`. What the module's own
+        ScorerError: when there is no such function; the sentence names `rewards.scorers.NAME`. What the module's own
             code raises while it is imported, other than failed imports and bad syntax, passes through as it is.
     """
     function = _found(name, dotted)
@@ -98,12 +106,10 @@ def _read_only(given: ScoreInput) -> ScoreInput:
 def _found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
     key = f"rewards.scorers.{name}"
     module_name, _, attribute = dotted.partition(":")
-    if not all(part.isidentifier() for path in (module_name, attribute) for part in path.split(".")):
-        raise ValueError(f"{key}: expected package.module:function, seen {dotted!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
-        raise ValueError(
+        raise ScorerError(
             f"{key}: {module_name} cannot be imported ({type(error).__name__}: {error}); is it installed, or on "
             "PYTHONPATH?"
         ) from error
@@ -111,7 +117,7 @@ def _found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except AttributeError as error:
-        raise ValueError(f"{key}: {module_name} has no {attribute!r}") from error
+        raise ScorerError(f"{key}: {module_name} has no {attribute!r}") from error
     if not callable(found) or inspect.isclass(found):
-        raise ValueError(f"{key}: expected {dotted} to be a function of one ScoreInput, seen {_shown(found)}")
+        raise ScorerError(f"{key}: expected {dotted} to be a function of one ScoreInput, seen {_shown(found)}")
     return found

@@ -81,16 +81,11 @@ def _serve(config: RunConfig, access: Access) -> int:
     from rewards.cache import CacheError
     from rewards.command import NO_TASKS
     from rewards.judge.messages import JudgeError
-    from rewards.pool import RewardPool, open_pool, weighted
+    from rewards.pool import PoolError, open_pool, weighted
+    from rewards.scorers.plugin import ScorerError
     from rewards.service.app import create_app
     from rewards.service.pool_thread import PoolThread
     from rewards.service.server import make_server
-
-    def opened() -> RewardPool:
-        try:
-            return open_pool(config, NO_TASKS)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     # What it warns of is refused here by a limit of our own.
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
@@ -100,11 +95,13 @@ def _serve(config: RunConfig, access: Access) -> int:
     if config.rewards.judge.configured:
         print("Waiting for the judges ...", flush=True)
     try:
-        with bound, PoolThread(opened) as pool:
+        with bound, PoolThread(lambda: open_pool(config, NO_TASKS)) as pool:
             who = "with the token" if access.token else "for everyone on this machine"
             make_server(create_app(config, pool, access), (
                 f"Reward service on {url} {who}: {', '.join(weighted(config))}.")).run(sockets=[bound])
-    except (JudgeError, CacheError) as error:
+    except ScorerError as error:
+        raise ConfigError(str(error)) from error
+    except (JudgeError, PoolError, CacheError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +15,13 @@ from editing.data import Tasks
 from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask
 from rewards.inputs import ScoreInput
-from rewards.judge.messages import JudgesDown, JudgeUnavailable
+from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
 from rewards.measure import measured
 from rewards.pixel import PSNR_CAP
 from rewards.pool import RewardPool, at_once, open_pool
 from rewards.result import Score
 from rewards.scorers import SCORERS
+from rewards.scorers.plugin import ScorerError
 from tests.judges.scripted import ScriptedServer
 
 
@@ -190,6 +192,54 @@ def test_many_groups_wait_together(tasks):
     assert all(all(scores.valid) for scores in asyncio.run(score_all()))
 
 
+def test_what_is_computed_holds_up_no_question(tasks):
+    answered, threads = threading.Event(), []
+
+    async def judge(given: ScoreInput) -> list[Score]:
+        await asyncio.sleep(0.01)  # the answer arrives while PSNR is being computed
+        answered.set()
+        return [Score(value=1.0)] * 3
+
+    def slow(given: ScoreInput) -> list[Score]:
+        threads.append(threading.current_thread())
+        assert answered.wait(20), "the event loop was held up"
+        return [Score(value=2.0)] * 3
+
+    def broken(given: ScoreInput) -> list[Score]:
+        raise KeyError("acd")
+
+    settings = waiting(one=judge)
+    settings["config"].rewards.weights["acd"] = 1.0
+    pool = RewardPool(settings["config"], tasks, {"edit_psnr": slow, "acd": broken}, waiting=settings["waiting"])
+    scores = asyncio.run(pool.score(group_of(tasks.train[0], 0)))
+    assert list(scores.components) == ["edit_psnr", "one", "acd"]
+    assert values(scores.components["edit_psnr"]) == [2.0] * 3 and values(scores.components["one"]) == [1.0] * 3
+    assert scores.components["acd"][0].error == "acd: the scorer failed with KeyError: 'acd'"
+    assert threads[0] is not threading.main_thread()
+
+
+def test_groups_are_computed_one_at_a_time_where_others_wait(tasks):
+    active, peak = 0, 0
+
+    async def judge(given: ScoreInput) -> list[Score]:
+        return [Score(value=1.0)] * 3
+
+    def counted(given: ScoreInput) -> list[Score]:
+        nonlocal active, peak
+        active += 1
+        peak = max(peak, active)
+        time.sleep(0.02)
+        active -= 1
+        return [Score(value=2.0)] * 3
+
+    async def score_all() -> list:
+        return await asyncio.gather(*(pool.score(group_of(tasks.train[i], i)) for i in range(4)))
+
+    settings = waiting(one=judge)
+    pool = RewardPool(settings["config"], tasks, {"edit_psnr": counted}, waiting=settings["waiting"])
+    assert all(all(scores.valid) for scores in asyncio.run(score_all())) and peak == 1
+
+
 def test_a_failure_limit_stops_the_run_and_gives_up_the_others(tasks):
     cancelled = []
 
@@ -311,6 +361,55 @@ def test_judges_that_do_not_answer_do_not_start(tasks, tmp_path):
             await pool.close()
 
     asyncio.run(start())
+
+
+def asked_for_a_digit(url: str) -> RunConfig:
+    return RunConfig.model_validate({
+        "rewards": {"judge": {"qwen_vl": {"urls": [url]}, "patience": 5.0}}, "redis": {"mode": "off"}})
+
+
+@pytest.mark.parametrize(("tokens", "sentence"), [
+    (None, r"has no /tokenize .*needs a server that does, such as vLLM"),
+    ([7], r"expected one token of its own for each digit 0 to 5, seen .*rewards\.judge\.qwen_vl"),
+])
+def test_a_tokenizer_that_cannot_be_used_stops_the_start(tasks, monkeypatch, tokens, sentence):
+    async def start() -> None:
+        pool = open_pool(asked_for_a_digit(server.url), tasks)
+        try:
+            with pytest.raises(JudgeRefused, match=sentence):
+                await pool.start()
+        finally:
+            await pool.close()
+
+    if tokens is not None:
+        monkeypatch.setattr("tests.judges.scripted.tokens_of", lambda text: tokens)
+    with ScriptedServer(tokenize=tokens is not None) as server:
+        asyncio.run(start())
+        assert server.probes and not server.questions
+
+
+def test_the_digits_are_known_when_the_first_group_comes(tasks):
+    async def use() -> tuple[int, int]:
+        pool = open_pool(asked_for_a_digit(server.url), tasks)
+        try:
+            await pool.start()
+            before = server.scripted.tokenized
+            scores = await pool.score(group_of(tasks.train[0], 0))
+            assert all(scores.valid)
+            return before, server.scripted.tokenized
+        finally:
+            await pool.close()
+
+    with ScriptedServer() as server:
+        assert asyncio.run(use()) == (6, 6)
+
+
+def test_a_scorer_that_cannot_be_loaded_is_a_sentence_and_starts_no_cache(tasks, tmp_path):
+    config = judged("http://127.0.0.1:9/v1", scorers={"mine": "no.such:scorer"},
+                    weights={"editscore": 1.0, "mine": 1.0})
+    with pytest.raises(ScorerError, match=r"rewards\.scorers\.mine: no\.such cannot be imported"):
+        open_pool(config, tasks, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_a_sentence_with_the_command(tasks, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rewards.result import Score
-from rewards.scorers.plugin import checked, load_scorer
+from rewards.scorers.plugin import ScorerError, checked, load_scorer
 from tests.rewards.scorers.test_editscore import given_of
 
 HERE = __name__  # this module is the user's
@@ -157,18 +157,13 @@ def test_an_error_that_the_scorer_gives_names_it():
 
 
 @pytest.mark.parametrize(("dotted", "words"), [
-    ("my_package.scorers", "expected package.module:function, seen 'my_package.scorers'"),
-    ("", "expected package.module:function"), (":f", "expected package.module:function"),
-    ("m:", "expected package.module:function"), (".m:f", "expected package.module:function"),
-    ("a..b:f", "expected package.module:function"), ("m:f:g", "expected package.module:function"),
-    ("m:f()", "expected package.module:function"), ("/etc/passwd:f", "expected package.module:function"),
     ("no_such_package.x:f", "no_such_package.x cannot be imported (ModuleNotFoundError"),
     (f"{HERE}:no_such", "has no 'no_such'"), (f"{HERE}:counting.no_such", "has no 'counting.no_such'"),
     (f"{HERE}:not_callable", "a function of one ScoreInput, seen int 3"),
     (f"{HERE}:Counting", "a function of one ScoreInput, seen type"),
 ])
 def test_a_path_that_leads_nowhere_is_a_sentence_that_names_the_key(dotted, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ScorerError) as caught:
         load_scorer("sharpness", dotted)
     assert str(caught.value).startswith("rewards.scorers.sharpness: ") and words in str(caught.value)
 
@@ -179,7 +174,7 @@ def test_faults_of_the_users_module(tmp_path, monkeypatch):
     (tmp_path / "bad_import_scorer.py").write_text("import no_such_library\n")
     (tmp_path / "bad_code_scorer.py").write_text("1 / 0\n")
     for module, words in (("bad_syntax_scorer", "SyntaxError"), ("bad_import_scorer", "no_such_library")):
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ScorerError, match=words) as caught:
             load_scorer("mine", f"{module}:f")
         assert str(caught.value).startswith("rewards.scorers.mine: ")
     with pytest.raises(ZeroDivisionError):
