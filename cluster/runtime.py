@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -135,16 +135,24 @@ def _check_authentication() -> None:
         token.chmod(0o600)  # Ray writes it readable for all
 
 
-def actor_options(config: ClusterConfig, gpus: float) -> dict[str, object]:
+def actor_options(
+    config: ClusterConfig, gpus: float, resources: Mapping[str, float] | None = None
+) -> dict[str, object]:
     """Ray options of an actor: it never restarts or repeats by itself (the run does that, and counts it).
 
     CPUs are not reserved: on a small machine the actors share the cores that there are, and scheduling must
     not wait for more.
+
+    Args:
+        config: of the run's cluster.
+        gpus: that are reserved.
+        resources: custom ones, see `cluster.placement.custom`.
     """
     threads = str(config.threads_per_process)
     return {
         "num_cpus": 0,
         "num_gpus": gpus,
+        "resources": dict(resources or {}),
         "max_restarts": 0,
         "max_task_retries": 0,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},

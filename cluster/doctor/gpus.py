@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.doctor.finding import Finding
+from cluster.placement import learners
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 
@@ -27,7 +28,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Needs:
-    """GPUs that the processes of a run reserve: all together, and the largest share that must be on one machine."""
+    """GPUs that the processes of a run reserve: all together, and the most that must be on one machine, be it for one
+    process or for all learner processes."""
 
     total: float
     largest: float
@@ -41,7 +43,8 @@ def needs(config: RunConfig) -> Needs:
     if cluster.mode == "inline":
         shares.append(1.0 if config.editor.device.startswith("cuda") else 0.0)
     else:
-        shares += [cluster.gpus_for_learner] + [cluster.gpus_per_rollout_worker] * cluster.rollout_workers
+        shares.append(learners(config) * cluster.gpus_for_learner)
+        shares += [cluster.gpus_per_rollout_worker] * cluster.rollout_workers
     return Needs(sum(shares), max(shares))
 
 
@@ -91,9 +94,14 @@ def enough(config: RunConfig, per_node: Sequence[float], at_most: float | None) 
     seen = f"{asked.total:g} asked, {there:g} there"
     if config.cluster.mode == "inline" and asked.total > there:
         return Finding("gpus asked", "fail", seen, "take a machine with a GPU, or --editor.device cpu")
-    if asked.largest > max(per_node, default=0) and (at_most is None or at_most < asked.largest):
-        return Finding("gpus asked", "fail", f"{seen}; one process asks for {asked.largest:g}, no node has as many",
-                       "lower cluster.gpus_for_learner, cluster.gpus_per_rollout_worker or serve.gpus of the judge")
+    if asked.largest > max(per_node, default=0):
+        together = f"{seen}; {asked.largest:g} must be on one node, no node has as many"
+        if at_most is None or at_most < asked.largest:
+            return Finding("gpus asked", "fail", together, "lower cluster.gpus_for_learner, learner.num_workers, "
+                           "cluster.gpus_per_rollout_worker or serve.gpus of the judge")
+        if asked.largest > 1:
+            return Finding("gpus asked", "warn", f"{together} now", "see that the autoscaler may start a machine with "
+                           f"{asked.largest:g} GPUs, or the run waits for it in vain")
     if asked.total > there and (at_most is None or at_most < asked.total):
         return Finding("gpus asked", "fail", seen if at_most is None else f"{seen}, {at_most:g} with autoscaling",
                        "add nodes, or lower cluster.rollout_workers or the judge's serve.replicas")

@@ -16,6 +16,7 @@ from cluster.doctor.finding import Finding, NodeReport
 from cluster.doctor.gpus import enough
 from cluster.doctor.machine import examine
 from cluster.doctor.storage import marker, store_finding
+from cluster.placement import most
 from configs.schema import RunConfig
 
 NODE_SECONDS = 420.0
@@ -39,8 +40,8 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
         reports = [_answer(ref, name_of(node)) for ref, node in asked.items()]
     return [*reports, NodeReport("cluster", (
         Finding("ray", "ok", f"{ray.__version__}, {len(nodes)} node(s)"),
-        enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], _autoscaled_gpus()),
-        *between(config, reports)))]
+        enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], most("GPU")),
+        *between(config, reports, most("judge"))))]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -65,8 +66,11 @@ def _answer(ref: ray.ObjectRef, node: str) -> NodeReport:
     return report
 
 
-def between(config: RunConfig, reports: Sequence[NodeReport]) -> list[Finding]:
-    """What is wrong although every node is right by itself: versions that differ, no place for a judge."""
+def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | None) -> list[Finding]:
+    """What is wrong although every node is right by itself: versions that differ, no place for a judge.
+
+    `to_come`: how many nodes for judges an autoscaler may start; None without one.
+    """
     found = []
     answered = [report for report in reports if report.versions]
     for name in sorted({name for report in answered for name in report.versions}):
@@ -82,8 +86,13 @@ def between(config: RunConfig, reports: Sequence[NodeReport]) -> list[Finding]:
     judge = config.rewards.judge
     served = [name for name in judge.configured if getattr(judge, name).serve.replicas]
     if served and not any(report.judge_environment for report in answered):
-        found.append(Finding("judge servers", "fail", f"{', '.join(served)} is to be served, but no node has vLLM",
-                             "make judge on the nodes that judges may run on, or take the judge's image there"))
+        seen = f"{', '.join(served)} is to be served, but no node has vLLM"
+        found.append(Finding(
+            "judge servers", "warn", f"{seen} now; {to_come:g} for judges may come",
+            "nothing, if they have the judge's image or `make judge`: the run waits while the autoscaler starts them",
+        ) if to_come else Finding(
+            "judge servers", "fail", seen,
+            "make judge on the nodes that judges may run on, or take the judge's image there"))
     return found
 
 
@@ -96,9 +105,3 @@ def name_of(node: Mapping[str, Any]) -> str:
     """How a node reads in the report."""
     head = " (head)" if HEAD in node["Resources"] else ""
     return f"{node['NodeManagerAddress']}{head}"
-
-
-def _autoscaled_gpus() -> float | None:
-    """GPUs that the autoscaler may bring the cluster to; None where there is no autoscaler with a limit."""
-    found = ray._private.state.state.get_max_resources_from_cluster_config()
-    return None if found is None else float(found.get("GPU", 0))

@@ -6,7 +6,7 @@ The owner waits on Ray objects and calls back (`WhenReady`), as for the rollout 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from configs.errors import ConfigError
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
 from rewards.vllm.attended import Attended
@@ -23,7 +24,6 @@ from rewards.vllm.replicas import (
     Name,
     Replicas,
     Served,
-    ServersFailed,
     log_of,
     merged_folder,
     no_gpus,
@@ -34,8 +34,6 @@ from rewards.vllm.server import VllmServer
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
 
-RESOURCE = "judge"
-"""A custom resource; where the cluster has it, judge servers go to the nodes that have it."""
 LOOK_SECONDS = 2.0
 STOPPING_SECONDS = 60.0
 KEY = "LOCUS_JUDGE_API_KEY"
@@ -88,7 +86,7 @@ class JudgeServers:
 
     def __init__(
         self, config: RunConfig, name: Name, folder: Path, when_ready: WhenReady, notify: Callable[..., None],
-        urls_changed: Callable[[list[str]], None],
+        urls_changed: Callable[[list[str]], None], resources: Mapping[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -98,8 +96,10 @@ class JudgeServers:
             when_ready: the owner's.
             notify: hears `judge_server_started` and `judge_server_lost`.
             urls_changed: hears the addresses of the servers that are up whenever they change.
+            resources: Ray's custom resources that a server's node must have.
         """
         self._config, self._name, self._folder, self._when_ready = config, name, folder, when_ready
+        self._resources = dict(resources or {})
         self._replicas = Replicas(config, name, self._launch, notify, urls_changed)
         self.urls, self.check = self._replicas.urls, self._replicas.check
 
@@ -107,11 +107,11 @@ class JudgeServers:
         """See `Replicas.start`.
 
         Raises:
-            ServersFailed: when a Ray of this machine alone lacks the GPUs; to a cluster they may still come.
+            ConfigError: when a Ray of this machine alone lacks the GPUs; to a cluster they may still come.
         """
         wanted, seen = self._replicas.serve.gpus, ray.cluster_resources().get("GPU", 0.0)
         if wanted > seen and not (self._config.cluster.address or os.environ.get("RAY_ADDRESS")):
-            raise ServersFailed(f"rewards.judge.{self._name}.serve: {no_gpus(wanted, seen)}")
+            raise ConfigError(f"rewards.judge.{self._name}.serve: {no_gpus(wanted, seen)}")
         self._replicas.start()
 
     @property
@@ -157,7 +157,7 @@ class JudgeServers:
         threads = str(self._config.cluster.threads_per_process)
         return {
             "num_cpus": 0, "num_gpus": serve.gpus, "max_restarts": 0, "max_task_retries": 0,
-            "resources": {RESOURCE: 1} if ray.cluster_resources().get(RESOURCE) else {},
+            "resources": self._resources,
             "max_concurrency": 2,  # stop while looking
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         }

@@ -1,6 +1,7 @@
 """Cluster files, manifests and images are valid by their own schemas, closed, and agree with `make install`."""
 
 import copy
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.placement import MOST
 from configs.load import parse_command_line
 from configs.rewards import ServeConfig
 from tests.cluster.manifests import cluster_spec, compose_faults, kubernetes_faults, pods, ray_up_faults
@@ -80,6 +82,34 @@ def test_the_aws_cluster_has_a_kind_of_machine_for_each_role():
     reached = [rule["CidrIp"] for entry in config["provider"]["security_group"]["IpPermissions"]
                for rule in entry["IpRanges"]]
     assert reached == ["203.0.113.7/32"]  # an example's address: nobody's
+
+
+def grown(kinds: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """What the head must say about kinds of machines, each with how many there may be and what one of them has."""
+    names = {name for _, has in kinds for name in has} - {"CPU"}
+    return {f"{MOST}{name}": sum(count * has.get(name, 0) for count, has in kinds) for name in names}
+
+
+def test_the_aws_head_says_what_its_cluster_may_grow_to():
+    kinds = load(ROOT / "cluster/gpu.yaml")["available_node_types"]
+    head = kinds.pop("head")["resources"]
+    expected = grown([(kind["max_workers"], kind["resources"]) for kind in kinds.values()])
+    assert head == {"CPU": 0, **expected}
+    assert set(expected) == {"most:GPU", "most:learner", "most:rollout", "most:judge"}
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_the_heads_of_kubernetes_say_what_their_clusters_may_grow_to(name):
+    def custom(group: dict[str, Any]) -> dict[str, float]:
+        return json.loads(json.loads(group["rayStartParams"]["resources"]))  # quoted for the shell
+
+    def has(group: dict[str, Any]) -> dict[str, float]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        return {**custom(group), "GPU": int(limits["nvidia.com/gpu"])}
+
+    cluster = cluster_spec(load(ROOT / f"cluster/kubernetes/{name}.yaml"))
+    assert custom(cluster["headGroupSpec"]) == grown(
+        [(group["maxReplicas"], has(group)) for group in cluster["workerGroupSpecs"]])
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)

@@ -106,5 +106,9 @@ def test_a_ray_without_authentication_is_ended_again(monkeypatch):
 def test_actors_never_restart_or_repeat_by_themselves_and_wait_for_no_cpu():
     options = actor_options(ClusterConfig(threads_per_process=3), gpus=0.5)
     assert (options["max_restarts"], options["max_task_retries"], options["num_cpus"]) == (0, 0, 0)
-    assert options["num_gpus"] == 0.5
+    assert (options["num_gpus"], options["resources"]) == (0.5, {})
     assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_actors_ask_for_the_nodes_of_their_role():
+    assert actor_options(ClusterConfig(), 1.0, {"rollout": 0.001})["resources"] == {"rollout": 0.001}

@@ -18,6 +18,7 @@ JUDGE = ["--rewards.judge.qwen_vl", '{"serve": {"replicas": 2, "path": "x", "gpu
     (ON_GPUS, Needs(3, 1)),
     ([*ON_GPUS, *JUDGE], Needs(5, 1)),
     (["--cluster.gpus_for_learner", "2"], Needs(2, 2)),
+    ([*ON_GPUS, "--learner.num_workers", "4"], Needs(6, 4)),
     (["--config", "kontext_1gpu"], Needs(1, 1)),
     (["--cluster.mode", "inline"], Needs(0, 0)),
 ])
@@ -32,6 +33,9 @@ def test_what_a_configuration_asks_for(flags, expected):
     (ON_GPUS, [0], 13, "warn", "13 with autoscaling"),
     (ON_GPUS, [0], 2, "fail", "2 with autoscaling"),
     (["--cluster.gpus_for_learner", "2"], [1, 1], None, "fail", "no node has as many"),
+    ([*ON_GPUS, "--learner.num_workers", "4"], [4, 2], None, "ok", "6 asked, 6 there"),
+    ([*ON_GPUS, "--learner.num_workers", "4"], [3, 3], None, "fail", "4 must be on one node, no node has as many"),
+    ([*ON_GPUS, "--learner.num_workers", "4"], [1, 1], 13, "warn", "4 must be on one node, no node has as many now"),
     (["--editor.device", "cuda"], [1, 0], None, "fail", "no GPU is reserved"),
     (["--editor.device", "cuda"], [1, 1], None, "ok", "0 asked, 2 there"),
     (["--config", "kontext_1gpu"], [0], None, "fail", "1 asked, 0 there"),

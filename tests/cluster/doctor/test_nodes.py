@@ -18,25 +18,30 @@ def report(node: str, judge: bool = False, **changed: str) -> NodeReport:
 
 
 def test_equal_versions_are_one_line():
-    (found,) = between(load_config([]), [report("a"), report("b")])
+    (found,) = between(load_config([]), [report("a"), report("b")], None)
     assert found.level == "ok" and found.seen == "python 3.11.7, ray 2.60.0, torch 2.13.0, locus abc"
 
 
 def test_every_version_that_differs_is_named_with_its_nodes():
-    found = between(load_config([]), [report("a"), report("b", torch="2.12.0"), report("c", locus="def")])
+    found = between(load_config([]), [report("a"), report("b", torch="2.12.0"), report("c", locus="def")], None)
     assert [one.level for one in found] == ["fail", "fail"]
     assert found[0].seen == "locus differs: abc on a, b; def on c"
     assert found[1].seen == "torch differs: 2.12.0 on b; 2.13.0 on a, c"
 
 
 def test_a_node_that_did_not_answer_is_not_compared():
-    assert between(load_config([]), [NodeReport("gone", ())]) == []
+    assert between(load_config([]), [NodeReport("gone", ())], None) == []
 
 
-def test_judges_need_a_node_that_has_vllm():
+def test_judges_need_a_node_that_has_vllm_or_one_that_may_come():
     config = load_config(SERVED)
-    assert [one.check for one in between(config, [report("a")])] == ["versions", "judge servers"]
-    assert [one.check for one in between(config, [report("a"), report("b", judge=True)])] == ["versions"]
+
+    def of_judges(*reports: NodeReport, to_come: float | None = None) -> list[str]:
+        return [one.level for one in between(config, reports, to_come) if one.check == "judge servers"]
+
+    assert of_judges(report("a")) == ["fail"]
+    assert of_judges(report("a"), to_come=4) == ["warn"]
+    assert of_judges(report("a"), report("b", judge=True)) == []
 
 
 def test_the_code_of_two_machines_is_told_apart(tmp_path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from configs.errors import ConfigError
 from rewards.vllm import guard
 from rewards.vllm.actor import JudgeServers
 from rewards.vllm.replicas import ServersFailed
@@ -92,7 +93,7 @@ def test_a_server_that_does_not_start_is_a_sentence(owner):
 
 
 def test_gpus_that_this_machine_does_not_have_are_not_waited_for(owner):
-    with pytest.raises(ServersFailed, match=r"serve: expected 64 GPUs .* With serve\.gpus 0"):
+    with pytest.raises(ConfigError, match=r"serve: expected 64 GPUs .* With serve\.gpus 0"):
         owner(gpus=64).servers.start()
 
 
