@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -50,12 +52,14 @@ def two_judges(tmp_path: Path) -> Iterator[tuple[ScriptedProcess, ScriptedProces
         yield one, two
 
 
-def judged(editor: Path, folder: Path, name: str, mode: str, *urls: str, **overrides) -> RunConfig:
+def judged(
+    editor: Path, folder: Path, name: str, mode: str, *urls: str, limits: Mapping[str, Any] = {}, **overrides
+) -> RunConfig:
     """A tiny run on the scores of one judge, which asks no more than it must and gives up soon."""
     return tiny_run(editor, folder, name, {
         "rewards": {"weights": {"editscore": 1.0, "background_psnr": 0.5},
                     "judge": {"editscore": {"urls": list(urls), "passes": 1},
-                              "patience": 2.0, "attempts": 3, "max_unanswered": 2}},
+                              "patience": 2.0, "attempts": 3, "max_unanswered": 2, **limits}},
         "data": {"held_out_tasks": 1}, "cluster": {"mode": mode}, "checkpoint": {"every": 100},
         "report": {"gallery_tasks": 0, "gallery_groups": 0}, **overrides})
 
@@ -144,25 +148,46 @@ def test_a_killed_judge_server_changes_no_result(mode, two_judges, tiny_kontext,
     assert same_adapter(tmp_path / "whole", tmp_path / "killed")
 
 
+def stops_and_goes_on(
+    mode: str, editor: Path, folder: Path, watcher: Watcher, *urls: str, limits: Mapping[str, Any] = {}
+) -> str:
+    """The sentence with which a run on these servers stops; with its state saved, so that it ends elsewhere as if
+    nothing had happened."""
+    with ScriptedServer() as sound:
+        run(judged(editor, folder, "whole", "inline", sound.url))
+        with pytest.raises(RunFailed) as stopped:
+            run(judged(editor, folder, "stopped", mode, *urls, limits=limits), observers=[watcher])
+        sentence, done = str(stopped.value), len(watcher.steps)
+        # Saved up to the last step that was done, although no checkpoint was due.
+        checkpoint, refused = load_latest(folder / "stopped" / "checkpoints")
+        assert checkpoint is not None and not refused and 2 <= checkpoint.step == done < 4
+        assert f"saved up to step {done} in {checkpoint.path}; continue it with --resume" in sentence
+        assert events_of(folder, "stopped")[-1]["event"] == "failed"
+        summary = run(judged(editor, folder, "stopped", "inline", sound.url), resume=True)
+    assert summary["first_step"] == done and same_adapter(folder / "whole", folder / "stopped")
+    return sentence
+
+
 def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, two_judges, tiny_kontext, tmp_path
 ):
     one, two = two_judges
-    with ScriptedServer() as judge:
-        run(judged(tiny_kontext, tmp_path, "whole", "inline", judge.url))
-        watcher = Killer(one, two)
-        with pytest.raises(RunFailed) as stopped:
-            run(judged(tiny_kontext, tmp_path, "gone", mode, one.url, two.url), observers=[watcher])
-        sentence, done = str(stopped.value), len(watcher.steps)
-        assert "2 questions in a row got no answer (rewards.judge.max_unanswered is 2)" in sentence
-        assert one.url in sentence and not watcher.victims
-        # Saved up to the last step that was done, although no checkpoint was due.
-        checkpoint, refused = load_latest(tmp_path / "gone" / "checkpoints")
-        assert checkpoint is not None and not refused and 2 <= checkpoint.step == done < 4
-        assert f"saved up to step {done} in {checkpoint.path}; continue it with --resume" in sentence
-        assert events_of(tmp_path, "gone")[-1]["event"] == "failed"
-        summary = run(judged(tiny_kontext, tmp_path, "gone", "inline", judge.url), resume=True)
-    assert summary["first_step"] == done and same_adapter(tmp_path / "whole", tmp_path / "gone")
+    watcher = Killer(one, two)
+    sentence = stops_and_goes_on(mode, tiny_kontext, tmp_path, watcher, one.url, two.url)
+    assert "2 questions in a row got no answer (rewards.judge.max_unanswered is 2)" in sentence
+    assert one.url in sentence and not watcher.victims
+
+
+def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
+    mode, tiny_kontext, tmp_path
+):
+    # Two steps of two groups of three candidates, two questions each, and a part of the third step.
+    with ScriptedServer(["good"] * 27 + ["garbage"]) as judge:
+        sentence = stops_and_goes_on(
+            mode, tiny_kontext, tmp_path, Watcher(), judge.url, limits={"max_bad_answers": 0.02})
+        assert judge.served("good") == 27 and judge.served("garbage") >= 5
+    assert re.search(r"5 of the last \d+ answers were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence)
+    assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
 
 def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, tiny_kontext, tmp_path):
@@ -239,6 +264,15 @@ def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontex
             run(judged(tiny_kontext, tmp_path, "never", mode, judge.url))
         assert judge.probes
     assert not [e for e in events_of(tmp_path, "never") if e["event"] in ("leased", "checkpoint")]
+
+
+def test_a_scorer_that_is_not_there_is_a_sentence(mode, tmp_path):
+    said = subprocess.run(
+        [sys.executable, "-m", "learner.main", "--folder", str(tmp_path), "--cluster.mode", mode,
+         "--rewards.scorers.mine", "no.such:scorer", "--rewards.weights.mine", "1", "--data.held_out_tasks", "0"],
+        cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert said.returncode == exits.FAILED and "Traceback" not in said.stderr
+    assert "rewards.scorers.mine: no.such cannot be imported (ModuleNotFoundError" in said.stderr
 
 
 async def stuck(given) -> list[float]:
