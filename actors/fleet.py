@@ -28,7 +28,7 @@ from actors.slots import Limits, Slots, Worker
 from actors.trajectory import Shown
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
 from configs.schema import RunConfig
-from editing.task import Image
+from editing.task import Image, TaskError
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
@@ -59,13 +59,14 @@ class Announcement:
 class Job:
     """One call of a worker's method that returns a small message and a large object.
 
-    Exactly one of `done(message, reference of the object)` and `failed(reason)` is called, once.
+    Exactly one of `done(message, reference of the object)` and `failed(reason, spoiled)` is called, once; `spoiled`
+    tells that a task went bad, so that another attempt is in vain.
     """
 
     method: str
     arguments: tuple[Any, ...]
     done: Callable[[Any, ray.ObjectRef], None]
-    failed: Callable[[str], None]
+    failed: Callable[[str, bool], None]
 
 
 class RolloutActor(RolloutWorker):
@@ -87,6 +88,8 @@ class Fleet:
     replaced (see `actors.slots` for when, and how often); its jobs fail, each with the reason. Jobs of one worker run
     one after the other, and new weights wait in the same line, so that a job sees one version from beginning to end.
 
+    A worker that raises what it should not is replaced too; when another one raises the same, the fleet gives up.
+
     A worker that does not hold what was published gets the weights once more, and is replaced when that does not help.
     Where that was a fresh process, which never held any, the fleet gives up: no other will do better.
     """
@@ -105,6 +108,7 @@ class Fleet:
         self._announced: Announcement | None = None
         self._weights: ray.ObjectRef | None = None
         self._last_proof = time.monotonic()
+        self._errors: dict[str, Worker] = {}  # who first raised what
         self.slots = Slots(cluster.rollout_workers,
                            limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
                            time.monotonic())
@@ -244,17 +248,28 @@ class Fleet:
             if isinstance(error, WrongVersion) and worker.version is not None:
                 # It proved weights that it does not work with. Its next jobs, already in line, say the same.
                 self._wrong(worker, self._announced, reason_of(error))
-            job.failed(reason_of(error))
+            job.failed(reason_of(error), isinstance(error, TaskError))
             return
         except ObjectLostError as error:
             self.slots.settle(worker, job, time.monotonic())
-            job.failed(f"its message was lost: {reason_of(error)}")
+            job.failed(f"its message was lost: {reason_of(error)}", False)
             return
         except RayTaskError as error:
-            raise FleetError(f"A rollout worker failed: {reason_of(error)}") from error
+            self._raised(worker, reason_of(error))
+            return
         self.slots.settle(worker, job, time.monotonic())
         self.slots.succeed(worker)
         job.done(small, result)
+
+    def _raised(self, worker: Worker, reason: str) -> None:
+        """A worker raised what it should not: it is replaced, unless it is not the worker.
+
+        Raises:
+            FleetError: when another process raised the same.
+        """
+        if self._errors.setdefault(reason, worker) is not worker:
+            raise FleetError(f"Rollout workers fail, one like the other: {reason}")
+        self._lose(worker, reason)
 
     def _lose(self, worker: Worker, reason: str) -> None:
         slot = self.slots.slot_of(worker)
@@ -268,7 +283,7 @@ class Fleet:
         if slot.given_up:
             self._notify("worker_given_up", slot=slot.number, losses=slot.losses, left=self.slots.left(), reason=reason)
         for job in loss.jobs:
-            job.failed(reason)
+            job.failed(reason, False)
         if self.slots.too_few():
             raise FleetError(
                 f"{self.slots.left()} rollout workers are left, expected at least "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import Image
-from learner.backend import Delivered, HeldOut, Lost, Published, Unsaved
+from learner.backend import Delivered, HeldOut, Lost, Published, Taken, Unsaved
 from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -78,6 +79,7 @@ class SimulatedBackend:
     _proved: list[float] = field(default_factory=list)
     _out: list[tuple[float, int, int, Lease]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
+    _handed: deque[Taken] = field(default_factory=deque)
     _learner_free: float = 0.0
     _steps: int = 0
 
@@ -116,8 +118,10 @@ class SimulatedBackend:
             self._jobs[worker] += 1
             heapq.heappush(self._out, (self._free[worker], next(self._numbers), worker, lease))
 
-    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
+    def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
         with self._inside():
+            if self._handed:
+                return self._handed.popleft()
             now = self.clock()
             changes = [proved for proved in self._proved if proved > now] + [self._out[0][0]] * bool(self._out)
             wait = min(changes, default=now + timeout) - now
@@ -136,13 +140,14 @@ class SimulatedBackend:
     def consume(self, delivered: Delivered) -> None:
         with self._inside():
             self._learner_free = max(self._learner_free, self.clock()) + self.work.group
+            self._handed.append(Taken(delivered.lease))
 
-    def update(self) -> StepReport:
+    def update(self, meanwhile: Callable[[], None]) -> StepReport:
         with self._inside():
             self._learner_free = max(self._learner_free, self.clock()) + self.work.update
             self.sleep(max(0.0, self._learner_free - self.clock()))
             self._steps += 1
-            return StepReport(self._steps, True, StepTotals())
+            return StepReport(self._steps, True, 0, StepTotals())
 
     def images(self, delivered: Delivered) -> Image:
         return np.zeros((self._size, 1, 1, 3), np.uint8)

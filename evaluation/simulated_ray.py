@@ -96,7 +96,7 @@ class SimulatedLearner:
         self._spend(self._work.update)
         self._version += 1
         busy, self._busy = self._busy, 0.0
-        return StepReport(self._version, True, StepTotals(seconds={"accumulate": busy}))
+        return StepReport(self._version, True, 0, StepTotals(seconds={"accumulate": busy}))
 
     def publish(self) -> tuple[Published, WeightVersion]:
         weights = WeightVersion(self._version, self._arrays, fingerprint(self._arrays), 1)

@@ -80,11 +80,27 @@ class Delivered:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A group that the learner has: it was handed over, and no other process needs to keep it."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True)
 class Lost:
-    """A lease whose group will not arrive."""
+    """A lease whose group will not arrive.
+
+    `spoiled`: the task is at fault (its files are gone or have changed), so that another attempt is in vain.
+    """
 
     lease: Lease
     reason: str
+    spoiled: bool = False
+
+
+@dataclass(frozen=True)
+class LostOnTheWay(Lost):
+    """A group that had arrived and was handed over, but the learner does not have it."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +121,17 @@ class Unsaved:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Measurements on held-out tasks: per task the metrics it has, and pictures of the first few."""
+    """Measurements on held-out tasks.
+
+    Attributes:
+        metrics: per task the metrics it has; none for one that is spoiled.
+        shown: pictures of the first few, without the spoiled.
+        spoiled: why a task could not be measured, by its index.
+    """
 
     metrics: Sequence[Mapping[str, float]]
     shown: tuple[Shown, ...]
+    spoiled: Mapping[int, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -135,14 +158,16 @@ class Backend(Protocol):
         """Gives a lease to a worker; only when `capacity` is above zero."""
         ...
 
-    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
-        """What arrives next; None when within `timeout` seconds nothing did, or when only `capacity` changed.
+    def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
+        """What arrives next, here or at the learner; None when within `timeout` seconds nothing did, or when only
+        `capacity` changed.
 
         A group waits for its scores here, while others are rolled out. How many do is bounded by the leases that
         there are, see `learner.gather.Gatherer`.
 
         Raises:
             RunFailed: when nothing can arrive any more; a judge that reached its failure limit is a reason.
+            LearnerLost: when the learner refuses a group, or does not take one within `cluster.group_timeout`.
         """
         ...
 
@@ -151,11 +176,16 @@ class Backend(Protocol):
         ...
 
     def consume(self, delivered: Delivered) -> None:
-        """Hands a group to the learner, which may work on it while this call has already returned."""
+        """Hands a group to the learner; `next_delivery` tells when it is taken, or that it was lost on the way."""
         ...
 
-    def update(self) -> StepReport:
-        """The optimizer step over the groups consumed since the last one."""
+    def update(self, meanwhile: Callable[[], None]) -> StepReport:
+        """The optimizer step over the groups taken since the last one.
+
+        Args:
+            meanwhile: called again and again while the learner works, if this process has nothing else to do then; may
+                submit leases.
+        """
         ...
 
     def images(self, delivered: Delivered) -> Image:

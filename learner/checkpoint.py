@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,16 @@ def _prune(folder: Path, step: int, keep: int) -> None:
     steps = _steps(folder)
     earlier = [path for number, path in steps if number < step]
     abandoned = [path for number, path in steps if number > step]
-    for path in [*abandoned, *earlier[: max(0, len(earlier) - (keep - 1))]]:
+    _remove(folder, [*abandoned, *earlier[: max(0, len(earlier) - (keep - 1))]])
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of more than `step` optimizer steps."""
+    _remove(folder, [path for number, path in _steps(folder) if number > step])
+
+
+def _remove(folder: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
         # Renamed first: a half-removed folder must not look like a checkpoint.
         path.rename(folder / f"{_TEMPORARY}removed.{uuid.uuid4().hex}")
     clear_unfinished(folder)

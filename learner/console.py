@@ -156,6 +156,21 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
             ("numbers", f"{folder}/summary.json")]
 
 
+def account(summary: Mapping[str, Any]) -> str:
+    """Where every group went, and what of the data was left out: `1446 groups leased = 1440 trained + 0 rejected + 6
+    requeued + 0 in flight`."""
+    counts = summary["counters"]
+    lines = sum(len(lines) for lines in summary["left_out"]["lines"].values())
+    tasks = len(summary["left_out"]["tasks"])
+    ends = " + ".join(f"{counts[name]} {name.replace('_', ' ')}"
+                      for name in ("trained", "rejected", "requeued", "in_flight"))
+    parts = [f"{counts['leased']} groups leased = {ends}",
+             *([f"{counts['replayed']} of them from the spool"] if counts["replayed"] else []),
+             *([f"{lines} faulty lines left out"] if lines else []),
+             *([f"{tasks} tasks went bad and were left out"] if tasks else [])]
+    return "; ".join(parts)
+
+
 class ConsoleReport:
     """An observer that keeps a person informed; `close` leaves the terminal as it was, however the run ends."""
 
@@ -215,6 +230,7 @@ class ConsoleReport:
             self._print("")
             gain = summary.get("gain", {}).get("standard_error", {})
             self._print(final_table(self._base, self._final, gain))
+        self._print(Text(account(summary), style="dim"))
         for what, how in next_commands(self._run.folder):
             self._print(Text.assemble((f"{what:9}", "dim"), (how, "cyan")))
 

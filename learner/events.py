@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 Event = Literal[
     "started", "resumed", "leased", "generated", "scored", "spooled", "replayed", "trained", "rejected", "requeued",
-    "duplicate",
+    "duplicate", "task_skipped", "step_skipped", "rolled_back", "data_faults",
     "worker_started", "worker_lost", "worker_given_up", "worker_drained", "fleet_resized", "resize_refused",
     "weights_repushed", "judges_awaited", "judge_ready", "judge_trouble", "cache_trouble",
     "judge_server_started", "judge_server_lost", "alarm", "step", "published", "checkpoint", "evaluated",

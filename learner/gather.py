@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from actors.trajectory import Generated, Lease
 from configs.load import config_hash
-from configs.schema import RunConfig
-from learner.backend import Backend, Delivered, Lost, RunFailed
+from configs.schema import ManifestData, RunConfig
+from learner.backend import Backend, Delivered, Lost, LostOnTheWay, Notify, RunFailed, Taken
 from learner.events import EventLog
 from learner.ledger import Ledger, homogeneity_fault, staleness
 from learner.sampler import LeaseSampler, at_version
@@ -23,7 +23,8 @@ class Gatherer:
     """Leases, receives and hands over groups.
 
     Who waits for what: workers wait for leases, which exist for steps up to `version + cluster.staleness`; the
-    loop waits in `gather` for the groups of its own step; groups of later steps wait in `_arrived`. So at most
+    loop waits in `gather` until the learner has taken the groups of its own step; groups of later steps wait in
+    `_arrived`. While the learner makes its step, leases go on (`lease`). So at most
     `(staleness + 1) * groups_per_step` groups exist at a time, and a group is never older than `staleness`
     when it is trained on (this is checked again at that moment). Groups that wait for slow judges are among them, so
     they cannot pile up: when all leases of these steps are out, rollouts pause until the judges have caught up.
@@ -36,7 +37,7 @@ class Gatherer:
     def __init__(
         self, config: RunConfig, backend: Backend, sampler: LeaseSampler, events: EventLog, first_step: int,
         spooled: Sequence[Spooled] = (), books: Mapping[str, int] | None = None,
-        pause: Callable[[], None] = lambda: None,
+        pause: Callable[[], None] = lambda: None, announce: Notify | None = None,
     ) -> None:
         """
         Args:
@@ -45,9 +46,10 @@ class Gatherer:
             spooled: groups to take again without a rollout, see `learner.spool.recover`.
             books: of the checkpoint, see `Ledger.state`.
             pause: called between pieces of work, where nothing is half done; may raise to end the run.
+            announce: told of what a person should know; None only writes it into the diary.
         """
         self.ledger = Ledger(books)
-        self._pause = pause
+        self._pause, self._announce = pause, announce or events.write
         self.version = first_step
         self._config, self._backend, self._sampler, self._events = config, backend, sampler, events
         self._config_hash = config_hash(config)
@@ -55,6 +57,9 @@ class Gatherer:
         self._arrived: dict[int, list[Delivered]] = {}
         self._next_step = first_step
         self._invalid: Counter[str] = Counter()
+        self._failures: Counter[tuple[int, int]] = Counter()  # of a slot of a step
+        self.spoiled: dict[int, str] = {}
+        """Why training tasks went bad since the run was begun or resumed, by index."""
         self._replayed = {(one.lease.step, one.lease.slot) for one in spooled}
         for one in spooled:
             self._replay(one)
@@ -70,26 +75,34 @@ class Gatherer:
         nothing has arrived for a while.
 
         Raises:
-            RunFailed: when a task was redone `cluster.max_attempts` times in vain, or the backend gives up.
+            RunFailed: when a task was redone `cluster.max_attempts` times in vain, too many tasks went bad, or the
+                backend gives up.
         """
         taken: list[Delivered] = []
+        handed: dict[Lease, Delivered] = {}
         while len(taken) < self._config.learner.groups_per_step:
             self._pause()
-            delivered = self._next_ready(step, slot=len(taken))
-            self._lease()  # before consuming or waiting, so that workers never idle meanwhile
-            if delivered is None:
-                item = self._backend.next_delivery(POLL_SECONDS)
-                if item is None:
-                    idle()
-                else:
-                    self._receive(item)
+            delivered = self._next_ready(step, {one.lease.slot for one in (*taken, *handed.values())})
+            self.lease()  # before handing over or waiting, so that workers never idle meanwhile
+            if delivered is not None:
+                if isinstance(delivered.handle, Spooled):
+                    delivered = replace(delivered, handle=delivered.handle.load())
+                handed[delivered.lease] = delivered
+                self._backend.consume(delivered)
                 continue
-            if isinstance(delivered.handle, Spooled):
-                delivered = replace(delivered, handle=delivered.handle.load())
-            self._backend.consume(delivered)
-            took(delivered)
-            # The learner has it: its latents and pictures must not live here until the step's end.
-            taken.append(replace(delivered, handle=None))
+            item = self._backend.next_delivery(POLL_SECONDS)
+            if item is None:
+                idle()
+            elif isinstance(item, Taken):
+                delivered = handed.pop(item.lease)
+                took(delivered)
+                # The learner has it: its latents and pictures must not live here until the step's end.
+                taken.append(replace(delivered, handle=None))
+            else:
+                if isinstance(item, LostOnTheWay):
+                    del handed[item.lease]
+                    self.ledger.lose(item.lease)
+                self._receive(item)
         return taken
 
     def settle(self, step: int, taken: list[Delivered]) -> None:
@@ -98,6 +111,7 @@ class Gatherer:
             self.ledger.train(delivered.lease)
             self._events.write("trained", group=delivered.lease.group_id, step=step,
                                version=delivered.lease.policy_version)
+            self._failures.pop((delivered.lease.step, delivered.lease.slot), None)
         self._arrived.pop(step, None)
         self.settled = self.ledger.state()
 
@@ -106,7 +120,8 @@ class Gatherer:
         found, self._invalid = self._invalid, Counter()
         return dict(sorted(found.items()))
 
-    def _lease(self) -> None:
+    def lease(self) -> None:
+        """Gives workers what they can take now."""
         config = self._config
         last = min(config.learner.steps - 1, self.version + config.cluster.staleness)
         while self._next_step <= last:
@@ -115,6 +130,8 @@ class Gatherer:
             self._next_step += 1
         while self._pending and self._backend.capacity() > 0:
             lease = at_version(self._pending.popleft(), self.version)
+            if lease.task_index in self.spoiled:
+                lease = self._sampler.retry(lease, self.version)
             self.ledger.lease(lease)
             self._events.write("leased", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
             self._backend.submit(lease)
@@ -128,9 +145,11 @@ class Gatherer:
         made = Generated(lease, one.task_id, one.policy_version, one.config_hash, one.seconds, pid=0)
         self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
 
-    def _next_ready(self, step: int, slot: int) -> Delivered | None:
-        """The arrived group of a step that is to be consumed next; at staleness 0 that of `slot`."""
+    def _next_ready(self, step: int, handed: Collection[int]) -> Delivered | None:
+        """The arrived group of a step that is to be handed over next; at staleness 0 that of the first slot that is not
+        `handed` over yet."""
         arrived, limit = self._arrived.setdefault(step, []), self._config.cluster.staleness
+        slot = next((slot for slot in range(self._config.learner.groups_per_step) if slot not in handed), None)
         for delivered in arrived:
             if limit == 0 and delivered.lease.slot != slot:
                 continue
@@ -150,7 +169,10 @@ class Gatherer:
         if isinstance(item, Lost):
             self.ledger.requeue(lease)
             self._events.write("requeued", group=lease.group_id, reason=item.reason)
-            self._retry(lease, item.reason)
+            if item.spoiled:
+                self._skip(lease, item.reason)
+            else:
+                self._retry(lease, item.reason)
             return
         self.ledger.deliver(lease)
         invalid = item.scores.invalid
@@ -170,10 +192,24 @@ class Gatherer:
         self._retry(lease, reason)
 
     def _retry(self, lease: Lease, reason: str) -> None:
-        limit = self._config.cluster.max_attempts
-        if lease.attempt >= limit:
+        limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
+        if self._failures[place] >= limit:
             raise RunFailed(
                 f"Training task {lease.task_index} was redone {limit} times (cluster.max_attempts) and failed again; "
                 f"the last time: {reason}")
+        self._failures[place] += 1
         # In front: the step that is being gathered waits for it.
+        self._pending.appendleft(self._sampler.retry(lease, self.version))
+
+    def _skip(self, lease: Lease, reason: str) -> None:
+        """Another task takes the place of one that went bad, which is not leased again."""
+        self.spoiled[lease.task_index] = reason
+        self._announce("task_skipped", task=lease.task_index, reason=reason)
+        data, tasks = self._config.data, self._sampler.num_tasks
+        limit = data.max_faulty_fraction if isinstance(data, ManifestData) else 0.0
+        if len(self.spoiled) > limit * tasks or len(self.spoiled) == tasks:
+            raise RunFailed(
+                f"{len(self.spoiled)} of {tasks} training tasks went bad during the run, more than "
+                f"data.max_faulty_fraction = {limit:g} allows; the last one: {reason}")
+        self._sampler.skip(lease.task_index)
         self._pending.appendleft(self._sampler.retry(lease, self.version))

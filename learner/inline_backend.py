@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,22 +17,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.trajectory import Generated, Lease, TrajectoryGroup
+from actors.trajectory import Generated, Lease, Shown, TrajectoryGroup
 from actors.worker import GROUP_FAULTS, RolloutWorker
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.editors.lora import adapter_weights
 from editing.editors.policy import open_policy
-from editing.task import Image
+from editing.task import Image, TaskError
 from editing.weights import WeightVersion
 from learner.backend import (
     Delivered,
     HeldOut,
     Lost,
+    LostOnTheWay,
     Notify,
     Published,
     RunFailed,
+    Taken,
     Unsaved,
     judges_limit,
     overdue,
@@ -71,6 +73,7 @@ class InlineBackend:
         self._thread: PoolThread | None = None  # there is one when the pool may have to wait
         self._judge_servers: list[LocalJudgeServers] = []
         self._scoring: deque[_Scoring] = deque()
+        self._handed: deque[Taken | LostOnTheWay] = deque()  # over to the learner
         self._last_scored = 0.0
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
@@ -131,7 +134,9 @@ class InlineBackend:
     def submit(self, lease: Lease) -> None:
         self._lease = lease
 
-    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
+    def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
+        if self._handed:
+            return self._handed.popleft()
         for servers in self._judge_servers:
             servers.check()
         lease, self._lease = self._lease, None
@@ -146,9 +151,14 @@ class InlineBackend:
         return {} if self._thread is None else self._answer(self.pool.statistics())
 
     def consume(self, delivered: Delivered) -> None:
-        self._host.consume(delivered.handle, delivered.scores)
+        try:
+            self._host.consume(delivered.handle, delivered.scores)
+        except TaskError as error:
+            self._handed.append(LostOnTheWay(delivered.lease, str(error), spoiled=True))
+        else:
+            self._handed.append(Taken(delivered.lease))
 
-    def update(self) -> StepReport:
+    def update(self, meanwhile: Callable[[], None]) -> StepReport:
         self._moved = True
         return self._host.update()
 
@@ -157,14 +167,20 @@ class InlineBackend:
         return group.images
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
+        metrics: list[Mapping[str, float]] = []
+        pictures: list[Shown] = []
+        spoiled: dict[int, str] = {}
         with self._published_weights():
-            metrics = [
-                # One at a time: pictures of a whole data set need not fit into memory.
-                *(self.pool.measure([index], self._worker.sample_held_out([index], base), "held_out")[0]
-                  for index in indices)
-            ]
-            pictures = self._worker.show_held_out(indices[:shown], base)
-        return HeldOut(metrics, tuple(pictures))
+            for index in indices:  # one at a time: pictures of a whole data set need not fit into memory
+                try:
+                    sampled = self._worker.sample_held_out([index], base)
+                    row = self.pool.measure([index], sampled, "held_out")[0]
+                    drawn = self._worker.show_held_out([index], base) if len(metrics) < shown else []
+                except TaskError as error:
+                    row, drawn, spoiled[index] = {}, [], str(error)
+                metrics.append(row)
+                pictures += drawn
+        return HeldOut(metrics, tuple(pictures), spoiled)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self._host.save(extra)
@@ -186,7 +202,7 @@ class InlineBackend:
             with self._published_weights():
                 generated, group = self._worker.roll_out(lease)
         except GROUP_FAULTS as error:
-            return Lost(lease, f"{type(error).__name__}: {error}")
+            return Lost(lease, f"{type(error).__name__}: {error}", spoiled=isinstance(error, TaskError))
         self._notify("generated", group=lease.group_id, pid=generated.pid, version=generated.policy_version,
                      seconds=round(generated.seconds, 4))
         if not self._scoring:
@@ -194,7 +210,7 @@ class InlineBackend:
         self._scoring.append(_Scoring(generated, group, self._future(self.pool.score(group))))
         return None
 
-    def _scored(self, timeout: float) -> Delivered | None:
+    def _scored(self, timeout: float) -> Delivered | Lost | None:
         """The group that waits for the longest, once it is scored: in order, so that runs repeat.
 
         Raises:
@@ -209,14 +225,20 @@ class InlineBackend:
             return None
         self._scoring.popleft()
         self._last_scored = time.monotonic()
-        return Delivered(first.generated, _result(first.scores), handle=first.group)
+        try:
+            return Delivered(first.generated, _result(first.scores), handle=first.group)
+        except TaskError as error:
+            return Lost(first.generated.lease, str(error), spoiled=True)
 
     def _future(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """The result to come; without a thread it is there already."""
         if self._thread is not None:
             return self._thread.submit(coroutine)
         done: Future[T] = Future()
-        done.set_result(at_once(coroutine))
+        try:
+            done.set_result(at_once(coroutine))
+        except TaskError as error:
+            done.set_exception(error)
         return done
 
     def _answer(self, coroutine: Coroutine[Any, Any, T]) -> T:

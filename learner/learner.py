@@ -54,8 +54,6 @@ RATIO_TOLERANCE = 1e-6
 LEAP_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest relative distance of a behaviour leap to the stored state of an Euler rollout, by editor dtype. Different
 kernels and batch sizes stay far below it; other weights, conditions, grids or forward code do not."""
-MAX_SKIPPED_STEPS = 5
-"""A run that skips this many steps in a row is broken."""
 
 
 class LearnerError(RuntimeError):
@@ -68,9 +66,12 @@ class RatioGateError(LearnerError):
 
 @dataclass
 class _Held:
-    """An accepted group of the coming step; `old` keeps its behaviour leaps once they are known."""
+    """An accepted group of the coming step, with what is needed of its task, whose files may be gone by then; `old`
+    keeps its behaviour leaps once they are known."""
 
     group: TrajectoryGroup
+    condition: Condition = field(repr=False)
+    edit_mask: Tensor = field(repr=False)  # [N]
     staleness: int
     old: Tensor | None = field(default=None, repr=False)
 
@@ -119,6 +120,7 @@ class Learner:
         before; where the disk refuses that, it is used all the same and the step's report says so.
 
         Raises:
+            TaskError: when the group's task went bad; the group is not taken.
             RatioGateError: when the group was not made by the policy that it names.
             LearnerError: when the step has all its groups already.
         """
@@ -130,11 +132,10 @@ class Learner:
                 raise LearnerError(
                     f"group {group.lease.group_id} comes too early: step {self.version} has its "
                     f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()")
-            mine = self.peers.takes(self._intake.waiting)
-            if mine:
+            held = self._hold(group, staleness) if self.peers.takes(self._intake.waiting) else None
+            if held is not None:
                 self._put_on_disk(group, scores)
             self._intake.take(group)
-            held = _Held(group, staleness) if mine else None
             if not self._streaming:
                 self._held.append(held)
                 self._scores.append(scores)
@@ -149,7 +150,7 @@ class Learner:
         """The optimizer step over the groups consumed since the last one.
 
         Raises:
-            LearnerError: when groups are missing, or too many steps in a row had no finite gradient.
+            LearnerError: when groups are missing.
             RatioGateError: as `consume`.
             PeersLost: when another of those that train together is gone.
         """
@@ -168,13 +169,13 @@ class Learner:
                 self.peers.add_up(self.parameters.values())
             with self._timed("optimizer"):
                 applied |= self._apply(totals.lr)
-        self._count_skips(applied)
+        self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
         self.version += 1
         self._intake.trained(self.version)
         self._keep_adapter()
         totals.skipped_updates = self._skipped_updates
         self._begin_step()
-        return StepReport(self.version, applied, totals)
+        return StepReport(self.version, applied, self._skipped_in_a_row, totals)
 
     def publish(self) -> WeightVersion:
         """A copy of the present adapter under the present version."""
@@ -255,6 +256,11 @@ class Learner:
     def _begin_step(self) -> None:
         self._held, self._scores, self._totals = [], [], StepTotals()
 
+    def _hold(self, group: TrajectoryGroup, staleness: int) -> _Held:
+        task = self.tasks.train[group.lease.task_index]
+        condition = self.editor.encode(task)
+        return _Held(group, condition, self.editor.token_mask(task.edit_mask, condition), staleness)
+
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
         with self._timed("spool"):
@@ -281,16 +287,15 @@ class Learner:
 
     def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
         config, group, totals = self.config, held.group, self._totals
-        condition = self.editor.encode(self.tasks.train[group.lease.task_index])
-        batch = self._batch(group, reward, condition)
-        velocity = self._velocity(condition)
+        batch = self._batch(held, reward)
+        velocity = self._velocity(held.condition)
         if first and held.staleness > 0:
             with self._timed("old_leaps"), adapter_weights(
                     self.editor.transformer, self._adapters[group.policy_version]):
                 held.old = leaps(velocity, batch, config.editor.micro_batch)
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(
-                batch, velocity, self._base_velocity(condition), held.old, config.learner,
+                batch, velocity, self._base_velocity(held.condition), held.old, config.learner,
                 config.editor.micro_batch, scale=1 / config.learner.groups_per_step)
         totals.stats.append(stats)
         if self._offender is None and not self._gradient_norm_is_finite():
@@ -305,21 +310,19 @@ class Learner:
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
                 invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
 
-    def _batch(self, group: TrajectoryGroup, reward: GroupReward, condition: Condition) -> AnchorBatch:
-        source = condition.source_latents[0]
-        task = self.tasks.train[group.lease.task_index]
+    def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
+        group, source = held.group, held.condition.source_latents[0]
         if group.candidates.shape[2:] != tuple(source.shape):
             raise RatioGateError(
                 f"group {group.lease.group_id} has latents {list(group.candidates.shape[2:])} per candidate, the "
-                f"learner's editor makes {list(source.shape)} of task {task.task_id}: the editors differ")
-        grid = self.editor.sigmas(self.config.sampler.steps, condition)
+                f"learner's editor makes {list(source.shape)} of task {group.task_id}: the editors differ")
+        grid = self.editor.sigmas(self.config.sampler.steps, held.condition)
         if not torch.equal(torch.tensor(group.sigmas), grid.cpu()):
             raise RatioGateError(
                 f"group {group.lease.group_id} was integrated over the grid {group.sigmas.tolist()}, the learner's "
                 f"editor has {grid.tolist()}: the schedulers differ")
         advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
-        return anchor_batch(
-            group, reward.valid, advantages, self.editor.token_mask(task.edit_mask, condition), source)
+        return anchor_batch(group, reward.valid, advantages, held.edit_mask, source)
 
     def _check_policy(
         self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor | None, deviation: float
@@ -370,13 +373,6 @@ class Learner:
     def _gradient_norm_is_finite(self) -> bool:
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         return bool(torch.nn.utils.get_total_norm(gradients, foreach=False).isfinite())
-
-    def _count_skips(self, applied: bool) -> None:
-        self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
-            raise LearnerError(f"the gradient was not finite in {MAX_SKIPPED_STEPS} steps in a row, up to step "
-                               f"{self.version}; lower learner.optimizer.lr, or use editor.dtype float32. The groups "
-                               f"that made it so are in {self.spool.faulty}")
 
     def _keep_adapter(self) -> None:
         """Keeps the weights of the versions that groups may still come from; none but the present one on-policy."""

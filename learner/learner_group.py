@@ -6,8 +6,7 @@ one publishes, saves and exports for all.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from cluster.placement import close_group, in_group, learners, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from learner.answers import FETCH_SECONDS, answer_of
-from learner.backend import Delivered, LearnerLost, Published, RunFailed, Unsaved, step_limit
+from learner.backend import Delivered, LearnerLost, Published, RunFailed, Unsaved
 from learner.host import LearnerHost
 from learner.reports import StepReport, together
 
@@ -86,27 +85,18 @@ class LearnerGroup:
         """Hands a group to all; what comes back says whether they took it."""
         return [one.consume.remote(delivered.handle, delivered.scores) for one in self._processes]
 
-    def update(self, look: Callable[[], object]) -> StepReport:
-        """The optimizer step over the groups consumed since the last one.
+    def update(self) -> list[ray.ObjectRef]:
+        """Has all make the optimizer step over the groups that they were handed since the last one; their reports."""
+        return [one.update.remote() for one in self._processes]
 
-        Args:
-            look: raises where taking a group has failed, which is the cause of what fails here.
+    def step_of(self, reports: Sequence[StepReport]) -> StepReport:
+        """What the processes report, as one.
 
         Raises:
-            LearnerLost: when it takes longer than `step_limit`, or a process fails.
+            LearnerLost: when they do not tell of the same step.
         """
-        limit = step_limit(self._config)
-        answers = [one.update.remote() for one in self._processes]
-        deadline, waiting, reports = time.monotonic() + limit, list(answers), {}
-        while waiting:  # one by one: where a process has failed, the others wait for it
-            ready, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
-            look()
-            if not ready:
-                raise LearnerLost(f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
-                                  "learner.groups_per_step). Continue from the last checkpoint with --resume.")
-            reports.update({ref: answer_of("learner", ref, FETCH_SECONDS) for ref in ready})
         try:
-            return together([reports[ref] for ref in answers])
+            return together(reports)
         except ValueError as error:
             raise LearnerLost(f"{error}. Continue from the last checkpoint with --resume.") from error
 

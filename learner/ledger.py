@@ -67,6 +67,16 @@ class Ledger:
             raise LedgerError(f"group {lease.group_id} arrived, but is not awaited")
         self._delivered.add(lease.group_id)
 
+    def lose(self, lease: Lease) -> None:
+        """A group that had arrived is gone, with the node that held it; it is awaited again.
+
+        Raises:
+            LedgerError: when it had not arrived.
+        """
+        if lease.group_id not in self._delivered:
+            raise LedgerError(f"group {lease.group_id} was lost, but had not arrived")
+        self._delivered.discard(lease.group_id)
+
     def train(self, lease: Lease) -> None:
         """The group's gradient is in the weights."""
         self._leave(lease, delivered=True)

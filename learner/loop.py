@@ -23,6 +23,7 @@ from learner.notices import FlatAlarm, announcer
 from learner.observer import Counters, GroupRecord, Observer, StepRecord
 from learner.phases import Phases
 from learner.reports import StepReport
+from learner.rollback import MAX_SKIPPED_STEPS, Diverged
 from learner.sampler import LeaseSampler
 from learner.spool import Spooled
 from learner.statistics import REWARD, reward_statistics
@@ -36,28 +37,31 @@ work hangs on a checkpoint that is ever older."""
 
 @dataclass(frozen=True)
 class Trained:
-    """What the loop leaves behind."""
+    """What the loop leaves behind; `spoiled` says why training tasks were left out, by index."""
 
     counters: Counters
     seconds: dict[str, float]
+    spoiled: Mapping[int, str]
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run goes on with besides the learner's weights: groups to take again, and the books of the checkpoint
-    (None: there is none yet)."""
+    """What a run goes on with besides the learner's weights: groups to take again, the books of the checkpoint (None:
+    there is none yet), and the step that it was rolled back to, if it was."""
 
     spooled: tuple[Spooled, ...] = ()
     books: Mapping[str, int] | None = None
+    anew_from: int | None = None
 
 
 @dataclass
 class _Progress:
-    """Optimizer steps that are done, up to which of them the newest checkpoint goes (None: there is none), the books
-    after them, and how often in a row the disk refused a checkpoint or a step's groups."""
+    """Optimizer steps that are done, up to which of them the newest checkpoint goes (None: there is none), whether
+    another is due, the books after them, and how often in a row the disk refused a checkpoint or a step's groups."""
 
     done: int
     saved: int | None
+    due: bool = False
     books: Mapping[str, int] = field(default_factory=dict)
     not_saved: int = 0
     not_spooled: int = 0
@@ -74,6 +78,7 @@ def train(
     A run without a checkpoint is saved before its first step too, so that it can be resumed from anywhere.
 
     Raises:
+        Diverged: when too many steps in a row had no finite gradient; nothing is saved then.
         RunFailed: when the run cannot go on; unless the learner itself is lost, the steps that are done are saved.
         KeyboardInterrupt: when `stopping` was requested; the steps that are done are saved.
     """
@@ -82,7 +87,7 @@ def train(
     with stopping.deferred():
         try:
             return _train(config, backend, train_tasks, held_out_tasks, progress, events, observers, resumed, stopping)
-        except LearnerLost:
+        except (LearnerLost, Diverged):
             raise
         except RunFailed as error:
             raise RunFailed(f"{error} {_saved(backend, progress, events)}") from error
@@ -101,8 +106,9 @@ def _train(
             raise stopping.requested
 
     judges, alarm = JudgeWatch(backend, announce), FlatAlarm()
-    sampler = LeaseSampler(config.seed, train_tasks, config.learner.groups_per_step)
-    gatherer = Gatherer(config, backend, sampler, events, first_step, resumed.spooled, resumed.books, pause)
+    sampler = LeaseSampler(config.seed, train_tasks, config.learner.groups_per_step, resumed.anew_from)
+    gatherer = Gatherer(
+        config, backend, sampler, events, first_step, resumed.spooled, resumed.books, pause, announce)
     progress.books = gatherer.settled
     if progress.saved is None:
         _save(backend, progress, events, announce)
@@ -114,15 +120,17 @@ def _train(
                 groups = gatherer.gather(
                     step, partial(show_group, config, backend, observers, step), idle=judges.glance)
             with phases.timed("update"):
-                report = backend.update()
+                report = backend.update(meanwhile=gatherer.lease)
             progress.done = done
             _tell_spool(report, progress, events, announce)
             gatherer.settle(step, groups)
             progress.books = gatherer.settled
+            _tell_skip(report, done, announce)
             if last or measuring or is_due(done, config.cluster.publish_every):
                 with phases.timed("publish"):
                     gatherer.version = publish(backend, events, done)
-            if last or is_due(done, config.checkpoint.every) or progress.not_saved:
+            progress.due |= is_due(done, config.checkpoint.every)
+            if last or (progress.due and report.applied):  # while steps are skipped, the last one before is kept
                 with phases.timed("checkpoint"):
                     _save(backend, progress, events, announce, last)
             if progress.not_spooled >= MAX_DISK_FAILURES:
@@ -138,7 +146,7 @@ def _train(
             with phases.timed("evaluation"):
                 measure(config, backend, "training", done, held_out_tasks, events, observers)
         progress.total.add(phases.seconds)
-    return Trained(gatherer.ledger.balance(), progress.total.seconds)
+    return Trained(gatherer.ledger.balance(), progress.total.seconds, gatherer.spoiled)
 
 
 def _tell_spool(report: StepReport, progress: _Progress, events: EventLog, announce: Notify) -> None:
@@ -150,6 +158,22 @@ def _tell_spool(report: StepReport, progress: _Progress, events: EventLog, annou
     progress.not_spooled = progress.not_spooled + 1 if report.totals.unspooled else 0
 
 
+def _tell_skip(report: StepReport, done: int, announce: Notify) -> None:
+    """Tells of a step whose gradient was not finite.
+
+    Raises:
+        Diverged: when it is one too many.
+    """
+    if report.applied:
+        return
+    announce("step_skipped", step=done, in_a_row=report.skipped_in_a_row)
+    if report.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+        raise Diverged(
+            f"The gradient was not finite in {report.skipped_in_a_row} steps in a row, up to step {done}; lower "
+            "learner.optimizer.lr, or use editor.dtype float32. The groups that made it so are in the run's folder "
+            "faulty/.")
+
+
 def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Notify, last: bool = False) -> None:
     """A checkpoint; if the disk refuses, a warning: it is due again after the next step.
 
@@ -159,7 +183,7 @@ def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Not
     outcome = _checkpoint(backend, progress, events)
     if isinstance(outcome, Path):
         return
-    progress.not_saved += 1
+    progress.due, progress.not_saved = True, progress.not_saved + 1
     announce("not_saved", step=progress.done, reason=outcome.reason)
     if last or progress.not_saved >= MAX_DISK_FAILURES:
         raise RunFailed(f"The disk has refused a checkpoint {progress.not_saved} time(s) in a row: {outcome.reason}. "
@@ -169,7 +193,7 @@ def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Not
 def _checkpoint(backend: Backend, progress: _Progress, events: EventLog) -> Path | Unsaved:
     outcome = backend.save({"books": dict(progress.books)})
     if isinstance(outcome, Path):
-        progress.saved, progress.not_saved = progress.done, 0
+        progress.saved, progress.due, progress.not_saved = progress.done, False, 0
         events.write("checkpoint", step=progress.done, path=outcome.name)
     return outcome
 

@@ -56,6 +56,16 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
         return f"{fields['reason']} The group is rolled out again."
     if event == "not_spooled":
         return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
+    if event == "data_faults":
+        more = fields["count"] - len(fields["first"])
+        return "\n  ".join([
+            f"{fields['key']}: {fields['count']} faulty line{'s' * (fields['count'] != 1)} left out:", *fields["first"],
+            *([f"and {more} more; python -m editing.validate names them all"] if more else [])])
+    if event == "task_skipped":
+        return f"{fields.get('split', 'training')} task {fields['task']} went bad and is left out: {fields['reason']}"
+    if event == "step_skipped":
+        return (f"step {fields['step']} is skipped: its gradient was not finite ({fields['in_a_row']} in a row); the "
+                "group that made it so is kept in faulty/")
     if event == "not_saved":
         return (f"the checkpoint of step {fields['step']} could not be written: {fields['reason']}; earlier ones are "
                 "kept, and it is tried again after the next step")

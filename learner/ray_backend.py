@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +18,30 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.fleet import Announcement, Fleet, FleetError, Job, WrongWeights
-from actors.trajectory import Generated, Lease, Shown
+from actors.trajectory import Generated, Lease
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.task import Image
-from learner.answers import FETCH_SECONDS, GroupLost, answer_of
+from learner.answers import FETCH_SECONDS, GroupLost, Spoiled, answer_of
 from learner.backend import (
     Delivered,
     HeldOut,
+    LearnerLost,
     Lost,
+    LostOnTheWay,
     Notify,
     Published,
     RunFailed,
+    Taken,
     Unsaved,
     judges_limit,
     overdue,
     scoring_limit,
+    step_limit,
 )
+from learner.held_out_jobs import HeldOutJobs
 from learner.learner_group import LearnerGroup
 from learner.pool_actor import PoolActor, secrets
 from learner.reports import StepReport
@@ -45,9 +51,44 @@ from rewards.vllm.replicas import ServersFailed
 if TYPE_CHECKING:
     from rewards.vllm.actor import JudgeServers
 
-CHUNK = 8  # held-out tasks per job: enough to be worth a call, few enough to spread over the workers
 WAIT_SECONDS = 1.0  # deadlines are looked at this often
+PAUSE_SECONDS = 0.1
 CLOSING_SECONDS = 10.0
+
+
+@dataclass
+class Calls:
+    """Calls of a process that are not answered yet, and when it last answered one or was first called."""
+
+    open: int = 0
+    answered_at: float = 0.0
+
+    def began(self) -> None:
+        if not self.open:
+            self.answered_at = time.monotonic()
+        self.open += 1
+
+    def ended(self) -> None:
+        self.open, self.answered_at = self.open - 1, time.monotonic()
+
+    def silent_for(self) -> float:
+        """Seconds since the process should have answered."""
+        return time.monotonic() - self.answered_at if self.open else 0.0
+
+
+def outcome(lease: Lease, losses: Sequence[GroupLost | Spoiled | None]) -> Taken | LostOnTheWay:
+    """What became of a group that was handed over, by what each of the learner's processes says.
+
+    Raises:
+        LearnerLost: when only some of them have it.
+    """
+    lost = [loss for loss in losses if loss is not None]
+    if not lost:
+        return Taken(lease)
+    if len(lost) < len(losses):
+        raise LearnerLost(f"Only {len(losses) - len(lost)} of the learner's {len(losses)} processes took group "
+                          f"{lease.group_id}: {lost[0]} Continue from the last checkpoint with --resume.")
+    return LostOnTheWay(lease, str(lost[0]), isinstance(lost[0], Spoiled))
 
 
 class RayBackend:
@@ -59,14 +100,15 @@ class RayBackend:
         self._config, self._folder, self._notify = config, folder.resolve(), notify
         self._runtime = connect(config.cluster)
         self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
-        self._inbox: deque[Delivered | Lost] = deque()
+        self._inbox: deque[Delivered | Taken | Lost] = deque()
         self._learner: LearnerGroup | None = None
         self._fleet: Fleet | None = None
         self._desired = DesiredFile(self._folder, config.cluster)
         self._pool: Any = None
         self._judge_servers: list[JudgeServers] = []
-        self._asked = 0  # calls that the pool has not answered yet
-        self._answered_at = 0.0
+        self._pool_calls, self._learner_calls = Calls(), Calls()
+        self._looked_at = 0.0
+        self._failure: RunFailed | None = None
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         config = self._config
@@ -84,7 +126,7 @@ class RayBackend:
     def _start_judge_servers(self) -> None:
         def urls_changed(judge: str, urls: list[str]) -> None:
             done = self._pool.set_urls.remote(judge, urls)
-            self._when_answered(done, lambda ref: answer_of("reward pool", ref, FETCH_SECONDS))
+            self._when_answered(self._pool_calls, done, lambda ref: answer_of("reward pool", ref, FETCH_SECONDS))
 
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
@@ -100,7 +142,7 @@ class RayBackend:
         self._notify("judges_awaited", judges=list(self._config.rewards.judge.configured),
                      seconds=judges_limit(self._config))
         try:
-            while self._asked or not all(servers.ready for servers in self._judge_servers):
+            while self._pool_calls.open or not all(servers.ready for servers in self._judge_servers):
                 self._poll(WAIT_SECONDS)
         except ServersFailed as error:
             raise RunFailed(str(error)) from error
@@ -134,19 +176,23 @@ class RayBackend:
         def done(generated: Generated, group: ray.ObjectRef) -> None:
             self._notify("generated", group=lease.group_id, pid=generated.pid, version=generated.policy_version,
                          seconds=round(generated.seconds, 4))
-            self._when_answered(self._pool.score.remote(group), lambda ref: self._scored(generated, group, ref))
+            self._when_answered(
+                self._pool_calls, self._pool.score.remote(group), lambda ref: self._scored(generated, group, ref))
 
-        self.fleet.submit(Job("roll_out", (lease,), done, lambda why: self._inbox.append(Lost(lease, why))))
+        def failed(why: str, spoiled: bool) -> None:
+            self._inbox.append(Lost(lease, why, spoiled))
+
+        self.fleet.submit(Job("roll_out", (lease,), done, failed))
 
     def _scored(self, generated: Generated, group: ray.ObjectRef, ref: ray.ObjectRef) -> None:
         try:
             scores: GroupScores = answer_of("reward pool", ref, FETCH_SECONDS)
-        except GroupLost as error:
-            self._inbox.append(Lost(generated.lease, str(error)))
+        except (GroupLost, Spoiled) as error:
+            self._inbox.append(Lost(generated.lease, str(error), isinstance(error, Spoiled)))
             return
         self._inbox.append(Delivered(generated, scores, handle=group))
 
-    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
+    def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
         if not self._inbox:
             self._poll(timeout)
         return self._inbox.popleft() if self._inbox else None
@@ -159,12 +205,48 @@ class RayBackend:
         return found
 
     def consume(self, delivered: Delivered) -> None:
-        # Looked at as soon as it is there, so that a learner that died or refused is noticed before the step's end.
-        for done in self.learner.consume(delivered):
-            self._when_ready(done, lambda ref: answer_of("learner", ref, FETCH_SECONDS))
+        refs = self.learner.consume(delivered)
+        losses: list[GroupLost | Spoiled | None] = []
 
-    def update(self) -> StepReport:
-        return self.learner.update(look=self._call_back)
+        def answered(ref: ray.ObjectRef) -> None:
+            try:
+                answer_of("learner", ref, FETCH_SECONDS)
+                losses.append(None)
+            except (GroupLost, Spoiled) as error:
+                losses.append(error)
+            if len(losses) == len(refs):
+                self._inbox.append(outcome(delivered.lease, losses))
+
+        for ref in refs:
+            self._when_answered(self._learner_calls, ref, answered)
+
+    def update(self, meanwhile: Callable[[], None]) -> StepReport:
+        refs, limit = self.learner.update(), step_limit(self._config)
+        reports: dict[ray.ObjectRef, StepReport] = {}
+
+        def reported(ref: ray.ObjectRef) -> None:
+            reports[ref] = answer_of("learner", ref, FETCH_SECONDS)
+
+        for ref in refs:
+            self._when_ready(ref, reported)
+        deadline = time.monotonic() + limit
+        while len(reports) < len(refs):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LearnerLost(f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
+                                  "learner.groups_per_step). Continue from the last checkpoint with --resume.")
+            if self._failure is not None:  # told by the next `_poll`: first the step that is under way
+                ray.wait(refs, num_returns=len(refs), timeout=left)
+                reports.update({ref: answer_of("learner", ref, FETCH_SECONDS) for ref in refs})
+                break
+            try:
+                self._poll(WAIT_SECONDS)
+                meanwhile()
+            except LearnerLost:
+                raise
+            except RunFailed as error:
+                self._failure = error
+        return self.learner.step_of([reports[ref] for ref in refs])
 
     def images(self, delivered: Delivered) -> Image:
         images: Image = answer_of(
@@ -172,53 +254,11 @@ class RayBackend:
         return images
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
-        chunks = [list(indices[i : i + CHUNK]) for i in range(0, len(indices), CHUNK)]
-        measured: dict[int, list[dict[str, float]]] = {}
-        pictures: dict[int, list[Shown]] = {}
+        def ask(chunk: list[int], pictures: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
+            self._when_answered(self._pool_calls, self._pool.measure.remote(chunk, pictures, "held_out"), call)
 
-        def sampled(chunk: list[int], images: ray.ObjectRef) -> None:
-            scored = self._pool.measure.remote(chunk, images, "held_out")
-            self._when_answered(
-                scored, lambda ref: measured.update({chunk[0]: answer_of("reward pool", ref, FETCH_SECONDS)}))
-
-        def drawn(chunk: list[int], found: list[Shown]) -> None:
-            pictures[chunk[0]] = found
-
-        self._spread("held_out", chunks, base, lambda chunk, _, images: sampled(chunk, images))
-        first = [chunk[:1] for chunk in ([index] for index in list(indices)[:shown])]
-        self._spread("shown", first, base, lambda chunk, found, _: drawn(chunk, found))
-        while len(measured) < len(chunks):
-            self._poll(WAIT_SECONDS)
-        return HeldOut(
-            metrics=[row for chunk in chunks for row in measured[chunk[0]]],
-            shown=tuple(one for chunk in first for one in pictures[chunk[0]]))
-
-    def _spread(
-        self, method: str, chunks: list[list[int]], base: bool,
-        done: Callable[[list[int], Any, ray.ObjectRef], None],
-    ) -> None:
-        """Has the workers do every chunk, again where one died, and waits until all are done."""
-        todo, open_chunks = deque((chunk, 0) for chunk in chunks), len(chunks)
-
-        def finished(chunk: list[int], message: Any, result: ray.ObjectRef) -> None:
-            nonlocal open_chunks
-            open_chunks -= 1
-            done(chunk, message, result)
-
-        def failed(chunk: list[int], attempt: int, why: str) -> None:
-            if attempt >= self._config.cluster.max_attempts:
-                raise RunFailed(f"held-out tasks {chunk} were redone {attempt} times (cluster.max_attempts) and failed "
-                                f"again; the last time: {why}")
-            todo.append((chunk, attempt + 1))
-
-        while open_chunks:
-            while todo and self.capacity() > 0:
-                chunk, attempt = todo.popleft()
-                self.fleet.submit(Job(
-                    method, (chunk, base),
-                    lambda message, result, chunk=chunk: finished(chunk, message, result),  # type: ignore[misc]
-                    lambda why, chunk=chunk, attempt=attempt: failed(chunk, attempt, why)))  # type: ignore[misc]
-            self._poll(WAIT_SECONDS)
+        jobs = HeldOutJobs(self.fleet, ask, base, self._config.cluster.max_attempts)
+        return jobs.measure(indices, shown, wait=lambda: self._poll(WAIT_SECONDS))
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self.learner.save(extra)
@@ -243,36 +283,50 @@ class RayBackend:
     def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
         self._waiting[ref] = call
 
-    def _when_answered(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
-        """As `_when_ready`, of the pool, which must not hang (see `_poll`)."""
-        if self._asked == 0:
-            self._answered_at = time.monotonic()
-        self._asked += 1
+    def _when_answered(self, calls: Calls, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
+        """As `_when_ready`, of a process that must not hang (see `_look`)."""
+        calls.began()
 
         def answered(ref: ray.ObjectRef) -> None:
-            self._asked -= 1
-            self._answered_at = time.monotonic()
+            calls.ended()
             call(ref)
 
         self._when_ready(ref, answered)
 
     def _poll(self, timeout: float) -> None:
-        """Waits until something happens and calls back for all that did; looks at deadlines meanwhile."""
+        """Waits until something happens and calls back for all that did; looks after the processes meanwhile."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         deadline = time.monotonic() + timeout
-        while not self._call_back():
+        while True:
+            happened, arrived = self._call_back(), len(self._inbox)
             # Only now: a job that ended while this process was busy elsewhere is not overdue.
-            arrived = len(self._inbox)
-            with _fleet_faults():
-                self.fleet.check()
-            self._look_at_desired()
-            for servers in self._judge_servers:
-                servers.check()
-            if self._asked and time.monotonic() - self._answered_at > scoring_limit(self._config):
-                raise overdue(self._config, self._asked)
+            if not happened or time.monotonic() > self._looked_at + WAIT_SECONDS:
+                self._look()
             left = deadline - time.monotonic()
-            if len(self._inbox) > arrived or left <= 0:
+            if happened or len(self._inbox) > arrived or left <= 0:
                 return
-            ray.wait(list(self._waiting), num_returns=1, timeout=min(left, WAIT_SECONDS), fetch_local=False)
+            if self._waiting:
+                ray.wait(list(self._waiting), num_returns=1, timeout=min(left, WAIT_SECONDS), fetch_local=False)
+            else:  # everybody waits to be started again
+                time.sleep(min(left, PAUSE_SECONDS))
+
+    def _look(self) -> None:
+        """Does what is due, and ends what takes too long."""
+        self._looked_at = time.monotonic()
+        with _fleet_faults():
+            self.fleet.check()
+        self._look_at_desired()
+        for servers in self._judge_servers:
+            servers.check()
+        if self._pool_calls.silent_for() > scoring_limit(self._config):
+            raise overdue(self._config, self._pool_calls.open)
+        limit = self._config.cluster.group_timeout
+        if self._learner_calls.silent_for() > limit:
+            raise LearnerLost(
+                f"The learner has taken none of {self._learner_calls.open} groups for {limit:g} s "
+                "(cluster.group_timeout), so it hangs. Continue from the last checkpoint with --resume.")
 
     def _look_at_desired(self) -> None:
         """Does what `python -m cluster.scale` asked for."""

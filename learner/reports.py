@@ -45,11 +45,13 @@ class StepReport:
     Attributes:
         version: policy version after it = steps done.
         applied: False when the gradient was not finite in any of its updates, so that those were skipped.
+        skipped_in_a_row: steps that were skipped like that up to this one.
         totals: what its groups did.
     """
 
     version: int
     applied: bool
+    skipped_in_a_row: int
     totals: StepTotals
 
     @property

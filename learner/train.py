@@ -20,6 +20,7 @@ from learner.loop import Resumed, Trained, publish, train
 from learner.notices import announcer
 from learner.observer import Observer, RunRecord
 from learner.phases import Phases
+from learner.rollback import Diverged, roll_back, rolled_back_to
 from learner.run_folder import ADAPTER, EVENTS, SUMMARY, RunFolder, write_text
 from learner.spool import recover
 from learner.statistics import mean_and_error, paired_gain
@@ -27,6 +28,8 @@ from learner.stopping import Stopping
 from learner.training_state import refusal_of_another_run
 
 Metrics = Sequence[Mapping[str, float]]
+SHOWN_FAULTS = 10
+"""Lines of a manifest that are named one by one at the start; summary.json has them all."""
 
 
 def run(
@@ -36,7 +39,8 @@ def run(
     """Trains as configured and returns what summary.json holds.
 
     A new run needs a new folder; with `resume` the newest checkpoint that verifies is continued, with the groups that
-    the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts.
+    the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts. A run
+    whose gradients stop being finite goes back once, see `learner.rollback`.
 
     Args:
         config: of the run.
@@ -48,6 +52,19 @@ def run(
     Raises:
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
+    while True:
+        try:
+            return _attempt(config, resume, observers, allowed, stopping)
+        except Diverged as diverged:
+            step, resume = roll_back(Path(config.folder) / config.name, diverged), True
+            for observer in observers:
+                observer.on_notice(f"{diverged} The run goes back to step {step} and on with other noise.")
+
+
+def _attempt(
+    config: RunConfig, resume: bool, observers: Sequence[Observer], allowed: Sequence[str],
+    stopping: Stopping | None,
+) -> dict[str, Any]:
     tasks = open_tasks(config)
     folder = RunFolder(config, resume, allowed)
     try:
@@ -56,7 +73,8 @@ def run(
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(
             folder.path, first_step, config_hash(config), config.learner.groups_per_step)
-        resumed = Resumed(spooled, None if checkpoint is None else checkpoint.state["extra"]["books"])
+        resumed = Resumed(spooled, None if checkpoint is None else checkpoint.state["extra"]["books"],
+                          rolled_back_to(folder.path))
         record = RunRecord(config, config_hash(config), folder.path, first_step, len(tasks.train),
                            len(tasks.held_out), refused)
         with EventLog(folder.path / EVENTS) as events:
@@ -67,10 +85,15 @@ def run(
                          refused_checkpoints=list(refused))
             for observer in observers:
                 observer.on_start(record)
+            announce = announcer(events, observers)
+            for key, lines in tasks.faults.items():
+                if lines:
+                    announce("data_faults", key=key, count=len(lines), first=list(lines[:SHOWN_FAULTS]))
             for reason in spool_refused:
-                announcer(events, observers)("spool_refused", reason=reason)
+                announce("spool_refused", reason=reason)
             try:
                 summary = _run(record, events, observers, allowed, resumed, stopping)
+                summary["left_out"]["lines"] = {key: list(lines) for key, lines in tasks.faults.items()}
             except BaseException as error:
                 events.write("failed", error=type(error).__name__, reason=str(error))
                 raise
@@ -164,6 +187,7 @@ def _summary(
         "gain": block(paired_gain(base, final)),
         "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
         "counters": asdict(trained.counters),
+        "left_out": {"tasks": {str(task): reason for task, reason in trained.spoiled.items()}},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "adapter": str(adapter),
     }

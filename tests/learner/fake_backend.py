@@ -12,7 +12,7 @@ import numpy as np
 from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
-from learner.backend import Delivered, HeldOut, Lost, Published, Unsaved
+from learner.backend import Delivered, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
 from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -31,18 +31,24 @@ def delivery(config: RunConfig, lease: Lease, valid: int | None = None) -> Deliv
 
 @dataclass
 class FakeBackend:
-    """`choose(n)` in 0..n-1 decides what happens next; `fate(lease)` what becomes of a lease."""
+    """`choose(n)` in 0..n-1 decides what happens next; `fate(lease)` what becomes of a lease, and `way(lease)` what of
+    a group that is handed to the learner: `taken`, `lost` or `spoiled`."""
 
     config: RunConfig
     choose: Callable[[int], int]
     fate: Callable[[Lease], str] = lambda lease: "ok"
+    way: Callable[[Lease], str] = lambda lease: "taken"
+    applied: Callable[[int], bool] = lambda step: True
     slots: int = 3
+    skipped: int = 0
     version: int = 0
     first_step: int = 0
     out: list[Lease] = field(default_factory=list)
     late: list[Delivered | Lost] = field(default_factory=list)
+    handed: list[Delivered] = field(default_factory=list)
     submitted: list[Lease] = field(default_factory=list)
     consumed: list[list[Delivered]] = field(default_factory=lambda: [[]])
+    ways: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
     books: list[Any] = field(default_factory=list)
     notify: Callable[..., None] = lambda event, **fields: None
@@ -59,22 +65,26 @@ class FakeBackend:
         self.out.append(lease)
         self.submitted.append(lease)
 
-    def next_delivery(self, timeout: float) -> Delivered | Lost | None:
-        pool = len(self.out) + len(self.late)
+    def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
+        pool = len(self.out) + len(self.late) + bool(self.handed)
         assert pool, "the loop waits although nothing is out"
         pick = self.choose(pool + 1)
         if pick == pool:
             return None
+        if pick >= len(self.out) + len(self.late):
+            return self._answer(self.handed.pop(0))
         if pick >= len(self.out):
             return self.late.pop(pick - len(self.out))
         lease = self.out.pop(pick)
         fate = self.fate(lease)
         whole = delivery(self.config, lease)
-        if fate != "lost":
+        if fate not in ("lost", "spoiled"):
             self.notify("generated", group=lease.group_id)
         self.calls.append((fate, lease.group_id))
         if fate == "lost":
             return Lost(lease, "killed")
+        if fate == "spoiled":
+            return Lost(lease, "its file is gone", spoiled=True)
         if fate == "late":  # given up, but it arrives all the same
             self.late.append(whole)
             return Lost(lease, "deadline")
@@ -97,12 +107,25 @@ class FakeBackend:
         return self.statistics
 
     def consume(self, delivered: Delivered) -> None:
-        self.consumed[-1].append(delivered)
+        self.handed.append(delivered)
 
-    def update(self) -> StepReport:
+    def _answer(self, delivered: Delivered) -> Taken | LostOnTheWay:
+        way = self.way(delivered.lease)
+        self.ways.append((way, delivered.lease.group_id))
+        if way == "taken":
+            self.consumed[-1].append(delivered)
+            return Taken(delivered.lease)
+        return LostOnTheWay(delivered.lease, f"{way} on the way", spoiled=way == "spoiled")
+
+    def update(self, meanwhile: Callable[[], None]) -> StepReport:
+        assert not self.handed, "a step is made without a group that is on its way"
+        meanwhile()
         self.calls.append(("update", len(self.consumed[-1])))
         self.consumed.append([])
-        return StepReport(len(self.consumed) - 1, True, StepTotals(seconds={"optimizer": 0.5}))
+        step = self.first_step + len(self.consumed) - 1
+        applied = self.applied(step)
+        self.skipped = 0 if applied else self.skipped + 1
+        return StepReport(step, applied, self.skipped, StepTotals(seconds={"optimizer": 0.5}))
 
     def publish(self) -> Published:
         self.version = self.first_step + len(self.consumed) - 1

@@ -1,11 +1,9 @@
-"""One of several learner processes, for tests.learner.test_peers: trains its share, prints what became of it.
-
-    python -m tests.learner.peer RANK SIZE MEETING_POINT REQUEST
-"""
+"""One of several learner processes, for tests.learner.test_peers: trains its share, and leaves what became of it."""
 
 import json
 import os
-import sys
+from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -15,15 +13,19 @@ from learner import peers
 from tests.learner.rig import Rig, made_scores
 
 
-def main(rank: int, size: int, where: str, request: dict) -> None:
+def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Path) -> None:
+    """Joins the others and trains `steps` on-policy steps of `config`.
+
+    The request may also ask to `exit` with a code instead, or to `spoil` the gradient.
+    """
     torch.set_num_threads(1)
     rig = Rig(RunConfig.model_validate(request["config"]), request["folder"])
     rig.learner.peers = peers.join(rank, size, where, 60)
-    said = {"listens": sorted({one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"})}
+    listens = {one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}
+    said: dict[str, Any] = {"listens": sorted(listens), "metrics": [], "applied": []}
     if request.get("exit"):
-        print(json.dumps(said), flush=True)
+        answer.write_text(json.dumps(said))
         os._exit(request["exit"])
-    said |= {"trained": 0, "metrics": [], "applied": []}
     for step in range(request["steps"]):
         try:
             rig.publish()
@@ -32,17 +34,12 @@ def main(rank: int, size: int, where: str, request: dict) -> None:
                 assert report.accepted, report.reason
             if request.get("spoil"):
                 next(iter(rig.learner.parameters.values())).grad[0, 0] = float("nan")
-            report = rig.learner.update()
+            made = rig.learner.update()
         except peers.PeersLost as error:
-            said["error"] = f"{type(error).__name__}: {error}"
+            said["error"] = str(error)
             break
-        said["metrics"].append(report.metrics)
-        said["applied"].append(report.applied)
-        said["trained"] += len(report.totals.stats)
+        said["metrics"].append(made.metrics)
+        said["applied"].append(made.applied)
     weights = rig.learner.publish()
-    print(json.dumps({**said, "sha256": weights.sha256,
-                      "arrays": {name: array.tolist() for name, array in weights.arrays.items()}}))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
+    arrays = {name: array.tolist() for name, array in weights.arrays.items()}
+    answer.write_text(json.dumps({**said, "sha256": weights.sha256, "arrays": arrays}))

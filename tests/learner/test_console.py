@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from configs.schema import RunConfig
-from learner.console import BARS, ConsoleReport, clock, final_table, step_line, trend
+from learner.console import BARS, ConsoleReport, account, clock, final_table, step_line, trend
 from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
+
+ACCOUNT = {
+    "counters": {"leased": 9, "trained": 6, "rejected": 1, "requeued": 2, "in_flight": 0, "replayed": 3},
+    "left_out": {"lines": {"data.path": ["line 4: no mask"]}, "tasks": {"7": "gone"}}}
 
 
 def step(done: int = 3, seconds: float = 2.0, **more) -> StepRecord:
@@ -46,6 +50,15 @@ def test_a_step_is_one_line_with_everything_that_matters():
     assert "age 0: 10, 2: 2" in line and "rejected 1, redone 2" in line
     assert "|ρ−1| 2.0e-07 · gradient 0.12 · skipped updates 1" in line
     assert line.endswith("left 1:02:05")
+
+
+def test_at_the_end_every_group_is_accounted_for():
+    assert account(ACCOUNT) == (
+        "9 groups leased = 6 trained + 1 rejected + 2 requeued + 0 in flight; 3 of them from the spool; "
+        "1 faulty lines left out; 1 tasks went bad and were left out")
+    whole = {"counters": {**dict.fromkeys(ACCOUNT["counters"], 0), "leased": 6, "trained": 6},
+             "left_out": {"lines": {"data.path": []}, "tasks": {}}}
+    assert account(whole) == "6 groups leased = 6 trained + 0 rejected + 0 requeued + 0 in flight"
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
@@ -123,7 +136,7 @@ def test_the_end_says_what_to_type_next(tmp_path: Path):
     console.on_start(start(tmp_path))
     console.on_evaluation(measured("base", 18.0))
     console.on_evaluation(measured("final", 19.5))
-    console.on_end({"gain": {"standard_error": {"edit_psnr": 0.12}}})
+    console.on_end({"gain": {"standard_error": {"edit_psnr": 0.12}}, **ACCOUNT})
     text = stream.getvalue()
     assert "+1.50 ± 0.12 dB" in text and f"python -m learner.infer --run {tmp_path} --compare" in text
     assert f"{tmp_path}/gallery/index.html" in text and f"{tmp_path}/adapter" in text

@@ -12,24 +12,34 @@ from learner.ledger import staleness
 from learner.sampler import LeaseSampler
 from tests.learner.fake_backend import FakeBackend
 
-FATES = ["ok", "lost", "late", "twice", "lost after", "unscored", "mixed", "foreign", "swapped"]
+TASKS = 7
+
+FATES = ["ok", "lost", "late", "twice", "lost after", "unscored", "mixed", "foreign", "swapped", "spoiled"]
+WAYS = ["taken", "taken", "lost", "spoiled"]
 
 
-def config(steps=5, groups=3, stale=0, every=1, attempts=1000) -> RunConfig:
+def config(steps=5, groups=3, stale=0, every=1, attempts=1000, faulty=0.0) -> RunConfig:
     return RunConfig.model_validate({
         "exploration": {"group_size": 3}, "rewards": {"weights": {"background_psnr": 1.0}},
         "learner": {"steps": steps, "groups_per_step": groups},
         "cluster": {"staleness": stale, "publish_every": every, "max_attempts": attempts},
+        "data": {"type": "manifest", "path": "none", "max_faulty_fraction": faulty},
     })
+
+
+def spared(fates: list[str]) -> list[str]:
+    """The fates without the third `spoiled` and all after it: some tasks must remain."""
+    places = [place for place, fate in enumerate(fates) if fate == "spoiled"]
+    return fates[: places[2]] if len(places) > 2 else fates
 
 
 def run(settings: RunConfig, backend: FakeBackend, path) -> Gatherer:
     with EventLog(path) as events:
-        sampler = LeaseSampler(0, 7, settings.learner.groups_per_step)
+        sampler = LeaseSampler(0, TASKS, settings.learner.groups_per_step)
         gatherer = Gatherer(settings, backend, sampler, events, first_step=0)
         for step in range(settings.learner.steps):
             groups = gatherer.gather(step, lambda delivered: None)
-            backend.update()
+            backend.update(meanwhile=gatherer.lease)
             gatherer.settle(step, groups)
             counters = gatherer.ledger.balance()
             assert counters.trained == (step + 1) * settings.learner.groups_per_step
@@ -41,18 +51,20 @@ def run(settings: RunConfig, backend: FakeBackend, path) -> Gatherer:
 @given(data=st.data(), stale=st.integers(0, 3), slots=st.integers(1, 5), groups=st.integers(1, 4))
 def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale, slots, groups):
     every = data.draw(st.integers(1, stale + 1))
-    settings = config(groups=groups, stale=stale, every=every)
-    faults = iter(data.draw(st.lists(st.sampled_from(FATES), max_size=40)))
+    settings = config(groups=groups, stale=stale, every=every, faulty=1.0)
+    faults = iter(data.draw(st.lists(st.sampled_from(FATES), max_size=40).map(spared)))
+    losses = iter(data.draw(st.lists(st.sampled_from(WAYS), max_size=40).map(spared)))
     backend = FakeBackend(
         settings, choose=lambda n: data.draw(st.integers(0, n - 1)), fate=lambda lease: next(faults, "ok"),
-        slots=slots)
+        way=lambda lease: next(losses, "taken"), slots=slots)
     path = tmp_path_factory.mktemp("run") / "events.jsonl"
     gatherer = run(settings, backend, path)
 
+    lost_on_the_way = {name[:10] for way, name in backend.ways if way != "taken"}
     for step, consumed in enumerate(backend.consumed[:-1]):
         slots_trained = [delivered.lease.slot for delivered in consumed]
         assert sorted(slots_trained) == list(range(groups))
-        if stale == 0:
+        if stale == 0 and not {f"{step:06d}.{slot:03d}" for slot in range(groups)} & lost_on_the_way:
             assert slots_trained == list(range(groups))
         for delivered in consumed:
             assert delivered.lease.step == step and all(delivered.scores.valid)
@@ -73,7 +85,16 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
     assert counters.in_flight == len(kinds["leased"]) - len(settled) == 0
     done = [fate for fate, *_ in backend.calls]
     assert counters.rejected == sum(done.count(f) for f in ("unscored", "mixed", "foreign", "swapped"))
-    assert counters.requeued == done.count("lost") + done.count("late")
+    ways = [way for way, _ in backend.ways]
+    undone = sum(done.count(fate) for fate in ("lost", "late", "spoiled"))
+    assert counters.requeued == undone + sum(way != "taken" for way in ways)
+    # A task that went bad is never leased again.
+    skipped: set[int] = set()
+    for event in events:
+        if event["event"] == "task_skipped":
+            skipped.add(event["task"])
+        assert event["event"] != "leased" or event["task"] not in skipped
+    assert skipped == set(gatherer.spoiled)
 
 
 def test_at_staleness_0_the_order_of_arrival_changes_nothing(tmp_path):
@@ -145,10 +166,40 @@ def test_a_group_is_let_go_of_once_the_learner_has_it(tmp_path):
     assert [delivered.handle for delivered in taken] == [None] * 3
 
 
+def test_a_group_that_is_lost_on_its_way_to_the_learner_is_made_again(tmp_path):
+    settings, lost = config(steps=1), iter(["taken", "lost"])
+    backend = FakeBackend(settings, choose=lambda n: 0, way=lambda lease: next(lost, "taken"))
+    gatherer = run(settings, backend, tmp_path / "events.jsonl")
+    assert [d.lease.group_id for d in backend.consumed[0]] == ["000000.000.0", "000000.002.0", "000000.001.1"]
+    life = [e["event"] for e in read_events(tmp_path / "events.jsonl") if e.get("group") == "000000.001.0"]
+    assert life == ["leased", "scored", "requeued"] and gatherer.ledger.balance().requeued == 1
+
+
+def test_another_task_takes_the_place_of_one_that_went_bad(tmp_path):
+    settings = config(steps=5, faulty=0.3)
+    bad = LeaseSampler(0, TASKS, 3).leases(0, 0)[1].task_index
+    backend = FakeBackend(
+        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index == bad else "ok")
+    gatherer = run(settings, backend, tmp_path / "events.jsonl")
+    assert [lease.group_id for lease in backend.submitted if lease.task_index == bad] == ["000000.001.0"]
+    assert gatherer.spoiled == {bad: "its file is gone"}
+    (skipped,) = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "task_skipped"]
+    assert (skipped["task"], skipped["reason"]) == (bad, "its file is gone")
+
+
+@pytest.mark.parametrize(("faulty", "bad"), [(0.0, 1), (0.3, 3), (1.0, TASKS)])
+def test_too_many_tasks_that_went_bad_stop_the_run(tmp_path, faulty, bad):
+    settings = config(faulty=faulty)
+    backend = FakeBackend(
+        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index < bad else "ok")
+    with pytest.raises(RunFailed, match=rf"{bad} of 7 training tasks went bad .*max_faulty_fraction = {faulty:g} "):
+        run(settings, backend, tmp_path / "events.jsonl")
+
+
 def test_what_is_idle_meanwhile_is_called_when_nothing_arrives(tmp_path):
     settings = config(steps=1, groups=2)
     nothing = iter([True, False, True, True, False])
-    backend = FakeBackend(settings, choose=lambda n: n - 1 if next(nothing) else 0)
+    backend = FakeBackend(settings, choose=lambda n: n - 1 if next(nothing, False) else 0)
     with EventLog(tmp_path / "events.jsonl") as events:
         gatherer = Gatherer(settings, backend, LeaseSampler(0, 7, 2), events, first_step=0)
         idle = []

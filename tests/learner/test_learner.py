@@ -9,10 +9,11 @@ import torch
 from configs.load import config_hash
 from editing.editors.lora import adapter_arrays, adapter_parameters, adapter_weights, copy_arrays, without_adapter
 from editing.editors.policy import open_policy
+from editing.task import TaskError
 from editing.weights import fingerprint
 from learner.algorithms import rc_grpo
 from learner.checkpoint import CheckpointError, load_latest, load_step
-from learner.learner import MAX_SKIPPED_STEPS, Learner, LearnerError, RatioGateError
+from learner.learner import Learner, LearnerError, RatioGateError
 from learner.spool import read_spooled
 from tests.learner.rig import Rig, made_scores, renamed, tiny_config
 
@@ -320,16 +321,39 @@ def test_slots_are_remembered_no_longer_than_needed(rig):
     assert remembered[2] == [[2, 0, 2], [2, 1, 2]]
 
 
-def test_too_many_skipped_steps_in_a_row_stop_the_run(rig):
+def test_steps_that_are_skipped_in_a_row_are_counted(rig):
     r = rig(learner={"groups_per_step": 1, "steps": 10})
-    with pytest.raises(LearnerError, match="not finite"):
-        for step in range(MAX_SKIPPED_STEPS):
-            r.publish()
-            group = r.group(step, 0)
-            r.learner.consume(group, made_scores(group))
+    counts = []
+    for step, spoil in enumerate([True, True, False, True]):
+        r.publish()
+        group = r.group(step, 0)
+        r.learner.consume(group, made_scores(group))
+        if spoil:
             next(iter(r.learner.parameters.values())).grad[0, 0] = float("inf")
-            r.learner.update()
-    assert step == MAX_SKIPPED_STEPS - 1
+        report = r.learner.update()
+        counts.append((report.applied, report.skipped_in_a_row))
+    assert counts == [(False, 1), (False, 2), (True, 0), (False, 1)]
+
+
+def test_a_group_whose_task_went_bad_is_not_taken(rig):
+    r = rig()
+    (group, other), whole = r.groups(0), r.tasks.train
+
+    class Gone:
+        def __getitem__(self, index):
+            raise TaskError("its file is gone")
+
+        def __len__(self):
+            return len(whole)
+
+    r.learner.tasks = replace(r.tasks, train=Gone())
+    with pytest.raises(TaskError, match="is gone"):
+        r.learner.consume(group, made_scores(group))
+    assert not list(r.learner.spool.folder.glob("*"))
+    r.learner.tasks = r.tasks
+    for one in (other, group):  # nothing of it is left
+        assert r.learner.consume(one, made_scores(one)).accepted
+    assert r.learner.update().metrics["groups"] == 2
 
 
 def test_flat_groups_are_counted_and_leave_the_surrogate_out(rig):

@@ -1,7 +1,7 @@
 """The loop over a fake backend: what is called when, and what observers and diary hear."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 
@@ -10,6 +10,7 @@ from learner.backend import LearnerLost, RunFailed, Unsaved
 from learner.events import EventLog, read_events
 from learner.loop import Resumed, gallery_steps, train
 from learner.observer import Counters, EvaluationRecord, GroupRecord, StepRecord
+from learner.rollback import Diverged
 from learner.stopping import Stopping, Terminated
 from tests.learner.fake_backend import FakeBackend
 
@@ -37,12 +38,13 @@ class Watcher:
     def on_end(self, summary): ...
 
 
-def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, **sections):
+def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=lambda step: True, **sections):
     settings = RunConfig.model_validate({
         "exploration": {"group_size": 3}, "rewards": {"weights": {"background_psnr": 2.0}},
         "learner": {"steps": 5, "groups_per_step": 2}, "checkpoint": {"every": 2}, **sections,
     })
-    backend = FakeBackend(settings, choose=lambda n: 0, fate=fate, first_step=first_step, version=first_step)
+    backend = FakeBackend(settings, choose=lambda n: 0, fate=fate, first_step=first_step, version=first_step,
+                          applied=applied)
     watcher = Watcher()
     with EventLog(tmp_path / "events.jsonl") as events:
         backend.notify = events.write
@@ -100,7 +102,7 @@ def test_a_step_record_says_what_happened(tmp_path):
     first, last = watcher.steps[0], watcher.steps[-1]
     assert (first.counters.requeued, first.counters.rejected, first.counters.leased) == (1, 1, 4)
     assert first.staleness == {0: 2} and first.zero_std_share == 0
-    assert first.learner == {"loss": 1.0, "optimizer_seconds": 0.5}
+    assert first.learner["loss"] == 0.0 and first.learner["optimizer_seconds"] == 0.5
     assert set(first.reward_mean) == {"background_psnr", "reward"}
     assert first.reward_mean["reward"] == pytest.approx(2 * first.reward_mean["background_psnr"])
     assert set(last.seconds) == {"rollout", "update", "publish", "checkpoint", "step"}
@@ -155,10 +157,10 @@ def test_even_a_run_without_a_step_can_be_resumed(tmp_path):
 def test_what_a_lost_learner_holds_is_not_saved(tmp_path, monkeypatch, error, saves):
     whole, left = FakeBackend.update, iter(range(1))
 
-    def fail(backend):
+    def fail(backend, meanwhile):
         if next(left, None) is None:
             raise error("it is over.")
-        return whole(backend)
+        return whole(backend, meanwhile)
 
     monkeypatch.setattr(FakeBackend, "update", fail)
     with pytest.raises(error, match="it is over"):
@@ -210,10 +212,12 @@ def test_a_last_checkpoint_that_cannot_be_written_fails_the_run(tmp_path, monkey
 def test_groups_that_the_disk_refuses_are_told_of_and_stop_the_run_in_the_end(tmp_path, monkeypatch):
     whole, bad = FakeBackend.update, iter([True, False, True, True, True])
 
-    def update(backend):
-        report = whole(backend)
+    def update(backend, meanwhile):
+        report = whole(backend, meanwhile)
         name = backend.consumed[-2][0].lease.group_id
-        return replace(report, unspooled={name: "No space left on device"}) if next(bad) else report
+        if next(bad):
+            report.totals.unspooled[name] = "No space left on device"
+        return report
 
     monkeypatch.setattr(FakeBackend, "update", update)
     with pytest.raises(RunFailed, match=r"In 3 steps in a row the disk refused groups for the spool: No space"):
@@ -265,3 +269,18 @@ def test_judges_are_watched_after_each_step(tmp_path, monkeypatch):
     _, watcher, _ = run(tmp_path)
     assert [step.judge["editscore_in_rotation"] for step in watcher.steps] == [2, 1, 1, 1, 1]
     assert watcher.notices == ["judge editscore: 1 server in rotation"]
+
+
+def test_a_step_without_a_finite_gradient_is_told_and_the_checkpoint_before_it_kept(tmp_path):
+    backend, watcher, _ = run(tmp_path, applied=lambda step: step not in (2, 3))
+    events = list(read_events(tmp_path / "events.jsonl"))
+    assert [(e["step"], e["in_a_row"]) for e in events if e["event"] == "step_skipped"] == [(2, 1), (3, 2)]
+    assert any("step 2 is skipped: its gradient was not finite (1 in a row)" in notice for notice in watcher.notices)
+    # That of step 2 was due when steps were skipped.
+    assert [step for _, step in calls(backend, "save")] == [0, 4, 5]
+
+
+def test_a_run_of_skipped_steps_ends_and_is_not_saved(tmp_path):
+    with pytest.raises(Diverged, match=r"not finite in 5 steps in a row, up to step 7"):
+        run(tmp_path, applied=lambda step: step < 3, learner={"steps": 9, "groups_per_step": 2})
+    assert [e["step"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "checkpoint"] == [0, 2]

@@ -1,8 +1,7 @@
 """Learners that train together, as processes over gloo, make the step of one that trains alone."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,35 @@ import pytest
 from learner import peers
 from learner.peers import Peers
 from learner.reports import StepReport, StepTotals, together
+from tests.learner.peer import train
 from tests.learner.rig import Rig, made_scores, tiny_config
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(scope="module")
+def forkserver():
+    """Processes come from one that has imported everything: a second each instead of ten."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.learner.peer"])
+    return context
 
 
-def processes(size, requests):
-    """Starts `size` processes of tests.learner.peer with these requests; what each printed last, as JSON."""
-    where = peers.meeting_point()
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.learner.peer", str(rank), str(size), where, json.dumps(requests[rank])],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)]
-    said = [one.communicate(timeout=240) for one in started]
-    assert [one.returncode for one in started] == [request.get("exit", 0) for request in requests], said
-    assert not Path(where).parent.exists()
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+@pytest.fixture
+def processes(forkserver, tmp_path):
+    def run(requests):
+        """Trains with one process per request; what each left."""
+        where, size = peers.meeting_point(), len(requests)
+        answers = [tmp_path / f"{rank}.json" for rank in range(size)]
+        started = [forkserver.Process(target=train, args=(rank, size, where, requests[rank], answers[rank]))
+                   for rank in range(size)]
+        for one in started:
+            one.start()
+        for one in started:
+            one.join(240)
+        assert [one.exitcode for one in started] == [request.get("exit", 0) for request in requests]
+        assert not Path(where).parent.exists()
+        return [json.loads(answer.read_text()) for answer in answers]
+
+    return run
 
 
 @pytest.mark.parametrize(("size", "over"), [
@@ -35,12 +46,12 @@ def processes(size, requests):
     (3, {"learner": {"groups_per_step": 4, "updates_per_step": 2, "surrogate": {"kl_weight": 0.5}},
          "rewards": {"normalisation": "minibatch"}}),
 ])
-def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, tiny_kontext, tmp_path):
+def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processes, tiny_kontext, tmp_path):
     config = tiny_config(tiny_kontext, **over)
     alone = Rig(config, tmp_path / "alone")
     reports = [alone.step(step) for step in range(2)]
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 2}
-    answers = processes(size, [request] * size)
+    answers = processes([request] * size)
     assert len({one["sha256"] for one in answers}) == 1  # to the bit
     mine = alone.learner.publish().arrays
     for name, array in mine.items():
@@ -49,9 +60,8 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, tiny_kon
     fresh = [name for name in mine if ".lora_B." in name]
     assert any(np.abs(mine[name]).max() > 1e-4 for name in fresh)  # they all moved
     # Each had a share, and the shares together say what one says alone.
-    groups = config.learner.groups_per_step
-    assert [one["trained"] for one in answers] == [
-        2 * len([place for place in range(groups) if place % size == rank]) for rank in range(size)]
+    assert [one["metrics"][0]["groups"] for one in answers] == [
+        sum(place % size == rank for place in range(config.learner.groups_per_step)) for rank in range(size)]
     for step, report in enumerate(reports):
         both = {key: np.mean([one["metrics"][step][key] for one in answers]) for key in ("gradient_norm", "lr")}
         assert both["lr"] == report.metrics["lr"]
@@ -59,20 +69,20 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, tiny_kon
         assert sum(one["metrics"][step]["groups"] for one in answers) == report.metrics["groups"]
 
 
-def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(tiny_kontext, tmp_path):
+def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(processes, tiny_kontext, tmp_path):
     config = tiny_config(tiny_kontext)
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 1}
-    answers = processes(2, [request, {**request, "spoil": True}])
+    answers = processes([request, {**request, "spoil": True}])
     assert [one["applied"] for one in answers] == [[False], [False]]
     untouched = Rig(config, tmp_path / "alone").learner.publish().sha256
     assert {one["sha256"] for one in answers} == {untouched}
 
 
-def test_what_is_left_of_a_group_says_so_and_listens_on_this_machine_only(tiny_kontext, tmp_path):
+def test_what_is_left_of_a_group_says_so_and_listens_on_this_machine_only(processes, tiny_kontext, tmp_path):
     request = {"config": tiny_config(tiny_kontext).model_dump(mode="json"), "folder": str(tmp_path / "p"), "steps": 1}
-    left, gone = processes(2, [{**request, "listens": True}, {**request, "exit": 9}])
+    left, gone = processes([{**request, "listens": True}, {**request, "exit": 9}])
     assert gone["listens"] == left["listens"] == ["127.0.0.1"]
-    assert "PeersLost: learner process 0 of 2 lost the others in the middle of a step: " in left["error"]
+    assert "learner process 0 of 2 lost the others in the middle of a step: " in left["error"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -83,7 +93,7 @@ def test_every_place_has_one_taker(size):
 
 def test_reports_of_different_steps_are_no_report():
     with pytest.raises(ValueError, match="made different steps"):
-        together([StepReport(3, True, StepTotals()), StepReport(3, False, StepTotals())])
+        together([StepReport(3, True, 0, StepTotals()), StepReport(3, False, 1, StepTotals())])
 
 
 def test_shares_add_up():
@@ -91,7 +101,7 @@ def test_shares_add_up():
               StepTotals(spooled={"0.1.0": 0.2}, leap_errors=[3e-6], gradient_norms=[2.0], lr=0.1)]
     shares[0].counts["groups"], shares[1].counts["groups"] = 1, 1
     shares[0].seconds["spool"], shares[1].seconds["spool"] = 0.1, 0.2
-    totals = together([StepReport(1, True, share) for share in shares]).totals
+    totals = together([StepReport(1, True, 0, share) for share in shares]).totals
     assert totals.spooled == {"0.0.0": 0.1, "0.1.0": 0.2} and totals.seconds["spool"] == 0.2
     metrics = totals.metrics()
     assert metrics["groups"] == 2 and metrics["leap_error"] == 3e-6 and metrics["gradient_norm"] == 2.0

@@ -76,7 +76,8 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
     assert {e["pid"] for e in lost} == set(watcher.victims) and len(lost) == count
     assert min(e["jobs"] for e in lost) >= 1 and sum(e["jobs"] for e in lost) == len(requeued)
     assert summary["counters"] == {
-        "leased": 24 + len(requeued), "trained": 24, "rejected": 0, "requeued": len(requeued), "in_flight": 0}
+        "leased": 24 + len(requeued), "trained": 24, "rejected": 0, "requeued": len(requeued), "in_flight": 0,
+        "replayed": 0}
     trained = {e["group"] for e in events if e["event"] == "trained"}
     assert len(trained) == 24 and not trained & {e["group"] for e in requeued}
     for e in requeued:  # each as the next attempt at the same place

@@ -1,0 +1,66 @@
+"""Runs whose learner is two processes on Ray: as one that learns alone but for rounding, and whole after one dies."""
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from learner.audit import audited
+from learner.backend import LearnerLost
+from learner.events import read_events
+from learner.passing import is_passing
+from learner.train import run
+from tests.learner.test_loop import Watcher
+from tests.learner.tiny_run import tiny_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TWO = {"cluster": {"mode": "ray", "rollout_workers": 1}, "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},
+       "data": {"held_out_tasks": 1}, "checkpoint": {"every": 1}}
+
+
+def learners():
+    return [one for one in psutil.Process().children(recursive=True)
+            if one.status() != psutil.STATUS_ZOMBIE and "ray::LearnerHost" in " ".join(one.cmdline())]
+
+
+class Look(Watcher):
+    """Notes which processes learn after the first step, and kills the second one if asked to."""
+
+    def __init__(self, kill=False):
+        super().__init__()
+        self.kill, self.seen = kill, []
+
+    def on_step(self, record):
+        super().on_step(record)
+        if record.step == 1:
+            self.seen = learners()
+            if self.kill:
+                self.seen[-1].kill()
+
+
+def test_two_learner_processes_train_as_one_and_the_death_of_one_loses_nothing(ray_cluster, tiny_kontext, tmp_path):
+    alone = run(tiny_run(tiny_kontext, tmp_path, "alone", {**TWO, "cluster": {"mode": "inline"}, "learner": {
+        **TWO["learner"], "num_workers": 1}}))
+    look = Look()
+    both = run(tiny_run(tiny_kontext, tmp_path, "both", TWO), observers=[look])
+    assert len(look.seen) == 2
+    one, two = load_file(alone["adapter"]), load_file(both["adapter"])
+    assert max(np.abs(one[name]).max() for name in one if ".lora_B." in name) > 1e-3  # they moved
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-3, atol=2e-5)
+    # Every step's report is that of all groups, and each was on disk before it was used.
+    events = list(read_events(tmp_path / "both" / "events.jsonl"))
+    assert [step.learner["groups"] for step in look.steps] == [3, 3, 3]
+    assert len({e["group"] for e in events if e["event"] == "spooled"}) == 9
+    assert not any(audited(events).faults.values())
+
+    killer = Look(kill=True)
+    broken = tiny_run(tiny_kontext, tmp_path, "broken", TWO)
+    with pytest.raises(LearnerLost) as lost:
+        run(broken, observers=[killer])
+    assert not killer.seen[-1].is_running() and is_passing(lost.value)
+    assert run(broken, resume=True)["counters"]["trained"] == 9
+    again = load_file(tmp_path / "broken" / "adapter" / "pytorch_lora_weights.safetensors")
+    assert all(np.array_equal(again[name], two[name]) for name in two)  # to the bit, with as many processes
+    assert not any(audited(read_events(tmp_path / "broken" / "events.jsonl")).faults.values())
