@@ -211,8 +211,9 @@ def _description(group: TrajectoryGroup, scores: GroupScores, place: int) -> str
         "config_hash": group.config_hash,
         "trained_steps": group.trained_steps,
         "seconds": group.seconds,
-        "scores": {**asdict(scores), "components": {
-            name: [asdict(score) for score in row] for name, row in scores.components.items()}},
+        "scores": {"group_id": scores.group_id, "policy_version": scores.policy_version, "components": {
+            name: [asdict(score) for score in row] for name, row in scores.components.items()},
+            "seconds": scores.seconds},
     }, allow_nan=False)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs.schema import RewardsConfig
 from learner.advantages import is_flat
@@ -20,11 +21,11 @@ REWARD = "reward"
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Rewards of one step's groups by component, and the combined one as `reward`.
+    """Rewards of one step's groups by component, diagnostics among them, and the combined one as `reward`.
 
-    `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard
-    deviation within the group, `zero_std_share` the share of groups that teach nothing because their combined reward
-    does not vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step, see
+    `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard deviation
+    within the group, `zero_std_share` the share of groups that teach nothing because their combined reward does not
+    vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step, see
     `rewards.compose.GroupReward`.
     """
 
@@ -37,14 +38,11 @@ class RewardStatistics:
 def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
     """Statistics over the valid candidates of at least one group, each with at least one valid candidate."""
     combined = compose(groups, config.weights, config.normalisation, config.min_std)
-    values: dict[str, list[list[float]]] = {
-        name: [
-            [float(score.value) for score, ok in zip(group.components[name], reward.valid, strict=True)
-             if ok and score.value is not None]
-            for group, reward in zip(groups, combined, strict=True)
-        ]
-        for name in groups[0].components
-    }
+    valid = [reward.valid for reward in combined]
+    names = {name: None for group in groups for name in (*group.components, *group.diagnostics)}
+    values = {name: [found for group, ok in zip(groups, valid, strict=True) if (found := _values(group, name, ok))]
+              for name in names}
+    values = {name: found for name, found in values.items() if found}
     values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
     # As the learner judges it: these are the groups whose advantages are zero.
@@ -55,6 +53,13 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
         zero_std_share=sum(flat) / len(flat),
         silent=combined[0].silent,
     )
+
+
+def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> list[float]:
+    """What the valid candidates got; groups from the spool have no diagnostics."""
+    row = group.components.get(name) or group.diagnostics.get(name) or (None,) * len(valid)
+    return [float(score.value) for score, ok in zip(row, valid, strict=True)
+            if ok and score is not None and score.value is not None]
 
 
 def mean_and_error(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rewards.judge.pool import JudgePool, JudgeStatistics
 
 Split = Literal["train", "held_out"]
+WATCHED = ("background_psnr",)
+"""Diagnostics of every run: without a reward for it the background may decay unseen."""
 T = TypeVar("T")
 
 
@@ -134,7 +136,14 @@ class RewardPool:
             policy_version=group.policy_version,
             components=components,
             seconds=time.monotonic() - start,
+            diagnostics=await self._diagnostics(ScoreInput(task, group.images, group.acd)),
         )
+
+    async def _diagnostics(self, given: ScoreInput) -> dict[str, tuple[Score, ...]]:
+        """What a person should see of every run, whatever it is rewarded for: how the background is held."""
+        scorers = {name: SCORERS[name] for name in WATCHED if name not in self._names}
+        return {name: await _run(name, self._in_thread(scorer) if self._waiting else _at_once(scorer), given)
+                for name, scorer in scorers.items()}
 
     async def score_task(
         self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None

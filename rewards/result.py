@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["failed", "lacking", "not_finite", "unavailable", "refused", "bad_answer"]
@@ -45,12 +45,16 @@ class Score:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores of a whole group by component: `components[name][i]` judges candidate i."""
+    """Scores of a whole group by component: `components[name][i]` judges candidate i.
+
+    `diagnostics` are of the same form; people watch them, and neither the reward nor the validity depends on them.
+    """
 
     group_id: str
     policy_version: int
     components: Mapping[str, tuple[Score, ...]]
     seconds: float
+    diagnostics: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
 
     @property
     def valid(self) -> tuple[bool, ...]:

@@ -1,11 +1,12 @@
 """Step statistics against loops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from configs.schema import RewardsConfig
-from learner.statistics import mean_and_error, paired_gain, reward_statistics
+from learner.statistics import REWARD, mean_and_error, paired_gain, reward_statistics
 from rewards.result import GroupScores, Score
 
 
@@ -67,3 +68,15 @@ def test_the_gain_is_paired():
     assert mean == {"a": pytest.approx(3.5 / 3)} and error["a"] == pytest.approx(1 / 6)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         paired_gain(base, final[:2])
+
+
+def test_diagnostics_are_watched_and_change_nothing():
+    rewarded = GroupScores("0", 0, {"edit_psnr": (Score(value=1.0), Score(value=3.0), Score(error="no"))}, 0.0)
+    watched = replace(rewarded, diagnostics={
+        "background_psnr": (Score(value=20.0), Score(error="nothing is kept"), Score(value=99.0))})
+    config = RewardsConfig(weights={"edit_psnr": 1.0})
+    without, both = reward_statistics([rewarded] * 2, config), reward_statistics([watched, rewarded], config)
+    # The last candidate is not valid, so it is not among them.
+    assert both.mean["background_psnr"] == 20.0 and "background_psnr" not in without.mean
+    for name in ("edit_psnr", REWARD):
+        assert (both.mean[name], both.std[name]) == (without.mean[name], without.std[name])

@@ -80,6 +80,14 @@ def test_only_weighted_components_are_computed(tasks):
     assert list(at_once(pool.score(group_of(tasks.train[0], 0))).components) == ["edit_psnr"]
 
 
+def test_the_background_is_watched_whatever_is_rewarded(tasks):
+    group = group_of(tasks.train[0], 0, acd=np.ones(3, dtype=np.float32))
+    unrewarded = at_once(RewardPool(config(acd=1.0), tasks).score(group))
+    rewarded = at_once(RewardPool(config(background_psnr=1.0), tasks).score(group))
+    assert unrewarded.diagnostics == rewarded.components and "background_psnr" not in unrewarded.components
+    assert rewarded.diagnostics == {} and unrewarded.valid == rewarded.valid
+
+
 @pytest.mark.parametrize("name", ["edit_score", "edit_psnr", "background_psnr", "acd"])
 def test_what_a_task_lacks_is_an_error_and_never_a_number(tasks, name):
     bare = replace(tasks.train[0], target=None, meta={}, edit_mask=np.ones((64, 64), dtype=bool))

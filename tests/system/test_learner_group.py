@@ -15,7 +15,8 @@ from tests.learner.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-TWO = {"cluster": {"mode": "ray", "rollout_workers": 1}, "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},
+TWO = {"cluster": {"mode": "ray", "rollout_workers": 1},
+       "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},
        "data": {"held_out_tasks": 1}, "checkpoint": {"every": 1}}
 
 
