@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from diffusers import FluxKontextPipeline
@@ -12,9 +11,9 @@ from editing.editors.base import Condition, EditorError
 from editing.editors.flux_kontext import FluxKontextEditor, condition_key
 from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
-from editing.flow import integrate
 from editing.task import EditTask
 from learner.export import export_adapter
+from tests.editing.editors.stock import assert_same_as_stock, give_effect, make_noise, our_latents
 from tests.tiny_kontext import make_tiny_kontext
 
 SHAPES = {
@@ -51,55 +50,6 @@ def make_task(height=32, width=32, instruction="add a red circle", seed=0) -> Ed
     return EditTask("t", rng.integers(0, 256, (height, width, 3), np.uint8), mask, instruction)
 
 
-def make_noise(editor, condition, batch, seed=1) -> torch.Tensor:
-    shape = (batch, *condition.source_latents.shape[1:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def our_latents(editor, condition, noise, steps) -> torch.Tensor:
-    with torch.no_grad():
-        return integrate(
-            lambda x, sigma: editor.velocity(x, sigma, condition),
-            noise,
-            editor.sigmas(steps, condition),
-            "euler",
-        ).final
-
-
-def stock_output(pipeline, task, noise, steps, text_len, output_type):
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        image=PIL.Image.fromarray(task.source),
-        prompt=task.instruction,
-        height=task.height,
-        width=task.width,
-        max_area=task.height * task.width,
-        _auto_resize=False,
-        num_inference_steps=steps,
-        guidance_scale=2.5,
-        num_images_per_prompt=noise.shape[0],
-        latents=noise,
-        max_sequence_length=text_len,
-        output_type=output_type,
-    ).images
-
-
-def assert_same_as_stock(editor, pipeline, task, steps=4) -> None:
-    condition = editor.encode(task)
-    noise = make_noise(editor, condition, batch=3)
-    latents = our_latents(editor, condition, noise, steps)
-    stock = stock_output(pipeline, task, noise, steps, editor.max_text_tokens, "latent")
-    assert not torch.allclose(latents, noise, atol=0.1)
-    torch.testing.assert_close(latents, stock, atol=1e-6, rtol=1e-6)
-    pictures = stock_output(pipeline, task, noise, steps, editor.max_text_tokens, "pil")
-    decoded = editor.decode(latents, condition)
-    assert decoded.dtype == np.uint8 and decoded.shape == (3, task.height, task.width, 3)
-    # A latent difference of 1e-6 may cross a rounding border of a pixel here and there.
-    difference = np.abs(decoded.astype(int) - np.stack([np.asarray(p) for p in pictures]).astype(int))
-    assert difference.max() <= 1 and (difference != 0).mean() < 0.01
-    assert np.ptp(decoded) > 10
-
-
 @pytest.mark.parametrize("size", [(32, 32), (48, 16)])
 def test_euler_over_velocity_is_the_stock_pipeline(folder, size):
     editor = FluxKontextEditor.from_pretrained(folder)
@@ -111,9 +61,7 @@ def test_stock_pipeline_with_the_exported_adapter_is_our_adapted_editor(tiny_kon
     task = make_task(32, 48)
     before = our_latents(editor, editor.encode(task), make_noise(editor, editor.encode(task), 2), 2)
     attach_lora(editor.transformer, rank=3, alpha=12, seed=0)
-    for name, parameter in adapter_parameters(editor.transformer).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+    give_effect(editor.transformer, 0.2)
     after = our_latents(editor, editor.encode(task), make_noise(editor, editor.encode(task), 2), 2)
     assert (after - before).abs().max() > 0.05, "the adapter must matter, or the test proves nothing"
     export_adapter(editor.transformer, tmp_path, {})

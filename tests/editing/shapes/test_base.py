@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxKontextPipeline
-from PIL import Image
 
 from actors.rollout import sample
 from editing.editors.load import load_editor, resolve_editor
-from editing.noise import NoiseRecipe
+from editing.editors.lora import attach_lora
 from editing.shapes.dataset import ShapesDataset
 from editing.shapes.score import edit_verdict
+from learner.export import export_adapter
 from rewards.pixel import background_psnr
+from tests.editing.editors.stock import assert_same_as_stock, give_effect
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +21,22 @@ def editor():
     return load_editor("shapes")
 
 
-def test_plain_diffusers_loads_it_and_gives_the_picture_of_our_sampler(editor):
-    stock = FluxKontextPipeline.from_pretrained(str(resolve_editor("shapes")))
-    task = ShapesDataset("validation", 1, 0)[0]
-    noise = NoiseRecipe(seed=5, alpha_edit=0.0, alpha_base=0.0, group_size=1).reference(64, 64)
-    picture = stock(
-        image=Image.fromarray(task.source), prompt=task.instruction, num_inference_steps=4, latents=noise[None],
-        height=64, width=64, max_area=64 * 64, _auto_resize=False, max_sequence_length=12, output_type="np").images[0]
-    ours = sample(editor, task, seed=5, steps=4, solver="euler")
-    assert np.abs(np.rint(picture * 255) - ours).max() <= 1
+def test_plain_diffusers_loads_it_and_gives_the_pictures_of_our_sampler(editor):
+    stock = FluxKontextPipeline.from_pretrained(resolve_editor("shapes"))
+    assert_same_as_stock(editor, stock, ShapesDataset("validation", 1, 0)[0])
+
+
+def test_plain_diffusers_with_an_exported_adapter_gives_the_pictures_of_our_adapted_sampler(tmp_path):
+    editor, task = load_editor("shapes"), ShapesDataset("validation", 1, 0)[0]
+    before = sample(editor, task, seed=5, steps=4, solver="euler").astype(int)
+    attach_lora(editor.transformer, rank=8, alpha=16, seed=0)
+    give_effect(editor.transformer, 0.05)
+    after = sample(editor, task, seed=5, steps=4, solver="euler").astype(int)
+    assert np.abs(after - before).mean() > 5, "the adapter must matter, or the test proves nothing"
+    export_adapter(editor.transformer, tmp_path, {})
+    stock = FluxKontextPipeline.from_pretrained(resolve_editor("shapes"))
+    stock.load_lora_weights(tmp_path)
+    assert_same_as_stock(editor, stock, task)
 
 
 def test_it_was_trained_to_edit_but_leaves_room(editor):
