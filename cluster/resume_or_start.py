@@ -46,7 +46,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the run's lock."""
+    """Whether a process holds the run's lock, as far as this machine can tell; see `learner.run_lock`."""
     try:
         with (folder / ".lock").open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,6 +54,8 @@ def is_held(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:
+        return False  # a file system without locks, which `learner.main` has a sentence for
     return False
 
 

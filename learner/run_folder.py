@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import yaml
 
 from configs.load import config_hash, to_yaml
 from configs.schema import RunConfig
 from learner.backend import RunFailed
+from learner.run_lock import RunLock
 from learner.training_state import changed_keys, refusal
 
 CONFIG = "config.yaml"
 EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
 ADAPTER = "adapter"
+
 
 class RunFolder:
     """`folder/name` of a configuration, locked while it is open."""
@@ -27,8 +27,8 @@ class RunFolder:
         """Makes the folder and writes the resolved configuration, or checks the one that is to be continued.
 
         Raises:
-            RunFailed: when there is a run already, or none to continue, or it was another one, or another
-                driver holds it.
+            RunFailed: when there is a run already, or none to continue, or it was another one.
+            RunInterrupted: when another driver holds it.
         """
         self.path = Path(config.folder) / config.name
         if resume:
@@ -37,7 +37,7 @@ class RunFolder:
             raise RunFailed(
                 f"{self.path} holds a run already; choose another --name, continue it with --resume, or delete it")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = self._acquire()
+        self._lock = RunLock(self.path)
         if not resume:
             self.keep(config)
 
@@ -57,21 +57,6 @@ class RunFolder:
         why = refusal(str(stored), changed_keys(saved, present, allowed))
         if why is not None:
             raise RunFailed(f"--resume: {why}")
-
-    def _acquire(self) -> IO[str]:
-        lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        try:
-            # Let go by the kernel when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise RunFailed(f"{self.path} is in use by another process (pid {holder}); wait for it or end it") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        return lock
 
     def close(self) -> None:
         """Lets another process take the folder."""

@@ -1,5 +1,6 @@
 """The command of a job: --resume exactly when there is a checkpoint, and nothing of an earlier attempt is lost."""
 
+import errno
 import fcntl
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def test_a_folder_that_another_process_holds_is_for_a_later_attempt(become, tmp_
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert resume_or_start.main([*FLAGS, "--folder", str(tmp_path)]) == exits.RESUMABLE
     assert become == [] and "is in use by another attempt" in capsys.readouterr().err
+    resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
+    assert len(become) == 1
+
+
+def test_where_there_are_no_locks_the_run_itself_says_so(become, tmp_path: Path, monkeypatch):
+    (tmp_path / "r" / "checkpoints" / "step_000001").mkdir(parents=True)
+    (tmp_path / "r" / ".lock").touch()
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
     assert len(become) == 1
 

@@ -64,7 +64,7 @@ def supervised(folder: Path, name: str) -> subprocess.Popen[str]:
 def driver_of(folder: Path) -> psutil.Process:
     """The process that holds the run; only when it has saved two steps and is not done."""
     wait_for(lambda: (folder / "checkpoints/step_000002").exists(), f"two steps in {folder}")
-    process = psutil.Process(int((folder / ".lock").read_text()))
+    process = psutil.Process(int((folder / ".lock").read_text().split()[1]))
     assert "learner.main" in process.cmdline() and not (folder / "summary.json").exists()
     return process
 

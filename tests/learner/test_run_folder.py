@@ -1,5 +1,8 @@
 """A run folder belongs to one run and one driver."""
 
+import os
+import re
+import socket
 import subprocess
 import sys
 
@@ -8,7 +11,7 @@ import yaml
 
 from configs.load import config_hash
 from configs.schema import RunConfig
-from learner.backend import RunFailed
+from learner.backend import RunFailed, RunInterrupted
 from learner.run_folder import RunFolder
 
 
@@ -66,7 +69,8 @@ def test_another_run_is_not_continued(tmp_path, values, key):
 
 def test_two_drivers_cannot_share_a_run(tmp_path):
     folder = RunFolder(config(tmp_path), resume=False)
-    with pytest.raises(RunFailed, match="is in use by another process"):
+    held_by = f"is in use by another process \\(pid {os.getpid()} on {re.escape(socket.gethostname())}\\)"
+    with pytest.raises(RunInterrupted, match=held_by):
         RunFolder(config(tmp_path), resume=True)
     folder.close()
     RunFolder(config(tmp_path), resume=True).close()

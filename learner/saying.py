@@ -1,0 +1,15 @@
+"""Says what a person should know and the run can do without."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import structlog
+
+logger = structlog.get_logger(__name__)
+
+
+def warn(event: str, **fields: object) -> None:
+    """One line on the terminal, or in the file that stands for it: when its disk is full too, nothing happens."""
+    with suppress(OSError):
+        logger.warning(event, **fields)
