@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import structlog
-
 from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
-
-logger = structlog.get_logger(__name__)
+from learner.saying import warn
 
 
 class TrackerError(RuntimeError):
@@ -23,7 +21,11 @@ class TrackerError(RuntimeError):
 
 
 class TensorBoardTracker:
-    """Event files below `folder`."""
+    """Event files below `folder`.
+
+    A disk that refuses does not stop training: it is said once, what was not written is lost, and the next metrics go
+    into a new file.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -32,15 +34,29 @@ class TensorBoardTracker:
             raise TrackerError(
                 "report.tracker: tensorboard is not installed; type: python -m pip install tensorboard   "
                 "(or run with --report.tracker none)") from error
-        self._writer = SummaryWriter(str(folder))
+        self._folder, self._make = folder, SummaryWriter
+        self._writer: SummaryWriter | None = None
+        self._failed = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        try:
+            if self._writer is None:
+                self._writer = self._make(str(self._folder))
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        except OSError as error:
+            if not self._failed:
+                warn("tensorboard_not_written", path=str(self._folder), reason=str(error))
+            self._failed = True
+            self.close()  # its thread has ended with the error, which it would repeat for ever
 
     def close(self) -> None:
-        self._writer.close()
+        """May be called twice."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
 
 
 def open_tracker(kind: Literal["none", "tensorboard"], run: RunRecord) -> TensorBoardTracker | None:
@@ -65,7 +81,7 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "rollout/groups_per_minute": record.groups_per_minute,
         "rollout/staleness_max": max(ages),
         **{f"rollout/{name}": getattr(record.counters, name)
-           for name in ("leased", "trained", "rejected", "requeued", "in_flight")},
+           for name in ("leased", "trained", "rejected", "requeued", "in_flight", "replayed")},
         **{f"learner/{name}": value for name, value in record.learner.items()},
         "sync/version": record.version,
         **{f"system/seconds_{name}": value for name, value in record.seconds.items()},
@@ -86,18 +102,23 @@ class MetricsLog:
 
     Each line has `kind` (step, base, training or final), `step`, and the metrics. After a resume, lines of
     steps that are done again are dropped first, so that every step stands once. A full disk does not stop
-    training: the first failed write is reported, and writing is tried again at the next step.
+    training: it is said once, and the lines are kept and written, whole and in order, as soon as the disk takes them
+    again; the tracker goes on from there.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._tracker: TensorBoardTracker | None = None
+        self._unwritten = bytearray()
         self._failed = False
 
     def on_start(self, record: RunRecord) -> None:
         self._path = record.folder / "metrics.jsonl"
         self._tracker = open_tracker(record.config.report.tracker, record)
-        _keep_until(self._path, record.first_step)
+        try:
+            _keep_until(self._path, record.first_step)
+        except OSError as error:
+            self._refused(error)
 
     def on_notice(self, sentence: str) -> None:
         """Nothing: it is in events.jsonl."""
@@ -122,16 +143,23 @@ class MetricsLog:
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         assert self._path is not None, "on_start comes first"
-        line = json.dumps({"kind": kind, "step": step, **metrics})
+        self._unwritten += json.dumps({"kind": kind, "step": step, **metrics}).encode() + b"\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._path.open("ab", buffering=0) as file:
+                while self._unwritten:
+                    # A disk that fills up takes a part of a line: the rest follows later.
+                    del self._unwritten[: file.write(self._unwritten)]
         except OSError as error:
-            if not self._failed:
-                logger.warning("metrics_not_written", path=str(self._path), reason=error.strerror)
-            self._failed = True
+            self._refused(error)
+            return
+        self._failed = False
         if self._tracker is not None:
             self._tracker.log(metrics, step)
+
+    def _refused(self, error: OSError) -> None:
+        if not self._failed:
+            warn("metrics_not_written", path=str(self._path), reason=str(error))
+        self._failed = True
 
 
 def _keep_until(path: Path, step: int) -> None:

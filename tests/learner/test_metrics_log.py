@@ -1,11 +1,16 @@
 """metrics.jsonl says every step once, survives a full disk, and trackers get the same numbers."""
 
 import dataclasses
+import errno
 import json
+import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from configs.load import load_config
 from learner.metrics_log import MetricsLog, TrackerError, evaluation_metrics, step_metrics
@@ -15,7 +20,7 @@ from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
 def step(done: int, reward: float = 0.5) -> StepRecord:
     return StepRecord(
         done, 10, done, {"edit_score": reward}, {"edit_score": 0.1}, 0.25, {0: 10, 2: 2}, 75.0,
-        Counters(12, 12, 0, 0, 0), {"rollout": 1.5, "step": 2.0}, {"loss": 0.1})
+        Counters(13, 12, 0, 0, 1, replayed=1), {"rollout": 1.5, "step": 2.0}, {"loss": 0.1})
 
 
 FINAL = EvaluationRecord("final", 10, 256, {"edit_psnr": 19.0}, {"edit_psnr": 0.2}, 3.0)
@@ -34,6 +39,7 @@ def test_names_have_fixed_prefixes():
     assert {name.split("/")[0] for name in metrics} == {
         "reward", "rollout", "learner", "sync", "system", "evaluation"}
     assert metrics["rollout/staleness_max"] == 2 and metrics["reward/edit_score_std"] == 0.1
+    assert metrics["rollout/leased"] == 13 and metrics["rollout/replayed"] == 1
     assert metrics["system/seconds_step"] == 2.0 and metrics["evaluation/edit_psnr_se"] == 0.2
 
 
@@ -65,14 +71,84 @@ def test_after_a_resume_every_step_stands_once(tmp_path: Path):
     assert lines(tmp_path) == []
 
 
-def test_a_full_disk_does_not_stop_training(tmp_path: Path):
+def test_a_full_disk_does_not_stop_training_and_costs_no_line(tmp_path: Path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = MetricsLog()
     log._path = tmp_path / "metrics.jsonl"
-    log.on_step(step(1))
+    with structlog.testing.capture_logs() as said:
+        log.on_step(step(1))
+        log.on_step(step(2))
+    assert [line["event"] for line in said] == ["metrics_not_written"]
     (tmp_path / "metrics.jsonl").unlink()
+    log.on_step(step(3))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """Files grow to this size and no further; Python itself ignores the signal that comes with the error."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_a_line_of_which_the_disk_took_a_part_is_finished_later(tmp_path: Path):
+    log = MetricsLog()
+    log.on_start(start(tmp_path))
+    with full_after(100):  # what is said about it may be on the same disk
+        log.on_step(step(1))
+    assert len((tmp_path / "metrics.jsonl").read_bytes()) == 100
     log.on_step(step(2))
-    assert [line["step"] for line in lines(tmp_path)] == [2]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_resume_on_a_full_disk_goes_on(tmp_path: Path, monkeypatch):
+    log = MetricsLog()
+    log.on_start(start(tmp_path))
+    log.on_step(step(1))
+    monkeypatch.setattr(Path, "write_text", refused)
+    log = MetricsLog()
+    log.on_start(start(tmp_path, first_step=1))
+    log.on_step(step(2))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def refused(*arguments: object, **named: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_reach_the_run_through_tensorboard(tmp_path: Path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    log = MetricsLog()
+    log.on_start(start(tmp_path, "--report.tracker", "tensorboard"))
+    log.on_step(step(1, 0.1))
+    with monkeypatch.context() as full, structlog.testing.capture_logs() as said:
+        full.setattr(RecordWriter, "flush", refused)
+        log.on_step(step(2, 0.2))
+        log.on_step(step(3, 0.3))
+    assert [line["event"] for line in said] == ["tensorboard_not_written"]
+    log.on_step(step(4, 0.4))
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    seen = rewards_of(tmp_path / "tensorboard")
+    assert seen[1] == pytest.approx(0.1) and seen[4] == pytest.approx(0.4)
+
+
+def rewards_of(folder: Path) -> dict[int, float]:
+    """The reward by step, from all event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for path in folder.iterdir():
+        events = EventAccumulator(str(path)).Reload()
+        if "reward/edit_score" in events.Tags()["scalars"]:
+            found |= {event.step: event.value for event in events.Scalars("reward/edit_score")}
+    return found
 
 
 def test_tensorboard_gets_the_numbers(tmp_path: Path):
