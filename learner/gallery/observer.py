@@ -7,9 +7,10 @@ from typing import Any
 
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
-from editing.task import EditTask, Image
-from learner.gallery.page import Gallery, GalleryGroup, GalleryTask, write_gallery
+from editing.task import EditTask, Image, TaskError
+from learner.gallery.page import Gallery, GalleryError, GalleryGroup, GalleryTask, write_gallery
 from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+from learner.saying import warn
 from rewards.compose import compose
 from rewards.inputs import ScoreInput
 from rewards.result import GroupScores
@@ -20,7 +21,11 @@ TASK_METRICS = ("edit_score", "edit_psnr", "background_psnr")
 
 
 class GalleryReport:
-    """An observer that writes `gallery/index.html` after every held-out measurement but the first."""
+    """An observer that writes `gallery/index.html` after every held-out measurement but the first.
+
+    A run does not end for its pictures: where the page cannot be written, or a task cannot be read any more, that is
+    said, and tried again after the next measurement.
+    """
 
     def __init__(self, tasks_of: Callable[[RunConfig], Tasks] = open_tasks) -> None:
         """`tasks_of` opens the run's tasks; it is called once, when there is something to show."""
@@ -51,7 +56,10 @@ class GalleryReport:
         if record.label == "base":
             self._base = record
         elif self._run is not None and (record.shown or self._pictures):
-            write_gallery(self._gallery(self._run, record), self._run.folder)
+            try:
+                write_gallery(self._gallery(self._run, record), self._run.folder)
+            except (OSError, GalleryError, TaskError) as error:
+                warn("gallery_not_written", folder=str(self._run.folder / "gallery"), reason=str(error))
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Nothing: the last measurement has written the page."""

@@ -53,7 +53,6 @@ class GalleryGroup:
         images: uint8 [G, H, W, 3]; candidate 0 is the unperturbed reference.
         rewards: combined reward per candidate, None where a component has no value.
         components: scores per component and candidate.
-        attention: the text's attention per candidate over the token grid [G, h, w], if it was kept.
     """
 
     task: EditTask
@@ -61,7 +60,6 @@ class GalleryGroup:
     images: Image
     rewards: tuple[float | None, ...]
     components: Mapping[str, tuple[Score, ...]]
-    attention: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,7 @@ def write_gallery(gallery: Gallery, run_folder: Path) -> Path:
 
     Raises:
         GalleryError: when a link would lead the file out of the run folder.
+        OSError: when the disk refuses; an earlier page is as it was.
     """
     root = run_folder.resolve()
     path = (root / "gallery" / "index.html").resolve()
@@ -91,8 +90,12 @@ def write_gallery(gallery: Gallery, run_folder: Path) -> Path:
         raise GalleryError(f"{run_folder}/gallery: expected a place inside the run folder, but it leads to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(render(gallery), encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(render(gallery), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     return run_folder / "gallery" / "index.html"
 
 
@@ -203,9 +206,8 @@ def _group(group: GalleryGroup) -> str:
                    key=lambda i: (group.rewards[i] is None, -(group.rewards[i] or 0.0), i))
     figures = [_figure(mask_overlay(task.source, task.edit_mask), "source and edit region")]
     figures += [_candidate(group, index, rank) for rank, index in enumerate(order, start=1)]
-    wide = "" if group.attention is None else " wide"
     return (f'<article>{_header(task, f" · step {group.step}")}'
-            f'<div class="candidates{wide}">{"".join(figures)}</div></article>')
+            f'<div class="candidates">{"".join(figures)}</div></article>')
 
 
 def _candidate(group: GalleryGroup, index: int, rank: int) -> str:
@@ -217,11 +219,7 @@ def _candidate(group: GalleryGroup, index: int, rank: int) -> str:
     detail = f'<div class="bars">{bars}</div>'
     errors = sorted({scores[index].error or "" for scores in group.components.values()} - {""})
     detail += "".join(f'<div class="missing">{_text(error)}</div>' for error in errors)
-    image, kind = group.images[index], "best" if rank == 1 else ""
-    if group.attention is not None:
-        image = np.concatenate(
-            [image, attention_overlay(image, group.attention[index], group.task.edit_mask)], axis=1)
-    return _figure(image, caption, kind, detail)
+    return _figure(group.images[index], caption, "best" if rank == 1 else "", detail)
 
 
 def _bar(name: str, scores: tuple[Score, ...], index: int) -> str:

@@ -48,7 +48,6 @@ figure img.small { image-rendering: pixelated; }
 figcaption { font-size: .82rem; margin-top: .3rem; }
 .trained figcaption b, .best figcaption b { color: var(--accent); }
 figcaption b { color: var(--ink); font-weight: 600; }
-.candidates.wide { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
 .bars { display: grid; grid-template-columns: 1fr auto; gap: .05rem .5rem; font-size: .78rem;
   font-variant-numeric: tabular-nums; color: var(--soft); margin-top: .25rem; }
 .bars b { font-weight: 400; text-align: right; }

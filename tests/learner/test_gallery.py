@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,7 +18,7 @@ from PIL import Image as PIL
 from actors.trajectory import Lease, Shown
 from configs.load import load_config
 from editing.data import open_tasks
-from editing.task import EditTask
+from editing.task import EditTask, TaskError
 from learner.gallery import Gallery, GalleryGroup, GalleryReport, GalleryTask, write_gallery
 from learner.gallery.page import GalleryError, render
 from learner.gallery.pictures import (
@@ -245,3 +246,26 @@ def test_the_observer_fills_the_page_from_a_run(tmp_path: Path):
     # Rewards use the spread of the whole step (groups (1, 3) and (2, 3): pooled std sqrt(.625)).
     weight = sum(config.rewards.weights.values())
     assert f"1. reward {weight / np.sqrt(0.625):.2f}" in text
+
+
+@pytest.mark.parametrize("refused", [OSError(28, "No space left on device"), TaskError("t-1: its source is gone")])
+def test_a_page_that_cannot_be_written_is_said_and_written_the_next_time(tmp_path: Path, monkeypatch, refused):
+    config = load_config(["--data.held-out-tasks", "1"])
+    report, picture = GalleryReport(), np.zeros((64, 64, 3), np.uint8)
+    report.on_start(RunRecord(config, "c" * 64, tmp_path, 0, 4096, 1))
+
+    def measure(label: str) -> None:
+        shown = Shown(0, "t0", picture, np.full((8, 8), 1 / 64, np.float32))
+        report.on_evaluation(EvaluationRecord(label, 1, 1, {"edit_psnr": 18.0}, {}, 1.0, (shown,)))
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise refused
+
+    with monkeypatch.context() as broken, structlog.testing.capture_logs() as said:
+        where = (Path, "write_text") if isinstance(refused, OSError) else ("learner.gallery.observer.picture_numbers",)
+        broken.setattr(*where, refuse)
+        measure("training")
+    assert [(line["event"], str(refused) in line["reason"]) for line in said] == [("gallery_not_written", True)]
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    measure("final")
+    assert [path.name for path in (tmp_path / "gallery").iterdir()] == ["index.html"]
