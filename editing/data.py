@@ -88,8 +88,8 @@ def open_tasks(config: RunConfig) -> Tasks:
     """
     data = config.data
     if isinstance(data, ShapesData):
-        return Tasks(*(ShapesDataset(split, length, data.seed, data.photo_folder)
-                       for split, length in (("train", data.train_tasks), (data.held_out_split, data.held_out_tasks))))
+        return Tasks(ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
+                     ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder))
     multiple = pixel_multiple(config.editor.path)
     train = _open_manifest(data, data.path)
     if data.held_out_path is not None:

@@ -2,45 +2,49 @@
 
     python -m editing.shapes.pretrain --out my_base            # about half an hour on two CPU cores
     python -m editing.shapes.pretrain --out my_base --device cuda
+
+The base takes the place of OUT when it is whole; until then OUT stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from configs import exits
 from editing.editors.load import BUILT_IN, resolve_editor
-from editing.shapes.pretrain.autoencoder import train_autoencoder
-from editing.shapes.pretrain.base import train_base
-from editing.shapes.pretrain.card import write_card
-from editing.shapes.pretrain.parallel import launch
+from editing.shapes.pretrain.errors import RecipeError
+from editing.shapes.pretrain.making import make_base
+from editing.shapes.pretrain.recipe import MOST_PROCESSES, Recipe, default_processes
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the base; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m editing.shapes.pretrain", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=resolve_editor(BUILT_IN),
                         help="folder of the new base, diffusers format (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
+    parser.add_argument("--processes", type=int, default=default_processes(),
+                        help=f"data-parallel processes (default: one per core, at most {MOST_PROCESSES})")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the transformer")
     parser.add_argument("--autoencoder-steps", type=int, default=1500, help="0 keeps the one in OUT/vae")
     parser.add_argument("--autoencoder-pictures", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=2000, help="transformer steps")
     parser.add_argument("--pairs", type=int, default=8000)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    if options.autoencoder_steps:
-        launch(train_autoencoder, (options.out, options.autoencoder_steps, 16 // options.processes,
-                                   options.autoencoder_pictures, options.seed), options.processes)
-    launch(train_base, (options.out, options.steps, 64 // options.processes, options.pairs, options.seed,
-                        options.device), options.processes)
-    write_card(options.out, vars(options), time.monotonic() - start)
-    print(f"The base is in {options.out}. Train it with: python -m learner.main --editor.path {options.out}")
+    parser.add_argument("--scenes", type=int, default=512, help="validation scenes that the card's numbers are of")
+    settings = vars(parser.parse_args(arguments))
+    out = settings.pop("out")
+    try:
+        make_base(out, Recipe(**settings))
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return exits.FAILED
+    print(f"The base is in {out}. Train it with: python -m learner.main --editor.path {out}")
+    return exits.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from editing.shapes.pretrain.parallel import Average, average_gradients
+from editing.shapes.pretrain.errors import check_finite
+from editing.shapes.pretrain.parallel import Average, average_gradients, share
 from editing.shapes.pretrain.pictures import autoencoder_pictures
 
 LATENT_NOISE = 0.05
@@ -33,11 +34,23 @@ def to_model(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: int) -> None:
-    """Train in every process of the group; rank 0 writes the diffusers folder `folder`/vae."""
+    """Train in every process of the group; rank 0 writes the diffusers folder `folder`/vae.
+
+    Args:
+        folder: of the base.
+        steps: optimizer steps.
+        batch: pictures per step, shared among the processes.
+        count: training pictures, shared likewise.
+        seed: of everything random; what is drawn also depends on the number of processes.
+
+    Raises:
+        RecipeError: in every process, for a loss that is not finite.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
+    own = len(share(batch, world, rank))
     torch.manual_seed(seed)
     model = make_autoencoder().to(memory_format=torch.channels_last)
-    pictures = autoencoder_pictures(seed * 1000 + rank, count // world)
+    pictures = autoencoder_pictures(seed * 1000 + rank, len(share(count, world, rank)))
     held_out = to_model(autoencoder_pictures(10**6 + seed, 96))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50) * (
@@ -46,7 +59,7 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     rng, start = np.random.default_rng([seed, rank]), time.monotonic()
     torch.manual_seed(seed + 1 + rank)
     for step in range(steps):
-        x = to_model(pictures[rng.integers(len(pictures), size=batch)])
+        x = to_model(pictures[rng.integers(len(pictures), size=own)])
         if rng.uniform() < 0.5:
             x = x.flip(-1)
         latents = model.encode(x).latent_dist.mean
@@ -54,14 +67,15 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
         loss = F.l1_loss(y, x) + F.mse_loss(y, x) + 1e-4 * latents.square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(model.parameters())
+        mean_loss = average_gradients(model.parameters(), loss, own / batch)
+        check_finite(mean_loss, "autoencoder", step)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         average.update()
         if rank == 0 and (step % 200 == 199 or step == steps - 1):
             average.swap()
-            print(f"autoencoder {step + 1}/{steps}  {time.monotonic() - start:.0f} s  loss {loss.item():.4f}  "
+            print(f"autoencoder {step + 1}/{steps}  {time.monotonic() - start:.0f} s  loss {mean_loss:.4f}  "
                   f"held-out PSNR {reconstruction_psnr(model, held_out):.2f} dB", flush=True)
             if step == steps - 1:
                 save_autoencoder(model, held_out, folder)

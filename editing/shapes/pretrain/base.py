@@ -24,7 +24,8 @@ from editing.editors.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from editing.masks import pool_mask
 from editing.shapes.edits import KINDS, edit_at, edit_mask
 from editing.shapes.pretrain.autoencoder import to_model
-from editing.shapes.pretrain.parallel import Average, average_gradients
+from editing.shapes.pretrain.errors import check_finite
+from editing.shapes.pretrain.parallel import Average, average_gradients, share
 from editing.shapes.pretrain.pictures import imperfect_target
 from editing.shapes.scenes import COLOURS, PLACES, SHAPES, paint, to_uint8
 
@@ -72,16 +73,18 @@ class Pairs:
 
 
 @torch.no_grad()
-def encode_pairs(pipeline: FluxKontextPipeline, seed: int, start: int, count: int, device: str) -> Pairs:
-    """Pairs `start`…`start + count` of the training split, with imperfect targets."""
-    edits = [edit_at("train", seed, index) for index in range(start, start + count)]
-    targets = np.stack([imperfect_target(np.random.default_rng([seed, start + i]), e) for i, e in enumerate(edits)])
+def encode_pairs(pipeline: FluxKontextPipeline, seed: int, indices: range, device: str) -> Pairs:
+    """Pairs `indices` of the training split, with imperfect targets."""
+    edits = [edit_at("train", seed, index) for index in indices]
+    targets = np.stack([imperfect_target(np.random.default_rng([seed, index]), edit)
+                        for index, edit in zip(indices, edits, strict=True)])
     sources = np.stack([to_uint8(paint(edit.scene)) for edit in edits])
     texts = [edit.instruction for edit in edits]
     vae = pipeline.vae
 
     def latents(pictures: np.ndarray) -> torch.Tensor:
-        parts = [vae.encode(to_model(part).to(device)).latent_dist.mode() for part in np.array_split(pictures, 64)]
+        parts = [vae.encode(to_model(part).to(device)).latent_dist.mode()
+                 for part in np.array_split(pictures, min(64, len(pictures)))]
         z = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
         return pipeline._pack_latents(z, *z.shape)
 
@@ -102,14 +105,27 @@ def draw_times(batch: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, device: str) -> None:
-    """Train in every process of the group; rank 0 writes the whole pipeline to `folder`."""
+    """Train in every process of the group; rank 0 writes the whole pipeline to `folder`, beside its `vae`.
+
+    Args:
+        folder: with the trained autoencoder.
+        steps: optimizer steps.
+        batch: pairs per step, shared among the processes.
+        count: training pairs, shared likewise.
+        seed: of everything random; what is drawn also depends on the number of processes.
+        device: of the transformer.
+
+    Raises:
+        RecipeError: in every process, for a loss that is not finite.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
+    own = len(share(batch, world, rank))
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="")  # where it was trained is nobody's business
     pipeline = make_pipeline(vae)
     pipeline.to(device)
-    pairs = encode_pairs(pipeline, seed, rank * (count // world), count // world, device)
+    pairs = encode_pairs(pipeline, seed, share(count, world, rank), device)
     modules = [pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2]
     for module in modules:
         module.train()
@@ -125,9 +141,9 @@ def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, devi
     image_ids, text_ids = torch.cat([image_ids, reference_ids]), torch.zeros(TEXT_TOKENS, 3, device=device)
     started = time.monotonic()
     for step in range(steps):
-        rows = torch.randint(len(pairs.source), (batch,), generator=generator)
+        rows = torch.randint(len(pairs.source), (own,), generator=generator)
         x0, source, weight = pairs.target[rows], pairs.source[rows], 1 + MASK_WEIGHT * pairs.mask[rows]
-        t = draw_times(batch, generator).to(device)
+        t = draw_times(own, generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         x_t = torch.lerp(x0, noise, t[:, None, None])
         velocity = pipeline.transformer(
@@ -138,14 +154,14 @@ def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, devi
         loss = (weight[..., None] * F.mse_loss(velocity, noise - x0, reduction="none")).mean() / weight.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(parameters)
+        mean_loss = average_gradients(parameters, loss, own / batch)
+        check_finite(mean_loss, "base", step)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         average.update()
         if rank == 0 and (step % 100 == 99 or step == steps - 1):
-            print(f"base {step + 1}/{steps}  {time.monotonic() - started:.0f} s  loss {loss.item():.4f}", flush=True)
-        if rank == 0 and (step % 300 == 299 or step == steps - 1):
-            average.swap()
-            pipeline.save_pretrained(folder, safe_serialization=True)
-            average.swap()
+            print(f"base {step + 1}/{steps}  {time.monotonic() - started:.0f} s  loss {mean_loss:.4f}", flush=True)
+    average.swap()
+    if rank == 0:
+        pipeline.save_pretrained(folder, safe_serialization=True)
