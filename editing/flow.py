@@ -120,6 +120,16 @@ def integrate(
     return Trajectory(final=x, states=states)
 
 
+def takes_euler_step(solver: Solver, sigmas: Tensor, step: int) -> bool:
+    """Whether step j of `integrate` is an Euler step, so that its result is that of a leap.
+
+    All are with `euler`. With `dpm2m` the first, the second after a start at sigma = 1 (where the correction vanishes),
+    and one that reaches sigma = 0.
+    """
+    starts = step == 0 or (step == 1 and float(sigmas[0]) == 1.0)
+    return solver == "euler" or starts or float(sigmas[step + 1]) == 0.0
+
+
 def _multistep(
     x: Tensor, v: Tensor, clean: Tensor, previous: Tensor | None, grid: list[float], step: int
 ) -> Tensor:

@@ -6,6 +6,7 @@ Anchor states are one-step leaps from stored predecessors (adopted for Eq. 13 of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.trajectory import TrajectoryGroup
-from editing.flow import Velocity, euler_step
+from editing.flow import Velocity, leap
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,26 +118,26 @@ def anchor_batch(
 def leaps(velocity: Velocity, batch: AnchorBatch, micro_batch: int | None) -> Tensor:
     """The anchor states [P, N, C] under the weights of `velocity`, without gradient, in the batches of training."""
     return torch.cat([
-        euler_step(
-            batch.predecessors[rows],
-            velocity(batch.predecessors[rows], batch.sigma[rows]),
-            batch.sigma[rows], batch.sigma_next[rows],
-        )
+        leap(velocity, batch.predecessors[rows], batch.sigma[rows], batch.sigma_next[rows])
         for rows in batch.chunks(micro_batch)
     ])
 
 
 @torch.no_grad()
-def leap_error(leaped: Tensor, batch: AnchorBatch) -> float:
+def leap_error(leaped: Tensor, batch: AnchorBatch, pairs: Sequence[int]) -> float:
     """Largest relative distance of a pair's leap to its stored state: |leap - stored| / |stored - predecessor|.
 
-    Zero up to rounding when an Euler rollout and the leap used the same weights, conditions, forward code and
+    Zero up to rounding when an Euler step of the rollout and the leap used the same weights, conditions, code and
     grid. Relative to the displacement, that is, to the velocity: relative to the state it would hide a wrong
     velocity behind a short step.
 
     Args:
         leaped: [P, N, C], leaps under the weights of the rollout.
+        batch: what they were taken from.
+        pairs: those to look at, at least one, in 0..P-1.
     """
-    distance = torch.linalg.vector_norm((leaped - batch.stored).flatten(1), dim=1)
-    displacement = torch.linalg.vector_norm((batch.stored - batch.predecessors).flatten(1), dim=1)
+    chosen = list(pairs)
+    stored = batch.stored[chosen]
+    distance = torch.linalg.vector_norm((leaped[chosen] - stored).flatten(1), dim=1)
+    displacement = torch.linalg.vector_norm((stored - batch.predecessors[chosen]).flatten(1), dim=1)
     return float((distance / displacement.clamp(min=torch.finfo(torch.float32).tiny)).max())

@@ -35,7 +35,7 @@ from editing.editors.lora import (
     copy_arrays,
     without_adapter,
 )
-from editing.flow import Velocity
+from editing.flow import Velocity, takes_euler_step
 from editing.weights import Arrays, WeightVersion
 from learner.algorithms import rc_grpo
 from learner.anchors import AnchorBatch, anchor_batch, leap_error, leaps
@@ -332,9 +332,12 @@ class Learner:
         if not deviation <= RATIO_TOLERANCE:  # NaN fails too
             raise RatioGateError(f"group {name}: before the first update the ratio must be 1, but deviates by "
                                  f"{deviation:g} under the policy version {version} that made it")
-        if behaviour is None or self.config.sampler.solver != "euler":
+        solver, sigmas = self.config.sampler.solver, torch.tensor(group.sigmas)
+        pairs = [pair for pair in range(batch.pairs)
+                 if takes_euler_step(solver, sigmas, group.trained_steps[batch.step_of(pair)])]
+        if behaviour is None or not pairs:
             return
-        error = leap_error(behaviour, batch)
+        error = leap_error(behaviour, batch, pairs)
         self._totals.leap_errors.append(error)
         tolerance = LEAP_TOLERANCE[self.config.editor.dtype]
         if not error <= tolerance:

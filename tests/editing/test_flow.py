@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from editing.flow import euler_step, integrate, leap, predicted_clean
+from editing.flow import euler_step, integrate, leap, predicted_clean, takes_euler_step
 
 MEAN, SPREAD = 0.7, 0.4
 Z = torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1)
@@ -174,3 +174,21 @@ def test_other_faults_are_sentences():
         integrate(lambda x, s: x[:, :1], x, sigmas, "euler")
     with pytest.raises(ValueError, match=r"one value per sample, \[2\]; seen \[3\]"):
         euler_step(x, x, torch.ones(3), 0.0)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (1.0, 0.1), (0.9, 0.0), (0.9, 0.1)])
+def test_which_steps_are_eulers(start, end):
+    sigmas = torch.linspace(start, end, 6, dtype=torch.float64)
+    noise = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seen = []
+
+    def velocity(x, sigma):
+        seen.append(x)
+        return torch.sin(3 * x) + sigma.reshape(-1, 1, 1)
+
+    states = integrate(velocity, noise, sigmas, "dpm2m", keep=range(6)).states
+    for step in range(5):
+        euler = states[step] + (sigmas[step + 1] - sigmas[step]) * velocity(states[step], sigmas[step].expand(2))
+        same = torch.allclose(euler, states[step + 1], rtol=0, atol=1e-12)
+        assert same == takes_euler_step("dpm2m", sigmas, step), step
+        assert takes_euler_step("euler", sigmas, step)

@@ -57,7 +57,7 @@ POINTS = {
 }
 EVERY_TIME = ("a file of the spool that is not renamed", "after the optimizer", "a checkpoint without its manifest",
               "while the spool lets go", "half a line of the diary")
-"""Points that are tried with every `make test`; `pytest tests/learner/sweep.py` tries all."""
+"""Points that are tried with every `make test-faults`; `pytest tests/learner/sweep.py` tries all."""
 HALF_A_LINE = """
 import learner.events
 def flush(log):

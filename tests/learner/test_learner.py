@@ -193,10 +193,19 @@ def test_the_gate_holds_for_rewards_that_wait_for_the_whole_step(rig):
         r.learner.update()
 
 
-def test_a_second_order_rollout_has_no_leap_to_compare_with(rig):
-    r = rig(sampler={"solver": "dpm2m", "trained_steps": [1]})
+def test_a_second_order_rollout_is_compared_where_it_takes_euler_steps(rig):
+    second = {"solver": "dpm2m", "steps": 4, "trained_steps": [1, 2]}
+    r = rig(sampler=second)
     metrics = r.step(0).metrics
-    assert "leap_error" not in metrics and metrics["ratio_deviation"] == 0
+    assert metrics["leap_error"] < 1e-5 and metrics["ratio_deviation"] == 0
+    r.publish()
+    moved(r)
+    group = r.group(1, 0)
+    with pytest.raises(RatioGateError, match="do not hold the same weights"):
+        r.learner.consume(group, made_scores(group))
+    # Its third step of four is corrected by the second: there is nothing to compare a leap with.
+    alone = rig(sampler={**second, "trained_steps": [2]}).step(0).metrics
+    assert "leap_error" not in alone and alone["ratio_deviation"] == 0
 
 
 @pytest.mark.parametrize("over", [
