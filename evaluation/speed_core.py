@@ -64,14 +64,18 @@ def with_acd(config: RunConfig) -> RunConfig:
 
 
 def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
-    """A rollout against the transformer forwards it contains, its decoding, and ACD on against off."""
+    """A rollout against the transformer forwards it contains, with and without what the method adds to them.
+
+    All rollouts are of one task, whose text and picture the editor has encoded before, as for every group after a
+    task's first.
+    """
     config = bench.config
     lease = LeaseSampler(config.seed, len(bench.tasks.train), config.learner.groups_per_step).leases(0, 0)[0]
     task = bench.tasks.train[lease.task_index]
-    decoding: list[float] = []
 
-    def rollout(config: RunConfig) -> Callable[[], float]:
-        digest = config_hash(config)
+    def rollout(config: RunConfig) -> tuple[Callable[[], float], list[float]]:
+        """What gives the seconds of a rollout without its decoding, and a list that gets those of the decoding."""
+        digest, decoding = config_hash(config), []
 
         def measure() -> float:
             with timed_decoding(bench.policy, bench.clock) as decoded:
@@ -81,7 +85,7 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
             decoding.append(sum(decoded))
             return seconds - sum(decoded)
 
-        return measure
+        return measure, decoding
 
     off = config.model_copy(update={"rewards": config.rewards.model_copy(
         update={"weights": {name: w for name, w in config.rewards.weights.items() if name != "acd"}})})
@@ -96,16 +100,18 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
 
         return replay
 
+    (plainly, decoding), (concentrating, _) = rollout(off), rollout(with_acd(config))
     without, adapted, bare, concentrated = interleaved(
-        [rollout(off), timed(forwards(bench.policy), bench.clock), timed(forwards(bench.plain), bench.clock),
-         rollout(with_acd(config))], repetitions)
-    # Two rollouts warm up; then each repetition holds one without and one with ACD.
-    decoded = [(a + b) / 2 for a, b in zip(decoding[2::2], decoding[3::2], strict=True)]
+        [plainly, timed(forwards(bench.policy), bench.clock), timed(forwards(bench.plain), bench.clock),
+         concentrating], repetitions)
+    decoded = decoding[1:]  # the first warms up
+    whole = [rest + last for rest, last in zip(without, decoded, strict=True)]
     return [
-        ratio("rollout without decoding / its transformer forwards", without, adapted, 1.10),
-        ratio("forwards with adapter / without", adapted, bare),
-        ratio("decoding / rollout without decoding", decoded, without),
-        ratio("rollout with ACD / without ACD", concentrated, without, 1.05),
+        ratio("rollout with adapter, decoding left out / its forwards with adapter", without, adapted, 1.10),
+        ratio("whole rollout with adapter, decoding included / its forwards without adapter", whole, bare),
+        ratio("forwards with adapter / without adapter", adapted, bare),
+        ratio("decoding / rollout with adapter, decoding left out", decoded, without),
+        ratio("rollout with ACD / without, both with adapter, decoding left out", concentrated, without, 1.05),
     ]
 
 

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from configs.load import load_config
 from editing.images import decode_image
 from editing.manifest import ManifestDataset
 from editing.masks import decode_rle
 from evaluation import photos
+from learner.gallery import GalleryReport
+from learner.metrics_log import MetricsLog
+from learner.train import run
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,32 @@ def test_painted_shapes_are_where_they_are_said_to_be():
         [photos.Ellipse(.25, .5, .1, .2), photos.Polygon(((.6, .1), (.9, .1), (.9, .3), (.6, .3)))], (100, 200))
     assert mask[50, 50] and mask[50, 69] and not mask[50, 73] and mask[69, 50] and not mask[73, 50]
     assert mask[20, 150] and not mask[35, 150] and not mask[20, 115]
+
+
+@pytest.mark.slow
+def test_photographs_train_without_ground_truth_and_have_their_gallery(tmp_path):
+    pytest.importorskip("skimage")
+    train, held_out = photos.write_photos(tmp_path / "set", long_side=128)
+    config = load_config([
+        "--config", "my_images", "--folder", str(tmp_path), "--name", "photos", "--cluster.mode", "inline",
+        "--data.path", str(train), "--data.held_out_path", str(held_out), "--data.resolution", "128",
+        "--rewards.weights", "{background_psnr: 1.0, acd: 1.0}", "--exploration.group_size", "3",
+        "--sampler.steps", "2", "--sampler.trained_steps", "[0, 1]", "--sampler.evaluation_steps", "2",
+        "--learner.steps", "1", "--learner.groups_per_step", "1", "--learner.surrogate.anchors", "1",
+        "--report.gallery_groups", "1"])
+    assert config.editor.path == "shapes"
+    metrics = MetricsLog()
+    summary = run(config, observers=[GalleryReport(), metrics])
+    assert summary["held_out_tasks"] == len(photos.HELD_OUT) and "edit_psnr" not in summary["final"]["mean"]
+    assert {"background_psnr", "background_ssim"} <= set(summary["final"]["mean"])
+    lines = [json.loads(line) for line in (tmp_path / "photos" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["base", "step", "final"]
+    assert {"reward/background_psnr", "reward/acd"} <= set(lines[1])
+    page = (tmp_path / "photos" / "gallery" / "index.html").read_text(encoding="utf-8")
+    shown = [photo.instruction for photo in photos.TRAIN if photo.instruction in page]
+    assert len(shown) == 1 and all(photo.instruction in page for photo in photos.HELD_OUT)
+    assert page.count('alt="attention, trained"') == len(photos.HELD_OUT)
+    assert 'alt="target"' not in page
 
 
 def test_a_missing_library_is_a_sentence_with_a_command(monkeypatch, tmp_path, capsys):

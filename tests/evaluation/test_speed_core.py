@@ -30,11 +30,21 @@ def test_the_plain_editor_has_no_adapter_and_the_policy_has(bench):
 
 def test_rollout_rows(bench):
     rows = speed_core.measure_rollout(bench, 2)
-    assert [row.goal for row in rows] == [1.10, None, None, 1.05]
+    assert [row.goal for row in rows] == [1.10, None, None, None, 1.05]
     for row in rows:
         assert row.ratio.count == row.numerator.count == row.denominator.count == 2
         assert row.numerator.median > 0 and row.denominator.median > 0
     assert "decode" not in vars(bench.policy)      # the method is back
+
+
+def test_a_whole_rollout_is_what_a_user_waits_for(bench):
+    """Decoding is in it, and what it is compared with has neither that nor the adapter."""
+    bare, whole, adapter, decoding, _ = speed_core.measure_rollout(bench, 1)
+    assert "decoding included" in whole.name and "without adapter" in whole.name
+    # With one repetition every median is the one number that there is.
+    without, adapted = bare.numerator.median, bare.denominator.median
+    assert whole.numerator.median == pytest.approx(without + decoding.numerator.median)
+    assert whole.denominator.median == adapter.denominator.median and adapter.numerator.median == adapted
 
 
 def test_recorded_forwards_are_those_of_the_rollout(bench):
