@@ -35,6 +35,8 @@ RATE = 40.0
 WORKERS, STEP_GROUPS = 4, 12
 BALANCED = Work(rollout=0.4, group=0.09, update=0.12)
 """Rollout and learner take 1.2 s per step each, which is where overlapping is hardest: any wait of one shows."""
+AT_THE_END = Work(rollout=0.4, group=0.0, update=1.2)
+"""The same work of a learner that takes all gradients in update(), as with rewards that are normalised over a step."""
 WARM = 3
 """Steps at the beginning of a run that do not count."""
 FLAT = 1.5
@@ -138,27 +140,28 @@ def measure_overlap(config: RunConfig, steps: int) -> list[Measured]:
     What is slept alone is known, so that the ratio holds all that the runtime adds, messages included.
     """
     rows = []
-    turns, _ = overlapped(config, 0, steps)
-    for staleness in (1, 2):
-        found, busy = overlapped(config, staleness, steps)
-        name = f"{WORKERS} sleeping workers on Ray, staleness {staleness}"
-        rows += [
-            ratio(f"{name}: step / longer of rollout and learner alone", found, [alone(BALANCED)] * steps, 1.10),
-            ratio(f"{name}: step / step at staleness 0", found, turns),
-            ratio(f"{name}: learner idle / step",
-                  [step - at_work for step, at_work in zip(found, busy, strict=True)], found),
-        ]
+    for work, when in ((BALANCED, ""), (AT_THE_END, ", gradients in update()")):
+        turns, _ = overlapped(config, work, 0, steps)
+        for staleness in (1, 2):
+            found, busy = overlapped(config, work, staleness, steps)
+            name = f"{WORKERS} sleeping workers on Ray, staleness {staleness}{when}"
+            rows += [
+                ratio(f"{name}: step / longer of rollout and learner alone", found, [alone(work)] * steps, 1.10),
+                ratio(f"{name}: step / step at staleness 0", found, turns),
+                ratio(f"{name}: learner idle / step",
+                      [step - at_work for step, at_work in zip(found, busy, strict=True)], found),
+            ]
     return rows
 
 
-def overlapped(config: RunConfig, staleness: int, steps: int) -> tuple[list[float], list[float]]:
+def overlapped(config: RunConfig, work: Work, staleness: int, steps: int) -> tuple[list[float], list[float]]:
     """Seconds of each of `steps` steps in the middle of a run, and of the learner's work in each."""
     from evaluation.simulated_ray import SimulatedRayBackend
 
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
         # The last steps of a run have nothing to roll out ahead.
         shape = shaped(config, WORKERS, WARM + steps + staleness, STEP_GROUPS, staleness)
-        backend = SimulatedRayBackend(shape, Path(folder), BALANCED, adapter_arrays(34_000), tokens=64)
+        backend = SimulatedRayBackend(shape, Path(folder), work, adapter_arrays(34_000), tokens=64)
         watch = Watch(time.monotonic)
         run_loop(shape, backend, Path(folder), watch)
     middle = slice(WARM, WARM + steps)

@@ -69,7 +69,25 @@ def test_jitter_spreads_and_keeps_the_mean():
 
 def test_rollout_and_learner_are_balanced_where_they_overlap():
     assert speed_runtime.alone(speed_runtime.BALANCED) == pytest.approx(1.2)
+    assert speed_runtime.alone(speed_runtime.AT_THE_END) == pytest.approx(1.2)
+    assert speed_runtime.AT_THE_END.update == pytest.approx(
+        speed_runtime.STEP_GROUPS * speed_runtime.BALANCED.group + speed_runtime.BALANCED.update)
     assert speed_runtime.alone(Work(rollout=4.0)) == 12.0 and speed_runtime.alone(Work(group=1.0, update=2.0)) == 14.0
+
+
+def test_a_learner_that_streams_and_one_that_works_at_the_step_s_end_are_measured(monkeypatch):
+    asked = []
+
+    def overlapped(config, work, staleness, steps):
+        asked.append((work.group > 0, staleness))
+        return [1.2] * steps, [0.9] * steps
+
+    monkeypatch.setattr(speed_runtime, "overlapped", overlapped)
+    rows = speed_runtime.measure_overlap(load_config([]), 2)
+    assert asked == [(streams, staleness) for streams in (True, False) for staleness in (0, 1, 2)]
+    assert [row.goal for row in rows] == [1.10, None, None] * 4 and rows[0].ratio.median == pytest.approx(1.0)
+    assert ["gradients in update()" in row.name for row in rows] == [False] * 6 + [True] * 6
+    assert [row.ratio.median for row in rows[2::3]] == pytest.approx([0.25] * 4)
 
 
 def test_the_coordinator_is_measured_at_every_size(monkeypatch):
@@ -97,9 +115,8 @@ def test_scores_teach_something():
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_ray_sleeping_processes_go_through_the_real_fleet(ray_cluster, monkeypatch):
-    monkeypatch.setattr(speed_runtime, "BALANCED", Work(rollout=0.02, group=0.01, update=0.01))
     monkeypatch.setattr(speed_runtime, "STEP_GROUPS", 3)
-    seconds, busy = speed_runtime.overlapped(load_config([]), 1, 2)
+    seconds, busy = speed_runtime.overlapped(load_config([]), Work(rollout=0.02, group=0.01, update=0.01), 1, 2)
     # Sleeping never ends early: three groups and an update.
     assert len(seconds) == len(busy) == 2 and min(busy) >= 0.04
 
