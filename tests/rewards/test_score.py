@@ -105,7 +105,8 @@ def test_a_scorer_of_ones_own_is_asked(files, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("change", "code", "sentence"), [
     (["--source", "nope.png"], 2, "nope.png must be a file"),
     (["--rewards.judge.editscore.serve.replicas", "1", "--rewards.judge.editscore.serve.path", "x",
-      "--rewards.judge.editscore.serve.python", "/no/such/python"], 1, "make judge"),
+      "--rewards.judge.editscore.serve.python", "/no/such/python", "--rewards.judge.editscore.serve.gpus", "0"],
+     1, "make judge"),
     (["--rewards.judge.editscore.url", "x"], 2, "did you mean"),
     (["--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--rewards.judge.patience", "1"], 1,
      "1 of 1 servers did not answer a picture"),
