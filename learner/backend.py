@@ -188,8 +188,8 @@ class Backend(Protocol):
         """
         ...
 
-    def images(self, delivered: Delivered) -> Image:
-        """The candidates' pictures uint8 [G, H, W, 3], for a gallery."""
+    def images(self, delivered: Delivered) -> Image | None:
+        """The candidates' pictures uint8 [G, H, W, 3], for a gallery; None when they are lost."""
         ...
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:

@@ -248,10 +248,13 @@ class RayBackend:
                 self._failure = error
         return self.learner.step_of([reports[ref] for ref in refs])
 
-    def images(self, delivered: Delivered) -> Image:
-        images: Image = answer_of(
-            "reward pool", self._pool.images.remote(delivered.handle), scoring_limit(self._config))
-        return images
+    def images(self, delivered: Delivered) -> Image | None:
+        pictures = self._pool.images.remote(delivered.handle)
+        try:
+            found: Image = answer_of("reward pool", pictures, scoring_limit(self._config))
+        except GroupLost:  # the learner has the group; a gallery does without
+            return None
+        return found
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
         def ask(chunk: list[int], pictures: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
