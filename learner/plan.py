@@ -6,6 +6,7 @@ is what Python and its libraries take.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -190,8 +191,10 @@ class _Plan:
         batch = min(config.editor.micro_batch or pairs, pairs)
         how = "with gradient checkpointing" if config.editor.gradient_checkpointing else "without checkpointing"
         streaming = config.rewards.normalisation == "none" and config.learner.updates_per_step == 1
-        held = 1 if streaming else config.learner.groups_per_step
+        share = math.ceil(config.learner.groups_per_step / learners(config))  # the others' groups are let go of
+        held = 1 if streaming else share
         copies = self.kept + 1
+        added = [Item("gradients that the processes add up", 2 * self.adapter, False, "host")]
         return [
             Item("gradients, float32", self.adapter, True, "editor"),
             Item("AdamW moments, float32", 2 * self.adapter, True, "editor"),
@@ -201,6 +204,7 @@ class _Plan:
             Item(f"adapter, {copies} " + ("copies" if copies > 1 else "copy") + " for publishing and stale groups",
                  copies * self.adapter, True, "host"),
             Item(f"{held} group(s) in training", held * self.group, True, "host"),
+            *(added if learners(config) > 1 else []),
         ]
 
     def rollout(self) -> list[Item]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.doctor.gpus import Gpu, query
+from cluster.doctor.gpus import Gpu, needs, query
 from cluster.placement import OBJECT_STORE_BYTES, placement_lines
 from configs.rewards import JUDGES, ServeConfig
 from configs.schema import RunConfig
@@ -94,6 +94,10 @@ def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> l
         free = [2**20 * (one.total - one.used) for one in machine.gpus]
         lines.append(_fits("memory of all GPUs here", gpu, sum(free)))
         lines.append(_fits("largest process on one GPU", largest, max(free, default=0)))
+    reserved, here = needs(config).total, len(machine.gpus)
+    if reserved and config.cluster.mode == "ray":
+        lines.append(f"GPUs that are reserved: {reserved:g} of {here} here: "
+                     + ("fits" if reserved <= here else "DOES NOT FIT"))
     return lines
 
 

@@ -187,6 +187,23 @@ def test_staleness_keeps_older_adapters_and_more_groups(tiny_kontext, tmp_path):
     assert item(memory_plan(stale, sizes)[0], "adapter, 4 copies") == 4 * adapter
 
 
+def test_learner_processes_hold_a_share_of_the_step_s_groups_and_all_else_each_for_itself(tiny_kontext, tmp_path):
+    sizes = editor_sizes(tiny_kontext)
+
+    def learner(processes: int) -> RolePlan:
+        return memory_plan(tiny_run(tiny_kontext, tmp_path, "plan", {
+            "cluster": {"mode": "ray"}, "rewards": {"normalisation": "pooled"},
+            "learner": {"groups_per_step": 7, "num_workers": processes}}), sizes)[0]
+
+    one, three = learner(1), learner(3)
+    assert (one.count, three.count) == (1, 3)
+    assert item(one, "7 group(s) in training") * 3 == item(three, "3 group(s) in training") * 7
+    only_here = {entry.name for entry in three.items} - {entry.name for entry in one.items}
+    assert only_here == {"3 group(s) in training", "gradients that the processes add up"}
+    assert item(three, "gradients that") == 2 * item(three, "gradients, float32")
+    assert three.bytes("editor") == one.bytes("editor")
+
+
 def test_the_device_is_the_one_that_a_process_will_find():
     ray = load_config(["--cluster.mode", "ray", "--cluster.gpus_for_learner", "1"])
     assert on_gpu(ray, "learner", 0) and not on_gpu(ray, "rollout worker", 0) and on_gpu(ray, "rollout worker", 1)

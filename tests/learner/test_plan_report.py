@@ -43,6 +43,15 @@ def test_gpus_are_compared_where_the_editor_sits_on_them():
     assert not any("GPU context" in line or "GPUs here" in line for line in on_the_cpu)
 
 
+def test_gpus_that_are_reserved_must_be_there_whatever_memory_they_have():
+    config = load_config(["--learner.num_workers", "2", "--cluster.gpus_for_learner", "1"])
+    lines = report(config, Machine(10**12, [H200]))
+    assert "  2 x learner: 574 MB GPU, 420 MB host" in lines
+    assert lines[-1] == "GPUs that are reserved: 2 of 1 here: DOES NOT FIT"
+    assert report(config, Machine(10**12, [H200] * 2))[-1] == "GPUs that are reserved: 2 of 2 here: fits"
+    assert not any("reserved" in line for line in report(load_config([]), LARGE) if line.startswith("GPUs"))
+
+
 def test_of_a_cluster_nothing_is_claimed():
     lines = report(load_config(["--cluster.address", "10.0.0.1:6379"]), SMALL)
     assert "cluster.doctor" in lines[-1] and not any("FIT" in line for line in lines)
