@@ -113,6 +113,8 @@ class MetricsLog:
         self._failed = False
 
     def on_start(self, record: RunRecord) -> None:
+        self.close()  # a run that goes back to an earlier step starts again
+        self._unwritten.clear()
         self._path = record.folder / "metrics.jsonl"
         self._tracker = open_tracker(record.config.report.tracker, record)
         try:

@@ -38,6 +38,10 @@ class GalleryReport:
 
     def on_start(self, record: RunRecord) -> None:
         self._run = record
+        # A run that goes back to an earlier step starts again: what comes after it is done anew.
+        for seen in (self._scores, self._pictures):
+            for step in [step for step in seen if step >= record.first_step]:
+                del seen[step]
 
     def on_notice(self, sentence: str) -> None:
         """Nothing: the gallery shows results."""

@@ -248,6 +248,26 @@ def test_the_observer_fills_the_page_from_a_run(tmp_path: Path):
     assert f"1. reward {weight / np.sqrt(0.625):.2f}" in text
 
 
+def test_of_steps_that_are_done_again_the_later_groups_are_shown(tmp_path: Path):
+    config = load_config(["--data.held-out-tasks", "1", "--rewards.normalisation", "none"])
+    report = GalleryReport()
+
+    def took(step: int, attempt: int) -> None:
+        scores = GroupScores(
+            f"{step}.{attempt}", 0, {name: (Score(value=1.0 + attempt),) * 2 for name in config.rewards.weights}, 0.1)
+        lease = Lease(step=step, slot=0, task_index=step, attempt=attempt, seed=1, policy_version=step)
+        report.on_group(GroupRecord(step, lease, "t", scores, 0, 1.0, np.zeros((2, 64, 64, 3), np.uint8)))
+
+    report.on_start(RunRecord(config, "c" * 64, tmp_path, 0, 4096, 1))
+    for step in range(3):
+        took(step, attempt=0)
+    report.on_start(RunRecord(config, "c" * 64, tmp_path, 1, 4096, 1))
+    took(1, attempt=1)
+    report.on_evaluation(EvaluationRecord("final", 2, 1, {"edit_psnr": 18.0}, {}, 1.0))
+    text = (tmp_path / "gallery" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"· step (\d)", text) == ["1", "2"]
+
+
 @pytest.mark.parametrize("refused", [OSError(28, "No space left on device"), TaskError("t-1: its source is gone")])
 def test_a_page_that_cannot_be_written_is_said_and_written_the_next_time(tmp_path: Path, monkeypatch, refused):
     config = load_config(["--data.held-out-tasks", "1"])

@@ -151,6 +151,19 @@ def rewards_of(folder: Path) -> dict[int, float]:
     return found
 
 
+def test_a_run_that_goes_back_starts_again_in_the_same_process(tmp_path: Path):
+    log = MetricsLog()
+    log.on_start(start(tmp_path, "--report.tracker", "tensorboard"))
+    for done in (1, 2, 3):
+        log.on_step(step(done, reward=0.1))
+    before = log._tracker
+    log.on_start(start(tmp_path, "--report.tracker", "tensorboard", first_step=1))
+    assert before is not None and before._writer is None  # closed
+    log.on_step(step(2, reward=0.9))
+    log.close()
+    assert [(line["step"], line["reward/edit_score"]) for line in lines(tmp_path)] == [(1, 0.1), (2, 0.9)]
+
+
 def test_tensorboard_gets_the_numbers(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
