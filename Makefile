@@ -26,6 +26,7 @@ ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
 
+# Compiled while installing: a run starts many processes at once, and each would compile torch for itself.
 # uv does not read pip's settings: hand it those places with local wheels that pip knows and that exist.
 UV = links="$$(for p in $$($(BIN)/python -m pip config get global.find-links 2>/dev/null) $$PIP_FIND_LINKS; do \
 	if [[ "$$p" == *://* || -d "$$p" ]]; then echo "$$p"; fi; done | sort -u | paste -sd, -)"; \
@@ -75,7 +76,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
 	@$(if $(TORCH_INDEX),$(UV) pip install --python $(BIN)/python --no-deps \
 		--index-url $(TORCH_INDEX) "$(shell grep '^torch==' constraints.txt)")
-	@$(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(UV) pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $(STAMP)
 
 # The last line does nothing where torchvision's compiled part loads, as it does beside a torch for CUDA.
@@ -85,7 +86,7 @@ $(JUDGE_STAMP): constraints-judge.txt | $(STAMP)
 	@$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(JUDGE)
 	@$(if $(TORCH_INDEX),$(UV) pip install --python $(JUDGE)/bin/python --no-deps \
 		--index-url $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' constraints-judge.txt))
-	@$(UV) pip install --python $(JUDGE)/bin/python --constraint constraints-judge.txt \
+	@$(UV) pip install --compile-bytecode --python $(JUDGE)/bin/python --constraint constraints-judge.txt \
 		--override <($(JUDGE_LEAVE_OUT)) $(JUDGE_PINNED)
 	@$(JUDGE)/bin/python rewards/vllm/inside/locus_torchvision_ops.py
 	@touch $(JUDGE_STAMP)

@@ -15,6 +15,7 @@ from actors.slots import Limits
 from actors.trajectory import MessageError
 from actors.worker import WrongVersion
 from configs.schema import RunConfig
+from editing.task import TaskError
 
 pytestmark = pytest.mark.ray
 
@@ -74,7 +75,7 @@ class Scene:
         import ray
 
         monkeypatch.setattr(actors.fleet, "RolloutActor", stub_worker(folder))
-        self.waiting, self.events, self.done, self.failed = {}, [], [], []
+        self.waiting, self.events, self.done, self.failed, self.spoiled = {}, [], [], [], []
         settings = RunConfig.model_validate({"cluster": {"rollout_workers": 2, "group_timeout": 60, **cluster}})
         self.ray, self.folder = ray, folder
         limits = Limits(settings.cluster.max_restarts, settings.cluster.min_rollout_workers, first_delay=0.2)
@@ -96,7 +97,11 @@ class Scene:
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
         self.fleet.submit(Job(method, arguments or (name, seconds), lambda small, big: self.done.append((small, big)),
-                              lambda why: self.failed.append((name, why))))
+                              lambda why, spoiled: self.fail(name, why, spoiled)))
+
+    def fail(self, name, why, spoiled):
+        self.failed.append((name, why))
+        self.spoiled += [name] * spoiled
 
     def until(self, condition, seconds=60):
         end = time.monotonic() + seconds
@@ -401,13 +406,27 @@ def test_a_draining_worker_that_dies_hands_its_job_back_and_nobody_follows(scene
     assert len(stage.named("worker_started")) == 2
 
 
-def test_a_fault_of_one_task_fails_its_job_only_and_a_fault_of_the_program_everything(scene):
+def test_a_fault_of_one_task_fails_its_job_only(scene):
     stage = scene(rollout_workers=1)
     stage.publish(1)
     stage.until(lambda: stage.fleet.capacity() > 0)
     stage.submit("bad", method="fail", arguments=(MessageError("latents contain NaN"),))
-    stage.until(lambda: stage.failed)
-    assert stage.failed == [("bad", "MessageError: latents contain NaN")] and stage.named("worker_lost") == []
+    stage.submit("gone", method="fail", arguments=(TaskError("its file is gone"),))
+    stage.until(lambda: len(stage.failed) == 2)
+    assert stage.failed == [("bad", "MessageError: latents contain NaN"), ("gone", "TaskError: its file is gone")]
+    assert stage.spoiled == ["gone"] and stage.named("worker_lost") == []
+
+
+def test_a_worker_that_raises_is_replaced_and_a_second_that_raises_the_same_stops_everything(scene):
+    stage = scene(rollout_workers=1)
+    stage.publish(1)
+    stage.until(lambda: stage.fleet.capacity() > 0)
+    first = stage.fleet.pids()
     stage.submit("bug", method="fail", arguments=(KeyError("oops"),))
-    with pytest.raises(FleetError, match="A rollout worker failed: KeyError: 'oops'"):
+    stage.until(lambda: stage.failed and stage.fleet.capacity() > 0)
+    assert stage.failed == [("bug", "KeyError: 'oops'")] and stage.fleet.pids() != first
+    stage.submit("another", method="fail", arguments=(KeyError("other"),))
+    stage.until(lambda: len(stage.failed) == 2 and stage.fleet.capacity() > 0)
+    stage.submit("again", method="fail", arguments=(KeyError("oops"),))
+    with pytest.raises(FleetError, match="Rollout workers fail, one like the other: KeyError: 'oops'"):
         stage.until(lambda: False)
