@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,5 +242,6 @@ class ConsoleReport:
             live.stop()
 
     def _print(self, what: RenderableType) -> None:
-        # Lines are never broken, so that paths can be copied and logs searched.
-        self._console.print(what, soft_wrap=isinstance(what, str | Text))
+        # A log on a full disk does not stop training. Lines are never broken, so that paths can be copied.
+        with suppress(OSError):
+            self._console.print(what, soft_wrap=isinstance(what, str | Text))

@@ -13,9 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import structlog
-
-logger = structlog.get_logger(__name__)
+from learner.saying import warn
 
 Event = Literal[
     "started", "resumed", "leased", "generated", "scored", "spooled", "replayed", "trained", "rejected", "requeued",
@@ -59,11 +57,11 @@ class EventLog:
                 del self._unwritten[: self._file.write(self._unwritten)]
         except OSError as error:
             if not self._failed:
-                logger.warning("events_not_written", path=str(self._path), reason=error.strerror)
+                warn("events_not_written", path=str(self._path), reason=error.strerror)
             self._failed = True
             return
         if self._failed:
-            logger.warning("events_written_again", path=str(self._path))
+            warn("events_written_again", path=str(self._path))
         self._failed = False
 
     def close(self) -> None:

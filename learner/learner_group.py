@@ -16,7 +16,7 @@ from cluster.placement import close_group, in_group, learners, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from learner.answers import FETCH_SECONDS, answer_of
-from learner.backend import Delivered, LearnerLost, Published, RunFailed, Unsaved
+from learner.backend import Delivered, LearnerLost, Published, RunInterrupted, Unsaved
 from learner.host import LearnerHost
 from learner.reports import StepReport, together
 
@@ -45,7 +45,7 @@ class LearnerGroup:
         """Returns when all are ready, from the checkpoint after `step` optimizer steps.
 
         Raises:
-            RunFailed: when they are not within `cluster.group_timeout`.
+            RunInterrupted: when they are not within `cluster.group_timeout`.
             LearnerLost: when one of them cannot start.
         """
         cluster, size = self._config.cluster, len(self._processes)
@@ -54,7 +54,7 @@ class LearnerGroup:
         for ref in ready:
             answer_of("learner", ref, FETCH_SECONDS)
         if missing:
-            raise RunFailed(
+            raise RunInterrupted(
                 f"The learner did not become ready within {self._limit:g} s (cluster.group_timeout). Raise it if the "
                 f"editor takes longer to load; if no node of the cluster has {size * cluster.gpus_for_learner:g} GPUs "
                 "(learner.num_workers times cluster.gpus_for_learner), lower those.")

@@ -19,6 +19,7 @@ import ray
 
 from actors.fleet import Announcement, Fleet, FleetError, Job, WrongWeights
 from actors.trajectory import Generated, Lease
+from cluster.placement import beside_the_driver, custom
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs.rewards import JUDGES
@@ -114,11 +115,12 @@ class RayBackend:
         config = self._config
         cluster = config.cluster
         self._learner = learner = LearnerGroup.open(config, self._folder)
-        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, 0.0)).remote(
+        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, 0.0), **beside_the_driver()).remote(
             config, self._folder, secrets())
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(
-            config, actor_options(cluster, cluster.gpus_per_rollout_worker), self._when_ready, self._notify)
+            config, actor_options(cluster, cluster.gpus_per_rollout_worker, custom("rollout")), self._when_ready,
+            self._notify)
         learner.start(step, allowed)
         if config.rewards.judge.configured:
             self._wait_for_judges()
@@ -133,7 +135,7 @@ class RayBackend:
                 from rewards.vllm.actor import JudgeServers
 
                 servers = JudgeServers(self._config, judge, self._folder, self._when_ready, self._notify,
-                                       partial(urls_changed, judge))
+                                       partial(urls_changed, judge), custom("judge"))
                 self._judge_servers.append(servers)
                 servers.start()
 

@@ -169,3 +169,14 @@ def test_a_notice_is_a_line_of_its_own(tmp_path: Path, terminal: bool):
     console.close()
     assert "judge editscore: 1 server in rotation; new: 3 unanswered" in stream.getvalue()
     assert "errors 0.5%" in stream.getvalue()
+
+
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path: Path):
+    with Path("/dev/full").open("w") as full:
+        console = ConsoleReport(Console(file=full, force_terminal=False, width=120))
+        with pytest.raises(OSError, match="No space"):
+            print("x", file=full, flush=True)
+        console.on_start(start(tmp_path))
+        console.on_step(step())
+        console.close()
+        full.close = lambda: None  # what is left in its buffer cannot be written either
