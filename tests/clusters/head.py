@@ -48,19 +48,36 @@ def wait_for(what: Callable[[], object], said: str) -> None:
         time.sleep(0.05)
 
 
-def start(mode: str = "token", on: str = "--node-ip-address=127.0.0.1") -> None:
-    """Starts a head with the shipped file's own commands; another mode or address is edited into them."""
+def start(mode: str = "token", on: str = "--node-ip-address=127.0.0.1", **changes: str) -> None:
+    """Starts a head with the shipped file's own commands; another mode or address is edited into them.
+
+    `changes` are variables of its environment.
+    """
     shipped = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())
     for command in shipped["head_start_ray_commands"]:
         typed = command.replace("~/locus", str(ROOT)).replace("source .venv/bin/activate", "true")
         typed = typed.replace("RAY_AUTH_MODE=token", f"RAY_AUTH_MODE={mode}").replace("--node-ip-address=127.0.0.1", on)
-        run("bash", "-c", typed)
+        if run("bash", "-c", typed, check=False, **changes).returncode:
+            # Ray gives its processes half a minute to come up, which is not always enough on a busy machine.
+            run("ray", "stop", "--force")
+            run("bash", "-c", typed, **changes)
+
+
+def gcs() -> psutil.Process | None:
+    """The head's own server; None when there is none."""
+    return next((one for one in psutil.process_iter(["name", "status"])
+                 if one.info["name"] == "gcs_server" and one.info["status"] != psutil.STATUS_ZOMBIE), None)
 
 
 def kill() -> None:
     """Kills every process of the head at once, as a machine that dies does; jobs' drivers are left."""
+    assert gcs() is not None
+    clear()
+
+
+def clear() -> None:
+    """Kills what there is of a head."""
     found = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_rays(process)]
-    assert any(process.name() == "gcs_server" for process in found)
     for process in found:
         process.send_signal(signal.SIGKILL)
     psutil.wait_procs(found, timeout=30)
