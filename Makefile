@@ -32,7 +32,7 @@ UV = links="$$(for p in $$($(BIN)/python -m pip config get global.find-links 2>/
 	if [[ "$$p" == *://* || -d "$$p" ]]; then echo "$$p"; fi; done | sort -u | paste -sd, -)"; \
 	$${links:+env UV_FIND_LINKS="$$links"} $(BIN)/python -m uv
 
-.PHONY: help install quickstart test test-faults lint base judge test-vllm test-cluster clean
+.PHONY: help install quickstart test test-faults lint base judge test-vllm test-cluster test-kills chaos clean
 
 help:
 	@echo "make quickstart   set up everything and run the main job (python -m learner.main)"
@@ -44,6 +44,8 @@ help:
 	@echo "make test-faults  whole runs, workers, nodes and servers killed from outside (10 minutes)"
 	@echo "make test-vllm    judges and a short training run on real vLLM servers, one of them killed (15 minutes)"
 	@echo "make test-cluster jobs, supervisor and doctor on real Ray heads with tokens, killed in the middle (10 minutes)"
+	@echo "make test-kills   a run killed at every point and at any time, against the bytes of the unbroken one (20 minutes)"
+	@echo "make chaos        five minutes of kills every few seconds, then an audit (SEED=7 repeats one, SECONDS=60)"
 	@echo "make clean        remove the environments and the caches; runs/ stays"
 
 quickstart: install
@@ -96,6 +98,13 @@ test-vllm: judge
 
 test-cluster: install
 	tests/clusters/isolated.sh $(BIN)/python -m pytest tests/clusters
+
+test-kills: install
+	$(BIN)/python -m pytest tests/learner/sweep.py tests/system/sweep_ray.py
+
+SECONDS ?= 300
+chaos: install
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) $(JUDGE) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
