@@ -34,7 +34,9 @@ from tests.learner.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
-MODES = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+RAY = [pytest.mark.ray, pytest.mark.slow]
+MODES = ["inline", pytest.param("ray", marks=RAY)]
+FAULT_MODES = ["inline", pytest.param("ray", marks=[*RAY, pytest.mark.fault])]
 
 
 @pytest.fixture(params=MODES)
@@ -131,6 +133,7 @@ class Killer(Watcher):
                 self.victims.pop().kill()
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_killed_judge_server_changes_no_result(mode, two_judges, tiny_kontext, tmp_path):
     one, two = two_judges
     with ScriptedServer() as judge:
@@ -168,6 +171,7 @@ def stops_and_goes_on(
     return sentence
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, two_judges, tiny_kontext, tmp_path
 ):
@@ -178,6 +182,7 @@ def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_h
     assert one.url in sentence and not watcher.victims
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, tiny_kontext, tmp_path
 ):
@@ -190,6 +195,7 @@ def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_noth
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, tiny_kontext, tmp_path):
     stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"  # in place of vLLM's interpreter
     stand_in.write_text(
@@ -258,6 +264,7 @@ def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on
     assert json.loads((tmp_path / "typed" / "summary.json").read_text())["first_step"] == 1
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontext, tmp_path):
     with ScriptedServer(probes="500") as judge:
         with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not answer a picture\. .*500"):
@@ -266,6 +273,7 @@ def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontex
     assert not [e for e in events_of(tmp_path, "never") if e["event"] in ("leased", "checkpoint")]
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_scorer_that_is_not_there_is_a_sentence(mode, tmp_path):
     said = subprocess.run(
         [sys.executable, "-m", "learner.main", "--folder", str(tmp_path), "--cluster.mode", mode,
@@ -287,6 +295,7 @@ async def stuck(given) -> list[float]:
 asked = 0
 
 
+@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, monkeypatch):
     global asked
     asked = 0
@@ -302,6 +311,7 @@ def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, m
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.fault
 def test_a_killed_pool_stops_the_run_with_its_state_saved(ray_cluster, tiny_kontext, tmp_path):
     class KillerOfThePool(Watcher):
         def on_step(self, record):
@@ -317,6 +327,7 @@ def test_a_killed_pool_stops_the_run_with_its_state_saved(ray_cluster, tiny_kont
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.fault
 def test_a_learner_that_hangs_does_not_hang_the_run(ray_cluster, tiny_kontext, tmp_path, monkeypatch):
     monkeypatch.setattr(learner.ray_backend, "step_limit", lambda config: 5.0)
 
