@@ -47,6 +47,11 @@ def scoring_limit(config: RunConfig) -> float:
     return config.cluster.group_timeout + judged
 
 
+def taking_limit(config: RunConfig) -> float:
+    """Seconds that a learner with groups to take may take until it has taken another."""
+    return config.cluster.group_timeout
+
+
 def step_limit(config: RunConfig) -> float:
     """Seconds that the learner may take for a step: for each group as long as its rollout may take."""
     return config.cluster.group_timeout * config.learner.groups_per_step

@@ -41,6 +41,7 @@ from learner.backend import (
     overdue,
     scoring_limit,
     step_limit,
+    taking_limit,
 )
 from learner.held_out_jobs import HeldOutJobs
 from learner.learner_group import LearnerGroup
@@ -327,7 +328,7 @@ class RayBackend:
             servers.check()
         if self._pool_calls.silent_for() > scoring_limit(self._config):
             raise overdue(self._config, self._pool_calls.open)
-        limit = self._config.cluster.group_timeout
+        limit = taking_limit(self._config)
         if self._learner_calls.silent_for() > limit:
             raise LearnerLost(
                 f"The learner has taken none of {self._learner_calls.open} groups for {limit:g} s "

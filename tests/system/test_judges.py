@@ -26,6 +26,7 @@ from configs.schema import RunConfig
 from learner.backend import LearnerLost, RunFailed
 from learner.checkpoint import load_latest
 from learner.events import read_events
+from learner.learner_group import LearnerGroup
 from learner.train import run
 from tests.judges.processes import ScriptedProcess
 from tests.judges.scripted import ScriptedServer
@@ -328,15 +329,22 @@ def test_a_killed_pool_stops_the_run_with_its_state_saved(ray_cluster, tiny_kont
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.fault
-def test_a_learner_that_hangs_does_not_hang_the_run(ray_cluster, tiny_kontext, tmp_path, monkeypatch):
-    monkeypatch.setattr(learner.ray_backend, "step_limit", lambda config: 5.0)
+@pytest.mark.parametrize(("method", "limit", "sentence"), [
+    ("consume", "taking_limit", r"The learner has taken none of \d groups for 5 s"),
+    ("update", "step_limit", r"The learner did not finish its step within 5 s"),
+])
+def test_a_learner_that_hangs_does_not_hang_the_run(
+        method, limit, sentence, ray_cluster, tiny_kontext, tmp_path, monkeypatch):
+    whole, frozen = getattr(LearnerGroup, method), []
 
-    class Freezer(Watcher):
-        def on_step(self, record):
-            super().on_step(record)
-            os.kill(process("LearnerHost").pid, signal.SIGSTOP)
+    def freeze(group, *arguments):
+        frozen.append(process("LearnerHost").pid)
+        os.kill(frozen[-1], signal.SIGSTOP)
+        return whole(group, *arguments)
 
-    config = tiny_run(tiny_kontext, tmp_path, "frozen", {
-        "data": {"held_out_tasks": 0}, "cluster": {"mode": "ray"}})
-    with pytest.raises(LearnerLost, match=r"The learner did not finish its step within 5 s"):
-        run(config, observers=[Freezer()])
+    monkeypatch.setattr(learner.ray_backend, limit, lambda config: 5.0)
+    monkeypatch.setattr(LearnerGroup, method, freeze)
+    config = tiny_run(tiny_kontext, tmp_path, "frozen", {"data": {"held_out_tasks": 0}, "cluster": {"mode": "ray"}})
+    with pytest.raises(LearnerLost, match=sentence):
+        run(config)
+    assert frozen
