@@ -25,7 +25,7 @@ from tests.learner.test_kill import (  # noqa: F401 (fixtures)
 
 KILLS = 10
 ATTEMPTS = 60
-LONGER = {"learner": {"steps": 16}}
+LONGER = {"learner": {"steps": 60}}
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -49,6 +49,7 @@ def kept(folder, deaths, whole, capsys) -> None:
         print(f"  {deaths} kills, {audit.counts['replayed']} groups taken again from disk, {audit.counts['resumes']} "
               f"resumes\n  adapter  {sha(folder)}\n  unbroken {whole}", flush=True)
     assert deaths >= KILLS and sha(folder) == whole
+    assert audit.counts["replayed"] > 0  # the kills fell into training
     assert not any(audit.faults.values()), audit.faults
 
 
@@ -69,7 +70,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
 
 def test_a_run_that_is_killed_from_outside_at_any_time_ends_with_the_same_bytes(
         seed, nursery, tiny_kontext, tmp_path, capsys):  # noqa: F811
-    """At ten times drawn at random, within a third of what the unbroken run takes."""
+    """At ten times drawn at random, within half of what the unbroken run takes."""
     draw, began = random.Random(seed), time.monotonic()
     ended = nursery.run(config(tiny_kontext, tmp_path / "whole", LONGER))
     whole = time.monotonic() - began
@@ -79,7 +80,7 @@ def test_a_run_that_is_killed_from_outside_at_any_time_ends_with_the_same_bytes(
         wanted, run = deaths < KILLS, tmp_path / "killed" / "run"
         if not (run / "config.yaml").exists():  # killed before there was anything to go on with
             shutil.rmtree(run, ignore_errors=True)
-        ended = nursery.run(settings, resume=run.exists(), kill_after=draw.uniform(0, whole / 3) if wanted else None)
+        ended = nursery.run(settings, resume=run.exists(), kill_after=draw.uniform(0, whole / 2) if wanted else None)
         deaths += ended.code == -9
         assert ended.code in (0, -9), ended.said
         if ended.code == 0 and not wanted:
