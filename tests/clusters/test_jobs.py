@@ -8,9 +8,11 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from ray.job_submission import JobStatus
+from safetensors.numpy import load_file
 
 from learner.events import read_events
 from tests.clusters import head as heads
@@ -35,6 +37,12 @@ def trained(folder: Path, steps: int = 8) -> dict[str, object]:
     assert summary["steps"] == steps and counters["in_flight"] == 0
     assert counters["leased"] == counters["trained"] + counters["rejected"] + counters["requeued"]
     return summary
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """To the bit; the files differ in the name of the run."""
+    a, b = load_file(one / ADAPTER), load_file(other / ADAPTER)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def driver_of(folder: Path) -> psutil.Process:
     return process
 
 
-def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_bytes(whole, tmp_path):
+def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_weights(whole, tmp_path):
     supervisor = supervised(tmp_path, "killed")
     driver_of(tmp_path / "killed").send_signal(signal.SIGKILL)
     said, _ = supervisor.communicate(timeout=2 * heads.DEADLINE)
@@ -80,7 +88,7 @@ def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_bytes(whole,
     assert known["killed-2"] == (JobStatus.SUCCEEDED, 0)
     assert trained(tmp_path / "killed")["first_step"] >= 2
     assert next(e["step"] for e in read_events(tmp_path / "killed/events.jsonl") if e["event"] == "resumed") >= 2
-    assert (tmp_path / "killed" / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+    assert same_weights(tmp_path / "killed", whole)
 
 
 def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
@@ -93,7 +101,7 @@ def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
     assert "does not answer" in said and "its own was lost" in said
     assert "lost-1" in jobs() and "whole" not in jobs()  # another cluster
     assert trained(tmp_path / "lost")["first_step"] >= 2
-    assert (tmp_path / "lost" / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+    assert same_weights(tmp_path / "lost", whole)
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64])
