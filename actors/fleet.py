@@ -51,8 +51,16 @@ class Announcement:
     """What every worker must prove to hold: a version, its fingerprint, and the modules it acts on."""
 
     version: int
-    sha256: str
+    fingerprint: str
     modules: int
+
+
+@dataclass(eq=False)
+class _Sent:
+    """Weights on their way; they need not wait for what they are announced as."""
+
+    weights: ray.ObjectRef
+    announced: Announcement | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +113,7 @@ class Fleet:
         cluster = config.cluster
         self._config, self._when_ready, self._notify = config, when_ready, notify
         self._actor = ray.remote(RolloutActor).options(scheduling_strategy="SPREAD", **options)
-        self._announced: Announcement | None = None
-        self._weights: ray.ObjectRef | None = None
+        self._sent: _Sent | None = None
         self._last_proof = time.monotonic()
         self._errors: dict[str, Worker] = {}  # who first raised what
         self.slots = Slots(cluster.rollout_workers,
@@ -114,12 +121,17 @@ class Fleet:
                            time.monotonic())
         self._start_due()
 
-    def publish(self, announced: Announcement, weights: ray.ObjectRef) -> None:
+    def send(self, weights: ray.ObjectRef) -> None:
         """Sends new weights to all; a worker gets no further job until it has proved that it holds them."""
-        self._announced, self._weights = announced, weights
+        self._sent = _Sent(weights)
         self._last_proof = time.monotonic()
         for worker in self.slots.workers():
             self._send_weights(worker)
+
+    def announce(self, announced: Announcement) -> None:
+        """Says what proves that a worker holds the weights sent last; nobody has proved anything before."""
+        assert self._sent is not None, "send() comes first"
+        self._sent.announced = announced
 
     def resize(self, desired: int) -> None:
         """Changes the number of workers: more are started now, and those too many finish their jobs first."""
@@ -176,13 +188,17 @@ class Fleet:
             ray.kill(worker.handle, no_restart=True)
         self.slots = Slots(0, self.slots.limits, 0.0)
 
+    @property
+    def _announced(self) -> Announcement | None:
+        return self._sent.announced if self._sent is not None else None
+
     def _proved(self) -> list[Worker]:
         return self.slots.ready(self._announced.version if self._announced is not None else None)
 
     def _start_due(self) -> None:
         for slot in self.slots.due(time.monotonic()):
             slot.worker = Worker(self._actor.remote(self._config), since=time.monotonic())
-            if self._weights is not None:
+            if self._sent is not None:
                 self._send_weights(slot.worker)
 
     def _end_drained(self) -> None:
@@ -193,9 +209,10 @@ class Fleet:
     def _send_weights(self, worker: Worker) -> None:
         if not worker.jobs:
             worker.since = time.monotonic()
-        announced = self._announced
-        receipt = worker.handle.set_weights.remote(self._weights)
-        self._when_ready(receipt, lambda ref: self._proof(worker, announced, ref))
+        sent = self._sent
+        assert sent is not None, "publish() comes first"
+        receipt = worker.handle.set_weights.remote(sent.weights)
+        self._when_ready(receipt, lambda ref: self._proof(worker, sent.announced, ref))
 
     def _proof(self, worker: Worker, announced: Announcement | None, ref: ray.ObjectRef) -> None:
         if self.slots.slot_of(worker) is None:
@@ -208,7 +225,7 @@ class Fleet:
         except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
             self._wrong(worker, announced, reason_of(error))
             return
-        held = Announcement(receipt.weights.version, receipt.weights.sha256, receipt.weights.modules)
+        held = Announcement(receipt.weights.version, receipt.weights.fingerprint, receipt.weights.modules)
         if held != announced:
             self._wrong(worker, announced, f"it holds {held} instead of {announced}")
             return

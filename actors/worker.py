@@ -61,8 +61,9 @@ class RolloutWorker:
         """Takes over a version of the adapter and proves it.
 
         Raises:
-            WeightError: when the version is refused; the worker keeps what it held.
+            WeightError: when the version is refused; until it takes one over, the worker holds none.
         """
+        self._version = None
         receipt = weights.apply(self._editor.transformer)
         self._version = receipt.version
         return Receipt(receipt, os.getpid())

@@ -1,20 +1,20 @@
 """Versions of the adapter's weights as they travel from the learner to the workers, with proof of arrival."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from torch import nn
 
-from editing.editors.lora import AdapterError, adapter_arrays, bound_modules, check_arrays, copy_arrays
+from editing.editors.lora import AdapterError, adapter_parameters, bound_modules, check_fit, finite, views, write_arrays
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
 class WeightError(ValueError):
-    """A version of the weights was refused; the transformer keeps the weights it had."""
+    """A version of the weights was refused."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class WeightReceipt:
     """What a transformer holds after `WeightVersion.apply`, read back from its modules."""
 
     version: int
-    sha256: str
+    fingerprint: str
     modules: int
 
 
@@ -33,41 +33,51 @@ class WeightVersion:
     Attributes:
         version: counts up with every publication; 0 is the untrained adapter.
         arrays: float32 arrays by name, see `editing.editors.lora.adapter_parameters`.
-        sha256: `fingerprint(arrays)`.
+        fingerprint: `fingerprint_of(arrays)`.
         modules: how many modules the adapter acts on where it was captured.
     """
 
     version: int
     arrays: Arrays
-    sha256: str
+    fingerprint: str
     modules: int
 
     @classmethod
     def capture(cls, transformer: nn.Module, version: int) -> "WeightVersion":
-        """A copy of the transformer's adapter.
+        """The transformer's adapter. On the host nothing is copied: send it, or take `copied()`, before it changes.
 
         Raises:
-            WeightError: when there is no active adapter.
+            WeightError: when there is no active adapter, or its values are not finite.
         """
-        arrays, modules = adapter_arrays(transformer), bound_modules(transformer)
+        arrays, modules = views(adapter_parameters(transformer)), bound_modules(transformer)
         if not arrays or not modules:
             raise WeightError(
                 f"There is nothing to publish: the transformer has {len(arrays)} adapter parameters and the "
                 f"adapter acts on {modules} modules. Attach it first, and publish outside of "
                 "without_adapter()."
             )
-        return cls(version=version, arrays=arrays, sha256=fingerprint(arrays), modules=modules)
+        try:
+            return cls(version, arrays, _digest(finite(arrays)), modules)
+        except AdapterError as error:
+            raise WeightError(f"Version {version} cannot be published: {error}") from error
+
+    def copied(self) -> "WeightVersion":
+        """The same with arrays of its own."""
+        return replace(self, arrays={name: array.copy() for name, array in self.arrays.items()})
 
     def apply(self, transformer: nn.Module) -> WeightReceipt:
         """Copies the weights into the transformer's adapter and proves it from the module.
 
+        Whether values are finite was seen when they were captured: arrays with the same fingerprint are the same.
+
         Raises:
-            WeightError: for missing or unknown names, other shapes or dtypes, values that are not finite,
-                arrays that do not have the fingerprint, or an adapter that acts on another number of
-                modules. The transformer keeps the weights it had.
+            WeightError: for missing or unknown names, other shapes or dtypes, or an adapter that acts on another
+                number of modules; the transformer keeps the weights it had. And when its modules do not have the
+                fingerprint after copying; then it holds no version at all.
         """
+        parameters = adapter_parameters(transformer)
         try:
-            check_arrays(transformer, self.arrays)
+            check_fit(parameters, self.arrays)
         except AdapterError as error:
             raise WeightError(f"Version {self.version} was refused: {error}") from error
         modules = bound_modules(transformer)
@@ -77,30 +87,37 @@ class WeightVersion:
                 f"on {modules} here; the adapters were attached with different targets, or one is switched "
                 "off."
             )
-        before = adapter_arrays(transformer)
-        copy_arrays(transformer, self.arrays)
         # What the modules hold in the end is what counts; why it is not what was announced is asked only then.
-        held = fingerprint(adapter_arrays(transformer))
-        if held != self.sha256:
-            copy_arrays(transformer, before)
+        write_arrays(parameters, self.arrays)
+        held = fingerprint(views(parameters))
+        if held != self.fingerprint:
             seen = fingerprint(self.arrays)
-            if seen != self.sha256:
+            if seen != self.fingerprint:
                 raise WeightError(
                     f"Version {self.version} was refused: its arrays have the fingerprint {seen[:12]}, announced "
-                    f"was {self.sha256[:12]}; they changed on the way."
+                    f"was {self.fingerprint[:12]}; they changed on the way."
                 )
             raise WeightError(
                 f"Version {self.version} was refused: after copying, the modules hold {held[:12]} instead of "
-                f"{self.sha256[:12]}; adapter parameters must be float32."
+                f"{self.fingerprint[:12]}. Parameters share memory, or the memory is faulty; load the editor again."
             )
-        return WeightReceipt(version=self.version, sha256=held, modules=modules)
+        return WeightReceipt(self.version, held, modules)
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """sha256 (hex) over the sorted names, dtypes, shapes and bytes: equal exactly for equal weights."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    """XXH3-128 (hex) over the sorted names, dtypes, shapes and bytes: equal for equal weights.
+
+    It finds faults, not forgers: 2^-128 for weights that differ by accident. A cryptographic hash would cost more than
+    sending them.
+    """
+    return _digest((name, arrays[name]) for name in sorted(arrays))
+
+
+def _digest(arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
+    """Array by array as they come, so that each is still in the processor's cache."""
+    digest = xxhash.xxh3_128()
+    for name, value in arrays:
+        array = np.ascontiguousarray(value)
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()

@@ -134,7 +134,7 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
             found.append(learner.update())
     metrics = [report.metrics for report in found]
     expect(all(report.applied for report in found), "the gradient must be finite; it is not")
-    expect(learner.publish().sha256 != before.sha256, "two updates must change the adapter; it is as before")
+    expect(learner.publish().fingerprint != before.fingerprint, "two updates must change the adapter; it is as before")
     expect(all(m["ratio_deviation"] == 0 for m in metrics), f"the ratio must be 1; deviations {metrics}")
     return {name: [m[name] for m in metrics] for name in ("leap_error", "gradient_norm", "loss", "flat_groups")}
 

@@ -100,7 +100,7 @@ class SimulatedLearner:
 
     def publish(self) -> tuple[Published, WeightVersion]:
         weights = WeightVersion(self._version, self._arrays, fingerprint(self._arrays), 1)
-        return Published(weights.version, weights.sha256, weights.modules), weights
+        return Published(weights.version, weights.fingerprint, weights.modules), weights
 
     def save(self, extra: Mapping[str, Any]) -> Path:
         return Path(f"step_{self._version}")
@@ -142,7 +142,7 @@ class SimulatedFleet(Fleet):
     def _start_due(self) -> None:
         for slot in self.slots.due(time.monotonic()):
             slot.worker = Worker(_Handle(self._carrier, slot.number), since=time.monotonic())
-            if self._weights is not None:
+            if self._sent is not None:
                 self._send_weights(slot.worker)
 
     def close(self) -> None:

@@ -202,7 +202,7 @@ def measure(
 ) -> tuple[list[Measured], str]:
     """All rows and their clocks; real training runs only for `pairs` above 0.
 
-    Everything on Ray shares one local cluster, but real runs, which start their own.
+    Everything on Ray shares one local cluster, but publishing and real runs, which start their own.
     """
     from evaluation.speed_publish import measure_publish
     from learner.ray_backend import connect
@@ -210,8 +210,8 @@ def measure(
     rows = measure_coordinator(config, repetitions)
     with connect(shaped(config, 2, 1, 1, 0).cluster):
         rows += measure_messages(config)
-        rows += measure_publish(repetitions)
         rows += measure_overlap(config, repetitions)
+    rows += measure_publish(repetitions)
     if pairs:
         rows += measure_training(flags, pairs, cores)
     return rows, "CPU seconds of the driver per group; wall seconds of steps and of publishing"

@@ -57,7 +57,7 @@ class Audit:
     faults: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in PROMISES})
     counts: Counter[str] = field(default_factory=Counter)
     trained: dict[tuple[int, int], str] = field(default_factory=dict)  # (step, slot) -> group
-    weights: dict[int, str] = field(default_factory=dict)  # version -> sha256
+    weights: dict[int, str] = field(default_factory=dict)  # version -> fingerprint
     _groups: dict[str, _Group] = field(default_factory=dict)  # of this process
     _sizes: Counter[int] = field(default_factory=Counter)  # step -> groups it was trained on
     _made: dict[str, int] = field(default_factory=dict)  # group -> version it was last generated under, ever
@@ -133,8 +133,8 @@ class Audit:
         return {name: self._before[name] + now.get(name, 0) for name in COUNTERS}
 
     def _on_published(self, event: Event) -> None:
-        version, sha = int(event["version"]), str(event["sha256"])
-        if self.weights.setdefault(version, sha) != sha:
+        version, fingerprint = int(event["version"]), str(event["fingerprint"])
+        if self.weights.setdefault(version, fingerprint) != fingerprint:
             self._fault("P4", f"version {version} was published with other weights before")
         if version != self._steps_done():
             self._fault("P4", f"version {version} was published after {self._steps_done()} steps")

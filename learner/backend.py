@@ -113,7 +113,7 @@ class Published:
     """A version of the adapter that workers take over: version v is the policy after v optimizer steps."""
 
     version: int
-    sha256: str
+    fingerprint: str
     modules: int
 
 

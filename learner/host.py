@@ -69,11 +69,11 @@ class LearnerHost:
     def publish(self) -> tuple[Published, WeightVersion]:
         """The present adapter, and what every worker must prove about it."""
         weights = self.learner.publish()
-        return Published(weights.version, weights.sha256, weights.modules), weights
+        return Published(weights.version, weights.fingerprint, weights.modules), weights
 
     def fingerprint(self) -> str:
-        """sha256 of the present adapter."""
-        return self.learner.publish().sha256
+        """The fingerprint of the present adapter."""
+        return self.learner.publish().fingerprint
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         """See `Learner.save`; a disk that refuses is an answer, not the end of the learner."""

@@ -122,7 +122,7 @@ class InlineBackend:
     def publish(self) -> Published:
         published, weights = self._host.publish()
         first = self._weights is None
-        self._weights, self._moved = weights, False
+        self._weights, self._moved = weights.copied(), False
         self._worker.set_weights(weights)
         if first:
             self._notify("worker_started", pid=os.getpid(), version=published.version)

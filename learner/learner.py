@@ -178,7 +178,7 @@ class Learner:
         return StepReport(self.version, applied, self._skipped_in_a_row, totals)
 
     def publish(self) -> WeightVersion:
-        """A copy of the present adapter under the present version."""
+        """The present adapter under the present version: not a copy, so send or copy it before the next update."""
         return WeightVersion.capture(self.editor.transformer, self.version)
 
     @property

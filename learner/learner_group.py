@@ -7,6 +7,7 @@ one publishes, saves and exports for all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ from learner.reports import StepReport, together
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Weights that are published: where they are, what they are announced as, and what the other processes hold."""
+
+    weights: ray.ObjectRef
+    announcement: ray.ObjectRef
+    others: list[ray.ObjectRef]
 
 
 class LearnerGroup:
@@ -63,23 +73,26 @@ class LearnerGroup:
             for ref in [one.join.remote(rank, size, where) for rank, one in enumerate(self._processes)]:
                 answer_of("learner", ref, self._limit)
 
-    def publish(self) -> tuple[Published, ray.ObjectRef]:
-        """What the weights are announced as, and where they are.
+    def publish(self) -> Publishing:
+        """The present weights. They may be sent on before it is known what they are announced as."""
+        announcement, weights = self._first.publish.options(num_returns=2).remote()
+        return Publishing(weights, announcement, [one.fingerprint.remote() for one in self._processes[1:]])
+
+    def announced(self, publishing: Publishing) -> Published:
+        """What the weights are announced as.
 
         Raises:
             LearnerLost: when the processes do not hold the same.
         """
-        announcement, weights = self._first.publish.options(num_returns=2).remote()
-        others = [one.fingerprint.remote() for one in self._processes[1:]]
-        published: Published = answer_of("learner", announcement, self._limit)
-        for rank, ref in enumerate(others, 1):
-            sha256 = answer_of("learner", ref, self._limit)
-            if sha256 != published.sha256:
+        published: Published = answer_of("learner", publishing.announcement, self._limit)
+        for rank, ref in enumerate(publishing.others, 1):
+            fingerprint = answer_of("learner", ref, self._limit)
+            if fingerprint != published.fingerprint:
                 raise LearnerLost(
                     f"The learner's processes do not hold the same weights at version {published.version}: process 0 "
-                    f"has {published.sha256[:12]}, process {rank} {sha256[:12]}. Continue from the last checkpoint "
-                    "with --resume.")
-        return published, weights
+                    f"has {published.fingerprint[:12]}, process {rank} {fingerprint[:12]}. Continue "
+                    "from the last checkpoint with --resume.")
+        return published
 
     def consume(self, delivered: Delivered) -> list[ray.ObjectRef]:
         """Hands a group to all; what comes back says whether they took it."""

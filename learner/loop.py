@@ -225,7 +225,7 @@ def publish(backend: Backend, events: EventLog, step: int) -> int:
     if published.version != step:
         raise RunFailed(
             f"the learner published version {published.version} after {step} steps; versions count optimizer steps")
-    events.write("published", version=published.version, sha256=published.sha256, modules=published.modules)
+    events.write("published", version=published.version, fingerprint=published.fingerprint, modules=published.modules)
     return published.version
 
 

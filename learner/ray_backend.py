@@ -165,9 +165,10 @@ class RayBackend:
         return self._learner
 
     def publish(self) -> Published:
-        published, weights = self.learner.publish()
-        first = not self.fleet.pids()
-        self.fleet.publish(Announcement(published.version, published.sha256, published.modules), weights)
+        publishing, first = self.learner.publish(), not self.fleet.pids()
+        self.fleet.send(publishing.weights)
+        published = self.learner.announced(publishing)
+        self.fleet.announce(Announcement(published.version, published.fingerprint, published.modules))
         while first and self.capacity() == 0:  # starting up ends when there is a worker that can work
             self._poll(WAIT_SECONDS)
         return published

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from editing.editors.folder import ATTENTION
 
@@ -75,9 +75,15 @@ def _diffusers(transformer: nn.Module) -> Any:
     return transformer
 
 
-def _adapter_layers(transformer: nn.Module) -> list[Any]:
-    """The modules that hold the adapter (peft's LoraLayer)."""
-    return [module for module in transformer.modules() if ADAPTER in getattr(module, "lora_A", ())]
+def _adapter_layers(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+    """The modules that hold the adapter (peft's LoraLayer), by name. They are not searched themselves."""
+    found = {}
+    for name, child in module.named_children():
+        if "lora_A" in child._modules and ADAPTER in child.get_submodule("lora_A")._modules:
+            found[prefix + name] = child
+        else:
+            found |= _adapter_layers(child, f"{prefix}{name}.")
+    return found
 
 
 def _seed_of(seed: int, name: str) -> int:
@@ -86,13 +92,16 @@ def _seed_of(seed: int, name: str) -> int:
 
 def adapter_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name, sorted; empty without an adapter."""
-    suffix = f".{ADAPTER}.weight"
     found = {
-        name.removesuffix(suffix) + ".weight": parameter
-        for name, parameter in transformer.named_parameters()
-        if name.endswith((f".lora_A{suffix}", f".lora_B{suffix}"))
+        f"{name}.{matrix}.weight": getattr(layer, matrix)[ADAPTER].weight
+        for name, layer in _adapter_layers(transformer).items() for matrix in ("lora_A", "lora_B")
     }
     return dict(sorted(found.items()))
+
+
+def views(parameters: Mapping[str, nn.Parameter]) -> dict[str, NDArray[np.float32]]:
+    """What parameters hold, float32, on the host: in their own memory where it is so already."""
+    return {name: parameter.detach().to("cpu", torch.float32).numpy() for name, parameter in parameters.items()}
 
 
 def adapter_arrays(transformer: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -108,7 +117,7 @@ def bound_modules(transformer: nn.Module) -> int:
     merged."""
     return sum(
         1
-        for layer in _adapter_layers(transformer)
+        for layer in _adapter_layers(transformer).values()
         if ADAPTER in layer.active_adapters and not layer.disable_adapters and not layer.merged
     )
 
@@ -120,7 +129,7 @@ def without_adapter(transformer: nn.Module) -> Iterator[None]:
     A backward pass through checkpointed blocks recomputes them, so it belongs outside of this context when
     its forward was.
     """
-    layers = _adapter_layers(transformer)
+    layers = list(_adapter_layers(transformer).values())
     disabled = [layer.disable_adapters for layer in layers]
     trainable = {name: p.requires_grad for name, p in adapter_parameters(transformer).items()}
     try:
@@ -135,9 +144,8 @@ def without_adapter(transformer: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(trainable[name])
 
 
-def check_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raises AdapterError unless `arrays` are finite float32 of exactly the adapter's names and shapes."""
-    parameters = adapter_parameters(transformer)
+def check_fit(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises AdapterError unless `arrays` are float32 of exactly the parameters' names and shapes, and they are too."""
     missing, unknown = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
     if missing or unknown:
         raise AdapterError(
@@ -150,25 +158,42 @@ def check_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32
             raise AdapterError(
                 f"{name} must be float32 {list(parameter.shape)}; seen {array.dtype} {list(array.shape)}."
             )
-        if not np.isfinite(array).all():
+        if parameter.dtype != torch.float32:
+            raise AdapterError(f"{name} must be a parameter of float32 to hold them; it is {parameter.dtype}.")
+
+
+def finite(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The arrays, each after a look at its values; AdapterError at the first that are not finite."""
+    for name, array in arrays.items():
+        # Their squares add up to a number for all but huge values, twice as fast as a look at each.
+        if not np.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
             raise AdapterError(f"{name} holds values that are not finite.")
+        yield name, array
+
+
+def check_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """`check_fit`, and AdapterError unless all values are finite."""
+    check_fit(adapter_parameters(transformer), arrays)
+    for _ in finite(arrays):
+        pass
 
 
 def copy_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Writes checked weights into the adapter in place (same storage: compiled graphs stay valid).
+    """Writes weights into the adapter in place (same storage: compiled graphs stay valid).
 
     Raises:
         AdapterError: as `check_arrays`; the adapter is unchanged then.
     """
     check_arrays(transformer, arrays)
-    with torch.no_grad():
-        for name, parameter in adapter_parameters(transformer).items():
-            parameter.copy_(_tensor(arrays[name]))
+    write_arrays(adapter_parameters(transformer), arrays)
 
 
-def _tensor(array: NDArray[np.float32]) -> Tensor:
-    # Arrays from an object store are read-only, which torch cannot express: copy those.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+@torch.no_grad()
+def write_arrays(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """`copy_arrays` of weights that were checked."""
+    for name, parameter in parameters.items():
+        # Unlike from_numpy it takes arrays that are read-only, as those from an object store are.
+        parameter.copy_(torch.from_dlpack(arrays[name]))
 
 
 @contextmanager

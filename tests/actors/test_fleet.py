@@ -43,12 +43,13 @@ def stub_worker(folder):
                 how = weights["how"]
                 if how == "refused":
                     raise ValueError("the shapes differ")
-                version, sha256 = (self.version, "old") if how == "dropped" else (weights["version"], "lies")
+                version, fingerprint = (self.version, "old") if how == "dropped" else (weights["version"], "lies")
                 return SimpleNamespace(
-                    weights=SimpleNamespace(version=version, sha256=sha256, modules=3), pid=os.getpid())
+                    weights=SimpleNamespace(version=version, fingerprint=fingerprint, modules=3), pid=os.getpid())
             self.version, self.pushes = weights["version"], 1
             return SimpleNamespace(
-                weights=SimpleNamespace(version=self.version, sha256=weights["sha256"], modules=3), pid=os.getpid())
+                weights=SimpleNamespace(version=self.version, fingerprint=weights["fingerprint"], modules=3),
+                pid=os.getpid())
 
         def work(self, name, seconds):
             before = self.version
@@ -92,8 +93,10 @@ class Scene:
         self.fleet._config = config.model_copy(update={"cluster": cluster})
 
     def publish(self, version, **more):
-        weights = {"version": version, "sha256": f"sha-{version}", **more}
-        self.fleet.publish(Announcement(version, f"sha-{version}", 3), self.ray.put(weights))
+        weights = {"version": version, "fingerprint": f"sha-{version}", **more}
+        self.fleet.send(self.ray.put(weights))
+        assert self.fleet.capacity() == 0
+        self.fleet.announce(Announcement(version, f"sha-{version}", 3))
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
         self.fleet.submit(Job(method, arguments or (name, seconds), lambda small, big: self.done.append((small, big)),
@@ -241,7 +244,8 @@ def test_weights_that_did_not_arrive_are_sent_again(scene, how):
     stage.until(lambda: stage.fleet.capacity() == 4)
     (again,) = stage.named("weights_repushed")
     assert (again["pid"], again["version"]) == (victim, 2)
-    assert {"lies": "sha256='lies'", "dropped": "version=1", "refused": "the shapes differ"}[how] in again["reason"]
+    said = {"lies": "fingerprint='lies'", "dropped": "version=1", "refused": "the shapes differ"}
+    assert said[how] in again["reason"]
     assert stage.named("worker_lost") == [] and victim in stage.fleet.pids()
 
 
@@ -259,7 +263,7 @@ def test_a_worker_that_twice_does_not_take_weights_over_is_replaced(scene):
     assert [started["version"] for started in stage.named("worker_started")] == [1, 1, 2]
 
 
-@pytest.mark.parametrize(("how", "reason"), [("lies", "sha256='lies'"), ("refused", "the shapes differ")])
+@pytest.mark.parametrize(("how", "reason"), [("lies", "fingerprint='lies'"), ("refused", "the shapes differ")])
 def test_fresh_workers_that_do_not_take_weights_over_stop_everything(scene, how, reason):
     stage = scene(rollout_workers=1)
     stage.publish(1, all_bad=99, how=how)

@@ -30,7 +30,7 @@ def config(tiny_kontext, tmp_path_factory):
 def versions(config) -> list[WeightVersion]:
     """Version 0 as every process attaches it, and a trained version 4."""
     editor = open_policy(config)
-    fresh = WeightVersion.capture(editor.transformer, 0)
+    fresh = WeightVersion.capture(editor.transformer, 0).copied()
     with torch.no_grad():
         for parameter in adapter_parameters(editor.transformer).values():
             parameter.add_(0.1)
@@ -47,7 +47,7 @@ def test_a_new_worker_refuses_work_until_it_has_weights(worker, versions):
         worker.roll_out(lease(0))
     receipt = worker.set_weights(versions[0])
     assert receipt.pid == os.getpid()
-    assert (receipt.weights.version, receipt.weights.sha256) == (0, versions[0].sha256)
+    assert (receipt.weights.version, receipt.weights.fingerprint) == (0, versions[0].fingerprint)
     assert receipt.weights.modules == versions[0].modules > 0
     worker.roll_out(lease(0))
 
@@ -75,12 +75,15 @@ def test_a_group_is_made_by_the_version_that_the_worker_holds(config, worker, ve
     assert np.array_equal(again.candidates, after.candidates) and np.array_equal(again.acd, after.acd)
 
 
-def test_weights_that_were_changed_on_the_way_are_refused_and_the_old_ones_kept(worker, versions):
+def test_a_worker_that_refused_weights_holds_none_until_it_takes_some(worker, versions):
     worker.set_weights(versions[0])
     name = next(iter(versions[1].arrays))
     changed = {**versions[1].arrays, name: versions[1].arrays[name] + 1e-6}
     with pytest.raises(WeightError, match="they changed on the way"):
-        worker.set_weights(WeightVersion(4, changed, versions[1].sha256, versions[1].modules))
+        worker.set_weights(WeightVersion(4, changed, versions[1].fingerprint, versions[1].modules))
+    with pytest.raises(WrongVersion, match="holds None"):
+        worker.roll_out(lease(0))
+    worker.set_weights(versions[0])
     worker.roll_out(lease(0))
 
 

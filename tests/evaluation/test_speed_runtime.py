@@ -123,12 +123,21 @@ def test_on_ray_sleeping_processes_go_through_the_real_fleet(ray_cluster, monkey
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_publishing_proves_what_was_published(ray_cluster, monkeypatch):
-    from evaluation import speed_publish
+def test_publishing_proves_what_was_published(ray_cluster):
+    import ray
 
-    monkeypatch.setattr(speed_publish, "ADAPTERS", {"tiny": (8, 2, 3)})
-    (row,) = speed_publish.measure_publish(2)
-    assert row.goal == 1.2 and row.ratio.count == 2 and row.name.startswith("publish with proof to 2 processes, tiny")
+    from evaluation.speed_publish import OPTIONS, Holder, compare
+
+    learner, *workers = (ray.remote(Holder).options(**OPTIONS).remote(8, 2, 3, number) for number in range(3))
+    before = [ray.get(one.publish.options(num_returns=1).remote())[1].fingerprint for one in (learner, *workers)]
+    assert len(set(before)) == 3
+    rows = compare("tiny", learner, workers, 2, 1.2)
+    assert [row.goal for row in rows] == [1.2, None] and all(row.ratio.count == 2 for row in rows)
+    assert rows[0].name == "publish with proof to 2 nodes, tiny / bare put and get"
+    after = [ray.get(one.publish.options(num_returns=1).remote())[1].fingerprint for one in (learner, *workers)]
+    assert set(after) == {before[0]}
+    for one in (learner, *workers):
+        ray.kill(one)
 
 
 def test_the_adapters_of_publishing_have_the_sizes_that_they_say():

@@ -42,4 +42,4 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
         said["applied"].append(made.applied)
     weights = rig.learner.publish()
     arrays = {name: array.tolist() for name, array in weights.arrays.items()}
-    answer.write_text(json.dumps({**said, "sha256": weights.sha256, "arrays": arrays}))
+    answer.write_text(json.dumps({**said, "fingerprint": weights.fingerprint, "arrays": arrays}))

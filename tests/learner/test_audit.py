@@ -117,7 +117,7 @@ def test_counters_that_add_up_and_are_not_those_of_the_lines_are_seen(diary, nth
 
 def test_other_weights_under_the_same_version_after_a_resume_are_seen(diary):
     after = next(i for i, e in enumerate(diary) if e["event"] == "published" and i > at(diary, "resumed"))
-    assert broken(changed(diary, after, sha256="0" * 64)) == {"P4"}
+    assert broken(changed(diary, after, fingerprint="0" * 32)) == {"P4"}
 
 
 def test_a_group_trained_on_twice_is_seen(diary):

@@ -52,7 +52,7 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processe
     reports = [alone.step(step) for step in range(2)]
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 2}
     answers = processes([request] * size)
-    assert len({one["sha256"] for one in answers}) == 1  # to the bit
+    assert len({one["fingerprint"] for one in answers}) == 1  # to the bit
     mine = alone.learner.publish().arrays
     for name, array in mine.items():
         theirs = np.array(answers[0]["arrays"][name], dtype=np.float32)
@@ -74,8 +74,8 @@ def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(proces
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 1}
     answers = processes([request, {**request, "spoil": True}])
     assert [one["applied"] for one in answers] == [[False], [False]]
-    untouched = Rig(config, tmp_path / "alone").learner.publish().sha256
-    assert {one["sha256"] for one in answers} == {untouched}
+    untouched = Rig(config, tmp_path / "alone").learner.publish().fingerprint
+    assert {one["fingerprint"] for one in answers} == {untouched}
 
 
 def test_what_is_left_of_a_group_says_so_and_listens_on_this_machine_only(processes, tiny_kontext, tmp_path):

@@ -50,15 +50,15 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
                 if how == "dropped":
                     return Receipt(WeightReceipt(self._version or 0, before, weights.modules), os.getpid())
                 if how == "acknowledged and dropped":
-                    return Receipt(WeightReceipt(weights.version, weights.sha256, weights.modules), os.getpid())
+                    return Receipt(WeightReceipt(weights.version, weights.fingerprint, weights.modules), os.getpid())
                 if how == "shape":
                     arrays[name] = arrays[name][:-1]
                 if how == "bits":
                     arrays[name] = arrays[name] + 1
                 return super().set_weights(replace(weights, arrays=arrays))
             finally:
-                if fingerprint(adapter_arrays(transformer)) == before:
-                    (struck / f"kept {weights.version}").touch()
+                if self._version is None or fingerprint(adapter_arrays(transformer)) == before:
+                    (struck / f"not taken {weights.version}").touch()
 
         def roll_out(self, lease):
             import os
