@@ -87,6 +87,7 @@ def nodes(editor: Path, folder: Path) -> list[int]:
         until(lambda: '"event": "leased", "group": "000003.001' in diary(folder))
         cluster.remove_node(victims[0], allow_graceful=False)
         until(lambda: '"event": "worker_lost"' in diary(folder))
+        until(lambda: gpu_nodes() == 1)  # Ray takes its time to believe it
         add()
 
     # From step 1 on there are two workers; from step 3 on groups wait until the node is dead, from step 4 on until

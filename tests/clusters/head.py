@@ -63,10 +63,15 @@ def start(mode: str = "token", on: str = "--node-ip-address=127.0.0.1", **change
             run("bash", "-c", typed, **changes)
 
 
+def servers() -> list[psutil.Process]:
+    """The servers of all heads that are up."""
+    return [one for one in psutil.process_iter(["name", "status"])
+            if one.info["name"] == "gcs_server" and one.info["status"] != psutil.STATUS_ZOMBIE]
+
+
 def gcs() -> psutil.Process | None:
     """The head's own server; None when there is none."""
-    return next((one for one in psutil.process_iter(["name", "status"])
-                 if one.info["name"] == "gcs_server" and one.info["status"] != psutil.STATUS_ZOMBIE), None)
+    return next(iter(servers()), None)
 
 
 def kill() -> None:

@@ -45,12 +45,18 @@ def test_the_doctor_without_the_token_gets_nowhere(token_head, tmp_path):
     assert done.returncode != 0 and "4096 tasks" not in done.stdout
 
 
+ELSEWHERE = "192.0.2.77"
+"""An address that is not loopback (RFC 5737)."""
+
+
 @pytest.fixture
 def open_head(token_head):
-    """A head as `ray start` makes it when nobody thinks of the token; the shipped one is there again afterwards."""
-    heads.start("disabled", on="")
+    """A head on a network, started by one who did not think of the token; the shipped one is there again afterwards."""
+    run("ip", "address", "add", f"{ELSEWHERE}/32", "dev", "lo")
+    heads.start("disabled", on=f"--node-ip-address={ELSEWHERE}")
     yield
     heads.start()
+    run("ip", "address", "delete", f"{ELSEWHERE}/32", "dev", "lo")
 
 
 def test_a_head_without_the_token_is_a_failure_with_the_fix(open_head, tmp_path):

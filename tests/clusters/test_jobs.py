@@ -59,7 +59,7 @@ def test_the_default_job_runs_to_its_end_on_the_shipped_head(whole):
     assert jobs()["whole"] == (JobStatus.SUCCEEDED, 0)
     assert trained(whole)["counters"]["trained"] == 16 and (whole / ADAPTER).exists()
     # It joined the head's Ray instead of starting one beside it.
-    assert len([p for p in psutil.process_iter() if p.name() == "gcs_server"]) == 1
+    assert len(heads.servers()) == 1
 
 
 def supervised(folder: Path, name: str) -> subprocess.Popen[str]:
@@ -104,11 +104,11 @@ def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
     assert same_weights(tmp_path / "lost", whole)
 
 
-@pytest.mark.parametrize("token", ["", "0" * 64])
-def test_without_the_token_there_is_no_job(token_head, tmp_path, token):
-    without = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"} if not token else {
-        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    done = run("ray", "job", "submit", "--submission-id", f"refused{len(token)}", "--", "python", "-m", "learner.main",
+@pytest.mark.parametrize("shown", ["", "0" * 64])
+def test_without_the_token_there_is_no_job(token_head, tmp_path, shown):
+    without = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"} if not shown else {
+        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": shown}
+    done = run("ray", "job", "submit", "--submission-id", f"refused{len(shown)}", "--", "python", "-m", "learner.main",
                "--folder", str(tmp_path), *SHORT, check=False, RAY_ADDRESS=ADDRESS, **without)
     assert done.returncode != 0 and "uthenticat" in done.stdout + done.stderr
     done = run(sys.executable, "-m", "cluster.supervise", "--address", ADDRESS, "--", "--folder", str(tmp_path), *SHORT,
