@@ -210,7 +210,7 @@ class Fleet:
         if not worker.jobs:
             worker.since = time.monotonic()
         sent = self._sent
-        assert sent is not None, "publish() comes first"
+        assert sent is not None, "send() comes first"
         receipt = worker.handle.set_weights.remote(sent.weights)
         self._when_ready(receipt, lambda ref: self._proof(worker, sent.announced, ref))
 

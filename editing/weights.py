@@ -33,7 +33,7 @@ class WeightVersion:
     Attributes:
         version: counts up with every publication; 0 is the untrained adapter.
         arrays: float32 arrays by name, see `editing.editors.lora.adapter_parameters`.
-        fingerprint: `fingerprint_of(arrays)`.
+        fingerprint: `fingerprint(arrays)`.
         modules: how many modules the adapter acts on where it was captured.
     """
 
