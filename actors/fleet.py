@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import (
     ActorUnschedulableError,
+    GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -32,6 +33,9 @@ from editing.task import Image, TaskError
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
+
+FETCH_SECONDS = 60.0
+"""For an answer that is there already."""
 
 GONE = (
     RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, RuntimeEnvSetupError, ActorUnschedulableError)
@@ -174,7 +178,7 @@ class Fleet:
                 self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
         self._end_drained()
         self._start_due()
-        if self.pids() or self._announced is None:
+        if self.pids() or self._sent is None:
             self._last_proof = now
         elif now - self._last_proof > limit:
             raise FleetError(
@@ -220,10 +224,10 @@ class Fleet:
         try:
             receipt: Receipt = ray.get(ref)
         except GONE as error:
-            self._lose(worker, reason_of(error))
+            self._lose(worker, reason_of(error), error)
             return
         except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
-            self._wrong(worker, announced, reason_of(error))
+            self._wrong(worker, announced, reason_of(error), isinstance(error, ObjectLostError))
             return
         held = Announcement(receipt.weights.version, receipt.weights.fingerprint, receipt.weights.modules)
         if held != announced:
@@ -234,8 +238,8 @@ class Fleet:
             worker.pid = receipt.pid
             self._notify("worker_started", pid=receipt.pid, version=held.version)
 
-    def _wrong(self, worker: Worker, announced: Announcement | None, reason: str) -> None:
-        """The worker does not hold the weights that it was sent."""
+    def _wrong(self, worker: Worker, announced: Announcement | None, reason: str, gone: bool = False) -> None:
+        """The worker does not hold the weights that it was sent; `gone`: because nobody has them any more."""
         if announced != self._announced:
             return  # newer ones are on their way already
         worker.wrong += 1
@@ -244,6 +248,8 @@ class Fleet:
             worker.version = None
             self._notify("weights_repushed", pid=worker.pid, version=announced.version, reason=reason)
             self._send_weights(worker)
+        elif gone:
+            raise FleetError(f"The published weights are gone with the node that held them: {reason}")
         elif worker.pid is None:
             raise WrongWeights(
                 f"A rollout worker that was just started did not take over the published weights, twice: {reason}. "
@@ -256,9 +262,9 @@ class Fleet:
         if job not in worker.jobs:
             return  # it was given up with its worker
         try:
-            small = ray.get(message)
-        except GONE as error:
-            self._lose(worker, reason_of(error))
+            small = ray.get(message, timeout=FETCH_SECONDS)
+        except (*GONE, GetTimeoutError) as error:
+            self._lose(worker, reason_of(error), error)
             return
         except GROUP_FAULTS as error:
             self.slots.settle(worker, job, time.monotonic())
@@ -272,23 +278,29 @@ class Fleet:
             job.failed(f"its message was lost: {reason_of(error)}", False)
             return
         except RayTaskError as error:
-            self._raised(worker, reason_of(error))
+            self._raised(worker, error)
             return
         self.slots.settle(worker, job, time.monotonic())
         self.slots.succeed(worker)
         job.done(small, result)
 
-    def _raised(self, worker: Worker, reason: str) -> None:
+    def _raised(self, worker: Worker, error: RayTaskError) -> None:
         """A worker raised what it should not: it is replaced, unless it is not the worker.
 
         Raises:
             FleetError: when another process raised the same.
         """
+        reason = reason_of(error)
         if self._errors.setdefault(reason, worker) is not worker:
-            raise FleetError(f"Rollout workers fail, one like the other: {reason}")
-        self._lose(worker, reason)
+            raise FleetError(f"Rollout workers fail, one like the other: {reason}") from error
+        self._lose(worker, reason, error)
 
-    def _lose(self, worker: Worker, reason: str) -> None:
+    def _lose(self, worker: Worker, reason: str, error: Exception | None = None) -> None:
+        """Gives the worker up, and its jobs back.
+
+        Raises:
+            FleetError: from `error`, when too few are left.
+        """
         slot = self.slots.slot_of(worker)
         if slot is None:
             return
@@ -306,7 +318,7 @@ class Fleet:
                 f"{self.slots.left()} rollout workers are left, expected at least "
                 f"{min(self.slots.limits.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
-                f"time: {reason}")
+                f"time: {reason}") from error
 
 
 def reason_of(error: BaseException) -> str:

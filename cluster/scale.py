@@ -2,10 +2,10 @@
 
     python -m cluster.scale runs/quickstart --rollout-workers 4
 
-The number goes into a small file in the run's folder (`desired.json`), which the run looks at every second; so this
-works wherever the folder is: on the same machine, through a shared file system, or typed where the driver is (for a
-job whose folder is on the head's disk: `ray attach cluster/gpu.yaml`, `kubectl exec`, ...). Workers for which there is
-no room yet wait for it, which has an autoscaler start nodes; those too many finish their groups first.
+The number goes into a small file in the run's folder (`desired.json`), which the run looks at every second or so. Thus
+this works wherever the folder is: on the same machine, through a shared file system, or typed where the driver is (for
+a job whose folder is on the head's disk: `ray attach cluster/gpu.yaml`, `kubectl exec`, ...). Workers for which there
+is no room yet wait for it, which has an autoscaler start nodes; those too many finish their groups first.
 A run that is resumed keeps the number, unless it is resumed with another cluster.rollout_workers.
 Exit codes: 0 written, 2 the request is wrong.
 """

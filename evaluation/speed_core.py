@@ -152,7 +152,7 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
     worker = RolloutWorker(config, editor, bench.tasks)
 
     def publish() -> None:
-        worker.set_weights(learner.publish())
+        worker.set_weights(learner.publish().copied())  # they share an editor: not from and to the same memory
 
     steps, bares, published, rollouts, scored = interleaved(
         [timed(step, bench.clock), timed(bare, bench.clock), timed(publish, bench.clock), rollout_seconds,

@@ -12,9 +12,6 @@ from editing.task import TaskError
 from learner.backend import LearnerLost, RunFailed, RunInterrupted
 from rewards.judge.messages import JudgeError
 
-FETCH_SECONDS = 60.0
-"""For an answer that is there already."""
-
 
 class GroupLost(RunInterrupted):
     """A group is gone, with the node that held it. Before it is trained on it can be made again."""

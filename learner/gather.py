@@ -29,9 +29,10 @@ class Gatherer:
     when it is trained on (this is checked again at that moment). Groups that wait for slow judges are among them, so
     they cannot pile up: when all leases of these steps are out, rollouts pause until the judges have caught up.
 
-    At staleness 0 groups reach the learner in the order of their slots, so that a run is reproducible; above,
-    in the order of their arrival. After a resume the groups of the spool have arrived already, in the order in which
-    the learner took them before.
+    At staleness 0 groups reach the learner in the order of their slots, so that a run is reproducible (one that was
+    lost on its way comes after those that were handed over meanwhile); above, in the order of their arrival. After a
+    resume the groups of the spool have arrived already, and go first, in the order in which the learner took them
+    before: what was made after their step was made with the sum in that order.
     """
 
     def __init__(
@@ -146,12 +147,12 @@ class Gatherer:
         self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
 
     def _next_ready(self, step: int, handed: Collection[int]) -> Delivered | None:
-        """The arrived group of a step that is to be handed over next; at staleness 0 that of the first slot that is not
-        `handed` over yet."""
+        """The arrived group of a step that is to be handed over next: what was taken before, as it was; otherwise at
+        staleness 0 that of the first slot that is not `handed` over yet."""
         arrived, limit = self._arrived.setdefault(step, []), self._config.cluster.staleness
         slot = next((slot for slot in range(self._config.learner.groups_per_step) if slot not in handed), None)
         for delivered in arrived:
-            if limit == 0 and delivered.lease.slot != slot:
+            if limit == 0 and delivered.lease.slot != slot and not isinstance(delivered.handle, Spooled):
                 continue
             arrived.remove(delivered)
             age = staleness(step, delivered.generated.policy_version)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors.fleet import Fleet, Job
+from actors.fleet import FETCH_SECONDS, Fleet, Job
 from actors.trajectory import Shown
-from learner.answers import FETCH_SECONDS, GroupLost, Spoiled, answer_of
+from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import HeldOut, RunFailed
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class Learner:
 
         Args:
             config: of the run.
-            editor: not shared with a rollout worker unless `cluster.staleness` is 0.
+            editor: nobody else's, or shared in turns with one who puts the weights back that it found.
             tasks: of the run.
             run_folder: `checkpoints/` and `spool/` are made in it.
             peers: learners that train together. All are given every group, in the same order, and told to update; each

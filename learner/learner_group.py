@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.fleet import FETCH_SECONDS
 from cluster.placement import close_group, in_group, learners, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
-from learner.answers import FETCH_SECONDS, answer_of
-from learner.backend import Delivered, LearnerLost, Published, RunInterrupted, Unsaved
+from learner.answers import answer_of
+from learner.backend import Delivered, LearnerLost, Published, RunInterrupted, Unsaved, step_limit
 from learner.host import LearnerHost
 from learner.reports import StepReport, together
 
@@ -115,7 +116,8 @@ class LearnerGroup:
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         """See `learner.backend.Backend.save`."""
-        saved: Path | Unsaved = answer_of("learner", self._first.save.remote(extra), self._limit)
+        behind = self._limit + step_limit(self._config)  # it may have the groups of a step to take first
+        saved: Path | Unsaved = answer_of("learner", self._first.save.remote(extra), behind)
         return saved
 
     def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:

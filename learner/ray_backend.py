@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.fleet import Announcement, Fleet, FleetError, Job, WrongWeights
+from actors.fleet import FETCH_SECONDS, Announcement, Fleet, FleetError, Job, WrongWeights
 from actors.trajectory import Generated, Lease
 from cluster.placement import beside_the_driver, custom
 from cluster.runtime import actor_options, connect
@@ -25,7 +25,7 @@ from cluster.scale import DesiredFile, ScaleError
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.task import Image
-from learner.answers import FETCH_SECONDS, GroupLost, Spoiled, answer_of
+from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import (
     Delivered,
     HeldOut,

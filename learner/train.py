@@ -70,6 +70,7 @@ def _attempt(
     try:
         checkpoint, refused = _checkpoint(config, folder.path, tasks, allowed) if resume else (None, ())
         folder.keep(config)
+        (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(
             folder.path, first_step, config_hash(config), config.learner.groups_per_step)

@@ -432,5 +432,6 @@ def test_a_worker_that_raises_is_replaced_and_a_second_that_raises_the_same_stop
     stage.submit("another", method="fail", arguments=(KeyError("other"),))
     stage.until(lambda: len(stage.failed) == 2 and stage.fleet.capacity() > 0)
     stage.submit("again", method="fail", arguments=(KeyError("oops"),))
-    with pytest.raises(FleetError, match="Rollout workers fail, one like the other: KeyError: 'oops'"):
+    with pytest.raises(FleetError, match="Rollout workers fail, one like the other: KeyError: 'oops'") as caught:
         stage.until(lambda: False)
+    assert isinstance(caught.value.__cause__, KeyError)  # so that nobody tries again what would fail again
