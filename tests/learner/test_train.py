@@ -180,7 +180,14 @@ def raising(error):
 def test_a_finished_run_can_go_on_longer(tiny_kontext, folder):
     run(tiny_run(tiny_kontext, folder, "longer", {"learner": {"steps": 2}}))
     config = tiny_run(tiny_kontext, folder, "longer", {"learner": {"steps": 3}})
-    summary = run(config, resume=True)
+    ended = []
+
+    class Looks(Watcher):
+        def on_step(self, record):
+            ended.append((folder / "longer" / "summary.json").exists())
+
+    summary = run(config, resume=True, observers=[Looks()])
+    assert ended == [False] and (folder / "longer" / "summary.json").exists()
     assert (summary["first_step"], summary["steps"], summary["counters"]["trained"]) == (2, 3, 6)
     assert config_hash(config) == summary["config_hash"]
     with pytest.raises(RunFailed, match=r"is at step 3 already, learner.steps is 2"):
