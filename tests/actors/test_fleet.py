@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import ObjectLostError, OutOfMemoryError
 
 import actors.fleet
 from actors.fleet import Announcement, Fleet, FleetError, Job, WrongWeights
@@ -41,6 +41,8 @@ def stub_worker(folder):
             bad = weights.get("bad", {}).get(os.getpid(), weights.get("all_bad", 0))
             if self.pushes - (self.version is not None) <= bad:  # its first `bad` pushes of this version
                 how = weights["how"]
+                if how == "gone":
+                    raise ObjectLostError("00", None, "")
                 if how == "refused":
                     raise ValueError("the shapes differ")
                 version, fingerprint = (self.version, "old") if how == "dropped" else (weights["version"], "lies")
@@ -270,6 +272,15 @@ def test_fresh_workers_that_do_not_take_weights_over_stop_everything(scene, how,
     with pytest.raises(WrongWeights, match=f"just started did not take over .*, twice: .*{reason}"):
         stage.until(lambda: False)
     assert len(stage.named("weights_repushed")) == 1 and stage.fleet.capacity() == 0
+
+
+def test_weights_that_nobody_has_any_more_are_no_fault_of_workers(scene):
+    """As when the node that held them died: Ray raises this in the place of the call."""
+    stage = scene(rollout_workers=1)
+    stage.publish(1, all_bad=99, how="gone")
+    with pytest.raises(FleetError, match="The published weights are gone with the node that held them") as caught:
+        stage.until(lambda: False)
+    assert caught.value.__cause__ is None and len(stage.named("weights_repushed")) == 1
 
 
 def test_a_worker_that_works_with_other_weights_than_it_proved_gets_them_again_and_then_goes(scene):
