@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+from cluster import sign_of_life
+from cluster.sign_of_life import is_elsewhere, is_touched
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
     folder = Path(config.folder) / config.name
-    if is_held(folder):
+    # Where there is a checkpoint, `learner.main` waits for signs of life itself.
+    if is_held(folder) or (not has_checkpoint(folder) and is_held_elsewhere(folder)):
         print(f"{folder} is in use by another attempt of this run that has not ended yet.", file=sys.stderr)
         return exits.RESUMABLE
     command = [sys.executable, "-m", "learner.main", *flags, "--name", config.name]
@@ -57,6 +60,16 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False  # a file system without locks, which `learner.main` has a sentence for
     return False
+
+
+def is_held_elsewhere(folder: Path) -> bool:
+    """Whether the lock names another machine, and that gives a sign of life within a minute."""
+    lock = folder / ".lock"
+    holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
+    if not is_elsewhere(holder):
+        return False
+    print(f"{folder} was held by {holder}; looking for a sign of life for {sign_of_life.WAIT_SECONDS:g} s.", flush=True)
+    return is_touched(lock)
 
 
 def set_aside(folder: Path) -> Path:

@@ -12,18 +12,14 @@ import fcntl
 import os
 import socket
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
+from cluster import sign_of_life
 from learner.backend import RunFailed, RunInterrupted
 from learner.saying import warn
 
 NAME = ".lock"
-TOUCH_SECONDS = 10.0
-LOOK_SECONDS = 1.0
-WAIT_SECONDS = 45.0
-"""For a sign of life of another machine: some touches, one of which may be late on a slow disk."""
 
 
 class RunLock:
@@ -57,8 +53,11 @@ class RunLock:
                 "tell whether another process works there; mount it with locks (NFS 4, or Lustre with -o flock), or "
                 "give --folder another place") from error
         holder = self._holder()
-        if holder and holder.rpartition(" on ")[2] != socket.gethostname() and self._is_touched(holder):
-            raise self._in_use()
+        if sign_of_life.is_elsewhere(holder):
+            warn("waiting_for_sign_of_life", folder=str(self._path.parent), holder=holder,
+                 seconds=sign_of_life.WAIT_SECONDS)
+            if sign_of_life.is_touched(self._path):
+                raise self._in_use()
         self._file.truncate(0)
         self._file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
@@ -71,18 +70,8 @@ class RunLock:
         return RunInterrupted(f"{self._path.parent} is in use by another process ({self._holder() or 'unknown'}); wait "
                               "for it or end it")
 
-    def _is_touched(self, holder: str) -> bool:
-        """Whether the file changes while we look; clocks of two machines are never compared."""
-        warn("waiting_for_sign_of_life", folder=str(self._path.parent), holder=holder, seconds=WAIT_SECONDS)
-        before, deadline = _touched_at(self._path), time.monotonic() + WAIT_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
-            if _touched_at(self._path) != before:
-                return True
-        return False
-
     def _touch(self) -> None:
-        while not self._closed.wait(TOUCH_SECONDS):
+        while not self._closed.wait(sign_of_life.TOUCH_SECONDS):
             with suppress(OSError):  # a disk that is away for a moment is no reason to end a run
                 os.utime(self._path)
 
@@ -92,9 +81,3 @@ class RunLock:
         with suppress(OSError):
             self._file.truncate(0)
         self._file.close()
-
-
-def _touched_at(path: Path) -> int:
-    """When the file was last touched. Opened anew: network file systems answer from memory otherwise."""
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_mtime_ns

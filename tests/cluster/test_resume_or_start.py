@@ -2,14 +2,16 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster import resume_or_start
+from cluster import resume_or_start, sign_of_life
 from configs import exits
 
 FLAGS = ["--config", "rdp", "--name", "r", "--learner.steps", "3"]
@@ -52,6 +54,27 @@ def test_a_folder_that_another_process_holds_is_for_a_later_attempt(become, tmp_
     assert become == [] and "is in use by another attempt" in capsys.readouterr().err
     resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
     assert len(become) == 1
+
+
+def test_a_folder_is_not_taken_from_a_driver_on_another_machine_that_has_no_checkpoint_yet(
+        become, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sign_of_life, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 0.5)
+    lock, gone = tmp_path / "r" / ".lock", threading.Event()
+    lock.parent.mkdir()
+    lock.write_text("pid 7 on elsewhere\n")
+
+    def live() -> None:
+        while not gone.wait(0.02):
+            os.utime(lock)
+
+    other = threading.Thread(target=live)
+    other.start()
+    assert resume_or_start.main([*FLAGS, "--folder", str(tmp_path)]) == exits.RESUMABLE and become == []
+    gone.set()
+    other.join()
+    resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
+    assert len(become) == 1 and (tmp_path / "r.aside-1" / ".lock").exists()
 
 
 def test_where_there_are_no_locks_the_run_itself_says_so(become, tmp_path: Path, monkeypatch):

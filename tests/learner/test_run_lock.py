@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import sign_of_life
 from learner import run_lock
 from learner.backend import RunFailed, RunInterrupted
 from learner.run_lock import RunLock
@@ -15,9 +16,9 @@ from learner.run_lock import RunLock
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "TOUCH_SECONDS", 0.02)
-    monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(run_lock, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(sign_of_life, "TOUCH_SECONDS", 0.02)
+    monkeypatch.setattr(sign_of_life, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 0.5)
 
 
 def left_behind(folder: Path, holder: str) -> Path:
@@ -30,8 +31,8 @@ def test_the_holder_is_named_and_gives_signs_of_life(tmp_path):
     lock = RunLock(tmp_path)
     with pytest.raises(RunInterrupted, match=rf"in use by another process \(pid {os.getpid()} on "):
         RunLock(tmp_path)
-    before, touched = run_lock._touched_at(tmp_path / run_lock.NAME), threading.Event()
-    while run_lock._touched_at(tmp_path / run_lock.NAME) == before:
+    before, touched = sign_of_life.touched_at(tmp_path / run_lock.NAME), threading.Event()
+    while sign_of_life.touched_at(tmp_path / run_lock.NAME) == before:
         assert not touched.wait(0.01)
     lock.close()
     RunLock(tmp_path).close()
@@ -55,7 +56,7 @@ def test_a_machine_that_the_lock_does_not_reach_is_seen_by_its_signs_of_life(tmp
 
 @pytest.mark.parametrize("holder", ["", f"pid 7 on {run_lock.socket.gethostname()}"])
 def test_nobody_is_waited_for_who_ended_well_or_was_on_this_machine(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(run_lock, "WAIT_SECONDS", 1e6)
+    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 1e6)
     left_behind(tmp_path, holder)
     lock = RunLock(tmp_path)
     assert (tmp_path / run_lock.NAME).read_text() == f"pid {os.getpid()} on {run_lock.socket.gethostname()}\n"
