@@ -130,8 +130,10 @@ def test_a_killed_server_comes_back_at_the_same_address():
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they start in the background ignore it
 from rewards.valkey import EmbeddedValkey
 server = EmbeddedValkey(Path(sys.argv[1]), 8)
 server.start()
@@ -160,7 +162,7 @@ def test_no_server_outlives_its_run_and_no_score_is_lost(tmp_path: Path, ending:
             run.communicate()  # its input ends, and it forgets to stop the server
         else:
             run.send_signal(ending)
-            run.wait()
+            run.wait(60)
     assert eventually(lambda: not alive(server) and not alive(guard))
     assert eventually(lambda: not Path(url.removeprefix("unix://")).parent.exists())
     with EmbeddedValkey(tmp_path, 8) as again:
