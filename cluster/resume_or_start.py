@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from cluster import sign_of_life
-from cluster.sign_of_life import is_elsewhere, is_touched
+from cluster.sign_of_life import LOCK, is_elsewhere, is_touched
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
@@ -51,7 +51,7 @@ def has_checkpoint(folder: Path) -> bool:
 def is_held(folder: Path) -> bool:
     """Whether a process holds the run's lock, as far as this machine can tell; see `learner.run_lock`."""
     try:
-        with (folder / ".lock").open("r+b") as lock:
+        with (folder / LOCK).open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -64,7 +64,7 @@ def is_held(folder: Path) -> bool:
 
 def is_held_elsewhere(folder: Path) -> bool:
     """Whether the lock names another machine, and that gives a sign of life within a minute."""
-    lock = folder / ".lock"
+    lock = folder / LOCK
     holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
     if not is_elsewhere(holder):
         return False

@@ -12,7 +12,7 @@ import torch
 from ray.cluster_utils import Cluster
 from torch import nn
 
-from editing.editors.lora import ADAPTER, adapter_arrays, adapter_parameters
+from editing.editors.lora import ADAPTER, adapter_arrays, adapter_parameters, write_arrays
 from editing.weights import WeightReceipt, WeightVersion
 from evaluation.speed_table import ratio
 from evaluation.timing import Measured, interleaved, timed
@@ -57,9 +57,7 @@ class Holder:
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The bare arrays, copied into the adapter."""
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(torch.from_dlpack(arrays[name]))
+        write_arrays(self._parameters, arrays)
 
     def take(self, arrays: Mapping[str, np.ndarray]) -> int:
         """The bare arrays have come; nothing is done with them."""

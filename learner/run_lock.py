@@ -19,8 +19,6 @@ from cluster import sign_of_life
 from learner.backend import RunFailed, RunInterrupted
 from learner.saying import warn
 
-NAME = ".lock"
-
 
 class RunLock:
     """Holds a folder until `close`."""
@@ -31,7 +29,7 @@ class RunLock:
             RunInterrupted: when another process holds it.
             RunFailed: when the file system has no locks.
         """
-        self._path = folder / NAME
+        self._path = folder / sign_of_life.LOCK
         self._closed = threading.Event()
         self._file = self._path.open("a+", encoding="utf-8")
         try:

@@ -8,19 +8,17 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from ray.job_submission import JobStatus
-from safetensors.numpy import load_file
 
 from learner.events import read_events
 from tests.clusters import head as heads
 from tests.clusters.head import ADDRESS, environment, run, wait_for
+from tests.learner.adapters import ADAPTER, same_adapter
 
 SHORT = ["--learner.steps", "8", "--learner.groups_per_step", "2", "--data.held_out_tasks", "2", "--checkpoint.every",
          "1", "--report.gallery_tasks", "0", "--report.gallery_groups", "0"]
-ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
 def jobs() -> dict[str, tuple[JobStatus, int | None]]:
@@ -37,12 +35,6 @@ def trained(folder: Path, steps: int = 8) -> dict[str, object]:
     assert summary["steps"] == steps and counters["in_flight"] == 0
     assert counters["leased"] == counters["trained"] + counters["rejected"] + counters["requeued"]
     return summary
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    """To the bit; the files differ in the name of the run."""
-    a, b = load_file(one / ADAPTER), load_file(other / ADAPTER)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +69,7 @@ def driver_of(folder: Path) -> psutil.Process:
     return process
 
 
-def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_weights(whole, tmp_path):
+def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_adapter(whole, tmp_path):
     supervisor = supervised(tmp_path, "killed")
     driver_of(tmp_path / "killed").send_signal(signal.SIGKILL)
     said, _ = supervisor.communicate(timeout=2 * heads.DEADLINE)
@@ -88,7 +80,7 @@ def test_a_supervised_run_whose_driver_is_killed_ends_with_the_same_weights(whol
     assert known["killed-2"] == (JobStatus.SUCCEEDED, 0)
     assert trained(tmp_path / "killed")["first_step"] >= 2
     assert next(e["step"] for e in read_events(tmp_path / "killed/events.jsonl") if e["event"] == "resumed") >= 2
-    assert same_weights(tmp_path / "killed", whole)
+    assert same_adapter(tmp_path / "killed", whole)
 
 
 def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
@@ -101,7 +93,7 @@ def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
     assert "does not answer" in said and "its own was lost" in said
     assert "lost-1" in jobs() and "whole" not in jobs()  # another cluster
     assert trained(tmp_path / "lost")["first_step"] >= 2
-    assert same_weights(tmp_path / "lost", whole)
+    assert same_adapter(tmp_path / "lost", whole)
 
 
 @pytest.mark.parametrize("shown", ["", "0" * 64])

@@ -9,9 +9,10 @@ import pytest
 from learner.audit import audited
 from learner.train import run
 from tests.judges.scripted import ScriptedServer
+from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
 from tests.rewards.valkeys import eventually
-from tests.system.test_judges import MODES, events_of, judged, same_adapter
+from tests.system.test_judges import MODES, events_of, judged
 
 pytestmark = pytest.mark.fault
 

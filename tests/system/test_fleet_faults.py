@@ -5,21 +5,19 @@ Each fault leaves a file behind when it strikes, so that a test knows that it di
 
 import json
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import actors.fleet
 from learner.audit import audited
 from learner.backend import RunFailed
 from learner.events import read_events
 from learner.train import run
+from tests.learner.adapters import same_adapter
 from tests.learner.tiny_run import tiny_run
 from tests.system.faulty import Scaler, faulty_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
-ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture
@@ -43,12 +41,6 @@ def events_of(folder, name, kind=None):
 def holds(folder, name):
     """Every promise of the run, proved again from its diary."""
     return {promise: faults for promise, faults in audited(events_of(folder, name)).faults.items() if faults} == {}
-
-
-def same_adapter(one, other):
-    a, b = load_file(one / ADAPTER), load_file(other / ADAPTER)
-    assert np.abs(next(a[name] for name in a if ".lora_B." in name)).max() > 0  # it was trained
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_attempt(

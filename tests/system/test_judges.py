@@ -12,10 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file
 
 import learner.backend
 import learner.inline_backend
@@ -30,11 +28,11 @@ from learner.learner_group import LearnerGroup
 from learner.train import run
 from tests.judges.processes import ScriptedProcess
 from tests.judges.scripted import ScriptedServer
+from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[2]
-ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 RAY = [pytest.mark.ray, pytest.mark.slow]
 MODES = ["inline", pytest.param("ray", marks=RAY)]
 FAULT_MODES = ["inline", pytest.param("ray", marks=[*RAY, pytest.mark.fault])]
@@ -69,12 +67,6 @@ def judged(
 
 def events_of(folder: Path, name: str) -> list[dict]:
     return list(read_events(folder / name / "events.jsonl"))
-
-
-def same_adapter(one: Path, other: Path) -> bool:
-    a, b = load_file(one / ADAPTER), load_file(other / ADAPTER)
-    assert np.abs(next(a[name] for name in a if ".lora_B." in name)).max() > 0  # it was trained
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def process(name: str) -> psutil.Process:
