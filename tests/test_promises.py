@@ -35,16 +35,16 @@ def function(file: str, name: str) -> ast.FunctionDef | None:
 
 
 def target(file: str, name: str) -> str:
-    """What runs a test: where it lies, or the mark that it or its module has."""
+    """What runs a test: where it lies, or the mark that all of it or its module has."""
     if file.startswith("clusters/"):
         return "test-cluster"
     if not Path(file).name.startswith("test_"):  # pytest collects it only where it is named
         return "test-kills"
     found = function(file, name)
     assert found is not None
-    marks = [ast.unparse(node) for node in found.decorator_list] + [
-        ast.unparse(node) for node in module(file).body if ast.unparse(node).startswith("pytestmark")]
-    return "test-faults" if any("mark.fault" in mark for mark in marks) else "test"
+    of_the_module = [ast.unparse(node) for node in module(file).body if ast.unparse(node).startswith("pytestmark")]
+    fault = "pytest.mark.fault" in map(ast.unparse, found.decorator_list) or "mark.fault" in "".join(of_the_module)
+    return "test-faults" if fault else "test"
 
 
 def test_every_fault_has_a_row():

@@ -1,5 +1,6 @@
 """The fleet with workers that only pretend: deaths, hangs, refusals, and who gets which job under which weights."""
 
+import fcntl
 import os
 import signal
 import time
@@ -28,10 +29,12 @@ def stub_worker(folder):
 
     class Stub:
         def __init__(self, config):
-            broken = folder / "broken"
-            if broken.exists() and (left := int(broken.read_text())) > 0:
-                broken.write_text(str(left - 1))
-                raise RuntimeError("no such editor")
+            with (folder / "broken").open("r+") as broken:
+                fcntl.flock(broken, fcntl.LOCK_EX)  # workers start beside each other
+                if (left := int(broken.read())) > 0:
+                    broken.seek(0)
+                    broken.write(f"{left - 1:2}")
+                    raise RuntimeError("no such editor")
             self.version, self.pushes = None, 0
 
         def set_weights(self, weights):

@@ -41,7 +41,8 @@ def manifest_run(editor, folder, name, mode, **over):
         "learner": {"steps": 5}, "cluster": {"mode": mode}})
 
 
-@pytest.mark.parametrize("mode", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
+@pytest.mark.parametrize("mode", ["inline", pytest.param(
+    "ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])])
 def test_tasks_that_go_bad_are_left_out_and_told_of(mode, request, tiny_kontext, tmp_path):
     if mode == "ray":
         request.getfixturevalue("ray_cluster")

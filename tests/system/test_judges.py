@@ -34,13 +34,12 @@ from tests.learner.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[2]
 RAY = [pytest.mark.ray, pytest.mark.slow]
-MODES = ["inline", pytest.param("ray", marks=RAY)]
-FAULT_MODES = ["inline", pytest.param("ray", marks=[*RAY, pytest.mark.fault])]
+MODES = ["inline", pytest.param("ray", marks=[*RAY, pytest.mark.fault])]
 
 
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
-    """Each test with and without Ray."""
+    """Each test without Ray and, where the faults are tested, with it."""
     if request.param == "ray":
         request.getfixturevalue("ray_cluster")
     return request.param
@@ -86,6 +85,7 @@ async def meeting(given) -> list[float]:
 meetings: dict[asyncio.AbstractEventLoop, asyncio.Barrier] = {}
 
 
+@pytest.mark.parametrize("mode", ["inline", pytest.param("ray", marks=RAY)], indirect=True)
 def test_groups_are_rolled_out_while_others_wait_for_their_scores(mode, tiny_kontext, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCUS_JUDGE_API_KEY", "set after Ray was started")
     watcher = Watcher()
@@ -126,7 +126,6 @@ class Killer(Watcher):
                 self.victims.pop().kill()
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_killed_judge_server_changes_no_result(mode, two_judges, tiny_kontext, tmp_path):
     one, two = two_judges
     with ScriptedServer() as judge:
@@ -164,7 +163,6 @@ def stops_and_goes_on(
     return sentence
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, two_judges, tiny_kontext, tmp_path
 ):
@@ -175,7 +173,6 @@ def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_h
     assert one.url in sentence and not watcher.victims
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, tiny_kontext, tmp_path
 ):
@@ -188,7 +185,6 @@ def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_noth
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, tiny_kontext, tmp_path):
     stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"  # in place of vLLM's interpreter
     stand_in.write_text(
@@ -237,6 +233,7 @@ def test_the_default_job_trains_on_judge_scores_where_a_judge_is_configured(mode
     assert "reward/edit_score" not in found  # nothing of the ground truth
 
 
+@pytest.mark.fault
 def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on(tiny_kontext, tmp_path):
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "learner.main", *arguments], cwd=ROOT, capture_output=True,
@@ -257,7 +254,6 @@ def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on
     assert json.loads((tmp_path / "typed" / "summary.json").read_text())["first_step"] == 1
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontext, tmp_path):
     with ScriptedServer(probes="500") as judge:
         with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not answer a picture\. .*500"):
@@ -266,7 +262,6 @@ def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontex
     assert not [e for e in events_of(tmp_path, "never") if e["event"] in ("leased", "checkpoint")]
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_scorer_that_is_not_there_is_a_sentence(mode, tmp_path):
     said = subprocess.run(
         [sys.executable, "-m", "learner.main", "--folder", str(tmp_path), "--cluster.mode", mode,
@@ -288,7 +283,6 @@ async def stuck(given) -> list[float]:
 asked = 0
 
 
-@pytest.mark.parametrize("mode", FAULT_MODES, indirect=True)
 def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, monkeypatch):
     global asked
     asked = 0

@@ -13,7 +13,7 @@ from learner.train import run
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 TWO = {"cluster": {"mode": "ray", "rollout_workers": 1},
        "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},

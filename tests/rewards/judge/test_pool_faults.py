@@ -283,9 +283,11 @@ def test_a_long_mixture_of_faults_loses_no_question(monkeypatch):
     monkeypatch.setattr(pool_module, "LONGEST_DELAY", 0.2)
     monkeypatch.setattr(servers_module, "LONGEST_PROBE", 0.2)
     faults = ["500", "503:0.05", "429:0.05", "429", "reset", "drop", "html", "slow:0.1", "hang", "401"]
-    chance = random.Random(20261121)
+    chance, first = random.Random(20261121), list(faults)
 
     def play(asked):
+        if first:
+            return first.pop()  # each at least once
         return chance.choice(faults) if chance.random() < 0.35 else "good"
 
     async def main():
@@ -300,7 +302,9 @@ def test_a_long_mixture_of_faults_loses_no_question(monkeypatch):
                 assert played == {"good", *faults}
                 found = pool.statistics()
                 assert (found.asked, found.answered, found.unanswered) == (150, 150, 0)
-                assert sum(len(server.questions) for server in servers) == 150 + found.retries
+                # One attempt less is seen where its deadline passed before the server had read it.
+                assert sum(len(server.questions) for server in servers) <= 150 + found.retries
+                assert sum(server.served("good") + server.served("slow") for server in servers) >= 150
                 assert all(server.peak <= 4 + 1 for server in servers)  # a probe is one more
 
     asyncio.run(main())
