@@ -12,7 +12,9 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.editors.base import Editor
+from editing.editors.lora import adapter_arrays, copy_arrays
 from editing.editors.policy import open_policy
+from editing.weights import fingerprint
 from learner.learner import Learner
 from rewards.result import GroupScores, Score
 
@@ -81,3 +83,16 @@ class Rig:
 def renamed(group: TrajectoryGroup, **lease: int) -> TrajectoryGroup:
     """The group under a changed lease."""
     return replace(group, lease=replace(group.lease, **lease))
+
+
+def weights_of(learner: Learner) -> str:
+    return fingerprint(adapter_arrays(learner.editor.transformer))
+
+
+def moved(rig: Rig, amount: float = 0.05, seed: int = 0) -> None:
+    """Gives the learner an adapter that does something."""
+    rng = np.random.default_rng(seed)
+    transformer = rig.learner.editor.transformer
+    copy_arrays(transformer, {
+        name: (array + amount * rng.normal(size=array.shape)).astype("f4")
+        for name, array in adapter_arrays(transformer).items()})
