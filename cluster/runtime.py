@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from cluster.placement import OBJECT_STORE_BYTES
@@ -68,7 +69,8 @@ def connect(config: ClusterConfig) -> Runtime:
         if address:
             _join(address)
         else:
-            _start_local(config.rollout_workers + 2)
+            with _on_loopback():
+                _start_local(config.rollout_workers + 2)
     return Runtime(ours=True)
 
 
@@ -94,6 +96,21 @@ def _join(address: str) -> None:
         raise ClusterError(
             f"cluster.address: expected a running Ray cluster at {address!r}, but: {error}. Start one (see "
             "cluster/README.md), or leave cluster.address and RAY_ADDRESS unset for a local one") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts meanwhile listens on loopback only, as Ray does on macOS and Windows.
+
+    Elsewhere it listens for everybody, and tells its metrics to them without the token. This variable decides, but Ray
+    has read it when it was imported, and a driver that joins a cluster must not have it set.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start_local(processes: int) -> None:

@@ -163,8 +163,8 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
         return run.name, summary
 
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(one, run) for run in missing]
         try:
+            futures = [pool.submit(one, run) for run in missing]
             wait(futures)
         except KeyboardInterrupt:
             failed.set()

@@ -112,7 +112,7 @@ def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitio
     runner.run(pool.start())
 
     async def opened() -> ScoreCache:
-        return open_cache(RedisConfig(), None)
+        return open_cache(RedisConfig(timeout=10.0), None)
 
     cache = runner.run(opened())
     cached, asked = (EditScore(pool, settings.editscore, which) for which in (cache, NoCache()))

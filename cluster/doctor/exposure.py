@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import stat
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import psutil
@@ -17,6 +19,30 @@ TIMEOUT = 15.0
 RAYS = ("gcs_server", "raylet")
 TURN_ON = ("run `ray get-auth-token --generate` once, copy ~/.ray/auth_token to every node (mode 0600), and start Ray "
            "everywhere with RAY_AUTH_MODE=token, as cluster/*.yaml do")
+
+
+@dataclass(frozen=True)
+class OpenPort:
+    """A port of this machine that others can reach, and the name of a process that listens on it."""
+
+    address: str
+    port: int
+    process: str
+
+    def __str__(self) -> str:
+        return f"{self.port} ({self.process})"
+
+    def answers_strangers(self) -> bool:
+        """Whether it gives a page to somebody without a token; what speaks gRPC gives none to anybody."""
+        everybody = ip_address(self.address.partition("%")[0]).is_unspecified
+        connection = http.client.HTTPConnection("127.0.0.1" if everybody else self.address, self.port, timeout=TIMEOUT)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status != 401
+        except (http.client.HTTPException, OSError):
+            return False
+        finally:
+            connection.close()
 
 
 def exposure_findings() -> list[Finding]:
@@ -43,34 +69,36 @@ def token_findings(on: bool) -> list[Finding]:
     return [Finding("token", "ok", f"asked for; {path} is ours alone")]
 
 
-def ports_finding(on: bool, open_ports: dict[int, str]) -> Finding:
-    """Ports of Ray that other machines can reach; without the token each is a way in.
-
-    Args:
-        open_ports: the process's name by port, of those bound beyond loopback.
-    """
+def ports_finding(on: bool, open_ports: list[OpenPort]) -> Finding:
+    """Ports of Ray that other machines can reach; without the token each is a way in."""
     if not open_ports:
         return Finding("ports", "ok", "Ray listens on loopback only")
-    seen = ", ".join(f"{port} ({name})" for port, name in sorted(open_ports.items()))
+    seen = ", ".join(map(str, open_ports))
+    if on and (frank := [one for one in open_ports if one.answers_strangers()]):
+        return Finding("ports", "warn", f"beyond loopback, without the token: {', '.join(map(str, frank))}",
+                       "most likely Ray's metrics: let only your own machines reach them, or start Ray everywhere with "
+                       "RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1, as "
+                       "cluster/*.yaml do")
     if on:
         return Finding("ports", "ok", f"beyond loopback, with the token: {seen}")
     return Finding("ports", "fail", f"open to everybody who reaches this machine: {seen}",
                    f"stop this Ray now; {TURN_ON}")
 
 
-def listening() -> dict[int, str]:
-    """Ports that processes of Ray on this machine listen on beyond loopback, with the name of one such process."""
-    found: dict[int, str] = {}
+def listening() -> list[OpenPort]:
+    """Ports that processes of Ray on this machine listen on beyond loopback, in their order."""
+    found: dict[int, OpenPort] = {}
     for process in psutil.process_iter():
         try:
             if not is_rays(process.name(), process.cmdline()):
                 continue
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip):
-                    found.setdefault(connection.laddr.port, process.name())
+                    port = connection.laddr.port
+                    found.setdefault(port, OpenPort(connection.laddr.ip, port, process.name()))
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # gone meanwhile, or another user's: its Ray is not ours
-    return found
+    return [found[port] for port in sorted(found)]
 
 
 def is_rays(name: str, command: list[str]) -> bool:

@@ -50,6 +50,10 @@ KUBERAY = {
 }
 
 
+NO_METRICS = ["RAY_enable_metrics_collection=0", "AUTOSCALER_METRIC_PORT=-1", "DASHBOARD_METRIC_PORT=-1"]
+"""Ray tells its metrics to everybody, token or not: every node some, a head others on two ports of its own."""
+
+
 def ray_up_faults(config: dict[str, Any]) -> list[str]:
     """Faults of a file for `ray up`: Ray's validator, then what makes the cluster a closed one."""
     from ray.autoscaler._private.util import prepare_config, validate_config
@@ -62,7 +66,8 @@ def ray_up_faults(config: dict[str, Any]) -> list[str]:
     starts = [command for key in ("head_start_ray_commands", "worker_start_ray_commands")
               for command in config.get(key, []) if "ray start" in command]
     for command in starts:
-        for needed in ("RAY_AUTH_MODE=token", "RAY_process_group_cleanup_enabled=1", "--disable-usage-stats"):
+        for needed in ("RAY_AUTH_MODE=token", "RAY_process_group_cleanup_enabled=1", "--disable-usage-stats",
+                       *(NO_METRICS if "--head" in command else NO_METRICS[:1])):
             if needed not in command:
                 found.append(f"{needed} is missing in: {command}")
     heads = [command for command in starts if "--head" in command]

@@ -15,6 +15,7 @@ import psutil
 import yaml
 
 from cluster.doctor.exposure import is_rays
+from tests.cluster.manifests import NO_METRICS
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = "http://127.0.0.1:8265"
@@ -48,15 +49,17 @@ def wait_for(what: Callable[[], object], said: str) -> None:
         time.sleep(0.05)
 
 
-def start(mode: str = "token", on: str = "--node-ip-address=127.0.0.1", **changes: str) -> None:
-    """Starts a head with the shipped file's own commands; another mode or address is edited into them.
+def start(mode: str = "token", metrics: bool = False, **changes: str) -> None:
+    """Starts a head with the shipped file's own commands; another mode is edited into them, and metrics.
 
     `changes` are variables of its environment.
     """
     shipped = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())
     for command in shipped["head_start_ray_commands"]:
         typed = command.replace("~/locus", str(ROOT)).replace("source .venv/bin/activate", "true")
-        typed = typed.replace("RAY_AUTH_MODE=token", f"RAY_AUTH_MODE={mode}").replace("--node-ip-address=127.0.0.1", on)
+        typed = typed.replace("RAY_AUTH_MODE=token", f"RAY_AUTH_MODE={mode}")
+        for setting in NO_METRICS if metrics else ():
+            typed = typed.replace(setting, "")
         if run("bash", "-c", typed, check=False, **changes).returncode:
             # Ray gives its processes half a minute to come up, which is not always enough on a busy machine.
             run("ray", "stop", "--force")

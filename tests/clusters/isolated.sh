@@ -13,6 +13,9 @@ export LOCUS_TESTS_ISOLATED=1
 exec unshare "${options[@]}" bash -c '
     set -e
     ip link set lo up
+    # A machine with a network: what is not told to stay on loopback finds an address of its own (RFC 5737).
+    ip address add 192.0.2.1/32 dev lo
+    ip route add 8.8.8.8/32 dev lo src 192.0.2.1  # whom Ray would ask which address that is; nothing is sent
     mkdir -p /tmp/ray "$HOME/.ray"
     mount -t tmpfs none /tmp/ray
     mount -t tmpfs -o mode=700 none "$HOME/.ray"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.manifests import NO_METRICS
 from tests.clusters import head as heads
 from tests.clusters.head import ADDRESS, run
 
@@ -29,7 +30,8 @@ def test_the_shipped_head_is_well(token_head, tmp_path):
     assert "0 failures" in done.stdout and "(head)" in done.stdout
     found = findings(tmp_path)
     assert found["dashboard"][0] == "ok" and "(401)" in found["dashboard"][1]
-    assert found["ports"][:2] == ("ok", "Ray listens on loopback only")
+    level, seen, _ = found["ports"]
+    assert level == "ok" and seen.startswith("beyond loopback, with the token: ") and "6379 (gcs_server)" in seen
     assert found["token"][0] == "ok" and "ours alone" in found["token"][1]
 
 
@@ -45,18 +47,12 @@ def test_the_doctor_without_the_token_gets_nowhere(token_head, tmp_path):
     assert done.returncode != 0 and "4096 tasks" not in done.stdout
 
 
-ELSEWHERE = "192.0.2.77"
-"""An address that is not loopback (RFC 5737)."""
-
-
 @pytest.fixture
 def open_head(token_head):
     """A head on a network, started by one who did not think of the token; the shipped one is there again afterwards."""
-    run("ip", "address", "add", f"{ELSEWHERE}/32", "dev", "lo")
-    heads.start("disabled", on=f"--node-ip-address={ELSEWHERE}")
+    heads.start("disabled")
     yield
     heads.start()
-    run("ip", "address", "delete", f"{ELSEWHERE}/32", "dev", "lo")
 
 
 def test_a_head_without_the_token_is_a_failure_with_the_fix(open_head, tmp_path):
@@ -65,3 +61,17 @@ def test_a_head_without_the_token_is_a_failure_with_the_fix(open_head, tmp_path)
                                 ("ports", "fail", "6379 (gcs_server)")):
         seen = found[check]
         assert seen[0] == level and words in seen[1] and "ray get-auth-token --generate" in seen[2], (check, seen)
+
+
+@pytest.fixture
+def talkative_head(token_head):
+    """A head whose metrics anybody may read; the shipped one is there again afterwards."""
+    heads.start(metrics=True)
+    yield
+    heads.start()
+
+
+def test_metrics_that_anybody_may_read_are_named_with_the_fix(talkative_head, tmp_path):
+    level, seen, fix = findings(tmp_path)["ports"]
+    assert level == "warn" and "without the token: " in seen and "44227 (python)" in seen and "gcs_server" not in seen
+    assert all(one in fix for one in NO_METRICS)

@@ -170,17 +170,17 @@ def test_a_running_process_is_ended_when_the_ablation_is(tmp_path):
 
 
 def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path, capsys):
-    commands = []
+    commands, told = [], []
 
     def interrupted(command, log, stop):
         commands.append(command)
         os.kill(os.getpid(), signal.SIGTERM)  # to the process, and so to its main thread, as from outside
-        assert stop.wait(60)
+        told.append(stop.wait(60))
         log.touch()
         return 143
 
     handler = signal.getsignal(signal.SIGTERM)
     status, _ = run(tmp_path, runner=interrupted)
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert status == 130 and len(commands) == 1
+    assert status == 130 and len(commands) == 1 and told == [True]
     assert "the same command goes on" in capsys.readouterr().out

@@ -49,4 +49,4 @@ def test_closing_gives_up_what_still_waits_and_leaves_no_thread():
     assert thread.submit(value(1)).result(20) == 1 and not waiting.done()
     thread.close()
     assert ended == [True] and waiting.cancelled()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of another test may end in between

@@ -38,7 +38,7 @@ def test_the_holder_is_named_and_gives_signs_of_life(tmp_path):
     RunLock(tmp_path).close()
 
 
-def test_a_machine_that_the_lock_does_not_reach_is_seen_by_its_signs_of_life(tmp_path):
+def test_a_machine_that_the_lock_does_not_reach_is_seen_by_its_signs_of_life(tmp_path, monkeypatch):
     path, gone = left_behind(tmp_path, "pid 7 on elsewhere"), threading.Event()
 
     def live() -> None:
@@ -47,10 +47,12 @@ def test_a_machine_that_the_lock_does_not_reach_is_seen_by_its_signs_of_life(tmp
 
     other = threading.Thread(target=live)
     other.start()
+    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 30.0)  # for as long as it takes to see one
     with pytest.raises(RunInterrupted, match=r"in use by another process \(pid 7 on elsewhere\)"):
         RunLock(tmp_path)
     gone.set()
     other.join()
+    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 0.5)
     RunLock(tmp_path).close()  # it has died: nothing is touched any more
 
 

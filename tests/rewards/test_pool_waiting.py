@@ -157,7 +157,7 @@ def test_without_judges_there_are_no_clients_no_threads_and_the_same_scores(task
     assert not pool.waits and asyncio.run(pool.statistics()) == {} and not list(tmp_path.iterdir())
     group = group_of(tasks.train[1], 1)
     assert at_once(pool.score(group)).components == asyncio.run(pool.score(group)).components
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of another test may end in between
     asyncio.run(pool.close())
     code = (
         "import sys; from configs.schema import RunConfig; from editing.data import open_tasks; import rewards.pool\n"
@@ -168,6 +168,7 @@ def test_without_judges_there_are_no_clients_no_threads_and_the_same_scores(task
 
 def judged(url: str, **rewards) -> RunConfig:
     return RunConfig.model_validate({
+        "redis": {"timeout": 10.0},
         "rewards": {"judge": {"editscore": {"urls": [url], "passes": 2}, "patience": 5.0}, **rewards}})
 
 

@@ -266,7 +266,7 @@ def test_a_server_that_hangs_is_waited_for_by_few_and_not_again(monkeypatch):
             writer.close()
 
         async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
-            cache = RedisCache(address(server.sockets[0].getsockname()[1]), "", 1.0)
+            cache = RedisCache(address(server.sockets[0].getsockname()[1]), "", 3.0)
             assert await asyncio.gather(*(cache.get(KEYS[:1]) for _ in range(300))) == [[None]] * 300
             assert 2 <= len(asked) <= CONNECTIONS and cache.statistics().faults == (several := len(asked))
             # They met one fault together, so the delay is that of one.
@@ -283,7 +283,7 @@ def test_a_question_that_was_given_up_leaves_no_answer_behind(server):
     async def use(cache):
         await cache.put(SCORES)
         with redis.Redis.from_url(server) as client:
-            client.execute_command("CLIENT", "PAUSE", "200", "ALL")
+            client.execute_command("CLIENT", "PAUSE", "2000", "ALL")
         asked = [asyncio.ensure_future(cache.get([key])) for key in KEYS[:4]]
         await asyncio.sleep(0.05)
         for question in asked:
@@ -324,7 +324,7 @@ def test_a_shared_server_that_is_away_at_the_start_is_reported_once(monkeypatch)
 
 def test_an_embedded_server_comes_and_goes_with_its_cache(tmp_path: Path):
     async def run(expected: list[float | None]) -> str:
-        cache = open_cache(RedisConfig(), tmp_path)
+        cache = open_cache(RedisConfig(timeout=5.0), tmp_path)
         path = repr(cache).split("'")[1].removeprefix("unix://")
         assert Path(path).is_socket()
         assert await cache.get(KEYS) == expected

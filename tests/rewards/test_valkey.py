@@ -43,7 +43,7 @@ def kept(server: EmbeddedValkey, *keys: str) -> list[float | None]:
 
 def keep(server: EmbeddedValkey, **values: float) -> None:
     async def put() -> None:
-        cache = RedisCache(server.url, "", 5.0)
+        cache = RedisCache(server.url, "", 60.0)
         await cache.put(values)
         assert cache.statistics().faults == 0
         await cache.close()

@@ -59,7 +59,7 @@ def judged(
     return tiny_run(editor, folder, name, {
         "rewards": {"weights": {"editscore": 1.0, "background_psnr": 0.5},
                     "judge": {"editscore": {"urls": list(urls), "passes": 1},
-                              "patience": 2.0, "attempts": 3, "max_unanswered": 2, **limits}},
+                              "patience": 5.0, "attempts": 3, "max_unanswered": 2, **limits}},
         "data": {"held_out_tasks": 1}, "cluster": {"mode": mode}, "checkpoint": {"every": 100},
         "report": {"gallery_tasks": 0, "gallery_groups": 0}, **overrides})
 

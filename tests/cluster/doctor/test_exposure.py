@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from cluster.doctor.exposure import (
+    OpenPort,
     dashboard_finding,
     is_loopback,
     is_rays,
@@ -34,17 +35,27 @@ def listener(name: str, host: str):
 def test_only_rays_ports_beyond_loopback_are_found():
     with (listener("ray::Open", "0.0.0.0") as beyond, listener("ray::Closed", "127.0.0.1") as within,
           listener("somebody", "0.0.0.0") as other):
-        found = listening()
+        found = [one.port for one in listening()]
     assert beyond in found and within not in found and other not in found
-    assert beyond not in listening()
+    assert beyond not in [one.port for one in listening()]
 
 
 def test_open_ports_fail_without_the_token_only():
-    ports = {6379: "gcs_server", 8265: "python"}
+    ports = [OpenPort("127.0.0.1", 9, "gcs_server"), OpenPort("::1", 19, "python")]  # nobody answers there
     without = ports_finding(False, ports)
-    assert without.level == "fail" and "6379 (gcs_server), 8265 (python)" in without.seen
+    assert without.level == "fail" and "9 (gcs_server), 19 (python)" in without.seen
     assert "RAY_AUTH_MODE=token" in without.fix
-    assert ports_finding(True, ports).level == "ok" and ports_finding(False, {}).level == "ok"
+    assert ports_finding(True, ports).level == "ok" and ports_finding(False, []).level == "ok"
+
+
+@pytest.mark.parametrize(("status", "level"), [(401, "ok"), (200, "warn"), (404, "warn")])
+def test_what_answers_without_the_token_is_named(status, level):
+    with serving() as told:
+        told.answers["/"] = (status, {})
+        open_port = OpenPort("0.0.0.0", int(told.address.rpartition(":")[2]), "DashboardAgent")
+        found = ports_finding(True, [OpenPort("127.0.0.1", 9, "raylet"), open_port])
+    assert told.seen and found.level == level and f"{open_port}" in found.seen
+    assert ("RAY_enable_metrics_collection=0" in found.fix) == (level == "warn") == ("raylet" not in found.seen)
 
 
 @pytest.mark.parametrize(("address", "loopback"), [

@@ -64,12 +64,12 @@ def test_start_names_every_server_that_did_not_answer_and_why():
             with ScriptedServer() as gone:
                 pass
             with pytest.raises(JudgeUnavailable) as caught:
-                async with pool_of([ill.url, hung.url, well.url, gone.url], patience=1.5, deadline=0.5):
+                async with pool_of([ill.url, hung.url, well.url, gone.url], patience=6.0, deadline=2.0):
                     pass
             said = str(caught.value)
             assert "3 of 4 servers did not answer a picture" in said
             assert f"{ill.url}: status 503: scripted 503" in said
-            assert f"{hung.url}: no answer to a picture within 0.5 s" in said
+            assert f"{hung.url}: no answer to a picture within 2 s" in said
             assert f"{gone.url}: the connection failed" in said
             assert well.url not in said
             assert ill.probes and hung.probes
@@ -118,11 +118,11 @@ def test_start_without_servers_and_questions_before_start_are_sentences():
 def test_questions_spread_evenly_and_never_exceed_the_concurrency_of_a_server():
     async def main():
         with ExitStack() as stack:
-            servers = [stack.enter_context(ScriptedServer("slow:0.05")) for _ in range(3)]
+            servers = [stack.enter_context(ScriptedServer("slow:0.4")) for _ in range(3)]
             async with pool_of([server.url for server in servers], concurrency=3) as pool:
-                await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(60)))
+                await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(27)))
                 counts = [len(server.questions) for server in servers]
-                assert sum(counts) == 60 and min(counts) >= 12
+                assert sum(counts) == 27 and min(counts) >= 6
                 assert [server.peak for server in servers] == [3, 3, 3]
 
     asyncio.run(main())
@@ -168,7 +168,7 @@ def test_a_server_without_tokenize_is_a_sentence():
 
 def test_servers_come_and_go():
     async def main():
-        with ScriptedServer("slow:1.5") as one, ScriptedServer(probes="503*2,good") as two:
+        with ScriptedServer("slow:4") as one, ScriptedServer(probes="503*2,good") as two:
             async with pool_of([one.url]) as pool:
                 working = asyncio.create_task(pool.ask(question()))
                 await until(lambda: len(one.questions) == 1)
@@ -177,7 +177,7 @@ def test_servers_come_and_go():
                 await until(lambda: pool.statistics().in_rotation == 2)
                 assert [probe.behaviour for probe in two.probes] == ["503", "503", "good"]
                 pool.set_urls([two.url + "/"])
-                assert pool.statistics().in_rotation == 1
+                assert pool.statistics().in_rotation == 1 and not working.done()
                 answers = await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(8)))
                 assert {answer.server for answer in answers} == {two.url}
                 assert (await working).server == one.url  # it could finish what it had

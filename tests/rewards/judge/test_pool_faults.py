@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from contextlib import ExitStack
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_server_that_fails_leaves_the_rotation_and_another_one_answers(fault):
 def test_it_comes_back_only_after_a_probe_has_generated(fault):
     async def main():
         with ScriptedServer([fault, "good"], probes="good,503,reset,good") as server:
-            async with pool_of([server.url], deadline=0.5) as pool:
+            async with pool_of([server.url], deadline=2.0 if fault == "hang" else 20.0) as pool:
                 answer = await pool.ask(question())
                 assert answer.server == server.url
                 order = [(asked.behaviour, asked.probe) for asked in server.log]
@@ -143,7 +144,7 @@ def test_requests_that_get_429_together_delay_the_server_once():
 def test_a_retry_after_beyond_patience_holds_neither_question_nor_server_longer(status):
     async def main():
         with ScriptedServer(f"{status}:86400,good") as server:
-            async with pool_of([server.url], patience=0.5) as pool:
+            async with pool_of([server.url], patience=3.0) as pool:
                 async with asyncio.timeout(20):
                     with pytest.raises(JudgeUnavailable, match=rf"1 of 4 attempts.*status {status}"):
                         await pool.ask(question())
@@ -173,8 +174,8 @@ def test_attempts_are_bounded():
 def test_a_question_is_over_after_patience_and_the_server_is_not_to_blame():
     async def main():
         with ScriptedServer("hang") as server:
-            async with pool_of([server.url], patience=0.4, deadline=60.0) as pool:
-                async with asyncio.timeout(10):
+            async with pool_of([server.url], patience=3.0, deadline=60.0) as pool:
+                async with asyncio.timeout(20):
                     with pytest.raises(JudgeUnavailable, match="before the question's time was over"):
                         await pool.ask(question())
                 assert server.served("hang") == 1 and pool.statistics().in_rotation == 1
@@ -184,10 +185,10 @@ def test_a_question_is_over_after_patience_and_the_server_is_not_to_blame():
 
 def test_a_long_queue_is_no_failure():
     async def main():
-        with ScriptedServer("slow:0.1") as server:
-            async with pool_of([server.url], concurrency=1, patience=0.5) as pool:
-                assert len(await ask_many(pool, 12)) == 12  # the last one waited for more than a second
-                assert server.questions[-1].time - server.questions[0].time > 1.0
+        with ScriptedServer("slow:0.3") as server:
+            async with pool_of([server.url], concurrency=1, patience=2.0) as pool:
+                assert len(await ask_many(pool, 10)) == 10  # the last one waited for longer than anybody's patience
+                assert server.questions[-1].time - server.questions[0].time > 2.0
                 assert pool.statistics().unanswered == 0
 
     asyncio.run(main())
@@ -229,7 +230,7 @@ def test_the_run_is_to_stop_when_too_many_questions_in_a_row_get_no_answer():
 def test_all_judges_gone_is_noticed_within_patience():
     async def main():
         with ScriptedServer() as one, ScriptedServer() as two:
-            async with pool_of([one.url, two.url], patience=1.0, max_unanswered=8) as pool:
+            async with pool_of([one.url, two.url], patience=3.0, max_unanswered=8) as pool:
                 await ask_many(pool, 4)
                 one.stop()
                 two.stop()
@@ -240,11 +241,11 @@ def test_all_judges_gone_is_noticed_within_patience():
                 assert sum(type(error) is JudgeUnavailable for error in found) == 7
                 assert sum(type(error) is JudgesDown for error in found) == 13
                 assert "0 of 2 servers in rotation" in str(found[-1]) and "connection failed" in str(found[-1])
-                assert 0.9 < took < 6.0
+                assert 2.9 < took < 20
                 begin = asyncio.get_running_loop().time()
                 with pytest.raises(JudgesDown):  # nobody waits for the same outage twice
                     await pool.ask(question())
-                assert asyncio.get_running_loop().time() - begin < 0.5
+                assert asyncio.get_running_loop().time() - begin < 2.0
                 one.start()  # and when they are back, so is the pool
                 await until(lambda: pool.statistics().in_rotation == 1)
                 await pool.ask(question())
@@ -283,17 +284,19 @@ def test_a_long_mixture_of_faults_loses_no_question(monkeypatch):
     monkeypatch.setattr(pool_module, "LONGEST_DELAY", 0.2)
     monkeypatch.setattr(servers_module, "LONGEST_PROBE", 0.2)
     faults = ["500", "503:0.05", "429:0.05", "429", "reset", "drop", "html", "slow:0.1", "hang", "401"]
-    chance, first = random.Random(20261121), list(faults)
+    chance, first = random.Random(20261121), iter(faults)
+
+    one_at_a_time = threading.Lock()
 
     def play(asked):
-        if first:
-            return first.pop()  # each at least once
-        return chance.choice(faults) if chance.random() < 0.35 else "good"
+        """Each fault at least once."""
+        with one_at_a_time:  # servers have threads of their own
+            return next(first, None) or (chance.choice(faults) if chance.random() < 0.35 else "good")
 
     async def main():
         with ExitStack() as stack:
             servers = [stack.enter_context(ScriptedServer(play)) for _ in range(3)]
-            async with pool_of([server.url for server in servers], attempts=50, deadline=0.3, patience=60.0) as pool:
+            async with pool_of([server.url for server in servers], attempts=50, deadline=1.0, patience=60.0) as pool:
                 for server in servers:
                     server.play(probes=lambda asked: chance.choice(["good", "500", "reset"]))
                 answers = await ask_many(pool, 150)

@@ -184,9 +184,13 @@ def test_a_cancelled_call_leaves_no_question_behind():
     judge = FakeJudge(seconds=60)
 
     async def run():
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await EditScore(judge, EditScoreConfig(), MemoryCache())(given_of(2))
+        call = asyncio.ensure_future(EditScore(judge, EditScoreConfig(), MemoryCache())(given_of(2)))
+        async with asyncio.timeout(30):
+            while judge.active < 16:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
         return judge.active
 
     assert asyncio.run(run()) == 0 and judge.cancelled == len(judge.questions) == 16

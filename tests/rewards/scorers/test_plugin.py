@@ -2,7 +2,6 @@ import asyncio
 import functools
 import math
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -61,8 +60,11 @@ def fails(given):
     raise KeyError("sharp")
 
 
+ticked = threading.Event()
+
+
 def slow(given):
-    time.sleep(0.3)
+    assert ticked.wait(30)
     return [0.0] * len(given.images)
 
 
@@ -94,14 +96,13 @@ def test_a_synchronous_scorer_runs_in_a_thread_of_its_own():
     assert counting.threads and threading.get_ident() not in counting.threads
 
     async def both():
-        ticks = 0
         task = asyncio.create_task(load_scorer("mine", f"{HERE}:slow")(given_of(1)))
-        while not task.done():
+        for _ in range(4):
             await asyncio.sleep(0.01)
-            ticks += 1
-        return ticks
+        ticked.set()  # the loop goes on while the scorer waits for it
+        return await task
 
-    assert asyncio.run(both()) > 3
+    assert values(asyncio.run(both())) == [0.0]
 
 
 def test_pictures_of_others_cannot_be_written_into():

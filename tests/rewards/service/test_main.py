@@ -117,8 +117,8 @@ def test_nothing_of_requests_or_secrets_is_logged():
 def test_a_judge_scores_through_the_service():
     with ScriptedServer("good") as judge, service(
             "--rewards.judge.editscore.urls", f"[{judge.url}]", "--rewards.weights.editscore", "2",
-            "--rewards.judge.editscore.passes", "2", "--redis.mode", "off", "--rewards.judge.patience", "2",
-            "--rewards.judge.deadline", "2", token=TOKEN) as running:
+            "--rewards.judge.editscore.passes", "2", "--redis.mode", "off", "--rewards.judge.patience", "5",
+            "--rewards.judge.deadline", "5", token=TOKEN) as running:
         client = running.client
         assert client.get("/readyz").json["judges"] == {"editscore": 1}
         answer = client.score()

@@ -17,7 +17,7 @@ class Pool:
     def __init__(self) -> None:
         self.threads: set[int] = set()
         self.cancelled = self.closed = False
-        self.busy = threading.Event()
+        self.begun, self.busy = threading.Event(), threading.Event()
         self.answers = 0
 
     def _seen(self) -> None:
@@ -28,6 +28,7 @@ class Pool:
 
     async def score_task(self, task, images):
         self._seen()
+        self.begun.set()
         if task == "compute":
             self.busy.wait(30)  # as a scorer that computes in the loop
             return {"c": (Score(value=1.0),)}
@@ -61,10 +62,12 @@ def test_who_gives_up_cancels_the_work():
     pool = Pool()
 
     async def hurried() -> None:
-        async with asyncio.timeout(0.1):
-            await opened.score_task("wait", None)
+        scoring = asyncio.create_task(opened.score_task("wait", None))
+        assert await asyncio.to_thread(pool.begun.wait, 30)
+        scoring.cancel()
+        await scoring
 
-    with PoolThread(lambda: pool) as opened, pytest.raises(TimeoutError):
+    with PoolThread(lambda: pool) as opened, pytest.raises(asyncio.CancelledError):
         asyncio.run(hurried())
     assert pool.cancelled
 
@@ -75,8 +78,9 @@ def test_a_pool_that_computes_tells_its_last_numbers(monkeypatch):
 
     async def both() -> None:
         scoring = asyncio.create_task(opened.score_task("compute", None))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(pool.begun.wait, 30)
         assert await opened.statistics() == {"answers": 1.0}  # of the start
+        monkeypatch.setattr(pool_thread, "STATISTICS_SECONDS", 20.0)
         pool.busy.set()
         await scoring
         assert (await opened.statistics())["answers"] > 1.0

@@ -88,8 +88,9 @@ def main():
     server = ThreadingHTTPServer((value("--host"), int(value("--port"))), Handler)
     tree = live_on(lambda: live_on(None))
     if value("--pids"):
-        Path(value("--pids") + ".part").write_text(" ".join(map(str, [os.getpid(), *tree])))
-        os.rename(value("--pids") + ".part", value("--pids"))
+        part = Path(f"{value('--pids')}.{os.getpid()}")  # several may write theirs at the same time
+        part.write_text(" ".join(map(str, [os.getpid(), *tree])))
+        part.rename(value("--pids"))
     server.serve_forever()
 
 

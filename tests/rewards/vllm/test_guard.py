@@ -102,7 +102,7 @@ def test_writers_are_those_whose_output_is_the_file(tmp_path):
             time.sleep(0.05)
         assert guard.writers(log) == {mine.pid}
         assert {mine.pid, other.pid} <= guard.descendants(os.getpid())
-        assert guard.end_writers(log) is False or mine.wait(10) == -9
+        assert guard.end_writers(log) and mine.wait(10) == -9
         assert other.poll() is None
     finally:
         for process in (mine, other):

@@ -120,7 +120,7 @@ def test_a_stubborn_server_is_stopped_too(stand_in, tmp_path):
     ("mute", "did not answer a picture within 2 s (serve.start_timeout)"),
 ])
 def test_a_server_that_does_not_start_says_why_and_is_gone(stand_in, tmp_path, behaviour, sentence):
-    server = server_of(stand_in(behaviour, start_timeout=60 if behaviour == "refuse" else 2), tmp_path)
+    server = server_of(stand_in(behaviour, start_timeout=2 if behaviour == "mute" else 60), tmp_path)
     server.start()
     with pytest.raises(ServerFailed) as raised:
         server.wait()
