@@ -41,7 +41,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make base         train the embedded base editor again (python -m editing.shapes.pretrain)"
 	@echo "make judge        an environment in $(JUDGE) for judge servers that a run starts itself (vLLM, 3 GB)"
-	@echo "make test-faults  whole runs, workers, nodes and servers killed from outside (15 minutes)"
+	@echo "make test-faults  whole runs; workers, learners and servers killed from outside (20 minutes)"
 	@echo "make test-vllm    judges and a short training run on real vLLM servers, one of them killed (15 minutes)"
 	@echo "make test-cluster jobs, supervisor and doctor on real Ray heads with tokens, killed in the middle (17 minutes)"
 	@echo "make test-kills   a run killed at every point and at any time, against the bytes of the unbroken one (20 minutes)"

@@ -53,8 +53,8 @@ def connect(config: ClusterConfig) -> Runtime:
     """Makes Ray usable in this process.
 
     An existing connection of this process is used as it is. Otherwise `cluster.address` is joined, or without
-    one the cluster whose job this is (Ray tells its jobs by RAY_ADDRESS). Otherwise a local Ray is started: no
-    dashboard, authentication by token, quiet.
+    one the cluster whose job this is (Ray tells its jobs by RAY_ADDRESS). Otherwise a local Ray is started: on
+    loopback, no dashboard, authentication by token, quiet.
 
     Raises:
         ClusterError: when no cluster answers at the address.

@@ -163,7 +163,7 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
         return run.name, summary
 
     with ThreadPoolExecutor(jobs) as pool:
-        try:
+        try:  # a run is under way as soon as it is submitted
             futures = [pool.submit(one, run) for run in missing]
             wait(futures)
         except KeyboardInterrupt:

@@ -23,7 +23,7 @@ TURN_ON = ("run `ray get-auth-token --generate` once, copy ~/.ray/auth_token to 
 
 @dataclass(frozen=True)
 class OpenPort:
-    """A port of this machine that others can reach, and the name of a process that listens on it."""
+    """A port of this machine, and the name of a process that listens on it."""
 
     address: str
     port: int
@@ -32,13 +32,16 @@ class OpenPort:
     def __str__(self) -> str:
         return f"{self.port} ({self.process})"
 
-    def answers_strangers(self) -> bool:
-        """Whether it gives a page to somebody without a token; what speaks gRPC gives none to anybody."""
+    def shows_metrics(self) -> bool:
+        """Whether it shows metrics to somebody without a token, as Ray does unless it is told not to.
+
+        Its other pages ask for the token, but for health checks and the empty page of the dashboard.
+        """
         everybody = ip_address(self.address.partition("%")[0]).is_unspecified
         connection = http.client.HTTPConnection("127.0.0.1" if everybody else self.address, self.port, timeout=TIMEOUT)
         try:
-            connection.request("GET", "/")
-            return connection.getresponse().status != 401
+            connection.request("GET", "/metrics")
+            return connection.getresponse().status == 200
         except (http.client.HTTPException, OSError):
             return False
         finally:
@@ -74,9 +77,9 @@ def ports_finding(on: bool, open_ports: list[OpenPort]) -> Finding:
     if not open_ports:
         return Finding("ports", "ok", "Ray listens on loopback only")
     seen = ", ".join(map(str, open_ports))
-    if on and (frank := [one for one in open_ports if one.answers_strangers()]):
-        return Finding("ports", "warn", f"beyond loopback, without the token: {', '.join(map(str, frank))}",
-                       "most likely Ray's metrics: let only your own machines reach them, or start Ray everywhere with "
+    if on and (frank := [one for one in open_ports if one.shows_metrics()]):
+        return Finding("ports", "warn", f"metrics for everybody, without the token: {', '.join(map(str, frank))}",
+                       "let only your own machines reach them, or start Ray everywhere with "
                        "RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1, as "
                        "cluster/*.yaml do")
     if on:

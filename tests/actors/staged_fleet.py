@@ -107,8 +107,9 @@ class Scene:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"nothing came of it: {self.events} {self.done} {self.failed}"
-            # What has come comes first, or a slow test would take it for overdue; the real owner does so, too.
-            ready, _ = self.ray.wait(list(self.waiting), num_returns=1, timeout=0.2)
+            self.ray.wait(list(self.waiting), num_returns=1, timeout=0.2)
+            # All that has come comes first, or a slow test would take it for overdue; the real owner does so, too.
+            ready, _ = self.ray.wait(list(self.waiting), num_returns=len(self.waiting), timeout=0)
             for ref in ready:
                 self.waiting.pop(ref)(ref)
             self.fleet.check()

@@ -31,7 +31,8 @@ CLUSTER_SPEC = closed(
     authOptions=closed(["mode"], mode={"const": "token"}, secretName=TEXT),
     enableInTreeAutoscaling={"type": "boolean"},
     autoscalerOptions=closed(
-        ["version"], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=WHOLE, resources={"type": "object"}),
+        ["version"], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=WHOLE, resources={"type": "object"},
+        env={"type": "array"}),
     headGroupSpec=closed(["rayStartParams", "template"], rayStartParams=START, template=POD),
     workerGroupSpecs={"type": "array", "minItems": 1, "items": closed(
         ["groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"],
@@ -126,13 +127,23 @@ def kubernetes_faults(manifest: dict[str, Any]) -> list[str]:
                 found.append(f"{name}: the image has no tag of its own")
             found += [f"{name}: {variable['name']} is a secret in the manifest"
                       for variable in container.get("env", []) if "TOKEN" in variable["name"] and "value" in variable]
+            settings = environment(container)
+            found += [f"{name}: {setting} is missing" for setting in NO_METRICS
+                      if name != "submitter" and setting not in settings]
     cluster = cluster_spec(manifest)
+    if cluster.get("enableInTreeAutoscaling") and not environment(cluster["autoscalerOptions"]) & {*NO_METRICS}:
+        found.append("autoscalerOptions: AUTOSCALER_METRIC_PORT=-1 is missing")
     for group in cluster["workerGroupSpecs"]:
         if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
             found.append(f"{group['groupName']}: expected minReplicas <= replicas <= maxReplicas")
     if cluster["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
         found.append("head: expected num-cpus \"0\"")
     return found + open_hosts(manifest)
+
+
+def environment(container: dict[str, Any]) -> set[str]:
+    """The variables that a container is given, as NAME=value."""
+    return {f"{one['name']}={one.get('value')}" for one in container.get("env", [])}
 
 
 def cluster_spec(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def test_ray_accepts_the_cluster_and_it_is_closed(path):
     ("file_mounts", None, "expected the token on every node"),
     ("setup_commands", [], "chmod 600"),
     ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_AUTH_MODE=token is missing"),
+    ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_enable_metrics_collection=0 is"),
+    ("head_start_ray_commands", ["ray start --head"], "DASHBOARD_METRIC_PORT=-1 is missing"),
     ("head_start_ray_commands", ["RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0"], "0.0.0.0"),
 ])
 def test_the_check_of_cluster_files_sees_a_doctored_one(where, value, fault):
@@ -121,6 +123,11 @@ def test_kubernetes_manifests_are_valid_and_confined(path):
     ("raycluster", "spec/authOptions", None, "authOptions"),
     ("raycluster", "spec/authOptions/mode", "disabled", "'token' was expected"),
     ("raycluster", "spec/gcsFaultTolerance", {}, "gcsFaultTolerance"),
+    ("raycluster", "spec/autoscalerOptions/env", None, "autoscalerOptions: AUTOSCALER_METRIC_PORT=-1 is missing"),
+    ("raycluster", "spec/headGroupSpec/template/spec/containers/0/env", [],
+     "head: DASHBOARD_METRIC_PORT=-1 is missing"),
+    ("rayjob", "spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0/env", [],
+     "RAY_enable_metrics_collection=0 is missing"),
     ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", 0, "is not of type 'string'"),
     ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", "4", 'expected num-cpus "0"'),
     ("raycluster", "spec/headGroupSpec/rayStartParams/dashboard-host", "0.0.0.0", "0.0.0.0"),

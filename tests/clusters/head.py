@@ -24,7 +24,8 @@ DEADLINE = 240.0
 
 def environment(**changes: str) -> dict[str, str]:
     """This environment with our own commands first, and without what would name another Ray."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ours = tuple(setting.partition("=")[0] for setting in NO_METRICS)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", *ours))}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", **changes}
 
 

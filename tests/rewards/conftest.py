@@ -2,10 +2,11 @@
 
 import pytest
 
-from editing.data import Tasks
-from editing.shapes.dataset import ShapesDataset
-
 
 @pytest.fixture(scope="module")
-def tasks() -> Tasks:
+def tasks():
+    """Four to train on and three held out."""
+    from editing.data import Tasks
+    from editing.shapes.dataset import ShapesDataset
+
     return Tasks(ShapesDataset("train", 4, 0), ShapesDataset("validation", 3, 0))

@@ -23,7 +23,8 @@ class Listener(Watcher):
 
     def on_step(self, record):
         super().on_step(record)
-        for process in psutil.Process().children(recursive=True):
+        here = psutil.Process()
+        for process in [here, *here.children(recursive=True)]:
             try:
                 command = process.cmdline()
                 for one in process.net_connections(kind="inet"):
@@ -37,7 +38,7 @@ class Listener(Watcher):
 
 def test_what_a_run_listens_on_is_loopback(ray_cluster, tiny_kontext, tmp_path):
     listener = Listener()
-    with ScriptedServer() as judge:  # of this process, which is not looked at
+    with ScriptedServer() as judge:
         run(judged(tiny_kontext, tmp_path, "listens", "ray", judge.url, redis={"mode": "embedded"},
                    learner={"steps": 2, "groups_per_step": 2, "num_workers": 2}), observers=[listener])
     assert listener.beyond == set()

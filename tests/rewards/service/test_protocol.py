@@ -58,9 +58,11 @@ def test_who_says_nothing_is_cut_off(service):
 
 
 def test_headers_letter_by_letter_are_cut_off(service):
+    start = time.monotonic()
     with connect(service) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         assert dribble(slow, b"a") < 15
+    assert time.monotonic() - start > 1.5  # not at once
 
 
 def test_a_body_that_nobody_reads_is_cut_off(service):
