@@ -6,28 +6,23 @@ import signal
 import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file
 
 from actors.fleet import Fleet
 from learner.backend import RunFailed
 from learner.events import read_events
 from learner.train import run
+from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
 def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_path):
     inline, on_ray = Watcher(), Watcher()
     alone = run(tiny_run(tiny_kontext, tmp_path, "inline"), observers=[inline])
     many = run(tiny_run(tiny_kontext, tmp_path, "ray", {"cluster": {"mode": "ray"}}), observers=[on_ray])
-    one, other = load_file(tmp_path / "inline" / ADAPTER), load_file(tmp_path / "ray" / ADAPTER)
-    assert one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-    fresh = next(k for k in one if ".lora_B." in k)
-    assert np.abs(one[fresh]).max() > 0  # the equality is not that of two untrained adapters
+    assert same_adapter(tmp_path / "inline", tmp_path / "ray")
     for part in ("base", "final", "gain", "reward_std", "counters"):
         assert alone[part] == many[part], part
     for a, b in zip(inline.evaluations, on_ray.evaluations, strict=True):
@@ -142,8 +137,7 @@ def test_a_killed_learner_stops_the_run_with_a_sentence_and_a_resume_ends_with_t
         run(on_ray, observers=[KillerOfTheLearner()])
     summary = run(tiny_run(tiny_kontext, tmp_path, "broken", overrides), resume=True)
     assert summary["first_step"] == 2
-    one, other = load_file(tmp_path / "whole" / ADAPTER), load_file(tmp_path / "broken" / ADAPTER)
-    assert all(np.array_equal(one[k], other[k]) for k in one)
+    assert same_adapter(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_a_learner_that_finds_no_place_in_the_cluster_stops_the_run_with_a_sentence(
