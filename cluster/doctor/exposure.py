@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import stat
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -38,14 +36,20 @@ class OpenPort:
         Its other pages ask for the token, but for health checks and the empty page of the dashboard.
         """
         everybody = ip_address(self.address.partition("%")[0]).is_unspecified
-        connection = http.client.HTTPConnection("127.0.0.1" if everybody else self.address, self.port, timeout=TIMEOUT)
         try:
-            connection.request("GET", "/metrics")
-            return connection.getresponse().status == 200
+            return _status("127.0.0.1" if everybody else self.address, self.port, "/metrics") == 200
         except (http.client.HTTPException, OSError):
             return False
-        finally:
-            connection.close()
+
+
+def _status(host: str, port: int | None, path: str) -> int:
+    """What a server answers to somebody without a token; the port may be a part of the host."""
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def exposure_findings() -> list[Finding]:
@@ -119,14 +123,10 @@ def is_loopback(address: str) -> bool:
 
 def dashboard_finding(address: str) -> Finding:
     """Whether the dashboard, which takes jobs, refuses who shows no token. To be asked on the node that it runs on."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{address}/api/version", timeout=TIMEOUT) as answer:
-            status = answer.status
-    except urllib.error.HTTPError as error:
-        status = error.code
+        status = _status(address, None, "/api/version")
     except OSError as error:
-        return Finding("dashboard", "warn", f"{address} does not answer: {getattr(error, 'reason', error)}",
+        return Finding("dashboard", "warn", f"{address} does not answer: {error}",
                        "jobs cannot be submitted; is ray[default] installed on the head?")
     if status == 401:
         return Finding("dashboard", "ok", f"{address} refuses who shows no token (401)")

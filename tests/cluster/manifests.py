@@ -131,8 +131,9 @@ def kubernetes_faults(manifest: dict[str, Any]) -> list[str]:
             found += [f"{name}: {setting} is missing" for setting in NO_METRICS
                       if name != "submitter" and setting not in settings]
     cluster = cluster_spec(manifest)
-    if cluster.get("enableInTreeAutoscaling") and not environment(cluster["autoscalerOptions"]) & {*NO_METRICS}:
-        found.append("autoscalerOptions: AUTOSCALER_METRIC_PORT=-1 is missing")
+    port = NO_METRICS[1]  # the autoscaler's, which has a container of its own
+    if cluster.get("enableInTreeAutoscaling") and port not in environment(cluster["autoscalerOptions"]):
+        found.append(f"autoscalerOptions: {port} is missing")
     for group in cluster["workerGroupSpecs"]:
         if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
             found.append(f"{group['groupName']}: expected minReplicas <= replicas <= maxReplicas")
