@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,6 +14,56 @@ BUILT_IN = ("edit_score", "edit_psnr", "background_psnr", "background_ssim", "ac
 """Components that need no server."""
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
 """Components that a multimodal judge answers."""
+EMBEDDINGS: tuple[Literal["clip_text", "clip_direction", "dino_background"], ...] = (
+    "clip_text", "clip_direction", "dino_background")
+"""Components that an embedding model answers, whose weights lie on this machine."""
+COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
+    "edit_score": "edit",
+    "edit_psnr": "edit",
+    "editscore": "edit",
+    "qwen_vl": "edit",
+    "clip_text": "edit",
+    "clip_direction": "edit",
+    "background_psnr": "preservation",
+    "background_ssim": "preservation",
+    "dino_background": "preservation",
+    "acd": "focus",
+}
+"""What each component rewards: that the edit is done, that everything else stays, or where the text attends.
+
+Only an edit reward can teach an edit: the others are largest, or indifferent, where nothing was edited.
+"""
+
+
+class ComponentRange(NamedTuple):
+    """Where the values of a component lie in practice, in its own unit; some may lie outside.
+
+    A share of the range is what a spread is measured by: one that is a small share of it is the component's noise.
+    """
+
+    low: float
+    high: float
+    unit: str
+
+    @property
+    def width(self) -> float:
+        """`high - low`, above 0."""
+        return self.high - self.low
+
+
+COMPONENT_RANGES: Mapping[str, ComponentRange] = {
+    "edit_score": ComponentRange(0.0, 1.0, "probability"),
+    "edit_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
+    "editscore": ComponentRange(0.0, 1.0, "share of the best score"),
+    "qwen_vl": ComponentRange(0.0, 1.0, "share of the best score"),
+    "clip_text": ComponentRange(0.0, 0.4, "cosine"),  # text and image lie in two cones: a good match has about .3
+    "clip_direction": ComponentRange(0.0, 0.5, "cosine"),  # bounds -1 and 1
+    "background_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
+    "background_ssim": ComponentRange(0.0, 1.0, "SSIM"),
+    "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
+    "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
+}
+"""The natural range of every component of Locus; a scorer of the user's own has none."""
 
 
 class ServeConfig(Section):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from configs.addresses import judge_address
 from configs.errors import ConfigError
 from configs.load import load_config
-from configs.rewards import RedisConfig
+from configs.rewards import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, JUDGES, RedisConfig
 from learner.main import main
 
 CANARY = "canary-5b1f9a"
@@ -113,3 +113,14 @@ def test_servers_of_the_runs_own_need_weights_and_whole_gpus():
 def test_a_scorer_is_named_by_module_and_function(dotted):
     with pytest.raises(ConfigError, match=r"rewards\.scorers\.mine: expected package\.module:function, got"):
         load_config(["--rewards.scorers", f"{{mine: '{dotted}'}}"])
+
+
+def test_every_component_says_what_it_rewards_and_in_which_range_it_lies():
+    everything = {*BUILT_IN, *JUDGES, *EMBEDDINGS}
+    assert set(COMPONENT_KINDS) == everything
+    assert set(COMPONENT_RANGES) == everything
+    assert all(of.width > 0 and of.unit for of in COMPONENT_RANGES.values())
+
+
+def test_judges_lie_in_a_range_that_a_share_can_be_taken_of():
+    assert all(COMPONENT_RANGES[name][:2] == (0.0, 1.0) for name in JUDGES)
