@@ -39,17 +39,18 @@ def roll_out(
     start = time.monotonic()
     # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
     condition = editor.encode(task)
-    edit_mask = editor.token_mask(task.edit_mask, condition)
     exploration, steps = config.exploration, config.sampler.trained_steps
     anchors = draw_anchors(lease.seed, exploration.group_size, config.learner.surrogate.anchors)
     recipe = NoiseRecipe(lease.seed, exploration.alpha_edit, exploration.alpha_base, exploration.group_size)
+    edit_mask = editor.token_mask(task.edit_mask, condition, config.token_masks.noise)
     noise = recipe.draw(edit_mask, condition.source_latents.shape[-1]).to(editor.device)
     sigmas = editor.sigmas(config.sampler.steps, condition)
     kept = {state for step in steps for state in (step, step + 1)}
     measured = config.rewards.weights.get("acd", 0) != 0
     with torch.inference_mode():
+        attended = editor.token_mask(task.edit_mask, condition, config.token_masks.attention)
         with (
-            editor.attention_probe(edit_mask, config.rewards.acd_blocks) if measured else nullcontext()
+            editor.attention_probe(attended, config.rewards.acd_blocks) if measured else nullcontext()
         ) as probe:
             trajectory = integrate(
                 lambda x, sigma: editor.velocity(x, sigma, condition),

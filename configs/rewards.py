@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from configs.addresses import check_redis_address, judge_address
 from configs.section import Section
 
-BUILT_IN = ("edit_score", "edit_psnr", "background_psnr", "background_ssim", "acd")
+BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd")
 """Components that need no server."""
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
 """Components that a multimodal judge answers."""
@@ -19,6 +19,7 @@ EMBEDDINGS: tuple[Literal["clip_text", "clip_direction", "dino_background"], ...
 """Components that an embedding model answers, whose weights lie on this machine."""
 COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "edit_score": "edit",
+    "editscore_truth": "edit",
     "edit_psnr": "edit",
     "editscore": "edit",
     "qwen_vl": "edit",
@@ -52,7 +53,8 @@ class ComponentRange(NamedTuple):
 
 
 COMPONENT_RANGES: Mapping[str, ComponentRange] = {
-    "edit_score": ComponentRange(0.0, 1.0, "probability"),
+    "edit_score": ComponentRange(0.0, 1.0, "share of the truth's probability"),
+    "editscore_truth": ComponentRange(0.0, 1.0, "share of the best score"),
     "edit_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
     "editscore": ComponentRange(0.0, 1.0, "share of the best score"),
     "qwen_vl": ComponentRange(0.0, 1.0, "share of the best score"),

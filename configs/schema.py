@@ -103,6 +103,23 @@ class SamplerConfig(Section):
     """Solver steps of held-out measurements and galleries."""
 
 
+TokenMask = Literal["half", "any", "soft"]
+
+
+class TokenMasksConfig(Section):
+    """Which latent tokens count as editable, per use: those that the edit mask covers to at least one half (`half`),
+    those that it touches (`any`), or each by the share that is covered (`soft`)."""
+
+    noise: TokenMask = "half"
+    """Where candidates are perturbed."""
+    distance: TokenMask = "half"
+    """The edit region of the surrogate's metric."""
+    preservation: TokenMask = "half"
+    """What the background term and the velocity anchor take for the edit region."""
+    attention: TokenMask = "half"
+    """The mask of attention concentration (ACD)."""
+
+
 class AdvantageConfig(Section):
     """Group-relative advantages."""
 
@@ -117,6 +134,8 @@ class AdvantageConfig(Section):
 class SurrogateConfig(Section):
     """The masked surrogate policy (arXiv 2604.09386, Eq. 13-15) and its clipped objective (Eq. 5)."""
 
+    weight: float = Field(1.0, ge=0)
+    """Weight of the surrogate; 0 trains by the preservation terms alone, whatever the rewards."""
     anchors: int = Field(2, ge=1)
     """Anchors per group, drawn among the perturbed candidates (B)."""
     tau_edit: float = Field(0.9, gt=0)
@@ -140,8 +159,8 @@ class PreservationConfig(Section):
     """Per-token mean squared difference below which the background term is silent (a hinge)."""
     velocity_weight: float = Field(0.0, ge=0)
     """Weight of the velocity anchor to the frozen base: mean ||v - v_base||²."""
-    velocity_region: Literal["everywhere", "background"] = "everywhere"
-    """Where the velocity anchor acts."""
+    velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"
+    """Where the velocity anchor acts; on `edit` it holds the edit as the base makes it (preset keep_the_rest)."""
 
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -250,6 +269,7 @@ class RunConfig(Section):
     editor: EditorConfig = EditorConfig()
     data: Annotated[ShapesData | ManifestData, Field(discriminator="type")] = ShapesData()
     exploration: ExplorationConfig = ExplorationConfig()
+    token_masks: TokenMasksConfig = TokenMasksConfig()
     sampler: SamplerConfig = SamplerConfig()
     rewards: RewardsConfig = RewardsConfig()
     redis: RedisConfig = RedisConfig()
@@ -294,7 +314,8 @@ class RunConfig(Section):
             if self.redis.mode == "url" and not judge.revision:
                 raise ValueError(f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
                                  "(a date or a commit), since redis.mode is url: a shared cache would mix their scores")
-        if self.data.type == "manifest" and "edit_score" in self.rewards.weights:
-            raise ValueError("rewards.weights: edit_score needs the ground truth of the embedded benchmark; "
+        truth = [name for name in ("edit_score", "editscore_truth") if self.rewards.weights.get(name)]
+        if self.data.type == "manifest" and truth:
+            raise ValueError(f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "
                              "with data.type manifest use background_psnr, acd, or edit_psnr if lines have a target")
         return self

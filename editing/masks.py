@@ -93,6 +93,41 @@ def pool_mask(edit_mask: PixelMask, grid: tuple[int, int], threshold: float = 0.
     return torch.from_numpy(chosen.reshape(-1).astype(np.float32))
 
 
+TokenMask = Literal["half", "any", "soft"]
+"""Which tokens count as editable: covered to one half, touched at all, or each by the share that is covered."""
+
+
+def token_mask(edit_mask: PixelMask, grid: tuple[int, int], kind: TokenMask) -> torch.Tensor:
+    """float32 [h·w] in [0, 1], row-major: how far each latent token may change, at least one above 0.
+
+        half    1 where at least half of the token's area is editable, see `pool_mask`: thin parts may vanish
+        any     1 where any of it is: every part of the mask has a token
+        soft    the editable share of the token's area
+
+    A mask row [1, 0, 0, 0, 0, 0] on two tokens (three pixels each) gives half [1, 0] (no token passes, so the one
+    of largest coverage does), any [1, 0], soft [1/3, 0].
+
+    Args:
+        edit_mask: bool [H, W], True = editable.
+        grid: rows and columns of latent tokens.
+        kind: see above.
+
+    Raises:
+        TaskError: an empty mask, a wrong shape or dtype.
+        ValueError: an unknown kind.
+    """
+    if kind == "half":
+        return pool_mask(edit_mask, grid)
+    if kind not in get_args(TokenMask):
+        raise ValueError(f"expected a token mask of {', '.join(get_args(TokenMask))}, got {kind!r}.")
+    coverage = area_coverage(edit_mask, grid).clip(0, 1)
+    coverage[coverage < 1e-9] = 0  # rounding of shares that add up to nothing
+    if not coverage.any():
+        raise TaskError("the mask is empty: at least one pixel must be editable (True).")
+    share = coverage if kind == "soft" else coverage > 0
+    return torch.from_numpy(share.reshape(-1).astype(np.float32))
+
+
 def load_mask_png(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> PixelMask:
     """bool [H, W], True = white, of a black-and-white PNG (any mode whose colours are gray).
 

@@ -29,7 +29,8 @@ class AnchorBatch:
         stored: float32 [P, N, C], the anchors' own states at `sigma_next` as the rollout made them.
         candidates: float32 [K, V, N, C], all V valid candidates at the steps' `sigma_next`.
         advantages: float32 [V], those of the valid candidates.
-        edit_mask: float32 [N], 1 = editable.
+        edit_mask: float32 [N] in [0, 1], 1 = editable: the edit region of the metric.
+        preservation_mask: float32 [N] in [0, 1], 1 = editable: what the preservation terms take for the edit region.
         source: float32 [N, C], clean source latents.
     """
 
@@ -40,6 +41,7 @@ class AnchorBatch:
     candidates: Tensor
     advantages: Tensor
     edit_mask: Tensor
+    preservation_mask: Tensor
     source: Tensor
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class AnchorBatch:
             and self.stored.shape == self.predecessors.shape
             and self.sigma.shape == self.sigma_next.shape == (pairs,)
             and self.advantages.shape == (valid,)
-            and self.edit_mask.shape == (tokens,)
+            and self.edit_mask.shape == self.preservation_mask.shape == (tokens,)
             and self.source.shape == (tokens, channels)
             and steps >= 1
             and pairs % steps == 0
@@ -83,7 +85,8 @@ class AnchorBatch:
 
 
 def anchor_batch(
-    group: TrajectoryGroup, valid: NDArray[np.bool_], advantages: Tensor, edit_mask: Tensor, source: Tensor
+    group: TrajectoryGroup, valid: NDArray[np.bool_], advantages: Tensor, edit_mask: Tensor,
+    preservation_mask: Tensor, source: Tensor,
 ) -> AnchorBatch:
     """The anchors of a group, on the device of `source`.
 
@@ -94,6 +97,7 @@ def anchor_batch(
         valid: bool [G], the candidates to compare the anchors with.
         advantages: [G].
         edit_mask: [N], 1 = editable.
+        preservation_mask: [N], 1 = editable.
         source: float32 [N, C].
     """
     device, steps, anchors = source.device, len(group.trained_steps), len(group.anchors)
@@ -110,6 +114,7 @@ def anchor_batch(
         candidates=candidates[:, chosen],
         advantages=advantages.to(device, torch.float32)[chosen],
         edit_mask=edit_mask.to(device, torch.float32),
+        preservation_mask=preservation_mask.to(device, torch.float32),
         source=source,
     )
 

@@ -71,7 +71,8 @@ class _Held:
 
     group: TrajectoryGroup
     condition: Condition = field(repr=False)
-    edit_mask: Tensor = field(repr=False)  # [N]
+    edit_mask: Tensor = field(repr=False)  # [N], of the metric
+    preservation_mask: Tensor = field(repr=False)  # [N]
     staleness: int
     old: Tensor | None = field(default=None, repr=False)
 
@@ -259,7 +260,10 @@ class Learner:
     def _hold(self, group: TrajectoryGroup, staleness: int) -> _Held:
         task = self.tasks.train[group.lease.task_index]
         condition = self.editor.encode(task)
-        return _Held(group, condition, self.editor.token_mask(task.edit_mask, condition), staleness)
+        kinds = self.config.token_masks
+        return _Held(
+            group, condition, self.editor.token_mask(task.edit_mask, condition, kinds.distance),
+            self.editor.token_mask(task.edit_mask, condition, kinds.preservation), staleness)
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
@@ -322,7 +326,7 @@ class Learner:
                 f"group {group.lease.group_id} was integrated over the grid {group.sigmas.tolist()}, the learner's "
                 f"editor has {grid.tolist()}: the schedulers differ")
         advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
-        return anchor_batch(group, reward.valid, advantages, held.edit_mask, source)
+        return anchor_batch(group, reward.valid, advantages, held.edit_mask, held.preservation_mask, source)
 
     def _check_policy(
         self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor | None, deviation: float

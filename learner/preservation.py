@@ -1,6 +1,6 @@
 """Terms that hold what must not change, each a scalar to be minimised and weighted by the caller.
 
-Adopted: they are not part of RC-GRPO-Editing. Where nothing is to be preserved (a full edit mask) they return
+Adopted: they are not part of RC-GRPO-Editing. Where a term has no token (the background of a full edit mask) it is
 a constant zero without a gradient; the caller counts such groups.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editing.token_mask import at_least_float32, checked_token_mask
 
-AnchorRegion = Literal["everywhere", "background"]
+AnchorRegion = Literal["everywhere", "background", "edit"]
 
 
 def source_anchored_background(
@@ -41,7 +41,7 @@ def source_anchored_background(
         raise ValueError(f"tolerance must not be negative; seen {tolerance}.")
     x0_hat = at_least_float32(x0_hat)
     excess = (x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance
-    return _background_mean(excess.clamp(min=0), edit_mask)
+    return _weighted_mean(excess.clamp(min=0), 1 - checked_token_mask(edit_mask, excess.shape[1], like=excess))
 
 
 def velocity_anchor(
@@ -52,8 +52,9 @@ def velocity_anchor(
     Args:
         velocity: [B, N, C]; the gradient flows here.
         reference: [B, N, C], constants (detached here).
-        edit_mask: [N] in [0, 1], 1 = editable; only read for "background".
-        where: "everywhere" (as CoCoEdit and Edit-R1 do), or "background" tokens only.
+        edit_mask: [N] in [0, 1], 1 = editable; not read for "everywhere".
+        where: "everywhere" (as CoCoEdit and Edit-R1 do), "background" tokens only, or "edit" tokens only: there it
+            holds the edit as the base makes it, so that the background can be trained without any reward.
 
     Raises:
         ValueError: for mismatched shapes or an unknown region.
@@ -67,13 +68,15 @@ def velocity_anchor(
         )
     velocity = at_least_float32(velocity)
     deviation = (velocity - reference.detach().to(velocity)).square().mean(dim=-1)
-    return deviation.mean() if where == "everywhere" else _background_mean(deviation, edit_mask)
+    if where == "everywhere":
+        return deviation.mean()
+    mask = checked_token_mask(edit_mask, deviation.shape[1], like=deviation)
+    return _weighted_mean(deviation, mask if where == "edit" else 1 - mask)
 
 
-def _background_mean(values: Tensor, edit_mask: Tensor) -> Tensor:
-    """Mean of [B, N] over samples and background tokens, weighted by 1 - mask; zero when there is none."""
-    background = 1 - checked_token_mask(edit_mask, values.shape[1], like=values)
-    tokens = background.sum()
-    if not bool(tokens > 0):
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of [B, N] over samples and tokens, weighted by [N]; zero when all weights are."""
+    total = weights.sum()
+    if not bool(total > 0):
         return values.new_zeros(())
-    return (values * background).sum() / (tokens * values.shape[0])
+    return (values * weights).sum() / (total * values.shape[0])

@@ -33,6 +33,7 @@ LOGS = ".scoring"
 BACKGROUND = ("background_psnr", "background_ssim")
 WITHOUT_PICTURES = {
     "edit_score": "needs the ground truth of the embedded benchmark",
+    "editscore_truth": "needs the ground truth of the embedded benchmark",
     "acd": "is measured while the editor makes the picture",
 }
 """Components that no picture can answer, and why."""

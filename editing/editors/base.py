@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from editing.masks import TokenMask
 from editing.task import EditTask, Image, PixelMask
 
 
@@ -123,8 +124,8 @@ class Editor(ABC):
         """Frees the text encoders; conditions that are kept can still be had from `encode`."""
 
     @abstractmethod
-    def token_mask(self, edit_mask: PixelMask, condition: Condition) -> Tensor:
-        """The edit mask bool [H, W] (True = editable) on the token grid, float32 [N] of 0 and 1."""
+    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "half") -> Tensor:
+        """The edit mask bool [H, W] (True = editable) on the token grid, float32 [N]; see `masks.token_mask`."""
 
     @abstractmethod
     def sigmas(self, num_steps: int, condition: Condition) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from editing.editors.base import Condition, Editor, EditorError
 from editing.editors.folder import CACHED_CONDITIONS, PIPELINE_TEXT_TOKENS
 from editing.editors.probe import AttentionProbe, probe_flux_attention
-from editing.masks import pool_mask
+from editing.masks import TokenMask, token_mask
 from editing.task import EditTask, Image, PixelMask
 
 
@@ -193,9 +193,9 @@ class FluxKontextEditor(Editor):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def token_mask(self, edit_mask: PixelMask, condition: Condition) -> Tensor:
+    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "half") -> Tensor:
         """See `Editor.token_mask`."""
-        return pool_mask(edit_mask, condition.grid).to(self._device)
+        return token_mask(edit_mask, condition.grid, kind).to(self._device)
 
     def sigmas(self, num_steps: int, condition: Condition) -> Tensor:
         """The pipeline's grid: linspace(1, 1/T, T), shifted by the sequence length as configured, then 0."""

@@ -1,6 +1,6 @@
 """RC-GRPO (arXiv 2604.09386): region-constrained GRPO for editing, composed from the learner's pieces.
 
-    loss = mean over trained steps and anchors of ( -J + kl_weight * KL )     surrogate, Eq. 5 and 13-15
+    loss = mean over trained steps and anchors of ( -w J + kl_weight * KL )   surrogate, Eq. 5 and 13-15, w = 1
          + background_weight * source-anchored background                     adopted; off in the paper's recipe
          + velocity_weight * velocity anchor to the base                      adopted; off in the paper's recipe
 """
@@ -61,8 +61,8 @@ def accumulate(
 ) -> tuple[GroupStats, Tensor | None]:
     """Adds scale * gradient of the group's loss to the parameters behind `velocity`.
 
-    A flat group (zero advantages) skips the surrogate and keeps the preservation terms; with those off it has
-    no gradient and costs no forward.
+    A zero-variance group, or a surrogate of weight 0, skips the surrogate and keeps the preservation terms; with those
+    off it has no gradient and costs no forward.
 
     Args:
         batch: the group's anchors.
@@ -78,34 +78,36 @@ def accumulate(
         The numbers, and the leaps [P, N, C] under the present weights, detached; None without a forward.
     """
     weights, surrogate = config.preservation, config.surrogate
-    if batch.is_flat and weights.background_weight == 0 and weights.velocity_weight == 0:
+    silent = batch.is_flat or surrogate.weight == 0
+    if silent and weights.background_weight == 0 and weights.velocity_weight == 0:
         return GroupStats(), None
     ratios: list[tuple[int, ClippedObjective]] = []
 
     def terms_of(pairs: Pairs) -> dict[str, Term]:
         terms = {}
         x, sigma = batch.predecessors[pairs.rows], batch.sigma[pairs.rows]
-        if not batch.is_flat:
+        if not silent:
             log_new = _log_policy(batch, pairs.rows, pairs.anchors, surrogate)
             log_old = log_new.detach() if old is None else _log_policy(batch, pairs.rows, old[pairs.rows], surrogate)
             clipped = clipped_objective(log_new, log_old, batch.advantages, surrogate.clip)
             ratios.append((len(x), clipped))
-            terms["surrogate"] = Term(-clipped.objective.mean(), 1.0)
+            terms["surrogate"] = Term(-clipped.objective.mean(), surrogate.weight)
             if surrogate.kl_weight:
                 terms["kl"] = Term(categorical_kl(log_old, log_new).mean(), surrogate.kl_weight)
         if weights.background_weight:
             clean = predicted_clean(x, pairs.v, sigma)
-            value = source_anchored_background(clean, batch.source, batch.edit_mask, weights.background_tolerance)
+            value = source_anchored_background(
+                clean, batch.source, batch.preservation_mask, weights.background_tolerance)
             terms["background"] = Term(value, weights.background_weight)
         if weights.velocity_weight:
             with torch.no_grad():
                 base = base_velocity(x, sigma)
-            value = velocity_anchor(pairs.v, base, batch.edit_mask, weights.velocity_region)
+            value = velocity_anchor(pairs.v, base, batch.preservation_mask, weights.velocity_region)
             terms["velocity_anchor"] = Term(value, weights.velocity_weight)
         return terms
 
     terms, leaped = backward_through_velocity(batch, velocity, terms_of, micro_batch, scale)
-    factors = {"surrogate": 1.0, "kl": surrogate.kl_weight, "background": weights.background_weight,
+    factors = {"surrogate": surrogate.weight, "kl": surrogate.kl_weight, "background": weights.background_weight,
                "velocity_anchor": weights.velocity_weight}
     stats = GroupStats(
         terms,

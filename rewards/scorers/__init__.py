@@ -6,10 +6,11 @@ from rewards.inputs import PlainScorer
 from rewards.scorers.acd import attention_concentration
 from rewards.scorers.psnr import background_psnr
 from rewards.scorers.ssim import background_ssim
-from rewards.scorers.verifiable import edit_psnr, edit_score
+from rewards.scorers.verifiable import edit_psnr, edit_score, editscore_truth
 
 SCORERS: Mapping[str, PlainScorer] = {
     "edit_score": edit_score,
+    "editscore_truth": editscore_truth,
     "edit_psnr": edit_psnr,
     "background_psnr": background_psnr,
     "background_ssim": background_ssim,

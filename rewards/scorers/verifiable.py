@@ -1,19 +1,30 @@
 """Was the edit done, where the answer is known: ground truth of the benchmark, or a target picture."""
 
 from editing.shapes.edits import Edit
+from editing.shapes.editscore import editscore_parts
 from editing.shapes.score import edit_verdict
 from editing.task import EditTask
 from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.pixel import region_psnr
 from rewards.result import Score
 
+NO_TRUTH = "has no ground truth; only tasks of the embedded benchmark do"
+
 
 def edit_score(given: ScoreInput) -> tuple[Score, ...]:
-    """Probability of the asked outcome among all outcomes of a benchmark task, in (0, 1)."""
+    """How surely the mask shows the asked outcome of a benchmark task, in (0, 1]; see `editing.shapes.score`."""
     edit = ground_truth(given.task)
     if edit is None:
-        return refused(given, "edit_score", "has no ground truth; only tasks of the embedded benchmark do")
+        return refused(given, "edit_score", NO_TRUTH)
     return scores_of(edit_verdict(given.images, edit).score, "edit_score")
+
+
+def editscore_truth(given: ScoreInput) -> tuple[Score, ...]:
+    """EditScore's formula with its four parts from ground truth, in (0, 1]; see `editing.shapes.editscore`."""
+    edit = ground_truth(given.task)
+    if edit is None:
+        return refused(given, "editscore_truth", NO_TRUTH)
+    return scores_of(editscore_parts(given.images, edit).overall, "editscore_truth")
 
 
 def edit_psnr(given: ScoreInput) -> tuple[Score, ...]:

@@ -48,7 +48,9 @@ def test_the_comparison_rows_differ_in_one_thing_each():
 
 def test_the_papers_recipe_has_its_rewards_and_no_preservation():
     paper = load_config(["--config", "rc_grpo_paper"])
-    assert set(paper.rewards.weights) == {"edit_score", "acd"}
+    assert set(paper.rewards.weights) == {"editscore_truth", "acd"}
+    control = load_config(["--config", "edit_only"])
+    assert set(differences(paper, control)) == {"rewards.weights.editscore_truth", "rewards.weights.edit_score"}
     assert paper.rewards.normalisation == "minibatch" and paper.learner.advantage.kind == "std"
     assert paper.learner.preservation.background_weight == paper.learner.preservation.velocity_weight == 0
     assert (paper.learner.surrogate.tau_edit, paper.learner.surrogate.tau_base) == (0.9, 1.1)

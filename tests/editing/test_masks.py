@@ -4,12 +4,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from editing.masks import area_coverage, decode_rle, load_mask_png, pool_mask, to_edit_mask
+from editing.masks import area_coverage, decode_rle, load_mask_png, pool_mask, to_edit_mask, token_mask
 from editing.task import TaskError
 
 
@@ -220,3 +220,31 @@ def test_a_mask_must_be_png():
         load_mask_png(buffer.getvalue())
     with pytest.raises(TaskError, match="damaged"):
         load_mask_png(png(WHITE)[:-25])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 23), st.integers(1, 23), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
+def test_token_masks_equal_shares_counted_on_a_common_refinement(height, width, rows, columns, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < 0.15
+    mask[seed % height, seed % width] = True
+    fine = np.kron(mask, np.ones((rows, columns)))  # every cell is height x width of these subpixels
+    share = fine.reshape(rows, height, columns, width).mean(axis=(1, 3)).ravel()
+    np.testing.assert_allclose(token_mask(mask, (rows, columns), "soft").numpy(), share, atol=1e-6)
+    assert (token_mask(mask, (rows, columns), "any").numpy() == (share > 0)).all()
+    assert torch.equal(token_mask(mask, (rows, columns), "half"), pool_mask(mask, (rows, columns)))
+
+
+def test_a_thin_part_beside_a_large_one_has_a_token_unless_half_is_asked_for():
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[8:32, 8:32] = True
+    mask[40:43, 8:56] = True  # 3 pixels of a row of tokens that are 8 high
+    bar = {kind: token_mask(mask, (8, 8), kind).reshape(8, 8)[5] for kind in ("half", "any", "soft")}
+    assert bar["half"].sum() == 0 and bar["any"].sum() == 6
+    assert bar["soft"].tolist() == [0] + [0.375] * 6 + [0]
+
+
+def test_empty_masks_and_unknown_kinds_are_refused():
+    with pytest.raises(TaskError, match="the mask is empty"):
+        token_mask(np.zeros((4, 4), dtype=bool), (2, 2), "any")
+    with pytest.raises(ValueError, match="expected a token mask of half, any, soft"):
+        token_mask(np.ones((4, 4), dtype=bool), (2, 2), "most")

@@ -15,7 +15,8 @@ from evaluation import ablation
 from evaluation.report import as_markdown
 from evaluation.statistics import student_interval
 
-BASE = {"edit_score": 0.5, "edit_accuracy": 0.5, "edit_psnr": 20.0, "background_psnr": 26.0, "background_ssim": 0.9}
+BASE = {"edit_score": 0.5, "editscore_truth": 0.5, "edit_accuracy": 0.5, "edit_psnr": 20.0, "background_psnr": 26.0,
+        "background_ssim": 0.9}
 GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 
 

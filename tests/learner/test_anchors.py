@@ -37,7 +37,8 @@ def group() -> TrajectoryGroup:
 
 
 def batch_of(group, valid=(True, True, False, True, True)) -> AnchorBatch:
-    return anchor_batch(group, np.array(valid), torch.arange(5.0), torch.tensor([1.0, 0, 0, 1, 0, 0]), torch.ones(6, 2))
+    return anchor_batch(group, np.array(valid), torch.arange(5.0), torch.tensor([1.0, 0, 0, 1, 0, 0]),
+        torch.tensor([1.0, 1, 0, 1, 0, 0]), torch.ones(6, 2))
 
 
 def test_pairs_go_step_by_step_and_hold_their_own_states(group):

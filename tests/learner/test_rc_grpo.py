@@ -53,6 +53,7 @@ def batch() -> AnchorBatch:
         candidates=candidates,
         advantages=advantages - advantages.mean(),
         edit_mask=torch.tensor([1, 1, 0, 0, 1, 0, 0], dtype=torch.float64),
+        preservation_mask=torch.tensor([1, 1, 0, 1, 1, 0, 0], dtype=torch.float64),
         source=normal(TOKENS, CHANNELS),
     )
 
@@ -142,7 +143,7 @@ def test_off_policy_terms_equal_plain_loops(batch, toy, clip, shift):
     anchors = leaps_of(batch, v)
     minus_j, kl, cut = surrogate_by_loops(batch, anchors, old, clip)
     clean = batch.predecessors - batch.sigma[:, None, None] * v
-    outside = batch.edit_mask == 0
+    outside = batch.preservation_mask == 0
     held = (clean - batch.source).square()[:, outside].mean()
     near = (v - 0.1 * batch.predecessors).square().mean()
     loss = minus_j + kl_weight * kl + background * held + velocity * near
@@ -199,13 +200,14 @@ def test_a_flat_group_keeps_its_preservation_terms(batch, toy):
     assert list(stats.terms) == ["background"] and leaped is not None
     v = toy(batch.predecessors, batch.sigma)
     clean = batch.predecessors - batch.sigma[:, None, None] * v
-    term = 0.3 * (clean - batch.source).square()[:, batch.edit_mask == 0].mean()
+    term = 0.3 * (clean - batch.source).square()[:, batch.preservation_mask == 0].mean()
     torch.testing.assert_close(gradient, torch.autograd.grad(term, toy.mix)[0])
     assert stats.loss == pytest.approx(term.item())
 
 
 def test_a_full_mask_leaves_nothing_to_preserve(batch, toy):
-    full = replace(batch, edit_mask=torch.ones(TOKENS, dtype=torch.float64))
+    full = replace(batch, edit_mask=torch.ones(TOKENS, dtype=torch.float64),
+                   preservation_mask=torch.ones(TOKENS, dtype=torch.float64))
     stats, _, gradient = run(full, toy, settings(0.3))
     _, _, alone = run(full, toy, settings())
     assert vars(stats.terms["background"]) == {"value": 0.0, "gradient": 0.0}
@@ -234,3 +236,23 @@ def test_advantages_follow_the_valid_rewards():
     quasi = advantages_of(reward, AdvantageConfig(kind="quasi_norm", p=0.5))
     # (|-1|^.5 + |1|^.5)^2 = 4, divided by sqrt(2)
     assert quasi.tolist() == pytest.approx([-1 / (4 / 2**0.5), 0, 1 / (4 / 2**0.5)])
+
+
+def test_a_surrogate_of_weight_zero_leaves_the_preservation_terms_alone(batch, toy):
+    config = settings(0.3, 4.0, 0.7, velocity_region="edit")
+    config = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.0})})
+    stats, leaped, gradient = run(batch, toy, config, base=lambda x, sigma: 0.1 * x)
+    v = toy(batch.predecessors, batch.sigma)
+    clean = batch.predecessors - batch.sigma[:, None, None] * v
+    inside = batch.preservation_mask == 1
+    held = (clean - batch.source).square()[:, ~inside].mean()
+    near = (v - 0.1 * batch.predecessors).square()[:, inside].mean()
+    (expected,) = torch.autograd.grad(0.3 * held + 4.0 * near, toy.mix)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+    assert set(stats.terms) == {"background", "velocity_anchor"} and leaped is not None
+
+
+def test_the_weight_of_the_surrogate_scales_its_gradient(batch, toy):
+    config = settings()
+    half = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.5})})
+    torch.testing.assert_close(2 * run(batch, toy, half)[2], run(batch, toy, config)[2], rtol=1e-12, atol=0)

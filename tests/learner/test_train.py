@@ -57,7 +57,7 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
     assert json.loads((path / "summary.json").read_text()) == summary
     assert summary["counters"] == {"leased": 8, "trained": 8, "rejected": 0, "requeued": 0, "in_flight": 0,
                                    "replayed": 0}
-    metrics = {"edit_score", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
+    metrics = {"edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
     for block in ("base", "final", "gain"):
         assert set(summary[block]["mean"]) == set(summary[block]["standard_error"]) == metrics
     for name, value in summary["gain"]["mean"].items():

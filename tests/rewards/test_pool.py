@@ -116,7 +116,7 @@ def test_measured_leaves_out_what_has_no_truth(tasks):
     task = tasks.held_out[0]
     image = task.source
     assert set(measured(task, image)) == {
-        "edit_score", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
+        "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
     assert set(measured(replace(task, meta={}), image)) == {"edit_psnr", "background_psnr", "background_ssim"}
     bare = replace(task, meta={}, target=None)
     assert measured(bare, image) == {"background_psnr": PSNR_CAP, "background_ssim": 1.0}

@@ -51,7 +51,7 @@ not have: {steps} Euler steps from one noise per scene, float32 on a CPU. Mean Â
 |---|---|
 | autoencoder: PSNR of the reconstructed source | {reconstruction_psnr} dB |
 | base: edit accuracy (of 13 outcomes, the one shown is the one asked for) | {edit_accuracy} |
-| base: edit score (probability of the asked outcome) | {edit_score} |
+| base: edit score (1 at the truth alone) | {edit_score} |
 | base: PSNR against the target inside the mask | {edit_psnr} dB |
 | base: PSNR against the source outside the mask | {background_psnr} dB |
 
