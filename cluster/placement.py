@@ -58,7 +58,7 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
         Role(LEARNER, learners(config), cluster.gpus_for_learner, "learner",
              "placement group, on one node" if packed else "free"),
         Role(ROLLOUT, cluster.rollout_workers, cluster.gpus_per_rollout_worker, "rollout", "free, spread over nodes"),
-        Role(POOL, 1, 0.0, None, "beside the driver"),
+        Role(POOL, 1, config.rewards.embedding.gpus, None, "beside the driver"),
         *(Role(f"{JUDGE} {name}", one.replicas, one.gpus, "judge", "free") for name, one in served if one.replicas),
     )
 

@@ -14,9 +14,9 @@ BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "ba
 """Components that need no server."""
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
 """Components that a multimodal judge answers."""
-EMBEDDINGS: tuple[Literal["clip_text", "clip_direction", "dino_background"], ...] = (
-    "clip_text", "clip_direction", "dino_background")
-"""Components that an embedding model answers, whose weights lie on this machine."""
+EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
+    "clip_text": "clip", "clip_direction": "clip", "dino_background": "dino"}
+"""Components that an embedding model answers, whose weights lie on this machine, and which model that is."""
 COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "edit_score": "edit",
     "editscore_truth": "edit",
@@ -169,6 +169,36 @@ class JudgeConfig(Section):
         return self
 
 
+class EmbeddingModelConfig(Section):
+    """An embedding model in the format of transformers, read from this machine's disk alone."""
+
+    path: str = ""
+    """Folder with config.json, preprocessor_config.json, the weights as safetensors and, for texts, the tokenizer;
+    empty for none."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if the process has one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and matrix work; embeddings are compared in float32."""
+    batch_size: int = Field(32, ge=1)
+    """Most images in one call of the model."""
+
+
+class EmbeddingConfig(Section):
+    """Embedding models that score without a judge; a model without a path is not loaded."""
+
+    clip: EmbeddingModelConfig = EmbeddingModelConfig()
+    """CLIP or SigLIP, for clip_text and clip_direction, which share it."""
+    dino: EmbeddingModelConfig = EmbeddingModelConfig()
+    """DINOv2 or DINOv3, for dino_background."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs (or a share of one) that Ray reserves for the reward pool, where these models run; cluster.mode ray."""
+
+    @property
+    def configured(self) -> tuple[str, ...]:
+        """The components whose model has a path."""
+        return tuple(name for name, model in EMBEDDINGS.items() if getattr(self, model).path)
+
+
 class RedisConfig(Section):
     """The cache of judge scores; it holds nothing that a run cannot do without."""
 
@@ -222,15 +252,17 @@ class RewardsConfig(Section):
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
     """Weight per component: edit_score (ground truth), edit_psnr (needs a target; dB), background_psnr and
-    background_ssim (outside the mask), acd, editscore and qwen_vl (judges), or a name from `scorers`. By default a
-    judge replaces edit_score and edit_psnr."""
+    background_ssim (outside the mask), acd, editscore and qwen_vl (judges), clip_text, clip_direction and
+    dino_background (embeddings), or a name from `scorers`. By default a judge, or else clip_text, replaces edit_score
+    and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
     judge: JudgeConfig = JudgeConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
     """Scale of a component before weighting: none (raw units), pooled (its within-group standard deviation
-    pooled over the step's groups; the default where a judge is configured), minibatch (z-score over all candidates
-    of the step, the paper's wording)."""
+    pooled over the step's groups; the default where a judge or an embedding model is configured), minibatch (z-score
+    over all candidates of the step, the paper's wording)."""
     acd_blocks: int = Field(2, ge=1)
     """How many of the last transformer blocks attention concentration is averaged over (paper: 10)."""
     min_valid: int = Field(2, ge=2)
@@ -242,29 +274,34 @@ class RewardsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _judge_by_default(cls, values: Any) -> Any:
-        """Where a judge is configured, components are pooled, and the judge says whether the edit was done: unless
-        normalisation and weights are given."""
-        if not isinstance(values, Mapping) or "judge" not in values:
+        """Where a judge or an embedding model is configured, components are pooled, and it says whether the edit was
+        done: unless normalisation and weights are given."""
+        if not isinstance(values, Mapping) or not {"judge", "embedding"} & values.keys():
             return values
         try:
-            judges = JudgeConfig.model_validate(values["judge"]).configured
+            judges = JudgeConfig.model_validate(values.get("judge", {})).configured
+            embeddings = EmbeddingConfig.model_validate(values.get("embedding", {})).configured
         except ValidationError:  # reported with its path when the field itself is read
             return values
-        if not judges:
+        edit = judges or tuple(name for name in embeddings if name == "clip_text")
+        if not edit:
             return values
-        # Pooled, the weights say how much each counts, whatever the judge's scale is.
-        return {"normalisation": "pooled", "weights": {**dict.fromkeys(judges, 1.0), "background_psnr": 0.25}, **values}
+        weights = {**dict.fromkeys(edit, 1.0), "background_psnr": 0.25}
+        if "dino_background" in embeddings:
+            weights["dino_background"] = 0.25
+        # Pooled, the weights say how much each counts, whatever the component's scale is.
+        return {"normalisation": "pooled", "weights": weights, **values}
 
     @model_validator(mode="after")
     def _components_are_there(self) -> RewardsConfig:
-        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES})
+        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES, *EMBEDDINGS})
         if taken:
             raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
         for name, dotted in self.scorers.items():
             module, _, attribute = dotted.partition(":")
             if not all(part.isidentifier() for path in (module, attribute) for part in path.split(".")):
                 raise ValueError(f"rewards.scorers.{name}: expected package.module:function, got {dotted!r}")
-        known = {*BUILT_IN, *JUDGES, *self.scorers}
+        known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
         unknown = sorted(set(self.weights) - known)
         if unknown:
             raise ValueError(f"rewards.weights: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
@@ -277,4 +314,12 @@ class RewardsConfig(Section):
                     f"rewards.weights: {name} has a weight, but rewards.judge.{name} has no urls and no serve.replicas"
                     if name in weighted else
                     f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one")
+        for name in sorted(weighted & EMBEDDINGS.keys() - set(self.embedding.configured)):
+            raise ValueError(f"rewards.weights: {name} has a weight, but rewards.embedding.{EMBEDDINGS[name]}.path is "
+                             "empty; set it to the folder of the model's weights")
+        for model in sorted({EMBEDDINGS[name] for name in self.embedding.configured}):
+            served = [name for name, of in EMBEDDINGS.items() if of == model]
+            if not weighted.intersection(served):
+                raise ValueError(f"rewards.embedding.{model}.path is set, but rewards.weights gives "
+                                 f"{' and '.join(served)} no weight; add one, such as --rewards.weights.{served[0]} 1")
         return self

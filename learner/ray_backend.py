@@ -116,7 +116,7 @@ class RayBackend:
         config = self._config
         cluster = config.cluster
         self._learner = learner = LearnerGroup.open(config, self._folder)
-        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, 0.0), **beside_the_driver()).remote(
+        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, config.rewards.embedding.gpus), **beside_the_driver()).remote(
             config, self._folder, secrets())
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(

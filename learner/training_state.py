@@ -19,6 +19,8 @@ CHANGEABLE = (
     "name", "folder", "report", "checkpoint", "cluster", "learner.steps",
     "editor.device", "editor.micro_batch", "editor.gradient_checkpointing",
     "redis", "service",
+    "rewards.embedding.gpus",
+    *(f"rewards.embedding.{model}.{key}" for model in ("clip", "dino") for key in ("device", "batch_size")),
     *(f"rewards.judge.{key}" for key in (
         "concurrency", "deadline", "patience", "attempts", "max_unanswered", "max_bad_answers")),
     *(f"rewards.judge.{judge}.{key}" for judge in JUDGES for key in (

@@ -54,7 +54,8 @@ async def calibrate(options: argparse.Namespace, flags: Sequence[str]) -> bool:
     """Scores all edits and prints the report; True when every component has a value somewhere."""
     groups = await asyncio.to_thread(read_manifest, options.folder, options.mask_polarity)
     config, found = configuration(
-        flags, any(files.masked for files in groups), any(files.target is not None for files in groups))
+        flags, any(files.masked for files in groups), any(files.target is not None for files in groups),
+        any(files.caption is not None for files in groups))
     async with opened(config) as pool:
         scored = await all_scores(pool, groups, Console(stderr=True))
     result = report(scored, found.left_out)

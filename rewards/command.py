@@ -22,6 +22,7 @@ from editing.data import Tasks
 from editing.task import EditTask, TaskError
 from rewards.cache import CacheError
 from rewards.edits import EditsError
+from rewards.embedding.folder import EmbeddingError
 from rewards.judge.messages import JudgeError
 from rewards.pool import PoolError, RewardPool, open_pool, weighted
 from rewards.scorers.plugin import ScorerError
@@ -62,23 +63,28 @@ class _NoTasks:
 NO_TASKS = Tasks(_NoTasks(), _NoTasks())
 
 
-def components(config: RunConfig, masked: bool, target: bool) -> Components:
-    """The weighted components, and those that cost nothing: PSNR and SSIM of the background, PSNR to a target.
+def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> Components:
+    """The weighted components, those whose embedding model is named, and those that cost nothing: PSNR and SSIM of
+    the background, PSNR to a target.
 
     Args:
         config: whose `rewards.weights` are asked for; the weights themselves do not matter here.
         masked: whether it is known what was not to change.
         target: whether the wanted picture is known.
+        caption: whether a description of the wanted image is known.
 
     Raises:
         ConfigError: when nothing is left.
     """
     why = dict(WITHOUT_PICTURES)
     if not masked:
-        why |= dict.fromkeys(BACKGROUND, "needs a mask, to know what was not to change")
+        why |= dict.fromkeys((*BACKGROUND, "dino_background"), "needs a mask, to know what was not to change")
     if not target:
         why["edit_psnr"] = "needs a target, the wanted picture"
-    wanted = dict.fromkeys((*weighted(config), *BACKGROUND, *(["edit_psnr"] if target else [])))
+    if not caption:
+        why["clip_direction"] = "needs a caption, a description of the wanted image"
+    wanted = dict.fromkeys((*weighted(config), *config.rewards.embedding.configured, *BACKGROUND,
+                            *(["edit_psnr"] if target else [])))
     names = tuple(name for name in wanted if name not in why)
     if not names:
         raise ConfigError("there is nothing to measure: give a mask (for PSNR and SSIM of what was not to change), or "
@@ -86,14 +92,16 @@ def components(config: RunConfig, masked: bool, target: bool) -> Components:
     return Components(names, tuple(f"{name} {why[name]}" for name in wanted if name in why))
 
 
-def configuration(flags: Sequence[str], masked: bool, target: bool) -> tuple[RunConfig, Components]:
+def configuration(
+    flags: Sequence[str], masked: bool, target: bool, caption: bool
+) -> tuple[RunConfig, Components]:
     """The configuration that the flags ask for, with exactly the components that can be scored.
 
     Raises:
         ConfigError: for wrong flags.
     """
     config = load_config(flags)
-    found = components(config, masked, target)
+    found = components(config, masked, target, caption)
     rewards = config.rewards.model_copy(update={"weights": dict.fromkeys(found.names, 1.0)})
     # An embedded cache would end with this command; a shared one is used.
     redis = config.redis.model_copy(update={"mode": "off"}) if config.redis.mode == "embedded" else config.redis
@@ -106,6 +114,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
 
     Raises:
         ScorerError: when a scorer of the user's own cannot be loaded.
+        EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
         ServersFailed: when a judge server of its own does not start.
         JudgeUnavailable: when a judge does not answer.
@@ -138,7 +147,7 @@ def ended(work: Coroutine[Any, Any, bool]) -> int:
     try:
         with warnings_only():
             return DONE if asyncio.run(work) else FAILED
-    except (ConfigError, ScorerError, TaskError, EditsError) as error:
+    except (ConfigError, ScorerError, EmbeddingError, TaskError, EditsError) as error:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
     except (JudgeError, ServersFailed, PoolError, CacheError) as error:

@@ -34,6 +34,7 @@ class EditFiles:
     mask_rle: Mapping[str, Any] | None = None
     polarity: MaskPolarity = "edit_is_white"
     target: Path | None = None
+    caption: str | None = None
 
     @property
     def masked(self) -> bool:
@@ -56,6 +57,7 @@ class EditFiles:
             task_id=self.name, source=source, edit_mask=_sized(mask, source, f"mask {self.mask}"),
             instruction=self.instruction,
             target=None if self.target is None else _picture(self.target, source, "target"),
+            caption=self.caption,
         )
         return task, np.stack([_picture(path, source, "edited") for path in self.edited])
 
@@ -137,11 +139,12 @@ def _grouped(records: Sequence[Record]) -> list[EditFiles]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         mask = repr(record.mask_rle) if record.mask is None else record.mask
-        groups.setdefault((record.source, record.instruction, mask, record.polarity, record.target), []).append(record)
+        key = (record.source, record.instruction, mask, record.polarity, record.target, record.caption)
+        groups.setdefault(key, []).append(record)
     return [_files(group[0], [path for record in group for path in record.edited]) for group in groups.values()]
 
 
 def _files(record: Record, edited: Sequence[Path]) -> EditFiles:
     return EditFiles(
         record.task_id, record.source, record.instruction, tuple(edited), record.mask, record.mask_rle,
-        record.polarity, record.target)
+        record.polarity, record.target, record.caption)

@@ -1,7 +1,8 @@
 """The reward pool: scores trajectory groups and measures held-out edits. A plain class; Ray only wraps it.
 
-Built-in components are computed at once. Judges and scorers of the user's own wait for something: all of a group's
-are asked at the same time, and many groups may wait together; what is computed meanwhile is computed in a thread.
+Built-in components are computed at once. Judges, embedding models and scorers of the user's own wait for something:
+all of a group's are asked at the same time, and many groups may wait together; what is computed meanwhile is computed
+in a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.rewards import JUDGES
+from configs.rewards import EMBEDDINGS, JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, Image
@@ -231,6 +232,7 @@ def open_pool(
 
     Raises:
         ScorerError: when a scorer of the user's own cannot be loaded.
+        EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
     """
     names = weighted(config)
@@ -243,6 +245,10 @@ def open_pool(
         from rewards.scorers.plugin import load_scorer
 
         waiting.update({name: load_scorer(name, dotted) for name, dotted in own.items()})
+    if EMBEDDINGS.keys() & names:
+        from rewards.embedding.scorers import open_scorers
+
+        waiting.update(open_scorers(config.rewards.embedding, names))
     # Imported late: clients of servers are needed where there are servers.
     if any(name in names for name in JUDGES):
         from rewards.cache import open_cache

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mask", type=Path, help="black-and-white PNG: what was to change, and what was not")
     result.add_argument("--mask-polarity", choices=POLARITIES, default=POLARITIES[0],
                         help="which colour of the mask was to change (default %(default)s)")
+    result.add_argument("--caption", help="what the wanted image shows, in words, for embedding models")
     result.add_argument("--target", type=Path, help="the wanted picture, if there is one: PSNR inside the mask")
     result.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return result
@@ -104,7 +105,8 @@ def as_json(files: EditFiles, scores: Scores, found: Components) -> dict[str, An
 
 async def score(files: EditFiles, flags: Sequence[str], to_json: bool) -> bool:
     """Scores and prints; True when every component has a value for every edit."""
-    config, found = configuration(flags, files.masked, files.target is not None)
+    config, found = configuration(
+        flags, files.masked, files.target is not None, files.caption is not None)
     task, images = files.load()
     async with opened(config) as pool:
         with Console(stderr=True).status("Scoring ..."):
@@ -126,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, flags = parser().parse_known_args(arguments)
     files = EditFiles(
         name=options.source.name, source=options.source, instruction=options.instruction,
-        edited=tuple(options.edited), mask=options.mask, polarity=options.mask_polarity, target=options.target)
+        edited=tuple(options.edited), mask=options.mask, polarity=options.mask_polarity, target=options.target,
+        caption=options.caption)
     return ended(score(files, flags, options.json))
 
 

@@ -45,6 +45,7 @@ def needs(config: RunConfig) -> Needs:
     else:
         shares.append(learners(config) * cluster.gpus_for_learner)
         shares += [cluster.gpus_per_rollout_worker] * cluster.rollout_workers
+        shares.append(config.rewards.embedding.gpus)
     return Needs(sum(shares), max(shares))
 
 

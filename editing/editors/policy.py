@@ -41,8 +41,8 @@ def open_editor(settings: EditorConfig) -> Editor:
     )
 
 
-def pick_device(name: str) -> torch.device:
-    """The named device; `auto` is the GPU that this process may use, otherwise the CPU.
+def pick_device(name: str, key: str = "editor.device") -> torch.device:
+    """The named device, which `key` asks for; `auto` is the GPU that this process may use, otherwise the CPU.
 
     Raises:
         EditorError: for a name that is no device, or a GPU that is not there.
@@ -52,10 +52,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise EditorError(f"editor.device: expected cpu, cuda, cuda:1 or auto; seen {name!r}.") from error
+        raise EditorError(f"{key}: expected cpu, cuda, cuda:1 or auto; seen {name!r}.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EditorError(
-            f"editor.device: {name} was asked for, but this process sees {torch.cuda.device_count()} GPUs; "
-            "set editor.device to cpu or auto."
+            f"{key}: {name} was asked for, but this process sees {torch.cuda.device_count()} GPUs; "
+            f"set {key} to cpu or auto."
         )
     return device

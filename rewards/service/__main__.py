@@ -80,6 +80,7 @@ def _serve(config: RunConfig, access: Access) -> int:
 
     from rewards.cache import CacheError
     from rewards.command import NO_TASKS
+    from rewards.embedding.folder import EmbeddingError
     from rewards.judge.messages import JudgeError
     from rewards.pool import PoolError, open_pool, weighted
     from rewards.scorers.plugin import ScorerError
@@ -99,7 +100,7 @@ def _serve(config: RunConfig, access: Access) -> int:
             who = "with the token" if access.token else "for everyone on this machine"
             make_server(create_app(config, pool, access), (
                 f"Reward service on {url} {who}: {', '.join(weighted(config))}.")).run(sockets=[bound])
-    except ScorerError as error:
+    except (ScorerError, EmbeddingError) as error:
         raise ConfigError(str(error)) from error
     except (JudgeError, PoolError, CacheError) as error:
         print(error, file=sys.stderr)
