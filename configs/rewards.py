@@ -251,10 +251,9 @@ class RewardsConfig(Section):
     """What a candidate is scored by, and how scores are combined."""
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
-    """Weight per component: edit_score (ground truth), edit_psnr (needs a target; dB), background_psnr and
-    background_ssim (outside the mask), acd, editscore and qwen_vl (judges), clip_text, clip_direction and
-    dino_background (embeddings), or a name from `scorers`. By default a judge, or else clip_text, replaces edit_score
-    and edit_psnr."""
+    """Weight per component: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
+    background_psnr and background_ssim (outside the mask), acd, a judge, an embedding model's, or a name from
+    `scorers`. By default a judge, or else clip_text, replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
     judge: JudgeConfig = JudgeConfig()

@@ -19,6 +19,7 @@ from configs.help import print_help
 from configs.load import config_hash, parse_command_line, to_yaml
 from configs.schema import RunConfig
 from learner.stopping import Stopping, Terminated
+from rewards.embedding.folder import EmbeddingError, check_embeddings
 
 OURS = ("configs", "editing", "actors", "rewards", "learner", "cluster")
 """Packages whose errors are sentences; anything else is a fault of the program and keeps its traceback."""
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         request = parse_command_line(arguments)
-    except ConfigError as error:
+        check_embeddings(request.config.rewards)
+    except (ConfigError, EmbeddingError) as error:
         print(f"{error}\n\nType python -m learner.main --help for examples and every key.", file=sys.stderr)
         return exits.WRONG_REQUEST
     if request.dry_run:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cluster.placement import LEARNER, POOL, ROLLOUT, learners
 from configs.schema import RunConfig, ShapesData
-from editing.editors.folder import CACHED_CONDITIONS, EditorSizes
+from editing.editors.folder import CACHED_CONDITIONS, EditorSizes, read_json, tensor_shapes
+from rewards.embedding.folder import checked_folder, weighted_models
 
 Where = Literal["editor", "host", "store", "disk"]
 """On the editor's device, in the memory of the process, in Ray's object store, or in the run folder."""
 
-ITEM = {"float32": 4, "bfloat16": 2}
+ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 SAVED = {"float32": (52.5, 48.4), "bfloat16": (44.4, 38.4)}
 """Bytes per token and unit of width that autograd keeps of one double and one single FLUX block with a frozen base and
 LoRA on its attention. Counted with saved-tensor hooks (diffusers 0.42.1, peft 0.21.2, torch 2.13.0), as a test does."""
@@ -129,14 +131,18 @@ def memory_plan(config: RunConfig, sizes: EditorSizes) -> list[RolePlan]:
             Item("checkpoints", config.checkpoint.keep * plan.adapter * (3 + plan.kept), True, "disk"))
     waiting = Item(f"trajectories, {groups_alive(config)} groups of {plan.group} bytes at most", groups, True, "store")
     if config.cluster.mode == "inline":
-        items = (*plan.editor(), *plan.learner(), *plan.rollout(), Item(waiting.name, groups, True, "host"), *disk)
+        items = (*plan.editor(), *plan.learner(), *plan.rollout(), *embedding_items(config),
+                 Item(waiting.name, groups, True, "host"), *disk)
         return [RolePlan("this process", 1, items)]
     versions = Item("two versions of the adapter on their way", 2 * plan.adapter, True, "store")
     scored = Item("a group that is scored", plan.group, True, "host")
+    embeddings = embedding_items(config)
+    if any(one.where == "editor" for one in embeddings):
+        embeddings.append(Item("GPU context", CONTEXT_BYTES, False, "editor"))
     return [
         RolePlan(LEARNER, learners(config), (*plan.editor(), *plan.learner())),
         RolePlan(ROLLOUT, config.cluster.rollout_workers, (*plan.editor(), *plan.rollout())),
-        RolePlan(POOL, 1, (plan.process, scored)),
+        RolePlan(POOL, 1, (plan.process, scored, *embeddings)),
         RolePlan("driver", 1, (plan.process, Item("Ray's own processes", RAY_BYTES, False, "host"))),
         RolePlan("object store and run folder", 1, (waiting, versions, *disk)),
     ]
@@ -223,10 +229,42 @@ class _Plan:
         return batch * self.tokens * self.sizes.width * WORKING * self.item
 
 
+def embedding_items(config: RunConfig) -> list[Item]:
+    """What the embedding models take: weights as their files' headers say, and a batch inside a block.
+
+    Raises:
+        EmbeddingError: when a model's folder lacks a file.
+    """
+    found = []
+    for name in weighted_models(config.rewards):
+        model = getattr(config.rewards.embedding, name)
+        folder, item = checked_folder(name, model.path), ITEM[model.dtype]
+        where: Where = "host" if model.device == "cpu" else "editor"
+        count = sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+        found += [
+            Item(f"{name}, {model.dtype}", count * item, True, where),
+            Item(f"working set of {model.batch_size} images in {name}",
+                 model.batch_size * _values_per_image(folder) * WORKING * item, False, where)]
+    return found
+
+
+def _values_per_image(folder: Path) -> int:
+    """Tokens times width of an image in a vision transformer, by its config.json and the defaults of transformers."""
+    config = read_json(folder / "config.json")
+    vision = config.get("vision_config", config)
+    patches = int(vision.get("image_size", 224)) // int(vision.get("patch_size", 16))
+    return (patches**2 + 1) * int(vision.get("hidden_size", 768))
+
+
 def on_gpu(config: RunConfig, role: str, gpus_here: int) -> bool:
-    """Whether the editor of a role sits on a GPU: `auto` takes one where there is one."""
-    if config.editor.device != "auto":
-        return config.editor.device.startswith("cuda")
-    cluster = config.cluster
-    reserved = {LEARNER: cluster.gpus_for_learner, ROLLOUT: cluster.gpus_per_rollout_worker}
+    """Whether the models of a role sit on a GPU: `auto` takes one where there is one."""
+    cluster, embedding = config.cluster, config.rewards.embedding
+    devices = [config.editor.device]
+    if role == POOL:
+        devices = [getattr(embedding, name).device for name in weighted_models(config.rewards)]
+    if "auto" not in devices:
+        return any(device.startswith("cuda") for device in devices)
+    reserved = {LEARNER: cluster.gpus_for_learner, ROLLOUT: cluster.gpus_per_rollout_worker, POOL: embedding.gpus}
+    if role == POOL and cluster.mode == "ray" and not embedding.gpus:
+        return False  # Ray hides GPUs from a process that reserved none
     return gpus_here > 0 or (cluster.mode == "ray" and reserved.get(role, 0.0) > 0)

@@ -116,7 +116,8 @@ class RayBackend:
         config = self._config
         cluster = config.cluster
         self._learner = learner = LearnerGroup.open(config, self._folder)
-        self._pool = ray.remote(PoolActor).options(**actor_options(cluster, config.rewards.embedding.gpus), **beside_the_driver()).remote(
+        pool = actor_options(cluster, config.rewards.embedding.gpus)
+        self._pool = ray.remote(PoolActor).options(**pool, **beside_the_driver()).remote(
             config, self._folder, secrets())
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.rewards import EMBEDDINGS, EmbeddingConfig
+from configs.rewards import EMBEDDINGS, RewardsConfig
 from editing.editors.folder import FolderError, read_json, weight_files
 
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
@@ -35,14 +35,19 @@ class Preprocessing:
     resample: int
 
 
-def check_embeddings(config: EmbeddingConfig, names: Iterable[str]) -> None:
-    """Returns when the folder of every model behind these components holds what is needed.
+def check_embeddings(config: RewardsConfig) -> None:
+    """Returns when the folder of every model behind a weighted component holds what is needed.
 
     Raises:
         EmbeddingError: for the first that does not.
     """
-    for model in sorted({EMBEDDINGS[name] for name in names if name in EMBEDDINGS}):
-        checked_folder(model, getattr(config, model).path)
+    for model in weighted_models(config):
+        checked_folder(model, getattr(config.embedding, model).path)
+
+
+def weighted_models(config: RewardsConfig) -> list[str]:
+    """The embedding models, `clip` and `dino`, behind components that have a weight other than 0."""
+    return sorted({EMBEDDINGS[name] for name, weight in config.weights.items() if weight and name in EMBEDDINGS})
 
 
 def checked_folder(model: str, path: str) -> Path:
@@ -90,7 +95,9 @@ def preprocessing(folder: Path) -> Preprocessing:
 
 def advice(model: str, path: str) -> str:
     """What to type to get a model that fits."""
-    return f"to download one, type: hf download {SUGGESTED[model]} --local-dir {shlex.quote(path)}"
+    # Without the patterns the same weights come in other formats, too.
+    return (f"to download one, type: hf download {SUGGESTED[model]} --include '*.json' --include '*.safetensors' "
+            f"--local-dir {shlex.quote(path)}")
 
 
 def _incomplete(model: str, path: str, why: str) -> EmbeddingError:

@@ -68,7 +68,8 @@ class Patches:
         The whole image is seen in its own proportions: the crop of the models' image processors leaves its borders
         out. Class and register tokens, which come first, are not patches.
         """
-        rows, columns = patch_grid(*images.shape[1:3], self._patch, self._side)
+        _, height, width, _ = images.shape
+        rows, columns = patch_grid(height, width, self._patch, self._side)
 
         def embedded(batch: NDArray[np.uint8]) -> Tensor:
             pixels = model_input(batch, rows * self._patch, columns * self._patch, self._rules)
@@ -99,18 +100,23 @@ def load_patches(config: EmbeddingModelConfig) -> Patches:
 @lru_cache(maxsize=4)
 def _loaded(kind: str, path: str, device: str, dtype: str) -> tuple[Any, Any]:
     """The model on its device and its tokenizer (None without texts), from these files alone."""
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
     place, tokenizer = pick_device(device, f"rewards.embedding.{kind}.device"), None
     try:
-        model = AutoModel.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, trust_remote_code=False)
+        model, loading = AutoModel.from_pretrained(
+            path, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True)
+        if loading["missing_keys"]:  # which transformers would draw at random
+            raise ValueError(f"{len(loading['missing_keys'])} weights are missing, such as "
+                             f"{min(loading['missing_keys'])}")
         if kind == "clip":
             # A tokenizer.json is complete by itself; what else there is takes the packages that its class needs.
             fast = (Path(path) / "tokenizer.json").is_file()
             tokenizer = (PreTrainedTokenizerFast if fast else AutoTokenizer).from_pretrained(
                 path, local_files_only=True)
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EmbeddingError(
             f"rewards.embedding.{kind}.path: {path} cannot be loaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}); {advice(kind, path)}") from error

@@ -137,7 +137,8 @@ def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
      "data.type: expected shapes or manifest, seen 'foo' (set by --data.type)"),
     (["--rewards.weights.foo", "1"],
      "rewards.weights: unknown component 'foo'; expected some of ['acd', 'background_psnr', "
-     "'background_ssim', 'edit_psnr', 'edit_score', 'editscore', 'editscore_truth', 'qwen_vl'] "
+     "'background_ssim', 'clip_direction', 'clip_text', 'dino_background', 'edit_psnr', 'edit_score', "
+     "'editscore', 'editscore_truth', 'qwen_vl'] "
      "(set by --rewards.weights.foo)"),
 ])
 def test_sentences(argv, sentence):

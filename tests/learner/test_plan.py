@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from actors.rollout import roll_out
 from configs.load import config_hash, load_config
@@ -209,3 +210,24 @@ def test_the_device_is_the_one_that_a_process_will_find():
     assert on_gpu(ray, "learner", 0) and not on_gpu(ray, "rollout worker", 0) and on_gpu(ray, "rollout worker", 1)
     assert not on_gpu(load_config(["--editor.device", "cpu"]), "learner", 8)
     assert on_gpu(load_config(["--editor.device", "cuda:1"]), "this process", 0)
+
+
+def test_embedding_models_are_planned_where_they_run(tiny_kontext, tmp_path):
+    from tests.rewards.embedding.tiny_models import make_tiny
+
+    folder = make_tiny(tmp_path / "clip", "clip")
+    rewards = {"weights": {"clip_text": 1.0}, "embedding": {"clip": {"path": str(folder), "device": "cpu"}}}
+
+    def pool(**more):
+        changed = {**rewards, "embedding": {"clip": {**rewards["embedding"]["clip"], **more}, "gpus": 0.5}}
+        config = tiny_run(tiny_kontext, tmp_path, "plan", {"cluster": {"mode": "ray"}, "rewards": changed})
+        plans = memory_plan(config, editor_sizes(tiny_kontext))
+        return config, next(plan for plan in plans if plan.role == "reward pool")
+
+    config, on_host = pool()
+    parameters = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
+    assert item(on_host, "clip, float32") == 4 * parameters and on_host.bytes("editor") == 0
+    assert not on_gpu(config, "reward pool", 8)
+    config, on_device = pool(device="auto", dtype="bfloat16")
+    assert item(on_device, "clip, bfloat16") == 2 * parameters and item(on_device, "GPU context") > 0
+    assert on_gpu(config, "reward pool", 0) and on_device.bytes("editor") > on_device.bytes("host") / 1000
