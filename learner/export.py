@@ -1,5 +1,10 @@
-"""The trained adapter as a file that stock diffusers loads:
-`FluxKontextPipeline.load_lora_weights(folder)`."""
+"""The trained adapter as a file that stock diffusers loads: `FluxKontextPipeline.load_lora_weights(folder)`.
+
+The file acts at the same strength under every loader: alpha / rank is folded into B, and alpha = rank is written in the
+header. Loaders that read the header (diffusers) and those that do not, and take a scale of 1 (ComfyUI, ai-toolkit,
+musubi, older diffusers), then make the same W + B A. Exact where alpha / rank is a power of two, otherwise B is rounded
+once to float32.
+"""
 
 import json
 import os
@@ -9,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from diffusers import FluxKontextPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from numpy.typing import NDArray
@@ -21,8 +27,11 @@ from editing.editors.lora import (
     adapter_parameters,
     attach_lora,
     check_arrays,
+    check_fit,
     copy_arrays,
     detach_lora,
+    finite,
+    views,
 )
 
 PREFIX = "transformer."
@@ -33,19 +42,20 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
     """Writes `folder/pytorch_lora_weights.safetensors` and returns its path; the file appears whole or not
     at all.
 
-    Rank, alpha and targets go into the header where `load_lora_weights` looks for them (without them it
-    would take alpha = rank). `metadata` (JSON values: run, step, base model, ...) goes beside them.
+    Rank, alpha (= rank) and targets go into the header where `load_lora_weights` looks for them. `metadata` (JSON
+    values: run, step, base model, ...) goes beside them.
 
     Raises:
-        AdapterError: when the transformer has no adapter.
+        AdapterError: when the transformer has no adapter, or one too strong for float32.
     """
     parameters = adapter_parameters(transformer)
     if not parameters:
         raise AdapterError("There is nothing to export: the transformer has no adapter.")
     config = adapter_config(transformer)
+    arrays = dict(finite(scaled(views(parameters), config.lora_alpha / config.r)))
     # Only what makes the adapter: further fields differ between peft versions, which refuse those they do
     # not know.
-    settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": config.target_modules}
+    settings = {"r": config.r, "lora_alpha": config.r, "target_modules": config.target_modules}
     header = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + name: value for name, value in settings.items()}),
@@ -61,11 +71,18 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
     FluxKontextPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={
-            name: parameter.detach().to("cpu").contiguous() for name, parameter in parameters.items()
+            name: torch.from_numpy(array.copy()) for name, array in arrays.items()
         },
         save_function=save,
     )
     return folder / LORA_WEIGHT_NAME_SAFE
+
+
+def scaled(arrays: Mapping[str, NDArray[np.float32]], factor: float) -> dict[str, NDArray[np.float32]]:
+    """Adapter weights with every B times `factor`, rounded once to float32; an overflow gives infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {name: (array.astype(np.float64) * factor).astype(np.float32) if ".lora_B." in name else array
+                for name, array in arrays.items()}
 
 
 def canonical(content: bytes) -> bytes:
@@ -80,7 +97,8 @@ def canonical(content: bytes) -> bytes:
 def load_adapter(transformer: nn.Module, folder: str | Path) -> dict[str, Any]:
     """Puts an exported adapter on the transformer and returns the metadata it was exported with.
 
-    The transformer may have no adapter (one is attached) or one of the same rank, alpha and targets.
+    The transformer may have no adapter (one is attached, with the file's alpha) or one of the same rank and targets;
+    where its alpha is another, B is scaled so that B A alpha / rank is that of the file.
 
     Raises:
         AdapterError: when the folder has no safetensors file written by `export_adapter`, or it does not fit.
@@ -101,11 +119,15 @@ def load_adapter(transformer: nn.Module, folder: str | Path) -> dict[str, Any]:
             raise
     else:
         config = adapter_config(transformer)
-        present = {name: getattr(config, name) for name in settings}
-        if present != settings:
+        present, exported = ({"r": r, "target_modules": targets} for r, targets in (
+            (config.r, config.target_modules), (settings["r"], settings["target_modules"])))
+        if present != exported:
             raise AdapterError(
-                f"The transformer's adapter has {present}, but {path} was exported with {settings}."
+                f"The transformer's adapter has {present}, but {path} was exported with {exported}."
             )
+        if config.lora_alpha != settings["lora_alpha"]:
+            check_fit(adapter_parameters(transformer), arrays)
+            arrays = scaled(arrays, settings["lora_alpha"] / config.lora_alpha)
     copy_arrays(transformer, arrays)
     return own
 
