@@ -256,6 +256,9 @@ class RewardsConfig(Section):
     `scorers`. By default a judge, or else clip_text, replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
+    scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
+    """What a scorer of your own rewards: edit (the default), preservation (that the rest stays) or focus (where the
+    text attends). A run needs a reward for the edit, or something that keeps it."""
     judge: JudgeConfig = JudgeConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
@@ -300,6 +303,10 @@ class RewardsConfig(Section):
             module, _, attribute = dotted.partition(":")
             if not all(part.isidentifier() for path in (module, attribute) for part in path.split(".")):
                 raise ValueError(f"rewards.scorers.{name}: expected package.module:function, got {dotted!r}")
+        stray = sorted(set(self.scorer_kinds) - set(self.scorers))
+        if stray:
+            raise ValueError(f"rewards.scorer_kinds: expected names from rewards.scorers "
+                             f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}")
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
         unknown = sorted(set(self.weights) - known)
         if unknown:

@@ -107,16 +107,17 @@ TokenMask = Literal["half", "any", "soft"]
 
 
 class TokenMasksConfig(Section):
-    """Which latent tokens count as editable, per use: those that the edit mask covers to at least one half (`half`),
-    those that it touches (`any`), or each by the share that is covered (`soft`)."""
+    """Which latent tokens count as editable, per use: those that the edit mask touches (`any`: no part of a mask is lost,
+    and no edited pixel is pulled back to the source), those that it covers to at least one half (`half`: thin parts
+    have no token), or each by the share that is covered (`soft`)."""
 
-    noise: TokenMask = "half"
+    noise: TokenMask = "any"
     """Where candidates are perturbed."""
-    distance: TokenMask = "half"
+    distance: TokenMask = "any"
     """The edit region of the surrogate's metric."""
-    preservation: TokenMask = "half"
+    preservation: TokenMask = "any"
     """What the background term and the velocity anchor take for the edit region."""
-    attention: TokenMask = "half"
+    attention: TokenMask = "any"
     """The mask of attention concentration (ACD)."""
 
 

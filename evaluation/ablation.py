@@ -29,7 +29,9 @@ from evaluation.report import Row, as_json, as_markdown, as_table
 from evaluation.statistics import compare
 
 ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "quickstart")
-METRICS = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim")
+METRICS = (
+    "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim",
+    "edit_delta_e", "edit_saturation_drift", "edit_sharpness_drift", "background_cast_share")
 LOG_TAIL = 30
 """Lines of a failed run's log that are shown."""
 

@@ -125,6 +125,17 @@ def live_view(name: str, history: list[StepRecord], left: float) -> RenderableTy
     return Group(head, rewards, Padding(facts, (0, 2)))
 
 
+HEADLINES = (
+    "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim",
+    "edit_delta_e", "edit_saturation_drift", "edit_sharpness_drift", "edit_change", "background_cast_share")
+"""Held-out metrics that the tables show, in this order; summary.json and metrics.jsonl have all."""
+
+
+def headlines(mean: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of `HEADLINES` that there are."""
+    return {name: mean[name] for name in HEADLINES if name in mean}
+
+
 def final_table(
     base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]
 ) -> Table:
@@ -137,7 +148,7 @@ def final_table(
     for title, justify in (("metric", "left"), ("base", "right"), ("trained", "right"), ("difference", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
 
-    for name, value in final.mean.items():
+    for name, value in headlines(final.mean).items():
         trained = amount(name, value, final.standard_error.get(name))
         if base is None or name not in base.mean:
             table.add_row(name, "–", trained, "")
@@ -220,7 +231,7 @@ class ConsoleReport:
             return
         if record.label == "base":
             self._base = record
-        values = ", ".join(f"{name} {amount(name, value)}" for name, value in record.mean.items())
+        values = ", ".join(f"{name} {amount(name, value)}" for name, value in headlines(record.mean).items())
         title = "base" if record.label == "base" else f"after step {record.step}"
         self._print(f"{title} on {record.tasks} held-out tasks: {values}  ({record.seconds:.0f} s)")
 

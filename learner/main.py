@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from configs import exits
+from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.help import print_help
 from configs.load import config_hash, parse_command_line, to_yaml
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         request = parse_command_line(arguments)
         check_embeddings(request.config.rewards)
+        check_edit_signal(request.config)
     except (ConfigError, EmbeddingError) as error:
         print(f"{error}\n\nType python -m learner.main --help for examples and every key.", file=sys.stderr)
         return exits.WRONG_REQUEST

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from configs.edit_signal import check_edit_signal
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
@@ -50,8 +51,10 @@ def run(
         stopping: ends the run when somebody asks for it.
 
     Raises:
+        ConfigError: when nothing in the configuration rewards or keeps the edit.
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
+    check_edit_signal(config)
     while True:
         try:
             return _attempt(config, resume, observers, allowed, stopping)

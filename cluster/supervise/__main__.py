@@ -23,6 +23,7 @@ from cluster.supervise.jobs import JobRefused, RayJobs
 from cluster.supervise.policy import Limits
 from cluster.supervise.watch import Watch
 from configs import exits
+from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.load import CommandLine, parse_command_line
 
@@ -77,9 +78,11 @@ def checked(flags: Sequence[str]) -> CommandLine:
     """The run that the flags ask for.
 
     Raises:
-        ConfigError: when they are wrong, or when a second attempt could not find what the first one saved.
+        ConfigError: when they are wrong, when nothing in them rewards or keeps the edit, or when a second attempt
+            could not find what the first one saved.
     """
     request = parse_command_line(flags)
+    check_edit_signal(request.config)
     if request.dry_run or request.resume:
         raise ConfigError("--dry-run and --resume: expected neither; every attempt finds out by itself whether "
                           "there is a checkpoint to resume")

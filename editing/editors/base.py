@@ -124,7 +124,7 @@ class Editor(ABC):
         """Frees the text encoders; conditions that are kept can still be had from `encode`."""
 
     @abstractmethod
-    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "half") -> Tensor:
+    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "any") -> Tensor:
         """The edit mask bool [H, W] (True = editable) on the token grid, float32 [N]; see `masks.token_mask`."""
 
     @abstractmethod

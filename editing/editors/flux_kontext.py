@@ -193,7 +193,7 @@ class FluxKontextEditor(Editor):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "half") -> Tensor:
+    def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "any") -> Tensor:
         """See `Editor.token_mask`."""
         return token_mask(edit_mask, condition.grid, kind).to(self._device)
 

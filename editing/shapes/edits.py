@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,9 +45,12 @@ def edit_mask(edit: Edit) -> np.ndarray:
     return touched | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
 
 
+@lru_cache(maxsize=4)  # every score of a group asks for them, and painting takes longer than all the rest
 def outcomes(edit: Edit) -> np.ndarray:
-    """Float32 [13, 64, 64, 3]: the picture for every entry of OUTCOMES at the edited place."""
-    return np.stack([paint(edit.scene.with_thing(edit.place, thing)) for thing in OUTCOMES])
+    """Float32 [13, 64, 64, 3]: the image for every entry of OUTCOMES at the edited place; read-only."""
+    painted = np.stack([paint(edit.scene.with_thing(edit.place, thing)) for thing in OUTCOMES])
+    painted.flags.writeable = False
+    return painted
 
 
 def draw_scene(rng: np.random.Generator, count: int) -> Scene:

@@ -16,7 +16,8 @@ from evaluation.report import as_markdown
 from evaluation.statistics import student_interval
 
 BASE = {"edit_score": 0.5, "editscore_truth": 0.5, "edit_accuracy": 0.5, "edit_psnr": 20.0, "background_psnr": 26.0,
-        "background_ssim": 0.9}
+        "background_ssim": 0.9, "edit_delta_e": 9.0, "edit_saturation_drift": 0.01, "edit_sharpness_drift": 0.0,
+        "background_cast_share": 0.2}
 GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 
 

@@ -90,7 +90,7 @@ def test_without_a_terminal_every_step_is_a_plain_line(tmp_path: Path):
     # A log line is never broken, however narrow the log claims to be.
     assert [line for line in lines if line.startswith("step ")] == [
         step_line(step(1, 4.0), 9 * 4.0), step_line(step(2, 2.0), 8 * 3.0)]
-    assert any(line.startswith("base on 256 held-out tasks: edit_psnr 18.00 dB, edit_score 0.500") for line in lines)
+    assert any(line.startswith("base on 256 held-out tasks: edit_score 0.500, edit_psnr 18.00 dB") for line in lines)
 
 
 def test_on_a_terminal_the_table_is_live_and_gone_after_close(tmp_path: Path):

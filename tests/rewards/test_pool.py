@@ -7,7 +7,7 @@ import pytest
 
 from editing.data import Tasks
 from rewards.inputs import ScoreInput
-from rewards.measure import measured
+from rewards.measure import DRIFTS, measured
 from rewards.pixel import PSNR_CAP
 from rewards.pool import RewardPool, at_once
 from rewards.result import Score
@@ -115,9 +115,14 @@ def test_measure_reads_the_split_it_is_told(tasks):
 def test_measured_leaves_out_what_has_no_truth(tasks):
     task = tasks.held_out[0]
     image = task.source
-    assert set(measured(task, image)) == {
-        "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
-    assert set(measured(replace(task, meta={}), image)) == {"edit_psnr", "background_psnr", "background_ssim"}
+    truth = {"edit_score", "editscore_truth", "edit_accuracy"}
+    wanted = {"edit_psnr", "edit_delta_e", "edit_pyramid", *(f"edit_{name}_drift" for name in DRIFTS)}
+    kept = {"background_psnr", "background_ssim", "background_pyramid", "background_cast_share",
+            *(f"background_{name}_drift" for name in DRIFTS)}
+    assert set(measured(task, image)) == {"edit_change", *truth, *wanted, *kept}
+    assert set(measured(replace(task, meta={}), image)) == {"edit_change", *wanted, *kept}
     bare = replace(task, meta={}, target=None)
-    assert measured(bare, image) == {"background_psnr": PSNR_CAP, "background_ssim": 1.0}
-    assert measured(replace(bare, edit_mask=np.ones_like(task.edit_mask)), image) == {}
+    perfect = {name: 0.0 for name in kept} | {"background_psnr": PSNR_CAP, "background_ssim": 1.0}
+    assert measured(bare, image) == {"edit_change": 0.0, **perfect}
+    full = replace(bare, edit_mask=np.ones_like(task.edit_mask))
+    assert measured(full, image) == {"edit_change": 0.0}

@@ -1,0 +1,55 @@
+"""Whether a configuration can train an edit: something must reward it, or hold it as the base editor makes it.
+
+Rewards for the background and for attention are largest where nothing is edited. A run that has no others teaches its
+editor to copy the source: measured on the embedded benchmark, 40 steps of them take edit accuracy from .605 to .133.
+"""
+
+from __future__ import annotations
+
+from configs.errors import ConfigError
+from configs.rewards import COMPONENT_KINDS
+from configs.schema import RunConfig
+
+WAYS_OUT = (
+    ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
+                                   "--rewards.weights.qwen_vl 1"),
+    ("target images in the data", "--rewards.weights.edit_psnr 0.05"),
+    ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
+    ("no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)",
+     "--learner.preservation.velocity_weight 16 --learner.preservation.velocity_region edit"),
+)
+"""What to add to a configuration that would train no edit: in words, and as flags."""
+
+
+def edit_rewards(config: RunConfig) -> tuple[str, ...]:
+    """The components that reward the edit: of kind `edit`, with a weight above 0. A scorer of the user's own is one
+    unless `rewards.scorer_kinds` says otherwise."""
+    kinds = {**COMPONENT_KINDS, **dict.fromkeys(config.rewards.scorers, "edit"), **config.rewards.scorer_kinds}
+    return tuple(name for name, weight in config.rewards.weights.items() if weight > 0 and kinds[name] == "edit")
+
+
+def keeps_the_edit(config: RunConfig) -> bool:
+    """Whether the velocity is anchored to the base editor's inside the mask too, so that the edit stays what it was."""
+    preservation = config.learner.preservation
+    return preservation.velocity_weight > 0 and preservation.velocity_region != "background"
+
+
+def check_edit_signal(config: RunConfig) -> None:
+    """Refuses a configuration in which nothing rewards or keeps the edit, or in which a reward for it is never used.
+
+    Raises:
+        ConfigError: with the ways out, each as flags to add.
+    """
+    rewarding, used = edit_rewards(config), config.learner.surrogate.weight > 0
+    if rewarding and not used:
+        raise ConfigError(
+            f"learner.surrogate.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but no "
+            "reward reaches the weights without the surrogate. Add --learner.surrogate.weight 1, or leave "
+            f"{rewarding[0]} out of rewards.weights")
+    if rewarding or keeps_the_edit(config):
+        return
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in config.rewards.weights.items())
+    raise ConfigError("\n".join([
+        f"rewards.weights: expected a reward for the edit, got {weights}; nothing here rewards the edit or keeps it, "
+        "so the run would teach the editor to change nothing. Add one of",
+        *(f"  {flags}\n      {words}" for words, flags in WAYS_OUT)]))

@@ -1,0 +1,116 @@
+"""Tests of configs.edit_signal: what is refused because it could only teach an editor to change nothing."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.supervise.__main__ import checked
+from configs.edit_signal import WAYS_OUT, check_edit_signal
+from configs.errors import ConfigError
+from configs.layers import preset_names
+from configs.load import load_config
+from configs.rewards import COMPONENT_KINDS
+from learner.main import main
+from learner.train import run
+
+COPYING = ["--rewards.weights", "{background_psnr: 0.1, acd: 1}"]
+COLLAPSING = sorted((Path(__file__).parents[1] / "collapsing").glob("*.yaml"))
+MINE = ["--rewards.scorers.mine", "m:f"]
+
+
+@pytest.mark.parametrize("flags", [
+    COPYING,
+    ["--rewards.weights", "{edit_score: 0, background_psnr: 1}"],
+    ["--rewards.weights", "{edit_score: -1, background_psnr: 1}"],
+    [*COPYING, "--learner.preservation.background_weight", "9"],
+    [*COPYING, "--learner.preservation.velocity_weight", "1", "--learner.preservation.velocity_region", "background"],
+    [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
+    [*MINE, *COPYING],
+    ["--rewards.weights", "{background_psnr: 0.5, acd: 0.5}", "--rewards.normalisation", "pooled"],
+])
+def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
+    with pytest.raises(ConfigError, match=r"rewards\.weights: expected a reward for the edit, got .*change nothing"):
+        check_edit_signal(load_config(flags))
+
+
+@pytest.mark.parametrize("flags", [
+    [],
+    ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
+    [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
+    [*MINE, "--rewards.weights", "{mine: 1}"],
+    [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
+    ["--rewards.judge.qwen_vl.urls", "[http://host:8000/v1]"],
+])
+def test_what_rewards_or_keeps_the_edit_is_not(flags):
+    check_edit_signal(load_config(flags))
+
+
+def test_every_component_that_says_it_rewards_the_edit_is_enough():
+    config = load_config([])
+    for name, kind in COMPONENT_KINDS.items():
+        alone = config.model_copy(update={"rewards": config.rewards.model_copy(update={"weights": {name: 1.0}})})
+        if kind == "edit":
+            check_edit_signal(alone)
+        else:
+            with pytest.raises(ConfigError, match=f"got {name} 1;"):
+                check_edit_signal(alone)
+
+
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - {"service"}))
+def test_every_preset_that_trains_has_an_edit_to_learn_or_keep(name):
+    check_edit_signal(load_config(["--config", name]))
+
+
+def test_the_preset_of_the_service_trains_nothing_and_is_not_concerned():
+    with pytest.raises(ConfigError, match="expected a reward for the edit"):
+        check_edit_signal(load_config(["--config", "service"]))
+
+
+@pytest.mark.parametrize("flags", [flags for _, flags in WAYS_OUT])
+def test_every_way_out_leads_out(flags):
+    check_edit_signal(load_config([*COPYING, *shlex.split(flags)]))
+
+
+def test_a_reward_for_the_edit_that_reaches_no_weight_is_refused():
+    with pytest.raises(ConfigError, match=r"learner\.surrogate\.weight: expected a weight above 0, got 0; edit_psnr"):
+        check_edit_signal(load_config(["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1"]))
+    check_edit_signal(load_config(
+        ["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1", "--learner.surrogate.weight", "1"]))
+
+
+@pytest.mark.parametrize("path", COLLAPSING, ids=lambda path: path.stem)
+def test_the_presets_that_collapsed_run_only_under_another_name(path):
+    """The rewards that the presets had are refused; disguised as a scorer of the user's own they are not."""
+    assert len(COLLAPSING) == 2
+    check_edit_signal(load_config(["--config", str(path)]))
+    weights = yaml.safe_load(path.read_text())["rewards"]["weights"]
+    weights = {name.replace("fidelity", "background_psnr"): weight for name, weight in weights.items()}
+    assert set(weights) == {"background_psnr", "acd"}
+    with pytest.raises(ConfigError, match="expected a reward for the edit"):
+        check_edit_signal(load_config(["--config", str(path), "--rewards.weights", str(weights)]))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--resume"]], ids=" ".join)
+def test_nothing_is_started(more, tmp_path, capsys):
+    assert main(["--folder", str(tmp_path), *COPYING, *more]) == 2
+    said = capsys.readouterr()
+    assert not said.out and not list(tmp_path.iterdir())
+    assert "got background_psnr 0.1, acd 1; nothing here rewards the edit or keeps it" in said.err
+    assert all(flags in said.err for _, flags in WAYS_OUT)
+
+
+def test_neither_by_a_supervisor_nor_from_python(tmp_path):
+    with pytest.raises(ConfigError, match="expected a reward for the edit"):
+        checked(["--folder", str(tmp_path), *COPYING])
+    with pytest.raises(ConfigError, match="expected a reward for the edit"):
+        run(load_config(["--folder", str(tmp_path), *COPYING]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_kinds_are_only_said_of_scorers_that_there_are():
+    with pytest.raises(ConfigError, match=r"rewards\.scorer_kinds: expected names .*there are none.*, got 'acd'"):
+        load_config(["--rewards.scorer_kinds.acd", "edit"])
+    with pytest.raises(ConfigError, match=r"rewards\.scorer_kinds\.mine: expected .*'edit', 'preservation' or 'focus'"):
+        load_config([*MINE, "--rewards.scorer_kinds.mine", "everything"])
