@@ -83,7 +83,8 @@ def test_photographs_train_without_ground_truth_and_have_their_gallery(tmp_path)
     config = load_config([
         "--config", "my_images", "--folder", str(tmp_path), "--name", "photos", "--cluster.mode", "inline",
         "--data.path", str(train), "--data.held_out_path", str(held_out), "--data.resolution", "128",
-        "--rewards.weights", "{background_psnr: 1.0, acd: 1.0}", "--learner.preservation.velocity_weight", "1", "--exploration.group_size", "3",
+        "--rewards.weights", "{background_psnr: 1.0, acd: 1.0}", 
+        "--learner.preservation.velocity_weight", "1", "--exploration.group_size", "3",
         "--sampler.steps", "2", "--sampler.trained_steps", "[0, 1]", "--sampler.evaluation_steps", "2",
         "--learner.steps", "1", "--learner.groups_per_step", "1", "--learner.surrogate.anchors", "1",
         "--report.gallery_groups", "1"])

@@ -92,7 +92,8 @@ def test_a_runs_folder_brings_its_editor_settings_and_held_out_tasks(
     (tmp_path / "m.jsonl").write_text(lines)
     config = load_config([
         "--data.type", "manifest", "--data.path", str(tmp_path / "m.jsonl"), "--data.resolution", "24",
-        "--data.mask-polarity", "edit_is_white", "--rewards.weights", "{background_psnr: 1}", "--learner.preservation.velocity_weight", "1",
+        "--data.mask-polarity", "edit_is_white", "--rewards.weights", "{background_psnr: 1}",
+        "--learner.preservation.velocity_weight", "1",
         "--editor.path", str(tiny_kontext), "--sampler.evaluation-steps", "2"])
     run = tmp_path / "runs" / "quickstart"
     run.mkdir(parents=True)
