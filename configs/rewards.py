@@ -67,6 +67,17 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
 }
 """The natural range of every component of Locus; a scorer of the user's own has none."""
 
+NOISE_FLOORS: Mapping[str, float] = {
+    # Measured, not judged: what rounding to 8 bits moves.
+    "edit_score": 1e-3, "editscore_truth": 1e-3, "edit_psnr": 0.02,
+    "background_psnr": 0.02, "background_ssim": 1e-4, "dino_background": 1e-4,
+    # Attention and embeddings in half precision.
+    "acd": 1e-3, "clip_text": 1e-3, "clip_direction": 1e-3,
+    # Judges: a hundredth and half a hundredth of their range; several passes of one judge differ by more.
+    "editscore": 0.01, "qwen_vl": 0.005,
+}
+"""Spread within a group, in a component's own unit, up to which it is noise; 0 for a scorer of the user's own."""
+
 
 class ServeConfig(Section):
     """Judge servers that the run starts and ends itself: `replicas` processes of `vllm serve`."""
@@ -259,6 +270,9 @@ class RewardsConfig(Section):
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
     """What a scorer of your own rewards: edit (the default), preservation (that the rest stays) or focus (where the
     text attends). A run needs a reward for the edit, or something that keeps it."""
+    floors: dict[str, float] = Field({})
+    """Per component, in its own unit: a group in which its standard deviation is no larger learns nothing from it, so
+    that noise is not scaled up to a reward. Components that are not named have a floor just above their noise."""
     judge: JudgeConfig = JudgeConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
@@ -272,6 +286,11 @@ class RewardsConfig(Section):
     min_std: float = Field(0.0, ge=0)
     """Groups whose combined reward varies by less than this get no advantages: population standard deviation, after
     normalisation and weights. It keeps the noise of a judge from being blown up; 0 leaves out only flat groups."""
+
+    @property
+    def noise_floors(self) -> Mapping[str, float]:
+        """`floors` with the defaults of the components that it does not name."""
+        return {**NOISE_FLOORS, **self.floors}
 
     @model_validator(mode="before")
     @classmethod
@@ -308,6 +327,12 @@ class RewardsConfig(Section):
             raise ValueError(f"rewards.scorer_kinds: expected names from rewards.scorers "
                              f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}")
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
+        strange = sorted(set(self.floors) - known)
+        if strange:
+            raise ValueError(f"rewards.floors: unknown component {strange[0]!r}; expected some of {sorted(known)}")
+        bad = next((name for name, floor in self.floors.items() if not 0 <= floor < float("inf")), None)
+        if bad is not None:
+            raise ValueError(f"rewards.floors.{bad}: expected a number of at least 0, got {self.floors[bad]}")
         unknown = sorted(set(self.weights) - known)
         if unknown:
             raise ValueError(f"rewards.weights: unknown component {unknown[0]!r}; expected some of {sorted(known)}")

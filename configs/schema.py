@@ -107,9 +107,9 @@ TokenMask = Literal["half", "any", "soft"]
 
 
 class TokenMasksConfig(Section):
-    """Which latent tokens count as editable, per use: those that the edit mask touches (`any`: no part of a mask is lost,
-    and no edited pixel is pulled back to the source), those that it covers to at least one half (`half`: thin parts
-    have no token), or each by the share that is covered (`soft`)."""
+    """Which latent tokens count as editable, per use: those that the edit mask touches (`any`: no part of a mask is
+    lost, and no edited pixel is pulled back to the source), those that it covers to at least one half (`half`: thin
+    parts have no token), or each by the share that is covered (`soft`)."""
 
     noise: TokenMask = "any"
     """Where candidates are perturbed."""
@@ -130,6 +130,9 @@ class AdvantageConfig(Section):
     """Exponent of the quasi-norm."""
     clip: float = Field(5.0, gt=0)
     """Advantages are clipped to ± this."""
+    damping: float = Field(0.0, ge=0)
+    """Added to the spread that advantages are divided by, in units of the combined reward: groups with little spread
+    count less."""
 
 
 class SurrogateConfig(Section):

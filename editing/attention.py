@@ -84,6 +84,8 @@ def _token_weights(text_query: Tensor, image_key: Tensor, text_valid: Tensor) ->
     expected = (text_query.shape[0], text_query.shape[2])
     if text_valid.shape != expected:
         raise ValueError(f"text_valid must be [B, V] = {list(expected)}; seen {list(text_valid.shape)}.")
+    if text_valid.dtype != torch.bool and not bool(((text_valid == 0) | (text_valid == 1)).all()):
+        raise ValueError("text_valid must be 0 or 1 (True for text tokens, False for padding); got other values.")
     valid = text_valid.to(device=text_query.device, dtype=at_least_float32(text_query).dtype)
     count = valid.sum(dim=-1, keepdim=True)
     if not bool((count > 0).all()):

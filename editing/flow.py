@@ -38,12 +38,14 @@ def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: T
     training: that is why an anchor's leap reproduces the stored state.
 
     Args:
-        x: [B, N, C].
+        x: [B, N, C]; half precision is taken to float32 first.
         velocity: [B, N, C].
         sigma: a number, or one per sample [B]; rounded to the dtype of x first, as the grid is.
         sigma_next: likewise.
     """
-    return x + (_per_sample(sigma_next, x) - _per_sample(sigma, x)) * velocity
+    # In half precision a short step would vanish in the rounding of the state.
+    x = at_least_float32(x)
+    return x + (_per_sample(sigma_next, x) - _per_sample(sigma, x)) * velocity.to(x.dtype)
 
 
 def predicted_clean(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
@@ -66,7 +68,14 @@ def leap(
         x_prev: [B, N, C], stored states at sigma_prev, constants.
         sigma_prev: a number, or one per sample [B].
         sigma_next: a number, or one per sample [B], below sigma_prev.
+
+    Raises:
+        ValueError: when sigma_next is not below sigma_prev (NaN included).
     """
+    x_prev = at_least_float32(x_prev)
+    if not bool((_per_sample(sigma_next, x_prev) < _per_sample(sigma_prev, x_prev)).all()):
+        raise ValueError(f"a leap goes down the noise levels: expected sigma_next below sigma_prev, got "
+                         f"{sigma_next} after {sigma_prev}.")
     sigma = _per_sample(sigma_prev, x_prev).reshape(-1).expand(x_prev.shape[0])
     return euler_step(x_prev, _evaluate(velocity, x_prev, sigma), sigma_prev, sigma_next)
 

@@ -42,6 +42,8 @@ def perturb(
     """
     _check_strength("alpha_edit", alpha_edit)
     _check_strength("alpha_base", alpha_base)
+    if not (reference.is_floating_point() and delta.is_floating_point()):
+        raise ValueError(f"noise must be floating point; got {reference.dtype} and {delta.dtype}.")
     if reference.ndim != 2 or delta.shape[-2:] != reference.shape:
         raise ValueError(
             f"reference must be [N, C] and delta [..., N, C]; seen {list(reference.shape)} and "

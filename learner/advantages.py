@@ -9,6 +9,8 @@ Normaliser = Literal["std", "quasi_norm"]
 
 FLAT_TOLERANCE = 1e-6
 """A spread below this part of the largest |reward| is rounding, not information (float32 keeps 1.2e-7)."""
+ROUNDING = 1e-12
+"""A deviation from the mean below this part of the largest one is rounding of the mean (float64)."""
 
 
 def is_flat(rewards: Tensor, valid: Tensor | None = None, flat_tolerance: float = FLAT_TOLERANCE) -> bool:
@@ -65,9 +67,10 @@ def group_advantages(
     """
     if kind not in get_args(Normaliser):
         raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}; seen {kind!r}.")
-    if not (0 < p <= 2 and clip > 0 and damping >= 0):
+    if not (0 < p <= 2 and clip > 0 and damping >= 0 and flat_tolerance >= 0):  # NaN fails too
         raise ValueError(
-            f"expected 0 < p <= 2, clip > 0 and damping >= 0; seen p={p}, clip={clip}, damping={damping}."
+            f"expected 0 < p <= 2, clip > 0, damping >= 0 and flat_tolerance >= 0; seen p={p}, clip={clip}, "
+            f"damping={damping}, flat_tolerance={flat_tolerance}."
         )
     mask, values = _valid_rewards(rewards, valid)
     advantages = torch.zeros_like(rewards, dtype=torch.promote_types(rewards.dtype, torch.float32))
@@ -77,7 +80,14 @@ def group_advantages(
     exponent = 2.0 if kind == "std" else p
     # Scaled by the largest deviation, so that powers of tiny rewards do not underflow.
     largest = centred.abs().max()
-    norm = largest * (centred / largest).abs().pow(exponent).sum().pow(1 / exponent)
+    share = (centred / largest).abs()
+    if exponent == 2:
+        norm = largest * share.square().sum().sqrt()
+    else:
+        # A deviation that is rounding is none: to the power of a small p it would count like the largest. In
+        # logarithms, since the sum to the power 1 / p may be larger than any number.
+        share = torch.where(share < ROUNDING, 0, share)
+        norm = largest * (torch.logsumexp(p * share.log(), dim=0) / p).exp()
     scaled = centred / (norm / len(values) ** 0.5 + damping)
     advantages[mask] = scaled.clamp(-clip, clip).to(advantages.dtype)
     return advantages

@@ -278,7 +278,7 @@ class Learner:
 
     def _rewards(self, scores: Sequence[GroupScores]) -> list[GroupReward]:
         config = self.config.rewards
-        return compose(scores, config.weights, config.normalisation, config.min_std)
+        return compose(scores, config.weights, config.normalisation, config.min_std, config.noise_floors)
 
     def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""

@@ -37,7 +37,7 @@ def source_anchored_background(
         raise ValueError(
             f"x0_hat must be [B, N, C] and source [N, C]; seen {list(x0_hat.shape)} and {list(source.shape)}."
         )
-    if tolerance < 0:
+    if not tolerance >= 0:  # NaN fails too
         raise ValueError(f"tolerance must not be negative; seen {tolerance}.")
     x0_hat = at_least_float32(x0_hat)
     excess = (x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance

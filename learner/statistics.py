@@ -37,7 +37,7 @@ class RewardStatistics:
 
 def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
     """Statistics over the valid candidates of at least one group, each with at least one valid candidate."""
-    combined = compose(groups, config.weights, config.normalisation, config.min_std)
+    combined = compose(groups, config.weights, config.normalisation, config.min_std, config.noise_floors)
     valid = [reward.valid for reward in combined]
     names = {name: None for group in groups for name in (*group.components, *group.diagnostics)}
     values = {name: [found for group, ok in zip(groups, valid, strict=True) if (found := _values(group, name, ok))]

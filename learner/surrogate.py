@@ -157,12 +157,13 @@ def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip
         )
     if not 0 < clip < 1:
         raise ValueError(f"clip must be in (0, 1); seen {clip}.")
-    ratio = policy_ratio(log_new, log_old.detach())
-    weight = advantages.detach().to(ratio)
+    weight = advantages.detach().to(log_new)
+    # A candidate without an advantage has no part in J, however far its ratio has gone: 0 * inf would be NaN.
+    ratio = policy_ratio(*(torch.where(weight == 0, 0, logs) for logs in (log_new, log_old.detach())))
     free, clipped = weight * ratio, weight * ratio.clamp(1 - clip, 1 + clip)
     with torch.no_grad():
         clipped_fraction = (clipped < free).to(ratio.dtype).mean()
-        ratio_deviation = (ratio - 1).abs().max()
+        ratio_deviation = (policy_ratio(log_new, log_old) - 1).abs().max()
     return ClippedObjective(torch.minimum(free, clipped).sum(dim=-1), clipped_fraction, ratio_deviation)
 
 
@@ -177,4 +178,7 @@ def categorical_kl(log_old: Tensor, log_new: Tensor) -> Tensor:
         [...], nats.
     """
     log_old = log_old.detach()
-    return (log_old.exp() * (log_old - log_new)).sum(dim=-1)
+    # What pi_old never does adds nothing (0 log 0 = 0), also where pi_new never does it either.
+    never = log_old == -torch.inf
+    difference = torch.where(never, 0, log_old) - torch.where(never, 0, log_new)
+    return (log_old.exp() * difference).sum(dim=-1)

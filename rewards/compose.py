@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -45,7 +46,8 @@ class GroupReward:
 
 
 def compose(
-    scores: Sequence[GroupScores], weights: Mapping[str, float], normalisation: Normalisation, min_std: float = 0.0
+    scores: Sequence[GroupScores], weights: Mapping[str, float], normalisation: Normalisation, min_std: float = 0.0,
+    floors: Mapping[str, float] = MappingProxyType({}),
 ) -> list[GroupReward]:
     """R_i = sum_c w_c z_c(i) of every group, where z depends on the normalisation.
 
@@ -63,6 +65,9 @@ def compose(
         weights: per component; those of weight 0 need not be there.
         normalisation: see above. Except for `none`, the result depends on all given groups, not on their
             order.
+        floors: per component, in its own unit, at least 0 (the default). Where its population standard deviation in a
+            group is no larger, its values there count as equal: all normalisations would scale its noise to the size
+            of a signal. Values that differ by rounding alone always do.
         min_std: see `is_filtered`; in units of the combined reward, so after normalisation and weights.
 
     Raises:
@@ -79,7 +84,8 @@ def compose(
     rewards = [np.zeros(mask.shape) for mask in valid]
     silent = []
     for name in names:
-        values = [_values(group, name, mask) for group, mask in zip(scores, valid, strict=True)]
+        values = [_above(_values(group, name, mask), floors.get(name, 0.0))
+                  for group, mask in zip(scores, valid, strict=True)]
         largest = max((float(np.abs(part).max()) for part in values if part.size), default=0.0)
         if normalisation == "minibatch":
             values = [part - _mean(values) for part in values]
@@ -143,6 +149,15 @@ def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
         [all(s.value is not None for s in row) for row in zip(*(group.components[n] for n in names), strict=True)],
         dtype=bool,
     )
+
+
+def _above(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """The values [V] of a group, or their mean in all places where their spread is at most `floor`, or rounding."""
+    if not values.size:
+        return values
+    largest = float(np.abs(values).max())
+    spread = float(np.std(values / largest)) if largest > 0 else 0.0  # divided first: small squares would underflow
+    return values if spread > ROUNDING and spread * largest > floor else np.full_like(values, values.mean())
 
 
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ def advantages_of(reward: GroupReward, config: AdvantageConfig) -> Tensor:
     if reward.filtered:
         return torch.zeros(len(reward.rewards))
     rewards, valid = torch.tensor(reward.rewards), torch.tensor(reward.valid)
-    return group_advantages(rewards, valid, config.kind, config.p, config.clip).float()
+    return group_advantages(rewards, valid, config.kind, config.p, config.clip, config.damping).float()
 
 
 def accumulate(

@@ -144,3 +144,15 @@ def test_faults_are_sentences():
         attention_concentration(query[:, :1], key, mask, valid)
     with pytest.raises(ValueError, match=r"text_valid must be \[B, V\] = \[2, 4\]; seen \[2, 10\]"):
         attention_concentration(query, key, mask, mask)
+
+
+def test_a_text_mask_of_other_values_is_refused():
+    query, key, mask, valid = inputs(1, 2, 4, 6, 8, seed=1)
+    with pytest.raises(ValueError, match="text_valid must be 0 or 1"):
+        attention_concentration(query, key, mask, valid.float() * 0.5)
+
+
+def test_huge_queries_and_keys_give_a_finite_concentration():
+    query, key, mask, valid = inputs(1, 2, 4, 6, 8, seed=1, dtype=torch.bfloat16)
+    got = attention_concentration(1e18 * query, 1e18 * key, mask, valid)
+    assert torch.isfinite(got).all() and (got >= 0).all()

@@ -192,3 +192,16 @@ def test_which_steps_are_eulers(start, end):
         same = torch.allclose(euler, states[step + 1], rtol=0, atol=1e-12)
         assert same == takes_euler_step("dpm2m", sigmas, step), step
         assert takes_euler_step("euler", sigmas, step)
+
+
+def test_a_step_in_half_precision_does_not_vanish():
+    x = torch.full((1, 1, 1), 100.0, dtype=torch.bfloat16)
+    v = torch.ones_like(x)
+    assert euler_step(x, v, 0.5, 0.4).item() == pytest.approx(99.9, rel=1e-6)
+    assert leap(lambda x, sigma: torch.ones_like(x), x, 0.5, 0.4).item() == pytest.approx(99.9, rel=1e-6)
+
+
+@pytest.mark.parametrize("following", [0.5, 0.6, math.nan])
+def test_a_leap_upward_is_refused(following):
+    with pytest.raises(ValueError, match="expected sigma_next below sigma_prev"):
+        leap(lambda x, sigma: x, torch.ones(2, 1, 1), torch.tensor([0.5, 0.9]), torch.tensor([following, 0.1]))

@@ -165,3 +165,8 @@ def test_faults_are_sentences():
         region_decoupled_noise(reference, torch.ones(4), 0, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match="seed must be an integer"):
         NoiseRecipe(2**64, 0.5, 0.1, 2)
+
+
+def test_noise_of_whole_numbers_is_refused():
+    with pytest.raises(ValueError, match="noise must be floating point"):
+        perturb(torch.ones(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.int64), torch.ones(2), 0.8, 0.05)

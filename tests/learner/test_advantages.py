@@ -135,3 +135,19 @@ def test_faults_are_sentences():
     for bad in ({"p": 0.0}, {"p": 2.5}, {"clip": 0.0}, {"damping": -1.0}):
         with pytest.raises(ValueError, match="expected 0 < p <= 2"):
             group_advantages(torch.zeros(3), **bad)
+
+
+@pytest.mark.parametrize("p", [1e-3, 0.01, 0.05, 0.3])
+def test_the_quasi_norm_of_a_small_exponent_neither_overflows_nor_is_nan(p):
+    rewards = torch.tensor([0.1, 0.5, 0.9, 0.4, 0.2, 0.3], dtype=torch.float64)
+    got = group_advantages(rewards, kind="quasi_norm", p=p, clip=1e9)
+    centred = [float(r) - 0.4 for r in rewards]
+    exact = math.log(sum(math.exp(p * math.log(abs(a))) for a in centred if abs(a) > 1e-12)) / p
+    expected = [0.0 if abs(a) < 1e-12 else math.copysign(math.exp(math.log(abs(a)) + 0.5 * math.log(6) - exact), a)
+                for a in centred]
+    assert got.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9 * max(map(abs, expected)))
+
+
+def test_a_tolerance_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="flat_tolerance >= 0"):
+        group_advantages(torch.tensor([1.0, 2.0]), flat_tolerance=math.nan)

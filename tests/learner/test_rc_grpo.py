@@ -256,3 +256,9 @@ def test_the_weight_of_the_surrogate_scales_its_gradient(batch, toy):
     config = settings()
     half = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.5})})
     torch.testing.assert_close(2 * run(batch, toy, half)[2], run(batch, toy, config)[2], rtol=1e-12, atol=0)
+
+
+def test_damping_makes_groups_of_little_spread_count_less():
+    small, large = (advantages_of(GroupReward(np.array([0.0, spread]), np.array([True, True])),
+                                  AdvantageConfig(damping=0.01)) for spread in (0.002, 2.0))
+    assert small.tolist() == pytest.approx([-1 / 11, 1 / 11]) and large.tolist() == pytest.approx([-1, 1], rel=0.02)

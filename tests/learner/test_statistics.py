@@ -43,7 +43,7 @@ def test_only_candidates_that_are_whole_count():
 def test_flat_groups_are_counted_in_spite_of_rounding():
     flat = group("a", edit_score=[0.1 + 0.2, 0.3, 0.3], acd=[0.0, 0.0, 0.0])
     zero = group("b", edit_score=[0.0, 0.0, 0.0], acd=[0.0, 0.0, 0.0])
-    varied = group("c", edit_score=[0.3, 0.3, 0.3], acd=[0.0, 1e-3, 0.0])
+    varied = group("c", edit_score=[0.3, 0.3, 0.3], acd=[0.0, 1e-2, 0.0])
     assert reward_statistics([flat, zero, varied, varied], CONFIG).zero_std_share == 0.5
 
 

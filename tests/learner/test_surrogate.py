@@ -296,3 +296,22 @@ def test_faults_are_sentences():
         clipped_objective(log_pi[0], log_pi[0], torch.zeros(3), 0.1)
     with pytest.raises(ValueError, match=r"clip must be in \(0, 1\)"):
         clipped_objective(log_pi, log_pi, torch.zeros(3), 0.0)
+
+
+def test_a_candidate_without_advantage_cannot_make_the_objective_nan():
+    log_old = torch.tensor([[-900.0, -0.1, -2.0]], dtype=torch.float64)
+    log_new = torch.tensor([[-0.1, -0.1, -2.0]], dtype=torch.float64, requires_grad=True)
+    found = clipped_objective(log_new, log_old, torch.tensor([0.0, 1.0, -1.0]), 1e-3)
+    found.objective.sum().backward()
+    assert found.objective.item() == pytest.approx(0.0) and torch.isfinite(log_new.grad).all()
+    assert log_new.grad[0, 0] == 0 and log_new.grad[0, 1] == pytest.approx(1.0)
+    assert found.ratio_deviation == torch.inf  # and the gate still sees it
+
+
+def test_kl_of_candidates_that_neither_policy_takes_is_zero():
+    log_old = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log()
+    log_new = torch.tensor([[0.25, 0.75, 0.0]], dtype=torch.float64).log().requires_grad_()
+    kl = categorical_kl(log_old, log_new)
+    kl.sum().backward()
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert kl.item() == pytest.approx(expected) and torch.isfinite(log_new.grad).all()

@@ -165,3 +165,32 @@ def test_min_std_is_in_units_of_the_combined_reward():
     assert [r.filtered for r in compose(groups, {"a": 10.0}, "none", 0.05)] == [False, False, False]
     # Pooled, the spreads are .06 and 1.7 of the step's own.
     assert [r.filtered for r in compose(groups, {"a": 1.0}, "pooled", 0.5)] == [True, False, False]
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+def test_rounding_of_a_constant_component_stays_nothing(normalisation):
+    """.1 + .2 and .3 are one value: divided by their spread they would give advantages of full size."""
+    flat = scored({"a": [0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2]})
+    varied = scored({"a": [0.1, 0.4, 0.9, 0.2]})
+    rewards = compose([flat, varied], {"a": 1.0}, normalisation)
+    assert len(set(rewards[0].rewards.tolist())) == 1 and len(set(rewards[1].rewards.tolist())) == 4
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+def test_below_its_floor_a_component_says_nothing_and_the_others_speak(normalisation):
+    judge = [0.99, 0.99001, 0.98999, 0.99]
+    group = scored({"judge": judge, "psnr": [20.0, 21.0, 22.0, 23.0]})
+    (alone,) = compose([group], {"psnr": 1.0}, normalisation)
+    (both,) = compose([group], {"judge": 100.0, "psnr": 1.0}, normalisation, floors={"judge": 0.005})
+    np.testing.assert_allclose(both.rewards - both.rewards.mean(), alone.rewards - alone.rewards.mean(), atol=1e-9)
+    (loud,) = compose([group], {"judge": 100.0, "psnr": 1.0}, normalisation)
+    assert np.abs(loud.rewards - loud.rewards.mean() - alone.rewards + alone.rewards.mean()).max() > 1e-4
+    if normalisation != "none":
+        assert both.silent == ("judge",) and loud.silent == ()
+
+
+def test_a_floor_is_a_spread_in_the_components_own_unit():
+    values = [0.5, 0.5 + 2e-3]  # population std 1e-3
+    for floor, said in ((0.99e-3, True), (1.01e-3, False)):
+        (reward,) = compose([scored({"a": values})], {"a": 1.0}, "none", floors={"a": floor})
+        assert (len(set(reward.rewards.tolist())) == 2) == said
