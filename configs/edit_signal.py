@@ -14,6 +14,7 @@ WAYS_OUT = (
     ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
                                    "--rewards.weights.qwen_vl 1"),
     ("target images in the data", "--rewards.weights.edit_psnr 0.05"),
+    ("an embedding model of image and text", "--rewards.embedding.clip.path clip --rewards.weights.clip_text 1"),
     ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
     ("no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)",
      "--learner.preservation.velocity_weight 16 --learner.preservation.velocity_region edit"),

@@ -48,7 +48,8 @@ def target(file: str, name: str) -> str:
 
 
 def test_every_fault_has_a_row():
-    assert list(rows(FAULTS, "F")) == [f"F{number}" for number in range(1, 29)]
+    numbers = [int(number[1:]) for number in rows(FAULTS, "F")]
+    assert numbers == sorted(set(numbers)) and set(range(1, 29)) <= set(numbers)
 
 
 @pytest.mark.parametrize(("number", "cells"), rows(FAULTS, "F").items())
@@ -67,7 +68,7 @@ def test_the_targets_are_in_the_makefile():
 
 def test_every_promise_has_a_row_with_a_test_that_there_is():
     promises = rows(PROMISED, "P")
-    assert list(promises) == [f"P{number}" for number in range(1, 11)]
+    assert list(promises) == [f"P{number}" for number in range(1, 13)]
     for number, cells in promises.items():
         links = re.findall(r"\[`(test_\w+)`\]\(tests/([\w/]+\.py)\)", cells[1])
         assert links and [one for one in links if function(one[1], one[0]) is None] == [], number
