@@ -258,7 +258,7 @@ def show_step(record: StepRecord, events: EventLog, observers: Sequence[Observer
     """Tells the diary and the observers about a step."""
     events.write(
         "step", step=record.step, reward_mean=record.reward_mean[REWARD], reward_std=record.reward_std[REWARD],
-        counters=asdict(record.counters))
+        gradient_norm=record.learner.get("gradient_norm"), lr=record.learner["lr"], counters=asdict(record.counters))
     for observer in observers:
         observer.on_step(record)
 

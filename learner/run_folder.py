@@ -12,7 +12,7 @@ from configs.load import config_hash, to_yaml
 from configs.schema import RunConfig
 from learner.backend import RunFailed
 from learner.run_lock import RunLock
-from learner.training_state import changed_keys, refusal
+from learner.training_state import changed_keys, differing_keys, refusal
 
 CONFIG = "config.yaml"
 EVENTS = "events.jsonl"
@@ -31,6 +31,8 @@ class RunFolder:
             RunInterrupted: when another driver holds it.
         """
         self.path = Path(config.folder) / config.name
+        self.changed: tuple[str, ...] = ()
+        """Keys in which a resumed run's configuration differs from what it was, without those that only name it."""
         if resume:
             self._check(config, allowed)
         elif self.path.exists() and any(self.path.iterdir()):
@@ -57,6 +59,7 @@ class RunFolder:
         why = refusal(str(stored), changed_keys(saved, present, allowed))
         if why is not None:
             raise RunFailed(f"--resume: {why}")
+        self.changed = tuple(key for key in differing_keys(saved, present) if key not in ("name", "folder"))
 
     def close(self) -> None:
         """Lets another process take the folder."""

@@ -72,7 +72,6 @@ def _attempt(
     folder = RunFolder(config, resume, allowed)
     try:
         checkpoint, refused = _checkpoint(config, folder.path, tasks, allowed) if resume else (None, ())
-        folder.keep(config)
         (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(
@@ -83,10 +82,8 @@ def _attempt(
                            len(tasks.held_out), refused)
         with EventLog(folder.path / EVENTS) as events:
             # A process that was killed at once may have left no line.
-            events.write("resumed" if events.begun else "started", step=first_step, config_hash=record.config_hash,
-                         data=tasks.fingerprints, code=code_fingerprint(), allowed=list(allowed),
-                         staleness=config.cluster.staleness, groups_per_step=config.learner.groups_per_step,
-                         refused_checkpoints=list(refused))
+            folder.keep(config)  # only now: what differs from it is in the line that follows
+            events.write("resumed" if events.begun else "started", **_began(record, tasks, folder, allowed, resumed))
             for observer in observers:
                 observer.on_start(record)
             announce = announcer(events, observers)
@@ -108,6 +105,23 @@ def _attempt(
         return summary
     finally:
         folder.close()
+
+
+def _began(
+    record: RunRecord, tasks: Tasks, folder: RunFolder, allowed: Sequence[str], resumed: Resumed
+) -> dict[str, Any]:
+    """What the event log says of a process that begins, see `learner.event_types.Began`."""
+    config = record.config
+    return {
+        "step": record.first_step, "config_hash": record.config_hash, "changed": list(folder.changed),
+        "allowed": list(allowed), "data": tasks.fingerprints, "code": code_fingerprint(),
+        "steps": config.learner.steps, "groups_per_step": config.learner.groups_per_step,
+        "group_size": config.exploration.group_size, "min_valid": config.rewards.min_valid,
+        "staleness": config.cluster.staleness, "publish_every": config.cluster.publish_every,
+        "checkpoint_every": config.checkpoint.every, "train_tasks": record.train_tasks,
+        "held_out_tasks": record.held_out_tasks, "anew_from": resumed.anew_from,
+        "refused_checkpoints": list(record.refused_checkpoints),
+    }
 
 
 def _checkpoint(

@@ -66,14 +66,21 @@ def restore_optimizer(
     optimizer.load_state_dict(own)
 
 
+def differing_keys(saved: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys that differ between two configurations (as JSON) with both values, None where a key is not there,
+    sorted."""
+    before, after = dict(_flat(saved)), dict(_flat(present))
+    return {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key)}
+
+
 def changed_keys(
     saved: Mapping[str, Any], present: Mapping[str, Any], allowed: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys that differ between two configurations (as JSON) with both values, None where a key is not there,
-    sorted; without those that a continued run may change, because they are harmless or `allowed` (keys or sections)."""
-    before, after = dict(_flat(saved)), dict(_flat(present))
-    return {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key) and not _within(key, (*CHANGEABLE, *allowed))}
+    """`differing_keys` without those that a continued run may change, because they are harmless or `allowed` (keys or
+    sections)."""
+    return {key: values for key, values in differing_keys(saved, present).items()
+            if not is_within(key, (*CHANGEABLE, *allowed))}
 
 
 def refusal(source: str, changed: Mapping[str, tuple[Any, Any]]) -> str | None:
@@ -105,7 +112,8 @@ def refusal_of_another_run(
     return refusal(f"checkpoint {checkpoint.path} was made otherwise", changed)
 
 
-def _within(key: str, sections: Sequence[str]) -> bool:
+def is_within(key: str, sections: Sequence[str]) -> bool:
+    """Whether a dotted key is one of `sections` or lies below one."""
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 

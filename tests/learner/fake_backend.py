@@ -79,7 +79,7 @@ class FakeBackend:
         fate = self.fate(lease)
         whole = delivery(self.config, lease)
         if fate not in ("lost", "spoiled"):
-            self.notify("generated", group=lease.group_id)
+            self.notify("generated", group=lease.group_id, pid=1, version=lease.policy_version, seconds=0.0)
         self.calls.append((fate, lease.group_id))
         if fate == "lost":
             return Lost(lease, "killed")

@@ -1,37 +1,84 @@
 """The diary is appended to, survives a cut line, and counts on."""
 
 import json
+import re
+from typing import get_args
 
 import pytest
 
-from learner.events import EventLog, read_events
+from learner.event_types import RECORDS, Event, EventError
+from learner.events import FIRST, EventLog, digest, read_events
 
 
 def test_numbers_go_on_over_resumes_and_a_torn_line_is_left_out(tmp_path):
     path = tmp_path / "events.jsonl"
     with EventLog(path) as log:
-        log.write("started", config_hash="x")
-        log.write("leased", group="000000.000.0")
+        log.write("finished", step=0)
+        log.write("duplicate", group="000000.000.0")
     before = path.read_bytes()
     with path.open("ab") as file:
         file.write(b'{"seq": 2, "event": "trai')
     with EventLog(path) as log:
-        log.write("resumed", step=0)
-        log.write("leased", group="000000.000.1")
+        log.write("finished", step=1)
+        log.write("duplicate", group="000000.000.1")
     assert path.read_bytes().startswith(before)
     events = list(read_events(path))
     assert [e["seq"] for e in events] == [0, 1, 2, 3]
-    assert [e["event"] for e in events] == ["started", "leased", "resumed", "leased"]
+    assert [e["event"] for e in events] == ["finished", "duplicate"] * 2
 
 
 def test_a_line_is_in_the_file_when_write_returns(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
-    log.write("started", seed=3)
+    log.write("finished", step=3)
     (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert json.loads(line)["seed"] == 3
+    assert json.loads(line)["step"] == 3
     log.close()
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path):
-    with EventLog(tmp_path / "events.jsonl") as log, pytest.raises(ValueError, match="not JSON compliant"):
-        log.write("step", reward=float("nan"))
+def test_every_line_says_which_line_it_was_written_after(tmp_path):
+    path = tmp_path / "events.jsonl"
+    for step in range(2):
+        with EventLog(path) as log:
+            log.write("finished", step=step)
+        with path.open("ab") as file:
+            file.write(b'{"seq": 1, "ti' if step == 0 else b"")
+    first, torn, second = path.read_bytes().splitlines()
+    assert json.loads(first)["previous"] == FIRST and json.loads(second)["previous"] == digest(first)
+    assert torn == b'{"seq": 1, "ti'
+
+
+@pytest.mark.parametrize(("event", "fields", "sentence"), [
+    ("finnished", {"step": 1}, "expected an event of learner.event_types.RECORDS, got 'finnished'"),
+    ("finished", {}, "step: expected a value, got none"),
+    ("finished", {"step": 1, "pid": 7}, "pid: expected no such field, got 7"),
+    ("finished", {"step": "1"}, "step: expected a whole number, got '1'"),
+    ("finished", {"step": True}, "step: expected a whole number, got True"),
+    ("finished", {"step": -1}, "step: expected at least 0, got -1"),
+    ("finished", {"step": 10**13}, "step: expected at most 1000000000000, got 10000000000000"),
+    ("spooled", {"group": "000000.000.0", "seconds": float("nan")}, "seconds: expected a finite number, got nan"),
+    ("spooled", {"group": "000000.000.0", "seconds": float("inf")}, "seconds: expected a finite number, got inf"),
+    ("duplicate", {"group": "0.0.0"}, "group: expected text of the form"),
+    ("published", {"version": 0, "fingerprint": "0" * 32, "modules": 0}, "modules: expected at least 1, got 0"),
+])
+def test_what_is_not_described_is_not_written(tmp_path, event, fields, sentence):
+    with EventLog(tmp_path / "events.jsonl") as log, pytest.raises(EventError, match=re.escape(sentence)):
+        log.write(event, **fields)
+    assert (tmp_path / "events.jsonl").read_bytes() == b""
+
+
+def test_every_event_has_a_record():
+    assert list(RECORDS) == list(get_args(Event))
+
+
+@pytest.mark.parametrize("line", [
+    b"5", b"[]", b'{"event": "finished"}', b'{"seq": "0", "event": "x"}', b"[" * 99_999 + b"]" * 99_999])
+def test_a_line_that_is_no_event_is_refused_with_a_sentence(tmp_path, line):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(EventError, match=r"line 1 of the event log .* is no event: expected a JSON object"):
+        EventLog(path)
+
+
+def test_a_log_that_is_a_folder_is_refused_with_a_sentence(tmp_path):
+    with pytest.raises(EventError, match="cannot be read: Is a directory"):
+        EventLog(tmp_path)

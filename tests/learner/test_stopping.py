@@ -133,7 +133,7 @@ def test_a_diary_on_a_full_disk_is_said_and_stops_nothing(tmp_path, capsys):
         log._file.close()
         log._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 (the log closes it)
         for step in range(3):
-            log.write("alarm", step=step)
+            log.write("finished", step=step)
     said = capsys.readouterr()
     assert (said.out + said.err).count("events_not_written") == 1 and "No space left" in said.out + said.err
 
@@ -144,15 +144,15 @@ import resource, sys
 from pathlib import Path
 from learner.events import EventLog
 log = EventLog(Path(sys.argv[1]))
-log.write("alarm", step=0)
+log.write("finished", step=0)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 size = Path(sys.argv[1]).stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))   # a part of a line fits
-log.write("alarm", step=1)
-log.write("alarm", step=2)
+log.write("finished", step=1)
+log.write("finished", step=2)
 assert Path(sys.argv[1]).stat().st_size == size + 20
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-log.write("alarm", step=3)
+log.write("finished", step=3)
 log.close()
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], capture_output=True, text=True, cwd=ROOT)
