@@ -38,7 +38,7 @@ def manifest_run(editor, folder, name, mode, **over):
         "data": {"type": "manifest", "path": str(path), "resolution": 32, "held_out_fraction": 0.3,
                  "max_faulty_fraction": 0.3, **over},
         "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
-        "learner": {"steps": 5}, "cluster": {"mode": mode}})
+        "learner": {"steps": 5, "preservation": {"velocity_weight": 1.0}}, "cluster": {"mode": mode}})
 
 
 @pytest.mark.parametrize("mode", ["inline", pytest.param(

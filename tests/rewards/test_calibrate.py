@@ -46,7 +46,7 @@ def test_errors_are_shown_and_a_judge_without_any_value_is_a_failure(tmp_path, c
         assert main([str(tmp_path), *flags, "--rewards.judge.max_bad_answers", "1.0"]) == 1
         assert server.served("garbage") >= 12
     out = capsys.readouterr().out
-    assert "12 of 12 have no editscore; the first: editscore: candidate 0" in out.replace("\n", " ")
+    assert "12 of 12 have no editscore; the first: editscore: candidate 0" in " ".join(out.split())
 
 
 def test_a_judge_that_breaks_the_limits_ends_in_a_sentence(tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_pixels_are_measured_without_any_judge(files, capsys):
 
 def test_the_table_states_how_the_mask_was_read_and_what_is_left_out(files, capsys):
     assert main(files) == 0
-    text = capsys.readouterr().out.replace("\n", "")
+    text = " ".join(capsys.readouterr().out.split())
     assert "white was to change (edit_is_white)" in text and " dB" in text
     assert "edit_score needs the ground truth of the embedded benchmark" in text
 
@@ -50,7 +50,7 @@ def test_polarity_turns_the_mask_round(files, capsys):
     found = values["edited"][0]["scores"]["background_psnr"]["value"]
     assert found == pixel.background_psnr(edited, source, ~mask).item()
     assert main([*files, "--mask-polarity", "edit_is_black"]) == 0
-    assert "black was to change (edit_is_black)" in capsys.readouterr().out.replace("\n", "")
+    assert "black was to change (edit_is_black)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_target_adds_its_psnr(files, capsys):
