@@ -40,7 +40,8 @@ class Watcher:
 
 def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=lambda step: True, **sections):
     settings = RunConfig.model_validate({
-        "exploration": {"group_size": 3}, "rewards": {"weights": {"background_psnr": 2.0}},
+        "exploration": {"group_size": 3},
+        "rewards": {"weights": {"background_psnr": 2.0}, "floors": {"background_psnr": 0.0}},
         "learner": {"steps": 5, "groups_per_step": 2}, "checkpoint": {"every": 2}, **sections,
     })
     backend = FakeBackend(settings, choose=lambda n: 0, fate=fate, first_step=first_step, version=first_step,
