@@ -186,7 +186,8 @@ def test_flat_groups_are_counted_and_leave_the_surrogate_out(rig):
 
 
 def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
-    r = rig(rewards={"min_std": 0.05}, learner={"preservation": {"background_weight": 0.1}})
+    r = rig(rewards={"min_std": 0.05, "floors": {"edit_score": 0.0, "edit_psnr": 0.0, "background_psnr": 0.0}},
+            learner={"preservation": {"background_weight": 0.1}})
     groups = r.groups(0)
     r.learner.consume(groups[0], made_scores(groups[0], [0.50, 0.51, 0.50, 0.49]))
     r.learner.consume(groups[1], made_scores(groups[1], [0.5, 0.5, 0.5, 0.5]))
