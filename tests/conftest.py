@@ -10,11 +10,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Deadlines, and complaints about slow examples, would make property tests depend on how busy the machine is.
 settings.register_profile("locus", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("locus")
+
+
+@pytest.fixture(autouse=True)
+def structlog_as_before() -> Iterator[None]:
+    """Commands that run in the tests' process filter what is logged: not for the tests after them."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")
