@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from configs.rewards import EMBEDDINGS, JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
-from editing.task import EditTask, Image
+from editing.task import EditTask, Image, TaskError
 from rewards.inputs import PlainScorer, ScoreInput, WaitingScorer
 from rewards.judge.messages import JudgesDown
 from rewards.measure import measured
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "held_out"]
 WATCHED = ("background_psnr",)
 """Diagnostics of every run: without a reward for it the background may decay unseen."""
+REHEARSED_AMONG = 8
+"""Training tasks, one of which is shown to the judges before the first group."""
 T = TypeVar("T")
 
 
@@ -75,6 +78,7 @@ class RewardPool:
         self, config: RunConfig, tasks: Tasks, scorers: Mapping[str, PlainScorer] = SCORERS,
         waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
         cache: ScoreCache | None = None, first: Sequence[Callable[[], Awaitable[object]]] = (),
+        rehearsals: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         """Components by name; `open_pool` makes those that the configuration asks for.
 
@@ -86,6 +90,7 @@ class RewardPool:
             judges: the judges behind some of `waiting`; started and closed with the pool.
             cache: what the judges' scores are kept in; closed with the pool.
             first: what `waiting` asks of the judges before their first question; awaited by `start`.
+            rehearsals: one question of the run's own size to each judge; awaited by `start` after that.
 
         Raises:
             ValueError: when a weighted component has no scorer.
@@ -99,7 +104,7 @@ class RewardPool:
             raise ValueError(f"rewards.weights: there is no scorer for {missing[0]!r}; known: {sorted(known)}.")
         self._waiting = {name: waiting[name] for name in self._names if name in waiting}
         self._plain = {name: scorers[name] for name in self._names if name not in waiting}
-        self._first, self._computing = tuple(first), asyncio.Lock()
+        self._first, self._rehearsals, self._computing = tuple(first), tuple(rehearsals), asyncio.Lock()
 
     @property
     def waits(self) -> bool:
@@ -107,14 +112,17 @@ class RewardPool:
         return bool(self._waiting)
 
     async def start(self) -> dict[str, int]:
-        """Waits until every server of every judge has answered a picture; how many those are, by judge.
+        """Waits until every server of every judge has answered a picture, and then a question with two images of the
+        run's own size; how many those are, by judge.
 
         Raises:
             JudgeUnavailable: naming each server that did not answer in time.
-            JudgeRefused: when a judge cannot be asked as it would have to be, such as for want of `/tokenize`.
+            JudgeRefused: when a judge cannot be asked as it would have to be, such as for want of `/tokenize`, or of a
+                context that the run's images fit into.
         """
         await asyncio.gather(*(judge.start() for judge in self._judges.values()))
         await asyncio.gather(*(ask() for ask in self._first))
+        await asyncio.gather(*(ask() for ask in self._rehearsals))
         return {name: judge.statistics().in_rotation for name, judge in self._judges.items()}
 
     async def score(self, group: Rollout) -> GroupScores:
@@ -240,6 +248,7 @@ def open_pool(
     judges: dict[str, JudgePool] = {}
     cache: ScoreCache | None = None
     first: list[Callable[[], Awaitable[object]]] = []
+    rehearsals: list[Callable[[EditTask], Awaitable[None]]] = []
     own = {name: dotted for name, dotted in config.rewards.scorers.items() if name in names}
     if own:  # before there is a cache to close
         from rewards.scorers.plugin import load_scorer
@@ -267,11 +276,24 @@ def open_pool(
                 judges[name] = JudgePool(
                     name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
         if "editscore" in judges:
-            waiting["editscore"] = EditScore(judges["editscore"], settings.editscore, cache)
+            waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
+            rehearsals.append(editscore.rehearse)
         if "qwen_vl" in judges:
-            waiting["qwen_vl"] = scorer = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
-            first.append(scorer.digit_ids)
-    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first)
+            waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
+            first.append(qwen_vl.digit_ids)
+            rehearsals.append(qwen_vl.rehearse)
+    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first,
+                      rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals])
+
+
+async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[None]]) -> None:
+    """A rehearsal with the first training task that can be read, if there is one among the first few."""
+    for index in range(min(len(tasks.train), REHEARSED_AMONG)):
+        try:
+            task = await asyncio.to_thread(tasks.train.__getitem__, index)
+        except TaskError:
+            continue  # told of when it is rolled out
+        return await rehearsal(task)
 
 
 def at_once(scoring: Coroutine[Any, Any, T]) -> T:

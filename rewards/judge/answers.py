@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,10 +56,26 @@ def parse_pair(text: str) -> tuple[float, float]:
     scores = found["score"]
     if not isinstance(scores, list) or len(scores) != 2:
         raise _no_pair(text, f"{len(scores)} scores" if isinstance(scores, list) else "the score is no list")
+    if any(isinstance(x, str) for x in scores):
+        raise _no_pair(text, "a score is text, not a number (does the server keep to the JSON schema?)")
     # A bool is an int for Python, not for JSON; NaN and infinity fail the comparison.
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= PAIR_RANGE for x in scores):
         raise _no_pair(text, f"a score is not a number from 0 to {PAIR_RANGE}")
     return float(scores[0]), float(scores[1])
+
+
+def unwrapped(text: str) -> str:
+    """A response without what servers that do not keep to a schema put around it: thinking that ends before it, or
+    one code fence around all of it. What is inside is not touched, and must still be exactly what was asked for.
+
+        <think>Let me look.</think>{"a": 1}  ->  {"a": 1}        ```json\n{"a": 1}\n```  ->  {"a": 1}
+    """
+    inside = text.strip()
+    if inside.startswith("{"):
+        return inside
+    inside = inside.rpartition("</think>")[2].strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*?)\s*```", inside, re.DOTALL)
+    return fenced[1] if fenced else inside
 
 
 def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_mass: float) -> float:
@@ -86,27 +103,27 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
             when the digits hold too little or are not reported well enough.
     """
     if not logprobs:
-        raise BadAnswer("expected log-probabilities with the answer; seen none (does the server support logprobs?)")
+        raise BadAnswer("expected log-probabilities with the answer; got none (does the server support logprobs?)")
     impossible = [logprob for logprob in logprobs.values() if not logprob <= 1e-3]  # NaN is not <= anything
     if impossible:
-        raise BadAnswer(f"expected log-probabilities of at most 0; seen {impossible[0]}")
+        raise BadAnswer(f"expected log-probabilities of at most 0; got {impossible[0]}")
     probabilities = {token: math.exp(logprob) for token, logprob in logprobs.items()}
     total = math.fsum(probabilities.values())
     if total > 1.01:
-        raise BadAnswer(f"expected probabilities that add up to at most 1; seen {total:.3f}")
+        raise BadAnswer(f"expected probabilities that add up to at most 1; got {total:.3f}")
     visible = {s: probabilities[token] for s, token in enumerate(digit_ids) if token in probabilities}
     mass = math.fsum(visible.values())
     shares = ", ".join(f"{s}: {p:.3g}" for s, p in visible.items()) or "none of them"
     if mass < min_mass:
         raise BadAnswer(
             f"expected the digits {DIGITS[0]} to {DIGITS[-1]} to hold a probability of at least {min_mass:g} "
-            f"(min_mass) together; seen {mass:.3g} ({shares}): the judge wanted to answer something else"
+            f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to answer something else"
         )
     unseen = len(digit_ids) - len(visible)
     hidden = min(unseen * min(probabilities.values()), max(0.0, 1.0 - total))
     if hidden > MAX_HIDDEN_SHIFT * (mass + hidden):
         raise BadAnswer(
-            f"expected the probabilities of all six digits, or of enough tokens to bound the missing ones; seen "
+            f"expected the probabilities of all six digits, or of enough tokens to bound the missing ones; got "
             f"{len(visible)} ({shares}) among {len(logprobs)} tokens, and the others may hold {hidden:.3g}"
         )
     return math.fsum(s * p for s, p in visible.items()) / mass / (len(digit_ids) - 1)
@@ -114,6 +131,8 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
 
 def excerpt(text: str, limit: int = 160) -> str:
     """A text on one line for an error message: its beginning and its end where it is longer than `limit`."""
+    if not text.strip():
+        return "no text"
     if len(text) <= limit:
         return repr(text)
     half = limit // 2
@@ -123,7 +142,7 @@ def excerpt(text: str, limit: int = 160) -> str:
 def _no_pair(text: str, why: str) -> BadAnswer:
     return BadAnswer(
         f'expected {{"reasoning": "...", "score": [a, b]}} with two numbers from 0 to {PAIR_RANGE}; '
-        f"seen {excerpt(text)}: {why}"
+        f"got {excerpt(text)}: {why}"
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Field = Literal["content", "reasoning_content", "reasoning"]
+"""Where in a chat message a text stands."""
 
 
 class JudgeError(RuntimeError):
@@ -60,6 +63,7 @@ class Answer:
         logprobs: of the first token, the log-probability by token id (empty unless asked for).
         server: which server answered.
         seconds: from the first attempt until the answer.
+        field: of the message that the text stood in; another one than `content` only where that was empty.
     """
 
     text: str
@@ -67,6 +71,7 @@ class Answer:
     logprobs: Mapping[int, float]
     server: str
     seconds: float
+    field: Field = "content"
 
 
 class Judge(Protocol):
@@ -84,6 +89,14 @@ class Judge(Protocol):
 
     async def token_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, without special tokens, as the served tokenizer makes them."""
+        ...
+
+    async def rehearse(self, question: Question) -> None:
+        """Asks every server this once, before the first question that counts.
+
+        Raises:
+            JudgeRefused: when one refuses it, as it would refuse others of this size and form.
+        """
         ...
 
     def note(self, usable: bool, why: str = "") -> None:

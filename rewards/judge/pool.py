@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import structlog
+
 from configs.rewards import JudgeConfig
 from rewards.judge.limits import FailureLimits
 from rewards.judge.messages import Answer, JudgeRefused, JudgeUnavailable, Question
+from rewards.judge.protocol import Reply
 from rewards.judge.replica import Replica
 from rewards.judge.retries import ServerFault, growing_delay
 from rewards.judge.rotation import NoServer
@@ -20,6 +23,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
 """Seconds before a question is sent again."""
 
 T = TypeVar("T")
+
+logger = structlog.get_logger(__name__)
 
 
 class JudgePool:
@@ -72,18 +77,31 @@ class JudgePool:
             RuntimeError: before `start`.
         """
 
-        async def send(replica: Replica) -> tuple[str, tuple[str, str, dict[int, float]]]:
+        async def send(replica: Replica) -> tuple[str, Reply]:
             return replica.url, await replica.complete(question)
 
-        (server, (text, finish_reason, logprobs)), seconds = await self._answered(send)
+        (server, reply), seconds = await self._answered(send)
         self._tally.seconds.append(seconds)
-        return Answer(text, finish_reason, logprobs, server, seconds)
+        return Answer(reply.text, reply.finish_reason, reply.logprobs, server, seconds, reply.field)
 
     async def token_ids(self, text: str) -> tuple[int, ...]:
         """See `Judge.token_ids`; asked once per text. Raises as `ask`."""
         if text not in self._tokens:
             self._tokens[text], _ = await self._answered(lambda replica: replica.tokens(text))
         return self._tokens[text]
+
+    async def rehearse(self, question: Question) -> None:
+        """See `Judge.rehearse`. What else goes wrong is left to the questions that count, which are asked again."""
+
+        async def one(replica: Replica) -> None:
+            try:
+                async with self._bounded(self._config.deadline):
+                    await replica.complete(question)
+            except (ServerFault, TimeoutError) as fault:
+                logger.warning("judge server did not answer a rehearsal", judge=self.name, server=replica.url,
+                               why=str(fault) or f"no answer within {self._config.deadline:g} s")
+
+        await asyncio.gather(*map(one, self._servers.in_rotation()))
 
     def note(self, usable: bool, why: str = "") -> None:
         """See `Judge.note`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from rewards.judge.messages import JudgeRefused, Question
+from rewards.judge.messages import Field, JudgeRefused, Question
 from rewards.judge.retries import ServerFault
 
 TOKEN_ID = "token_id:"
@@ -28,8 +28,25 @@ class _LogProbs(BaseModel):
     content: list[_Token] | None = None
 
 
+class _Part(BaseModel):
+    text: str = ""
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    def found(self) -> tuple[str, Field]:
+        """The text, and the field that it stands in: a server with a reasoning parser may file a whole response under
+        reasoning, as its newer name is, or reasoning_content, and leave the content empty."""
+        content = self.content
+        text = "".join(part.text for part in content) if isinstance(content, list) else content or ""
+        if text.strip():
+            return text, "content"
+        if self.reasoning_content:
+            return self.reasoning_content, "reasoning_content"
+        return (self.reasoning, "reasoning") if self.reasoning else (text, "content")
 
 
 class _Choice(BaseModel):
@@ -81,8 +98,18 @@ def chat_request(question: Question, model: str) -> dict[str, Any]:
     return body
 
 
-def read_completion(body: bytes, question: Question) -> tuple[str, str, dict[int, float]]:
-    """Text, finish reason and first token's log-probabilities by token id of an answer with status 200.
+class Reply(NamedTuple):
+    """What a server said: text, finish reason, log-probabilities of the first token by token id, and the field of the
+    message that the text stood in."""
+
+    text: str
+    finish_reason: str
+    logprobs: dict[int, float]
+    field: Field
+
+
+def read_completion(body: bytes, question: Question) -> Reply:
+    """What an answer with status 200 says.
 
     Raises:
         ServerFault: when the body is no chat completion.
@@ -95,7 +122,8 @@ def read_completion(body: bytes, question: Question) -> tuple[str, str, dict[int
         raise ServerFault(f"answered 200 with something that is no chat completion: {shortened(body)}",
                           "failed") from None
     logprobs = _first_token(choice.logprobs) if question.top_logprobs else {}
-    return choice.message.content or "", choice.finish_reason or "", logprobs
+    text, field = choice.message.found()
+    return Reply(text, choice.finish_reason or "", logprobs, field)
 
 
 def read_tokens(body: bytes) -> tuple[int, ...]:
@@ -108,6 +136,17 @@ def read_tokens(body: bytes) -> tuple[int, ...]:
         return tuple(Tokens.model_validate_json(body).tokens)
     except ValidationError:
         raise ServerFault(f"/tokenize answered 200 without tokens: {shortened(body)}", "failed") from None
+
+
+def advice(said: str) -> str:
+    """What to change where a server refused a request for one of two common reasons; empty for any other."""
+    words = said.lower()
+    if any(sign in words for sign in ("model length", "context length", "context size", "max_model_len")):
+        return (" The images and max_tokens do not fit into the judge's context: serve it with a larger one (vLLM: "
+                "--max-model-len; in a run's own servers serve.arguments), or lower data.resolution")
+    if any(sign in words for sign in ("response_format", "json_schema", "json schema")):
+        return " This judge needs a server that keeps to a JSON schema (response_format), such as vLLM"
+    return ""
 
 
 def shortened(text: bytes | str, limit: int = 300) -> str:

@@ -15,16 +15,13 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from configs.addresses import judge_address
 from rewards.judge.messages import JudgeRefused, Question
 from rewards.judge.pictures import encode_png
-from rewards.judge.protocol import chat_request, read_completion, read_tokens, shortened
+from rewards.judge.protocol import Reply, advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault, fate, retry_after_seconds
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 2.0
 """Connections are not used again after so long: servers close idle ones (uvicorn after 5 s), and a request sent at
 that moment would look like a server that fails."""
-
-Reply = tuple[str, str, dict[int, float]]
-"""Text, finish reason, log-probabilities of the first token by token id."""
 
 
 class Replica:
@@ -114,11 +111,13 @@ class Replica:
             return JudgeRefused(f"{self.url} has no {urlsplit(path).path} ({said}); this judge needs a server that "
                                 "does, such as vLLM")
         if kind == "refused":
-            return JudgeRefused(f"{self.url} refused the question, {said}")
+            return JudgeRefused(f"{self.url} refused the question, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
         if status == 404 and not self.url.endswith("/v1"):
             said += " (is /v1 missing at the end of the address?)"
-        return ServerFault(said, kind, retry_after_seconds(error.response.headers.get("retry-after"),
-                                                           datetime.now(UTC)))
+        asked = retry_after_seconds(error.response.headers.get("retry-after"), datetime.now(UTC))
+        if asked:
+            said += f" (it asks to be left alone for {asked:.0f} s)"
+        return ServerFault(said, kind, asked)
 
     def _read(self, read: Any, body: bytes, *rest: Question) -> Any:
         try:

@@ -61,6 +61,10 @@ class Servers:
                                    f"picture. {reasons}")
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
+    def in_rotation(self) -> list[Replica]:
+        """The servers that are asked questions at the moment."""
+        return [replica for replica in self._replicas.values() if replica in self.rotation]
+
     def set(self, urls: Sequence[str]) -> None:
         """See `JudgePool.set_urls`."""
         wanted = list(dict.fromkeys(judge_address(url) for url in urls))

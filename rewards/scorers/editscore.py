@@ -7,14 +7,24 @@ import math
 from collections.abc import Sequence
 
 from configs.rewards import EditScoreConfig
+from editing.task import EditTask
 from rewards.cache import ScoreCache, cache_key
 from rewards.inputs import ScoreInput
-from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair
+from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped
 from rewards.judge.messages import Judge, Question
 from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import EDITSCORE_PROMPT_VERSION, Parts, quality_parts, success_parts
 from rewards.result import Score
-from rewards.scorers.judged import Outcome, error_score, model_parts, settled, through_cache, together, usable
+from rewards.scorers.judged import (
+    Outcome,
+    error_score,
+    model_parts,
+    rehearse,
+    settled,
+    through_cache,
+    together,
+    usable,
+)
 
 NAME = "editscore"
 
@@ -71,6 +81,11 @@ class EditScore:
         outcomes = await through_cache(self.cache, keys, ask)
         return tuple(_score(i, outcomes[i * passes : (i + 1) * passes]) for i in range(len(given.images)))
 
+    async def rehearse(self, task: EditTask) -> None:
+        """See `rewards.scorers.judged.rehearse`; the longer of a pass's two questions."""
+        source = await asyncio.to_thread(encode_png, task.source)
+        await rehearse(self.judge, self._question(success_parts(task.instruction, source, source), 0), task)
+
     async def _pass(self, instruction: str, source: bytes, edited: bytes, seed: int) -> float:
         sc, pq = await together([
             self._pair(success_parts(instruction, source, edited), seed),
@@ -79,7 +94,11 @@ class EditScore:
         return overall(sc, pq)
 
     async def _pair(self, parts: Parts, seed: int) -> Pair:
-        question = Question(
+        return await usable(
+            self.judge, self._question(parts, seed), lambda answer: parse_pair(unwrapped(answer.text)))
+
+    def _question(self, parts: Parts, seed: int) -> Question:
+        return Question(
             parts=parts,
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,
@@ -88,7 +107,6 @@ class EditScore:
             seed=seed,
             json_schema=PAIR_SCHEMA,
         )
-        return await usable(self.judge, question, lambda answer: parse_pair(answer.text))
 
     def _keys(self, given: ScoreInput) -> list[str]:
         """G * passes keys, candidate by candidate; all that can change an answer is in them."""

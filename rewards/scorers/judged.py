@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from configs.rewards import EditScoreConfig, QwenVlConfig
+from editing.task import EditTask
 from rewards.cache import Part, ScoreCache
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
 from rewards.result import Reason, Score
 
+REHEARSAL_SEED = 20_260_409
+"""Of rehearsals, which no pass has: whoever reads a server's log can tell them from questions that count."""
 T = TypeVar("T")
 
 UNANSWERED = (JudgeUnavailable, JudgeRefused, BadAnswer)
@@ -58,7 +61,38 @@ async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) 
             return value
     raise BadAnswer(
         f"no usable answer, not at temperature 0 either; {answer.server} ended it by {answer.finish_reason!r}: {bad}"
+        f"{hint(answer, question.max_tokens)}"
     ) from bad
+
+
+def hint(answer: Answer, max_tokens: int) -> str:
+    """What to set where an unusable answer shows what is wrong with the server; empty otherwise."""
+    thinking = answer.text.lstrip().startswith("<think>") and "</think>" not in answer.text
+    if answer.field != "content" or thinking:
+        where = "began to think" if thinking else f"left the content empty and wrote this into {answer.field}"
+        return (f". The judge {where}: turn its thinking off (vLLM: --default-chat-template-kwargs "
+                "'{\"enable_thinking\": false}', in a run's own servers by serve.arguments)"
+                + (f", or raise max_tokens, which is {max_tokens}" if answer.finish_reason == "length" else ""))
+    if answer.finish_reason == "length" and max_tokens > 1:
+        return f". It was cut off: raise rewards.judge.editscore.max_tokens, which is {max_tokens}"
+    return ""
+
+
+async def rehearse(judge: Judge, question: Question, task: EditTask) -> None:
+    """Asks the judge's servers one question of the run's own form, size and length; what comes of it is no score.
+
+    A context that two images of the run do not fit into, or a server that cannot keep to a schema, is noticed so
+    before the first group and not after it.
+
+    Raises:
+        JudgeRefused: with the size of the images and the tokens that were asked for.
+    """
+    try:
+        await judge.rehearse(replace(question, seed=REHEARSAL_SEED))
+    except JudgeRefused as refused:
+        raise JudgeRefused(
+            f"A rehearsal with two images of {task.width} × {task.height} pixels, as the run's are, and max_tokens "
+            f"{question.max_tokens} was refused, so no group could be scored: {refused}") from refused
 
 
 async def through_cache(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from configs.rewards import QwenVlConfig
+from editing.task import EditTask
 from rewards.cache import ScoreCache, cache_key
 from rewards.inputs import ScoreInput
 from rewards.judge.answers import DIGITS, excerpt, expected_digit
@@ -18,6 +19,7 @@ from rewards.scorers.judged import (
     Outcome,
     error_score,
     model_parts,
+    rehearse,
     settled,
     through_cache,
     together,
@@ -78,27 +80,35 @@ class QwenVl:
             ids = {one[0] for one in tokens if len(one) == 1}
             if len(ids) != len(DIGITS):
                 raise JudgeRefused(
-                    f"expected one token of its own for each digit {DIGITS[0]} to {DIGITS[-1]}, seen "
+                    f"expected one token of its own for each digit {DIGITS[0]} to {DIGITS[-1]}, got "
                     f"{dict(zip(DIGITS, tokens, strict=True))}; serve another model for rewards.judge.{NAME}, or use "
                     "editscore"
                 )
             self._digit_ids = tuple(one[0] for one in tokens)
         return self._digit_ids
 
+    async def rehearse(self, task: EditTask) -> None:
+        """See `rewards.scorers.judged.rehearse`. Raises as `digit_ids`, too."""
+        ids, source = await self.digit_ids(), await asyncio.to_thread(encode_png, task.source)
+        await rehearse(self.judge, self._question(task.instruction, source, source, ids), task)
+
     async def _one(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> float:
-        question = Question(
+        question = self._question(instruction, source, edited, ids)
+        return await usable(self.judge, question, lambda answer: self._read(answer, ids))
+
+    def _question(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> Question:
+        return Question(
             parts=digit_parts(instruction, self.config.requirement, source, edited),
             max_tokens=1,
             allowed_token_ids=ids,
             top_logprobs=TOP_LOGPROBS,
         )
-        return await usable(self.judge, question, lambda answer: self._read(answer, ids))
 
     def _read(self, answer: Answer, ids: tuple[int, ...]) -> float:
         # The text is not the score, but another one shows a server that did not keep to the allowed tokens, so that
         # its probabilities may be those of anything.
         if answer.text.strip() not in tuple(DIGITS):
-            raise BadAnswer(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; seen {excerpt(answer.text)}")
+            raise BadAnswer(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; got {excerpt(answer.text)}")
         return expected_digit(answer.logprobs, ids, self.config.min_mass)
 
     def _keys(self, given: ScoreInput) -> list[str]:

@@ -5,7 +5,8 @@ As a process:  `tests.judges.processes`, for those that are to be killed
 By hand:       python -m tests.judges.scripted --port 0 --script good      (prints `port N`)
 
 A script is a list of behaviours, one per question, the last one for ever; a comma-separated text of them
-(`500*3,good`); or a function from `Asked` to a behaviour. Probes (one-token requests) have a script of their own.
+(`500*3,good`); or a function from `Asked` to a behaviour. Probes (one-token requests, and rehearsals) have a script
+of their own.
 
 good            scores of `hashed_scores` (or `scores`), in the JSON schema or as a digit, as the request wants
 constant        12 and 12, always         over:N     every score is N (26)      nan      every score is NaN
@@ -38,6 +39,7 @@ from typing import Any
 
 from aiohttp import web
 
+from rewards.scorers.judged import REHEARSAL_SEED
 from tests.judges.replies import Asked, completion, hashed_scores, tokens_of
 
 Script = str | Sequence[str] | Callable[[Asked], str]
@@ -119,7 +121,8 @@ class Scripted:
         fields = {key: value for key, value in body.items() if key != "messages"}
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
         values = dict(
-            number=len(self.log), time=time.monotonic(), probe=limit == 1 and not body.get("logprobs"),
+            number=len(self.log), time=time.monotonic(),
+            probe=(limit == 1 and not body.get("logprobs")) or body.get("seed") == REHEARSAL_SEED,
             seed=body.get("seed"), temperature=body.get("temperature"), max_tokens=limit,
             text="\n".join(part["text"] for part in parts if part["type"] == "text"),
             pictures=tuple(base64.b64decode(link.split(",", 1)[1], validate=True) for link in data),

@@ -8,11 +8,14 @@ import time
 
 import pytest
 
+from configs.rewards import RedisConfig
 from configs.schema import RunConfig
+from editing.images import decode_image
 from rewards.inputs import ScoreInput
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
 from rewards.pool import RewardPool, at_once, open_pool
 from rewards.result import Score
+from rewards.scorers.judged import REHEARSAL_SEED
 from rewards.scorers.plugin import ScorerError
 from tests.judges.scripted import ScriptedServer
 from tests.rewards.fake_groups import config, group_of
@@ -234,7 +237,7 @@ def asked_for_a_digit(url: str) -> RunConfig:
 
 @pytest.mark.parametrize(("tokens", "sentence"), [
     (None, r"has no /tokenize .*needs a server that does, such as vLLM"),
-    ([7], r"expected one token of its own for each digit 0 to 5, seen .*rewards\.judge\.qwen_vl"),
+    ([7], r"expected one token of its own for each digit 0 to 5, got .*rewards\.judge\.qwen_vl"),
 ])
 def test_a_tokenizer_that_cannot_be_used_stops_the_start(tasks, monkeypatch, tokens, sentence):
     async def start() -> None:
@@ -266,6 +269,48 @@ def test_the_digits_are_known_when_the_first_group_comes(tasks):
 
     with ScriptedServer() as server:
         assert asyncio.run(use()) == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["editscore", "qwen_vl"])
+def test_a_judge_too_small_for_the_runs_images_is_noticed_at_the_start(tasks, name):
+    """A one-token question about a small image it answers; one of the run's size it refuses, as vLLM does."""
+    async def start() -> str:
+        asking = judged(server.url) if name == "editscore" else asked_for_a_digit(server.url)
+        pool = open_pool(asking.model_copy(update={"redis": RedisConfig(mode="off")}), tasks)
+        try:
+            with pytest.raises(JudgeRefused) as caught:
+                await pool.start()
+            return str(caught.value)
+        finally:
+            await pool.close()
+
+    with ScriptedServer(probes=lambda asked: "400" if asked.seed == REHEARSAL_SEED else "good") as server:
+        server.scripted.quote = "the prompt is longer than the maximum model length of 8192"
+        said = asyncio.run(start())
+        (asked,) = [asked for asked in server.log if asked.seed == REHEARSAL_SEED]
+    task = tasks.train[0]
+    assert [decode_image(png, "png").shape for png in asked.pictures] == [task.source.shape] * 2
+    assert task.instruction in asked.text and asked.max_tokens == (512 if name == "editscore" else 1)
+    assert ("response_format" in asked.fields) == (name == "editscore")
+    assert f"two images of {task.width} × {task.height} pixels" in said and "8192" in said
+    assert "--max-model-len" in said and "data.resolution" in said and server.url in said
+
+
+@pytest.mark.parametrize("behaviour", ["500", "garbage", "hang"])
+def test_what_else_a_rehearsal_comes_to_does_not_keep_a_run_from_starting(tasks, behaviour):
+    async def start() -> int:
+        asking = judged(server.url).model_dump(mode="json")
+        asking["rewards"]["judge"]["deadline"], asking["redis"] = 1.0, {"mode": "off"}
+        pool = open_pool(RunConfig.model_validate(asking), tasks)
+        try:
+            await pool.start()
+            return sum((await pool.score(group_of(tasks.train[0], 0))).valid)
+        finally:
+            await pool.close()
+
+    with ScriptedServer(probes=lambda asked: behaviour if asked.seed == REHEARSAL_SEED else "good") as server:
+        assert asyncio.run(start()) == 3
+        assert behaviour in [asked.behaviour for asked in server.log]
 
 
 def test_a_scorer_that_cannot_be_loaded_is_a_sentence_and_starts_no_cache(tasks, tmp_path):

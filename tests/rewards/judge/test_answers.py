@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from rewards.judge.answers import DIGITS, MAX_HIDDEN_SHIFT, PAIR_SCHEMA, excerpt, expected_digit, parse_pair
+from rewards.judge.answers import DIGITS, MAX_HIDDEN_SHIFT, PAIR_SCHEMA, excerpt, expected_digit, parse_pair, unwrapped
 from rewards.judge.messages import BadAnswer
 
 IDS = (15, 16, 17, 18, 19, 20)
@@ -54,7 +54,7 @@ BAD = [
 
 @pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
 def test_anything_else_is_a_bad_answer_and_the_sentence_is_short(text):
-    with pytest.raises(BadAnswer, match=r"expected .*two numbers from 0 to 25; seen ") as caught:
+    with pytest.raises(BadAnswer, match=r"expected .*two numbers from 0 to 25; got ") as caught:
         parse_pair(text)
     sentence = str(caught.value)
     assert len(sentence) < 700 and "\n" not in sentence
@@ -190,7 +190,7 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
         return expected_digit({t: math.log(mass / 6) for t in IDS} | {99: math.log(1 - mass)}, IDS, 0.5)
 
     assert judged(0.51) == pytest.approx(0.5)
-    with pytest.raises(BadAnswer, match=r"at least 0\.5 .*seen 0\.49 .*answer something else"):
+    with pytest.raises(BadAnswer, match=r"at least 0\.5 .*got 0\.49 .*answer something else"):
         judged(0.49)
 
 
@@ -199,7 +199,7 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
     {99: -0.01}, {15: -math.inf}, {token: -9999.0 for token in IDS},
 ])
 def test_no_or_impossible_probabilities_are_errors(logprobs):
-    with pytest.raises(BadAnswer, match=r"expected .*seen"):
+    with pytest.raises(BadAnswer, match=r"expected .*got"):
         expected_digit(logprobs, IDS, 0.1)
 
 
@@ -211,7 +211,7 @@ def test_too_few_visible_digits_are_an_error():
     """Two digits of .3 each among 20 tokens: four more could hold up to .08 of what is left, R would be a guess."""
     reported = {15: 0.3, 20: 0.3} | {100 + i: 0.02 for i in range(18)}
     assert sum(reported.values()) == pytest.approx(0.96)
-    with pytest.raises(BadAnswer, match=r"seen 2 .*among 20 tokens"):
+    with pytest.raises(BadAnswer, match=r"got 2 .*among 20 tokens"):
         expected_digit({t: math.log(p) for t, p in reported.items()}, IDS, 0.5)
 
 
@@ -238,3 +238,26 @@ def test_what_hidden_digits_could_change_is_bounded(logits, reported, shuffle):
 
 def test_digits_are_those_of_the_expectation():
     assert DIGITS == "012345" and len(IDS) == 6
+
+
+@pytest.mark.parametrize("text", [
+    answer(), f"  {answer()}\n", f"```json\n{answer()}\n```", f"```\n{answer()}```",
+    f"<think>let me look</think>\n{answer()}", f"let me look\n</think>\n\n```json\n{answer()}\n```",
+    '<think>{"reasoning": "", "score": [1, 1]}</think>' + answer(),
+])
+def test_what_servers_put_around_a_response_is_taken_off(text):
+    assert parse_pair(unwrapped(text)) == parse_pair(answer())
+
+
+@pytest.mark.parametrize("text", [
+    f"Sure: {answer()}", f"{answer()} {answer()}", f"```json\n{answer()}\n```\n```json\n{answer()}\n```",
+    f"<think>{answer()}", f"{answer()}</think>", "```json\n```", "<think></think>",
+])
+def test_and_nothing_else_is(text):
+    with pytest.raises(BadAnswer):
+        parse_pair(unwrapped(text))
+
+
+def test_scores_in_quotes_are_named_as_such():
+    with pytest.raises(BadAnswer, match="a score is text, not a number"):
+        parse_pair('{"reasoning": "ok", "score": ["8/10", "7/10"]}')

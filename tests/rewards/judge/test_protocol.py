@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.judge.messages import JudgeRefused, Question
-from rewards.judge.protocol import chat_request, read_completion, read_tokens, shortened
+from rewards.judge.protocol import advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault
 from tests.judges.pools import PNG
 
@@ -47,22 +47,23 @@ def test_a_schema_goes_into_response_format_and_digits_into_vllms_fields():
 def test_the_first_tokens_log_probabilities_by_token_id():
     top = [token("token_id:19", -0.1), token("token_id:7", -3.0)]
     content = [token("token_id:15", -4.0, top_logprobs=top), token("token_id:2", 0.0, top_logprobs=[])]
-    text, finish, logprobs = read_completion(completion(logprobs={"content": content}), DIGITS)
+    text, finish, logprobs, _ = read_completion(completion(logprobs={"content": content}), DIGITS)
     assert (text, finish, logprobs) == ("4", "stop", {15: -4.0, 19: -0.1, 7: -3.0})
 
 
 def test_an_answer_may_have_no_text():
-    assert read_completion(completion(message={"content": None}), PLAIN) == ("", "stop", {})
-    assert read_completion(completion(message={"content": ""}, logprobs={"content": []}), DIGITS) == ("", "stop", {})
+    assert read_completion(completion(message={"content": None}), PLAIN) == ("", "stop", {}, "content")
+    empty = completion(message={"content": ""}, logprobs={"content": []})
+    assert read_completion(empty, DIGITS) == ("", "stop", {}, "content")
 
 
 def test_what_servers_may_leave_out_or_set_to_null_is_no_fault():
     message = {"message": {"content": "4"}}
-    assert read_completion(json.dumps({"choices": [message]}).encode(), PLAIN) == ("4", "", {})
-    assert read_completion(completion(finish_reason=None, logprobs=None), PLAIN) == ("4", "", {})
+    assert read_completion(json.dumps({"choices": [message]}).encode(), PLAIN) == ("4", "", {}, "content")
+    assert read_completion(completion(finish_reason=None, logprobs=None), PLAIN) == ("4", "", {}, "content")
     for first in (token("token_id:15", -0.5), token("token_id:15", -0.5, top_logprobs=None)):
         body = json.dumps({"choices": [{**message, "logprobs": {"content": [first]}}]}).encode()
-        assert read_completion(body, DIGITS) == ("4", "", {15: -0.5})
+        assert read_completion(body, DIGITS) == ("4", "", {15: -0.5}, "content")
 
 
 @pytest.mark.parametrize("body", [
@@ -82,7 +83,7 @@ def test_what_is_no_completion_is_a_fault_of_the_server(body):
 def test_any_body_is_an_answer_or_a_fault(body):
     for question in (PLAIN, DIGITS):
         try:
-            text, _, logprobs = read_completion(body, question)
+            text, _, logprobs, _ = read_completion(body, question)
         except (ServerFault, JudgeRefused):
             continue
         assert isinstance(text, str) and isinstance(logprobs, dict)
@@ -108,3 +109,26 @@ def test_what_a_server_said_is_one_short_line():
     assert shortened(b"  two\n\nlines\x00 ") == "two lines\x00"
     assert len(shortened("x" * 10_000)) < 310
     assert shortened("") == "(nothing)"
+
+
+@pytest.mark.parametrize(("message", "text", "field"), [
+    ({"content": None, "reasoning_content": "4"}, "4", "reasoning_content"),
+    ({"content": "", "reasoning": "4"}, "4", "reasoning"),
+    ({"content": " \n", "reasoning_content": "4", "reasoning": "4"}, "4", "reasoning_content"),
+    ({"content": "4", "reasoning_content": "I think it is 5"}, "4", "content"),
+    ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42", "content"),
+    ({"content": [], "reasoning": None}, "", "content"),
+])
+def test_a_text_is_found_in_whichever_field_a_server_files_it(message, text, field):
+    found = read_completion(completion(message=message), PLAIN)
+    assert (found.text, found.field) == (text, field)
+
+
+@pytest.mark.parametrize(("said", "what"), [
+    ("The decoder prompt (length 9216) is longer than the maximum model length of 8192.", "--max-model-len"),
+    ("This model's maximum context length is 4096 tokens. However, you requested 5000", "data.resolution"),
+    ("response_format json_schema is not supported by this model", "a JSON schema"),
+    ("no such thing", ""),
+])
+def test_a_refusal_comes_with_what_to_change(said, what):
+    assert (what in advice(said)) if what else advice(said) == ""

@@ -267,3 +267,22 @@ def test_errors_are_never_cached():
     for judge in (FakeJudge("nonsense"), FakeJudge(JudgeUnavailable("away")), FakeJudge(JudgeRefused("no"))):
         assert all(one.error for one in score(judge, given_of(2), cache))
     assert cache.values == {}
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    (replace(answer_of("I look " * 9, finish_reason="length"), field="reasoning_content"),
+     ("left the content empty and wrote this into reasoning_content", '{"enable_thinking": false}', "is 512")),
+    (answer_of("<think>I look", finish_reason="length"), ("began to think", '{"enable_thinking": false}', "is 512")),
+    (answer_of('{"reasoning": "I', finish_reason="length"), ("raise rewards.judge.editscore.max_tokens", "is 512")),
+    (answer_of(""), ("got no text",)),
+    (answer_of("I cannot help with that."), ("I cannot help with that.",)),
+])
+def test_an_error_says_what_to_set_where_the_answer_shows_it(answer, words):
+    (got,) = score(FakeJudge(answer), given_of(1), passes=1)
+    assert all(word in got.error for word in words) and "''" not in got.error
+
+
+def test_a_pair_that_was_filed_under_reasoning_is_read():
+    pair = replace(answer_of('{"reasoning": "", "score": [20, 15]}'), field="reasoning")
+    (got,) = score(FakeJudge(pair), given_of(1), passes=1)
+    assert got.value == pytest.approx(0.6)

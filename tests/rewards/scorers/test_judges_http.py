@@ -119,7 +119,7 @@ def test_a_wrong_answer_of_qwen_vl_is_an_error_after_one_re_ask(behaviour):
 def check_one_error(got, name):
     assert [one.value is None for one in got] == [i == BAD_CANDIDATE for i in range(3)]
     error = got[BAD_CANDIDATE].error
-    assert error.startswith(f"{name}: candidate {BAD_CANDIDATE}: ") and "expected" in error and "seen" in error
+    assert error.startswith(f"{name}: candidate {BAD_CANDIDATE}: ") and "expected" in error and "got" in error
     assert len(error) < 900 and "\n" not in error and got[BAD_CANDIDATE].reason == "bad_answer"
 
 

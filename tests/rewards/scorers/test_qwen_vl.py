@@ -73,7 +73,7 @@ def test_digits_that_are_not_one_token_each_are_an_error(tokens):
     judge = FakeJudge(GOOD, tokens=tokens)
     got = score(judge, given_of(2))
     assert judge.questions == [] and all("rewards.judge.qwen_vl" in one.error for one in got)
-    assert "one token of its own for each digit 0 to 5, seen {'0': " in got[0].error
+    assert "one token of its own for each digit 0 to 5, got {'0': " in got[0].error
     with pytest.raises(JudgeRefused):
         asyncio.run(QwenVl(judge, QwenVlConfig(), MemoryCache()).digit_ids())
 
@@ -89,10 +89,11 @@ def test_a_tokenizer_that_does_not_answer_is_asked_again_the_next_time():
 
 @pytest.mark.parametrize(("answer", "words"), [
     (digits(0.01, 0.01, 0.01, 0.01, 0.01, 0.01, others={99: 0.94}), "answer something else"),
-    (answer_of("3"), "seen none"), (replace(GOOD, text="I like it"), "seen 'I like it'"),
-    (replace(GOOD, text=""), "seen ''"), (replace(GOOD, text="6"), "seen '6'"), (replace(GOOD, text="45"), "seen '45'"),
-    (digits(0.3, others={token: 0.035 for token in range(100, 119)}), "seen 1"),
-    (answer_of("3", {15 + s: math.nan for s in range(6)}), "seen nan"),
+    (answer_of("3"), "got none"), (replace(GOOD, text="I like it"), "got 'I like it'"),
+    (replace(GOOD, text=""), "got no text"), (replace(GOOD, text="6"), "got '6'"),
+    (replace(GOOD, text="45"), "got '45'"),
+    (digits(0.3, others={token: 0.035 for token in range(100, 119)}), "got 1"),
+    (answer_of("3", {15 + s: math.nan for s in range(6)}), "got nan"),
 ])
 def test_too_little_mass_and_missing_probabilities_are_errors_after_one_re_ask(answer, words):
     judge, cache = FakeJudge(answer), MemoryCache()
