@@ -242,7 +242,9 @@ class JudgeTrouble(Record):
 
 
 class CacheTrouble(Record):
-    faults: int
+    """The score cache began to fail, or (`faults` 0) answers again."""
+
+    faults: Count
 
 
 class JudgeServerStarted(Record):

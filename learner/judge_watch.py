@@ -15,13 +15,14 @@ _IN_ROTATION = "_in_rotation"
 
 class JudgeWatch:
     """Asks the backend for the pool's statistics; tells `judge_trouble` where they changed, and `cache_trouble` when
-    the cache begins to fail."""
+    the cache begins to fail, be it at the start, and (with `faults` 0) when it answers again."""
 
     def __init__(self, backend: Backend, notify: Notify) -> None:
         self._backend, self._notify = backend, notify
-        self._before = backend.pool_statistics()
+        self._before: Mapping[str, float] = backend.pool_statistics()
         self._looked = time.monotonic()
         self._cache_fails = False
+        self._look_at_cache(0, self._before)
 
     def look(self) -> Mapping[str, float]:
         """The statistics now; empty without judges."""
@@ -29,11 +30,17 @@ class JudgeWatch:
         before, self._before = self._before, self._backend.pool_statistics()
         for fields in changes(before, self._before):
             self._notify("judge_trouble", **fields)
-        faults = int(self._before.get("cache_faults", 0) - before.get("cache_faults", 0))
+        self._look_at_cache(before.get("cache_faults", 0), self._before)
+        return self._before
+
+    def _look_at_cache(self, before: float, now: Mapping[str, float]) -> None:
+        faults = int(now.get("cache_faults", 0) - before)
         if faults and not self._cache_fails:
             self._notify("cache_trouble", faults=faults)
-        self._cache_fails = faults > 0
-        return self._before
+            self._cache_fails = True
+        if self._cache_fails and not now["cache_away"]:
+            self._notify("cache_trouble", faults=0)
+            self._cache_fails = False
 
     def glance(self) -> None:
         """Looks, unless that was just done."""

@@ -42,7 +42,8 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
         counts = ", ".join(f"{fields[name]} {name}" for name in FAILURES if fields.get(name))
         return f"judge {fields['judge']}: {_servers(fields['servers'])} in rotation" + (counts and f"; new: {counts}")
     if event == "cache_trouble":
-        return "the cache of judge scores does not answer; scoring goes on without it"
+        return ("the cache of judge scores does not answer; scoring goes on without it" if fields["faults"] else
+                "the cache of judge scores answers again")
     if event == "fleet_resized":
         return f"rollout workers: {fields['before']} -> {fields['after']}"
     if event == "resize_refused":

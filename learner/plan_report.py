@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.doctor.gpus import Gpu, needs, query
 from cluster.placement import OBJECT_STORE_BYTES, placement_lines
 from configs.rewards import JUDGES, ServeConfig
 from configs.schema import RunConfig
-from editing.editors.folder import FolderError, editor_sizes, read_json, stored_bytes
+from editing.editors.folder import FolderError, editor_sizes, stored_bytes
 from learner.plan import RolePlan, memory_plan, on_gpu, picture_of
+from rewards.vllm.context import kv_bytes, text_config
 
 UTILISATION = 0.9
 """Share of its GPU that vLLM takes unless it is told otherwise (--gpu-memory-utilization)."""
@@ -130,22 +130,9 @@ def judge_weights(path: str) -> tuple[int | None, str]:
 
 def kv_cache(path: str) -> str:
     """How much a thousand tokens take, from the model's configuration."""
-    try:
-        found = read_json(Path(path) / "config.json")
-    except FolderError:
-        return "of unknown size"
-    per_token = kv_bytes(found.get("text_config", found))
+    found = text_config(path)
+    per_token = kv_bytes(found) if found else None
     return "of unknown size" if per_token is None else f"{text(1000 * per_token)} per 1000 tokens"
-
-
-def kv_bytes(config: Mapping[str, Any]) -> int | None:
-    """Bytes of key and value of one token over all layers, in bfloat16; None for a configuration without these keys."""
-    try:
-        heads = config["num_attention_heads"]
-        width = config.get("head_dim") or config["hidden_size"] // heads
-        return int(4 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * width)
-    except KeyError:
-        return None
 
 
 def text(count: int) -> str:

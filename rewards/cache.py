@@ -31,16 +31,22 @@ class CacheStatistics:
         misses: scores that did not, for whatever reason.
         faults: times that the server was asked in vain: away, too slow, or refusing.
         corrupt: stored values that were no score of their key; each is a miss too.
+        away: 1 from a fault until the server answers again, else 0.
     """
 
     hits: int = 0
     misses: int = 0
     faults: int = 0
     corrupt: int = 0
+    away: int = 0
 
 
 class ScoreCache(Protocol):
-    """Scores by key. Neither method ever fails because of the server behind it."""
+    """Scores by key. No method ever fails because of the server behind it."""
+
+    async def ready(self) -> None:
+        """Returns when the server answers, or when it was waited for long enough; comes before the first question."""
+        ...
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
         """One finite score per key, or None where it is not known."""
@@ -66,6 +72,9 @@ class NoCache:
 
     def __init__(self) -> None:
         self._misses = 0
+
+    async def ready(self) -> None:
+        """Nothing to wait for."""
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
         self._misses += len(keys)
@@ -135,7 +144,8 @@ def decode(key: str, stored: object) -> float | None:
 def open_cache(config: RedisConfig, folder: Path | None) -> ScoreCache:
     """The cache that `redis` configures. With mode embedded its server runs when this returns.
 
-    A shared server that does not answer is no error, here or later: a warning says so and scoring goes on.
+    A shared server that does not answer is no error: `ScoreCache.ready` waits for it for a while, then a warning says
+    so and scoring goes on.
 
     Args:
         folder: where an embedded server keeps its scores between runs (the run's folder), or None: nowhere.

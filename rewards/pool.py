@@ -120,7 +120,8 @@ class RewardPool:
             JudgeRefused: when a judge cannot be asked as it would have to be, such as for want of `/tokenize`, or of a
                 context that the run's images fit into.
         """
-        await asyncio.gather(*(judge.start() for judge in self._judges.values()))
+        waited = [self._cache.ready()] if self._cache is not None else []
+        await asyncio.gather(*(judge.start() for judge in self._judges.values()), *waited)
         await asyncio.gather(*(ask() for ask in self._first))
         await asyncio.gather(*(ask() for ask in self._rehearsals))
         return {name: judge.statistics().in_rotation for name, judge in self._judges.items()}

@@ -11,13 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry as SyncRetry
+from redis.exceptions import AuthenticationError, RedisError
 
 from configs.rewards import RedisConfig
 from rewards.cache import CacheStatistics, check_finite, decode, encode
@@ -32,6 +30,10 @@ CONNECTIONS = 4
 """Requests at the same time. More would not be faster: the server works on one at a time."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds after a fault before the server is asked again, doubled with each fault."""
+READY_SECONDS = 15.0
+"""How long a server is waited for at the start, where a busy machine may be slow to answer for the first time."""
+READY_AGAIN = 0.1
+"""Seconds between two tries meanwhile."""
 WARN_EVERY = 600.0
 """Seconds between two warnings, so that a server that comes and goes does not fill the log."""
 
@@ -79,6 +81,21 @@ class RedisCache:
     def __repr__(self) -> str:
         return f"RedisCache({self._name!r})"
 
+    async def ready(self) -> None:
+        """See `ScoreCache.ready`. Afterwards there is a connection, so that the first question finds it made."""
+        begin = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(max(self._timeout, begin + READY_SECONDS - time.monotonic())):
+                    await self._client.ping()
+                return
+            except _FAULTS as error:
+                fault = error
+            if isinstance(fault, AuthenticationError) or time.monotonic() - begin >= READY_SECONDS:
+                break  # a wrong password does not become right
+            await asyncio.sleep(READY_AGAIN)
+        self.fault(fault if str(fault) else TimeoutError(f"no answer within {READY_SECONDS:g} s"))
+
     async def get(self, keys: Sequence[str]) -> list[float | None]:
         if not keys:
             return []
@@ -103,7 +120,7 @@ class RedisCache:
         await self._asked(pipeline.execute)
 
     def statistics(self) -> CacheStatistics:
-        return CacheStatistics(self._hits, self._misses, self._faults, self._corrupt)
+        return CacheStatistics(self._hits, self._misses, self._faults, self._corrupt, int(self._delay > 0))
 
     async def close(self) -> None:
         try:
@@ -158,7 +175,7 @@ class RedisCache:
 
     def _answered(self) -> None:
         if self._delay:
-            logger.info("score_cache_back", server=self._name)
+            logger.warning("score_cache_back", reason=f"The score cache at {self._name} answers again.")
         self._delay = self._retry_at = 0.0
 
 
@@ -168,18 +185,7 @@ def open_redis(config: RedisConfig, folder: Path | None) -> RedisCache:
         server = EmbeddedValkey(None if folder is None else folder / "score_cache", config.max_megabytes)
         server.start()
         return RedisCache(server.url, "", config.timeout, server)
-    password = os.environ.get(PASSWORD_VARIABLE, "")
-    cache = RedisCache(config.url, password, config.timeout)
-    # Asked once here, so that a wrong address is reported at the start and not at the first score.
-    try:
-        with SyncRedis.from_url(
-            config.url, password=password or None, socket_timeout=config.timeout,
-            socket_connect_timeout=config.timeout, retry=SyncRetry(NoBackoff(), 0), protocol=2,
-        ) as client:
-            client.ping()
-    except _FAULTS as error:
-        cache.fault(error)
-    return cache
+    return RedisCache(config.url, os.environ.get(PASSWORD_VARIABLE, ""), config.timeout)
 
 
 def _shown(url: str) -> str:

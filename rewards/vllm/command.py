@@ -1,4 +1,4 @@
-"""The command line and environment of a vLLM server. Pure."""
+"""The command line and environment of a vLLM server. Starts nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from configs.rewards import ServeConfig
+from rewards.vllm.context import cache_gib, context_of
 
 ROOT = Path(__file__).resolve().parents[2]
 INSIDE = Path(__file__).resolve().parent / "inside"
@@ -54,7 +55,7 @@ def command(config: ServeConfig, model: str, name: str, host: str, port: int) ->
     return [
         interpreter(config.python), "-m", MODULE, "--model", model, "--served-model-name", name,
         "--host", host, "--port", str(port), *cpu, *shared,
-        "--max-model-len", "8192",  # two pictures and a prompt; the models' own 128 k would only take memory
+        "--max-model-len", str(context_of(model)),
         "--limit-mm-per-prompt", '{"image": 4, "video": 0}',
         "--generation-config", "vllm",  # sampling is what the question says, nothing from the model's folder
         "--allowed-media-domains", "data.invalid",  # pictures come in the question; nothing is fetched
@@ -81,7 +82,9 @@ def environment(config: ServeConfig, model: str, api_key: str, inherited: Mappin
         values["HF_HUB_OFFLINE"] = "1"
     if not config.gpus:
         # Servers share the cores with each other and with the run: vLLM would bind each of them to the same ones.
-        values = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", **values}
+        # And without a size, vLLM would want 92 % of the machine's memory to be free.
+        space = cache_gib(model, context_of(model, config.arguments))
+        values = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": str(space), **values}
     return values
 
 

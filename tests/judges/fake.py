@@ -90,6 +90,9 @@ class MemoryCache:
         self.misses += sum(value is None for value in found)
         return found
 
+    async def ready(self) -> None:
+        """It always is."""
+
     async def put(self, values: Mapping[str, float]) -> None:
         assert all(math.isfinite(value) for value in values.values())
         self.values |= values

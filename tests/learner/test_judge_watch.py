@@ -58,10 +58,24 @@ def test_without_judges_nothing_is_asked_again():
     assert backend.asked == 1
 
 
-def test_a_cache_that_fails_is_told_when_it_begins():
-    backend = Numbers(*({"cache_faults": float(faults)} for faults in (1, 1, 3, 9, 9, 10)))
+def watched(*looks: tuple[int, int]) -> list[int]:
+    """The faults that are told of a cache that has so many, and is away or not, at the start and at each look."""
     told = []
-    watch = JudgeWatch(backend, lambda event, **fields: told.append((event, fields)))
-    for _ in range(5):
+    watch = JudgeWatch(Numbers(*({"cache_faults": float(faults), "cache_away": float(away)} for faults, away in looks)),
+                       lambda event, **fields: told.append((event, fields["faults"])))
+    for _ in looks[1:]:
         watch.look()
-    assert told == [("cache_trouble", {"faults": 2}), ("cache_trouble", {"faults": 1})]
+    assert all(event == "cache_trouble" for event, _ in told)
+    return [faults for _, faults in told]
+
+
+def test_a_cache_that_fails_is_told_once_and_so_is_its_return():
+    assert watched((0, 0), (2, 1), (9, 1), (9, 0), (9, 0), (10, 1)) == [2, 0, 1]
+
+
+def test_a_cache_that_was_back_before_anybody_looked_is_told_as_that():
+    assert watched((0, 0), (1, 0), (1, 0)) == [1, 0]
+
+
+def test_a_cache_that_is_absent_from_the_start_is_told_of_and_its_return_too():
+    assert watched((1, 1), (1, 1), (1, 0)) == [1, 0]

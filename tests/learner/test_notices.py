@@ -22,6 +22,7 @@ from tests.learner.test_loop import Watcher
     ("judge_trouble", {"judge": "qwen_vl", "servers": 2, "unanswered": 0, "refused": 0, "bad": 0},
      "judge qwen_vl: 2 servers in rotation"),
     ("cache_trouble", {"faults": 2}, "the cache of judge scores does not answer; scoring goes on without it"),
+    ("cache_trouble", {"faults": 0}, "the cache of judge scores answers again"),
     ("fleet_resized", {"before": 1, "after": 4}, "rollout workers: 1 -> 4"),
     ("resize_refused", {"reason": "no number"}, "the number of rollout workers stays: no number"),
     ("worker_given_up", {"slot": 1, "losses": 6, "left": 3, "reason": "it could not start"},

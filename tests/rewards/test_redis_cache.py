@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,11 +301,13 @@ def test_a_question_that_was_given_up_leaves_no_answer_behind(server):
 def test_a_shared_server_that_is_away_at_the_start_is_reported_once(monkeypatch):
     port = free_port()
     monkeypatch.setenv("LOCUS_REDIS_PASSWORD", CANARY)
+    monkeypatch.setattr(redis_cache, "READY_SECONDS", 0.3)
     config = RedisConfig(mode="url", url=address(port))
 
     async def run() -> None:
         cache = open_cache(config, None)
-        assert cache.statistics().faults == 1
+        await cache.ready()
+        assert (cache.statistics().faults, cache.statistics().away) == (1, 1)
         assert await cache.get(KEYS) == [None] * 5
         await asyncio.sleep(0.6)
         assert await cache.get(KEYS) == [None] * 5
@@ -314,12 +317,52 @@ def test_a_shared_server_that_is_away_at_the_start_is_reported_once(monkeypatch)
                 while await cache.get(KEYS[:1]) != [0.0]:
                     await cache.put(SCORES)
                     await asyncio.sleep(0.02)
+        assert cache.statistics().away == 0
         await cache.close()
 
     with capture_logs() as logs:
         asyncio.run(run())
     assert [log["event"] for log in logs] == ["score_cache_away", "score_cache_back"]
     assert f"redis://127.0.0.1:{port}/0 does not answer" in logs[0]["reason"] and CANARY not in repr(logs)
+
+
+def test_a_server_that_is_busy_at_the_start_is_waited_for_and_nothing_is_said():
+    """Stopped, it takes connections and does not answer: five times as long as a question may take."""
+    port, woken = free_port(), []
+
+    async def run() -> None:
+        cache = RedisCache(address(port), "", timeout=0.2)
+        with shared_valkey(port) as server:
+            server.send_signal(signal.SIGSTOP)
+            wake = lambda: woken.append(server.send_signal(signal.SIGCONT))  # noqa: E731
+            waking = asyncio.get_running_loop().call_later(1.0, wake)
+            await cache.ready()
+            assert woken  # it was waited for
+            waking.cancel()
+            await cache.put(SCORES)
+            assert await cache.get(KEYS) == list(SCORES.values())
+            assert (cache.statistics().faults, cache.statistics().away) == (0, 0)
+            await cache.close()
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+    assert logs == []
+
+
+def test_a_wrong_password_is_not_waited_for():
+    port = free_port()
+
+    async def run() -> None:
+        cache = RedisCache(address(port), "wrong", timeout=5.0)
+        with shared_valkey(port, requirepass=CANARY):
+            async with asyncio.timeout(redis_cache.READY_SECONDS - 1):
+                await cache.ready()
+            assert cache.statistics().away == 1
+            await cache.close()
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+    assert [log["event"] for log in logs] == ["score_cache_away"]
 
 
 def test_an_embedded_server_comes_and_goes_with_its_cache(tmp_path: Path):
