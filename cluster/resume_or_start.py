@@ -15,10 +15,11 @@ from itertools import count
 from pathlib import Path
 
 from cluster import sign_of_life
-from cluster.sign_of_life import LOCK, is_elsewhere, is_touched
+from cluster.sign_of_life import is_elsewhere, is_touched
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
+from configs.run_files import LOCK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

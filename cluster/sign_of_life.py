@@ -10,8 +10,6 @@ import socket
 import time
 from pathlib import Path
 
-LOCK = ".lock"
-"""The file in a run's folder."""
 TOUCH_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 WAIT_SECONDS = 45.0

@@ -4,7 +4,8 @@
                            [--resume [--allow-changed KEY ...]]
 
 Layers, each over the one before: the schema's defaults, the YAML file (after those that it `extends`), the
-flags. Every fault is one sentence that names the key, what was expected, what was seen, and the file or flag.
+flags. The configuration that a run wrote names the run in whose folder it lies. Every fault is one sentence that names
+the key, what was expected, what was seen, and the file or flag.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from configs.errors import ConfigError, nearest, shown
 from configs.layers import Layers, find_config, parse_yaml, refuse_tokens, unknown_key
+from configs.run_files import run_of
 from configs.schema import RunConfig
 from configs.tree import default_of, find_field, members, sections
 from configs.validate import validated
@@ -77,6 +79,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     # A file that says no name is named after itself, so that two configs do not share a run folder.
     if "name" not in layers.values:
         layers.add({"name": file.stem}, f"the name of {file}")
+    layers.add(run_of(file), f"the folder of {file}")
     _add_overrides(layers, overrides)
     return CommandLine(
         validated(layers), dry_run="dry-run" in switches, resume="resume" in switches,

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.run_files import EVENTS
 from learner.events import read_events
-from learner.run_folder import EVENTS
 
 Event = Mapping[str, Any]
 

@@ -20,6 +20,7 @@ from PIL import Image as PIL
 
 from configs.errors import ConfigError
 from configs.layers import Layers
+from configs.run_files import CONFIG
 from configs.schema import EditorConfig, ManifestData, RunConfig
 from configs.validate import validated
 from editing.data import open_tasks, pixel_multiple
@@ -35,7 +36,7 @@ from editing.task import EditTask, Image, PixelMask, TaskError
 from learner.gallery.observer import picture_numbers
 from learner.gallery.page import number
 from learner.quiet import quiet_libraries
-from learner.run_folder import ADAPTER, CONFIG
+from learner.run_folder import ADAPTER
 
 FULL_SIDE = 512  # of an editor of which no run is known
 GAP = 6  # white pixels between the pictures of a comparison

@@ -10,10 +10,11 @@ import json
 import shutil
 from pathlib import Path
 
+from configs.run_files import EVENTS
 from learner.backend import RunFailed
 from learner.checkpoint import discard_after, load_latest
 from learner.events import EventLog
-from learner.run_folder import EVENTS, write_text
+from learner.run_folder import write_text
 from learner.spool import FOLDER
 
 MAX_SKIPPED_STEPS = 5

@@ -9,13 +9,12 @@ from pathlib import Path
 import yaml
 
 from configs.load import config_hash, to_yaml
+from configs.run_files import CONFIG
 from configs.schema import RunConfig
 from learner.backend import RunFailed
 from learner.run_lock import RunLock
 from learner.training_state import changed_keys, differing_keys, refusal
 
-CONFIG = "config.yaml"
-EVENTS = "events.jsonl"
 SUMMARY = "summary.json"
 ADAPTER = "adapter"
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import sign_of_life
+from configs.run_files import LOCK
 from learner.backend import RunFailed, RunInterrupted
 from learner.saying import warn
 
@@ -29,7 +30,7 @@ class RunLock:
             RunInterrupted: when another process holds it.
             RunFailed: when the file system has no locks.
         """
-        self._path = folder / sign_of_life.LOCK
+        self._path = folder / LOCK
         self._closed = threading.Event()
         self._file = self._path.open("a+", encoding="utf-8")
         try:

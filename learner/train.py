@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.edit_signal import check_edit_signal
 from configs.load import config_hash
+from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from learner.backend import Backend, Notify, RunFailed
@@ -22,7 +23,7 @@ from learner.notices import announcer
 from learner.observer import Observer, RunRecord
 from learner.phases import Phases
 from learner.rollback import Diverged, roll_back, rolled_back_to
-from learner.run_folder import ADAPTER, EVENTS, SUMMARY, RunFolder, write_text
+from learner.run_folder import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.spool import recover
 from learner.statistics import mean_and_error, paired_gain
 from learner.stopping import Stopping

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import sign_of_life
+from configs.run_files import LOCK
 from learner import run_lock
 from learner.backend import RunFailed, RunInterrupted
 from learner.run_lock import RunLock
@@ -23,16 +24,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def left_behind(folder: Path, holder: str) -> Path:
     """The lock of a process that was killed: the kernel has let go of it."""
-    (folder / sign_of_life.LOCK).write_text(f"{holder}\n")
-    return folder / sign_of_life.LOCK
+    (folder / LOCK).write_text(f"{holder}\n")
+    return folder / LOCK
 
 
 def test_the_holder_is_named_and_gives_signs_of_life(tmp_path):
     lock = RunLock(tmp_path)
     with pytest.raises(RunInterrupted, match=rf"in use by another process \(pid {os.getpid()} on "):
         RunLock(tmp_path)
-    before, touched = sign_of_life.touched_at(tmp_path / sign_of_life.LOCK), threading.Event()
-    while sign_of_life.touched_at(tmp_path / sign_of_life.LOCK) == before:
+    before, touched = sign_of_life.touched_at(tmp_path / LOCK), threading.Event()
+    while sign_of_life.touched_at(tmp_path / LOCK) == before:
         assert not touched.wait(0.01)
     lock.close()
     RunLock(tmp_path).close()
@@ -61,9 +62,9 @@ def test_nobody_is_waited_for_who_ended_well_or_was_on_this_machine(tmp_path, ho
     monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 1e6)
     left_behind(tmp_path, holder)
     lock = RunLock(tmp_path)
-    assert (tmp_path / sign_of_life.LOCK).read_text() == f"pid {os.getpid()} on {run_lock.socket.gethostname()}\n"
+    assert (tmp_path / LOCK).read_text() == f"pid {os.getpid()} on {run_lock.socket.gethostname()}\n"
     lock.close()
-    assert (tmp_path / sign_of_life.LOCK).read_text() == ""
+    assert (tmp_path / LOCK).read_text() == ""
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

@@ -1,12 +1,13 @@
 """Whole runs in one process: what they leave behind, and that a resumed run ends as the unbroken one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configs.load import config_hash
+from configs.load import config_hash, parse_command_line
 from editing.data import open_tasks
 from editing.editors.lora import adapter_arrays
 from editing.editors.policy import open_policy
@@ -192,6 +193,22 @@ def test_a_finished_run_can_go_on_longer(tiny_kontext, folder):
     assert config_hash(config) == summary["config_hash"]
     with pytest.raises(RunFailed, match=r"is at step 3 already, learner.steps is 2"):
         run(tiny_run(tiny_kontext, folder, "longer", {"learner": {"steps": 2}}), resume=True)
+
+
+@pytest.mark.parametrize("put", [shutil.move, shutil.copytree])
+def test_a_run_that_was_renamed_or_copied_is_continued_where_it_lies(tiny_kontext, tmp_path, put):
+    config = tiny_run(tiny_kontext, tmp_path, "ren", {"learner": {"steps": 1}})
+    run(config)
+    put(tmp_path / "ren", tmp_path / "keep")
+    if not (tmp_path / "ren").exists():
+        run(config)
+    other = {path: path.read_bytes() for path in (tmp_path / "ren").rglob("*") if path.is_file()}
+    request = parse_command_line(
+        ["--config", str(tmp_path / "keep" / "config.yaml"), "--resume", "--learner.steps", "2"])
+    summary = run(request.config, request.resume)
+    assert (summary["name"], summary["first_step"], summary["steps"]) == ("keep", 1, 2)
+    assert (tmp_path / "keep" / "checkpoints" / "step_000002").is_dir()
+    assert {path: path.read_bytes() for path in (tmp_path / "ren").rglob("*") if path.is_file()} == other
 
 
 def test_weights_published_rarely_are_those_that_generate(tiny_kontext, folder):

@@ -1,0 +1,25 @@
+"""Which run a configuration file belongs to: the one in whose folder it lies, whatever name stands in the file.
+
+A run writes its configuration into its own folder. Folders are renamed, moved and copied; the name in the file is then
+that of another run, which a resume must not touch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONFIG = "config.yaml"
+EVENTS = "events.jsonl"
+LOCK = ".lock"
+
+
+def run_of(file: Path) -> dict[str, str]:
+    """`name` and `folder` of the run that a configuration file belongs to; empty for a file that belongs to none.
+
+    A run's folder holds an event log, or at least a lock from the moment before there was one.
+    """
+    if file.name != CONFIG or not any((file.parent / mark).exists() for mark in (EVENTS, LOCK)):
+        return {}
+    # `config.yaml` and `../config.yaml` do not spell their folder's name.
+    run = file.parent if file.parent.name not in ("", "..") else file.parent.resolve()
+    return {"name": run.name, "folder": str(run.parent)}
