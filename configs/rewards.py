@@ -79,6 +79,10 @@ NOISE_FLOORS: Mapping[str, float] = {
 """Spread within a group, in a component's own unit, up to which it is noise; 0 for a scorer of the user's own."""
 
 
+LARGEST_WEIGHT = 1e6
+"""Largest size of a weight, so that weighted scores (at most 1e9 each) and their squares stay numbers."""
+
+
 class ServeConfig(Section):
     """Judge servers that the run starts and ends itself: `replicas` processes of `vllm serve`."""
 
@@ -262,9 +266,9 @@ class RewardsConfig(Section):
     """What a candidate is scored by, and how scores are combined."""
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
-    """Weight per component: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
-    background_psnr and background_ssim (outside the mask), acd, a judge, an embedding model's, or a name from
-    `scorers`. By default a judge, or else clip_text, replaces edit_score and edit_psnr."""
+    """Weight per component, -1e6 to 1e6: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
+    background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. A judge, or
+    else clip_text, replaces edit_score and edit_psnr by default."""
     scorers: dict[str, str] = Field({})
     """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
@@ -336,6 +340,11 @@ class RewardsConfig(Section):
         unknown = sorted(set(self.weights) - known)
         if unknown:
             raise ValueError(f"rewards.weights: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
+        large = next((name for name, weight in self.weights.items() if abs(weight) > LARGEST_WEIGHT), None)
+        if large is not None:
+            raise ValueError(f"rewards.weights.{large}: expected a number from {-LARGEST_WEIGHT:g} to "
+                             f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the weights' ratios matter where "
+                             "scores are normalised")
         weighted = {name for name, weight in self.weights.items() if weight != 0}
         if not weighted:
             raise ValueError("rewards.weights: expected at least one component with a weight other than 0")

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Reason = Literal["failed", "lacking", "not_finite", "unavailable", "refused", "bad_answer"]
-"""Why there is no score, for counting: the scorer failed; the task lacks what it needs; it gave NaN or infinity; no
-judge answered; the judge refused the question; the judge's answer was no score."""
+LARGEST_SCORE = 1e9
+"""Largest size of a score. Beyond it a number is taken for a fault of its scorer: sums of weighted scores and of their
+squares must stay numbers, in float32 too."""
+Reason = Literal["failed", "lacking", "not_finite", "too_large", "unavailable", "refused", "bad_answer"]
+"""Why there is no score, for counting: the scorer failed; the task lacks what it needs; it gave NaN or infinity; it
+gave more than `LARGEST_SCORE`; no judge answered; the judge refused the request; the judge's response was no score."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One component's verdict on one candidate: a finite `value`, or an `error` sentence with its `reason` in a word.
+    """One component's verdict on one candidate: a `value`, finite and at most `LARGEST_SCORE` in size, or an `error`
+    sentence with its `reason` in a word.
 
     `passes` are the single answers that `value` is the mean of, where a judge was asked more than once.
     """
@@ -28,8 +32,9 @@ class Score:
     def __post_init__(self) -> None:
         if (self.value is None) == (self.error is None):
             raise ValueError("a score is either a value or an error, exactly one of the two")
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"a score must be finite, got {self.value}; report an error instead")
+        if self.value is not None and not abs(self.value) <= LARGEST_SCORE:  # NaN is not, either
+            raise ValueError(f"a score must be finite and at most {LARGEST_SCORE:g} in size, got {self.value}; report "
+                             "an error instead")
         if self.reason is not None and self.error is None:
             raise ValueError(f"a reason belongs to an error, got {self.reason!r} for the value {self.value}")
         if self.passes and (self.value is None or not all(math.isfinite(one) for one in self.passes)):
@@ -37,10 +42,13 @@ class Score:
 
     @classmethod
     def of(cls, value: float, scorer: str) -> Score:
-        """A value, or an error that names the scorer if it is not finite."""
-        if math.isfinite(value):
+        """A value, or an error that names the scorer if it is not finite or larger than `LARGEST_SCORE`."""
+        if abs(value) <= LARGEST_SCORE:
             return cls(value=float(value))
-        return cls(error=f"{scorer} returned {value}, expected a finite number", reason="not_finite")
+        if math.isfinite(value):
+            return cls(error=f"{scorer}: expected a number from {-LARGEST_SCORE:g} to {LARGEST_SCORE:g}, got "
+                             f"{value:g}; divide its scores by a constant", reason="too_large")
+        return cls(error=f"{scorer}: expected a finite number, got {value}", reason="not_finite")
 
 
 @dataclass(frozen=True)

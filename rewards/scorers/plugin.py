@@ -34,7 +34,7 @@ class ScorerError(ValueError):
 def load_scorer(name: str, dotted: str) -> Callable[[ScoreInput], Awaitable[tuple[Score, ...]]]:
     """The scorer at `package.module:function`, checked: one `Score` per candidate, whatever the function returns.
 
-    It sees read-only arrays, so that it cannot change what other scorers see. What is no finite number, or not as many
+    It sees copies, so that it cannot change what other scorers see. What is no number from -1e9 to 1e9, or not as many
     as there are candidates, becomes errors that name the component; an exception of the function passes through.
 
     Args:
@@ -51,7 +51,7 @@ def load_scorer(name: str, dotted: str) -> Callable[[ScoreInput], Awaitable[tupl
     )
 
     async def scorer(given: ScoreInput) -> tuple[Score, ...]:
-        shown = _read_only(given)
+        shown = _copied(given)
         returned = function(shown) if runs_at_once else await asyncio.to_thread(function, shown)
         if inspect.isawaitable(returned):
             returned = await returned
@@ -80,9 +80,7 @@ def _one(value: Any, where: str) -> Score:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
-        return Score(error=f"{where}: expected a finite number; seen {number}", reason="not_finite")
-    return Score(value=number)
+    return Score.of(number, where)
 
 
 def _plain(value: Any) -> Any:
@@ -94,13 +92,14 @@ def _shown(value: object) -> str:
     return f"{type(value).__name__} {value!r:.80}"
 
 
-def _read_only(given: ScoreInput) -> ScoreInput:
-    def view(array: Any) -> Any:
-        locked = array.view()
-        locked.setflags(write=False)
-        return locked
-
-    return replace(given, images=view(given.images), acd=None if given.acd is None else view(given.acd))
+def _copied(given: ScoreInput) -> ScoreInput:
+    """What the scorer may do with as it likes: a read-only view could be made writable again."""
+    task = given.task
+    return ScoreInput(
+        replace(task, source=task.source.copy(), edit_mask=task.edit_mask.copy(),
+                target=None if task.target is None else task.target.copy(),
+                regions={name: mask.copy() for name, mask in task.regions.items()}),
+        given.images.copy(), None if given.acd is None else given.acd.copy())
 
 
 def _found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:

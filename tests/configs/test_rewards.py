@@ -115,6 +115,13 @@ def test_a_scorer_is_named_by_module_and_function(dotted):
         load_config(["--rewards.scorers", f"{{mine: '{dotted}'}}"])
 
 
+@pytest.mark.parametrize("weight", ["1e308", "-1e308", "1.1e6"])
+def test_weights_so_large_that_rewards_would_be_no_numbers_are_refused(weight):
+    with pytest.raises(ConfigError, match=r"rewards\.weights\.edit_psnr: expected a number from -1e\+06 to 1e"):
+        load_config(["--rewards.weights.edit_psnr", weight])
+    assert load_config(["--rewards.weights.edit_psnr", "1e6"]).rewards.weights["edit_psnr"] == 1e6
+
+
 def test_every_component_says_what_it_rewards_and_in_which_range_it_lies():
     everything = {*BUILT_IN, *JUDGES, *EMBEDDINGS}
     assert set(COMPONENT_KINDS) == everything

@@ -2,6 +2,7 @@ import asyncio
 import functools
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,8 +52,11 @@ partial = functools.partial(lambda weight, given: torch.full((len(given.images),
 not_callable = 3
 
 
-def writes_into_the_pictures(given):
-    given.images[0] = 0
+def writes_into_its_input(given):
+    for array in (given.images, given.task.source, given.task.edit_mask, given.task.target, given.acd,
+                  *given.task.regions.values()):
+        array.setflags(write=True)
+        array[:] = 0
     return [0.0] * len(given.images)
 
 
@@ -105,12 +109,14 @@ def test_a_synchronous_scorer_runs_in_a_thread_of_its_own():
     assert values(asyncio.run(both())) == [0.0]
 
 
-def test_pictures_of_others_cannot_be_written_into():
-    given = given_of(2)
-    before = given.images.copy()
-    with pytest.raises(ValueError, match="read-only"):
-        run("writes_into_the_pictures", given)
-    assert np.array_equal(given.images, before) and given.images.flags.writeable
+def test_what_a_scorer_writes_into_its_input_nobody_else_sees():
+    given = replace(given_of(2), acd=np.array([0.5, 2], dtype=np.float32))
+    task = replace(given.task, target=given.task.source.copy(), regions={"edge": given.task.edit_mask.copy()})
+    given = replace(given, task=task)
+    arrays = (given.images, task.source, task.edit_mask, task.target, given.acd, *task.regions.values())
+    before = [array.copy() for array in arrays]
+    assert values(run("writes_into_its_input", given)) == [0.0, 0.0]
+    assert all(np.array_equal(*both) for both in zip(arrays, before, strict=True))
 
 
 def test_an_exception_of_the_scorer_passes_through():
@@ -139,8 +145,8 @@ def test_another_count_or_no_list_is_an_error_for_every_candidate(returned):
 
 
 @pytest.mark.parametrize("bad", [
-    math.nan, math.inf, -math.inf, None, "0.5", True, np.True_, 1j, [0.5], np.array([0.5]), 10**400, {}, np.nan,
-    torch.tensor(math.nan),
+    math.nan, math.inf, -math.inf, 1e160, 1e300, -1e308, None, "0.5", True, np.True_, 1j, [0.5], np.array([0.5]),
+    10**400, {}, np.nan, torch.tensor(math.nan),
 ], ids=lambda bad: f"{bad!r:.30}")
 def test_what_is_no_finite_number_is_an_error_of_its_candidate(bad):
     got = checked([0.5, bad, 1], 3, "mine (m:f)")
