@@ -30,7 +30,7 @@ Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=LARGEST)]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
 GroupId = Annotated[str, StringConstraints(
-    pattern=r"^(\d{6}|[1-9]\d{6,11})\.(\d{3}|[1-9]\d{3,11})\.(0|[1-9]\d{0,11})$")]
+    pattern=r"^([0-9]{6}|[1-9][0-9]{6,11})\.([0-9]{3}|[1-9][0-9]{3,11})\.(0|[1-9][0-9]{0,11})$")]
 """See `actors.trajectory.Lease.group_id`: step, slot and attempt."""
 
 
@@ -57,8 +57,8 @@ class Began(Record):
         changed: keys of the configuration that differ from those of the process before, sorted.
         allowed: what `--allow-changed` named.
         data, code: fingerprints of the tasks and of sources and libraries.
-        steps, groups_per_step, group_size, min_valid, staleness, publish_every, checkpoint_every: the keys of the
-            configuration that decide what must be in the lines that follow.
+        steps, groups_per_step, updates_per_step, group_size, min_valid, staleness, publish_every, checkpoint_every,
+            evaluate_every: the keys of the configuration that decide what must be in the lines that follow.
         train_tasks, held_out_tasks: how many there are.
         anew_from: step that the run went back to and from which it draws other noise, see `learner.rollback`.
         refused_checkpoints: why newer ones were passed over, a sentence each.
@@ -72,11 +72,13 @@ class Began(Record):
     code: dict[str, str]
     steps: Positive
     groups_per_step: Positive
+    updates_per_step: Positive
     group_size: Positive
     min_valid: Positive
     staleness: Count
     publish_every: Positive
     checkpoint_every: Positive
+    evaluate_every: Count
     train_tasks: Positive
     held_out_tasks: Count
     anew_from: Count | None

@@ -55,9 +55,9 @@ def roll_back(run_folder: Path, diverged: Diverged) -> int:
     if checkpoint is None:
         raise Diverged(f"{diverged} There is no checkpoint from before to go back to.") from diverged
     discard_after(folder, checkpoint.step)
+    with EventLog(run_folder / EVENTS) as events:
+        events.write("rolled_back", step=checkpoint.step, reason=str(diverged))
     # Written before the spool goes: without it, a killed process would take the same groups again.
     write_text(run_folder / ROLLED_BACK, json.dumps({"step": checkpoint.step, "reason": str(diverged)}) + "\n")
     shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
-    with EventLog(run_folder / EVENTS) as events:
-        events.write("rolled_back", step=checkpoint.step, reason=str(diverged))
     return checkpoint.step

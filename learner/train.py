@@ -83,8 +83,8 @@ def _attempt(
                            len(tasks.held_out), refused)
         with EventLog(folder.path / EVENTS) as events:
             # A process that was killed at once may have left no line.
-            folder.keep(config)  # only now: what differs from it is in the line that follows
             events.write("resumed" if events.begun else "started", **_began(record, tasks, folder, allowed, resumed))
+            folder.keep(config)  # only now: a change that is not in the event log yet is told by the next process
             for observer in observers:
                 observer.on_start(record)
             announce = announcer(events, observers)
@@ -117,9 +117,10 @@ def _began(
         "step": record.first_step, "config_hash": record.config_hash, "changed": list(folder.changed),
         "allowed": list(allowed), "data": tasks.fingerprints, "code": code_fingerprint(),
         "steps": config.learner.steps, "groups_per_step": config.learner.groups_per_step,
-        "group_size": config.exploration.group_size, "min_valid": config.rewards.min_valid,
-        "staleness": config.cluster.staleness, "publish_every": config.cluster.publish_every,
-        "checkpoint_every": config.checkpoint.every, "train_tasks": record.train_tasks,
+        "updates_per_step": config.learner.updates_per_step, "group_size": config.exploration.group_size,
+        "min_valid": config.rewards.min_valid, "staleness": config.cluster.staleness,
+        "publish_every": config.cluster.publish_every, "checkpoint_every": config.checkpoint.every,
+        "evaluate_every": config.report.evaluate_every, "train_tasks": record.train_tasks,
         "held_out_tasks": record.held_out_tasks, "anew_from": resumed.anew_from,
         "refused_checkpoints": list(record.refused_checkpoints),
     }
