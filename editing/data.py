@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +13,7 @@ from pathlib import Path
 from configs.schema import ManifestData, RunConfig, ShapesData
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
-from editing.manifest import ManifestDataset, ManifestError
+from editing.manifest import FaultyLines, ManifestDataset, ManifestError
 from editing.resize import resize_task
 from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask, TaskSource
@@ -25,13 +26,13 @@ class Tasks:
     Attributes:
         train: what is trained on.
         held_out: what is measured on.
-        faults: why lines of a manifest were skipped, a sentence each, by the configuration key that names the manifest:
-            `data.path`, and `data.held_out_path` where there is one. The benchmark has no such keys.
+        faults: the lines that were skipped, by the configuration key that names the manifest: `data.path`, and
+            `data.held_out_path` where there is one. The benchmark has no such keys.
     """
 
     train: TaskSource
     held_out: TaskSource
-    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    faults: Mapping[str, FaultyLines] = field(default_factory=dict)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -97,7 +98,7 @@ def open_tasks(config: RunConfig) -> Tasks:
         held_out = _open_manifest(data, data.held_out_path)
         return Tasks(ResizedTasks(train, range(len(train)), data.resolution, multiple),
                      ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple),
-                     {"data.path": _sentences(train), "data.held_out_path": _sentences(held_out)})
+                     {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)})
     kept = len(train) - round(len(train) * data.held_out_fraction)
     if data.held_out_fraction > 0:
         kept = min(kept, len(train) - 1)
@@ -107,7 +108,7 @@ def open_tasks(config: RunConfig) -> Tasks:
     _refuse_missing_targets(config, train, range(kept))
     return Tasks(ResizedTasks(train, range(kept), data.resolution, multiple),
                  ResizedTasks(train, range(kept, len(train)), data.resolution, multiple),
-                 {"data.path": _sentences(train)})
+                 {"data.path": _faulty(data, train)})
 
 
 def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
@@ -115,8 +116,10 @@ def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
         Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction)
 
 
-def _sentences(manifest: ManifestDataset) -> tuple[str, ...]:
-    return tuple(f"{manifest.path}, {fault}" for fault in manifest.faults)
+def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
+    polarity = f" --mask-polarity {data.mask_polarity}" if data.mask_polarity else ""
+    command = f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity} --all-faults"
+    return FaultyLines(str(manifest.path), manifest.faults, command)
 
 
 def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: range) -> None:

@@ -3,13 +3,15 @@
 import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from editing.manifest.dataset import Fault, ManifestDataset, ManifestError
+from editing.manifest.dataset import ManifestDataset, ManifestError
+from editing.manifest.faults import Fault, grouped
 from editing.masks import POLARITIES
 
 
@@ -36,13 +38,15 @@ def summary_table(dataset: ManifestDataset) -> Table:
     return table
 
 
-def fault_table(faults: tuple[Fault, ...]) -> Table:
-    """A table for a terminal: line, id and reason of each fault."""
-    table = Table("line", "id", "reason", title=f"{len(faults)} faulty lines")
-    for fault in faults:
-        # Text, because what a user's file says must not be read as markup.
-        table.add_row(str(fault.line), Text(fault.task_id or ""), Text(fault.reason))
-    return table
+def print_faults(console: Console, faults: Sequence[Fault], each: bool) -> None:
+    """The faulty lines: grouped by reason, or a sentence `each`."""
+    if not faults:
+        return
+    sentences = list(map(str, faults)) if each else grouped(faults)
+    console.print(f"{len(faults)} faulty line{'s' * (len(faults) > 1)}:")
+    for sentence in sentences:
+        # Text, because what a user's file says must not be read as markup; unwrapped, so that it can be searched.
+        console.print(Text(f"  {sentence}"), soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--root", type=Path, help="folder that the paths start from (default: see the header)"
     )
     parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
+    parser.add_argument("--all-faults", action="store_true", help="a sentence for every faulty line")
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(highlight=False)
     try:
         dataset = ManifestDataset(
             options.manifest,
@@ -64,13 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
             max_faulty_fraction=options.max_faulty_fraction,
         )
     except ManifestError as error:
-        if error.faults:
-            console.print(fault_table(error.faults))
-        console.print(Text(str(error).splitlines()[0], style="red"))
+        print_faults(console, error.faults, options.all_faults)
+        console.print(Text(str(error).splitlines()[0], style="red"), soft_wrap=True)
         return 1
     console.print(summary_table(dataset))
-    if dataset.faults:
-        console.print(fault_table(dataset.faults))
+    print_faults(console, dataset.faults, options.all_faults)
     return 0
 
 

@@ -162,11 +162,12 @@ class StepReason(Record):
 
 
 class DataFaults(Record):
-    """Lines of a manifest that were left out."""
+    """Lines of a manifest that were left out, grouped by reason; `command` names them one by one."""
 
     key: str
     count: Positive
     first: list[str]
+    command: str
 
 
 class WorkerStarted(Record):

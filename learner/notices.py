@@ -58,10 +58,10 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "not_spooled":
         return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
     if event == "data_faults":
-        more = fields["count"] - len(fields["first"])
+        plural = "s" * (fields["count"] != 1)
         return "\n  ".join([
-            f"{fields['key']}: {fields['count']} faulty line{'s' * (fields['count'] != 1)} left out:", *fields["first"],
-            *([f"and {more} more; python -m editing.validate names them all"] if more else [])])
+            f"{fields['key']}: {fields['count']} faulty line{plural} left out:", *fields["first"],
+            *([f"all of them, with a reason each: {fields['command']}"] if fields["count"] > 1 else [])])
     if event == "task_skipped":
         return f"{fields.get('split', 'training')} task {fields['task']} went bad and is left out: {fields['reason']}"
     if event == "step_skipped":

@@ -13,6 +13,7 @@ from configs.load import config_hash
 from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
+from editing.manifest.faults import grouped
 from learner.backend import Backend, Notify, RunFailed
 from learner.checkpoint import Checkpoint, clear_unfinished, load_latest
 from learner.code_version import code_fingerprint
@@ -30,8 +31,6 @@ from learner.stopping import Stopping
 from learner.training_state import refusal_of_another_run
 
 Metrics = Sequence[Mapping[str, float]]
-SHOWN_FAULTS = 10
-"""Lines of a manifest that are named one by one at the start; summary.json has them all."""
 
 
 def run(
@@ -90,12 +89,14 @@ def _attempt(
             announce = announcer(events, observers)
             for key, lines in tasks.faults.items():
                 if lines:
-                    announce("data_faults", key=key, count=len(lines), first=list(lines[:SHOWN_FAULTS]))
+                    announce("data_faults", key=key, count=len(lines), first=grouped(lines.faults),
+                             command=lines.command)
             for reason in spool_refused:
                 announce("spool_refused", reason=reason)
             try:
                 summary = _run(record, events, observers, allowed, resumed, stopping)
-                summary["left_out"]["lines"] = {key: list(lines) for key, lines in tasks.faults.items()}
+                summary["left_out"]["lines"] = {
+                    key: lines.sentences() for key, lines in tasks.faults.items()}
             except BaseException as error:
                 events.write("failed", error=type(error).__name__, reason=str(error))
                 raise

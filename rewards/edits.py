@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editing.images import decode_image, read_file
+from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.text import read_lines
 from editing.masks import MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, PixelMask, TaskError
 
@@ -85,19 +87,18 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
         polarity: of the masks of lines that state none, where the header does not either.
 
     Raises:
-        EditsError: when there is no such file, or with every faulty line (the first ten).
+        EditsError: when there is no such file, or with the faulty lines, grouped by reason.
     """
     path = place / MANIFEST if place.is_dir() else place
     try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise EditsError(f"{path} cannot be read: {error.strerror or error}. Expected a JSONL file of lines such as "
+        lines = read_lines(path)
+    except TaskError as error:
+        raise EditsError(f"{error} Expected a JSONL file of lines such as "
                          '{"source": "a.png", "mask": "m.png", "instruction": "...", "edited": ["1.png", "2.png"]}'
                          ) from error
-    lines = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
     stated, root = _header(path, lines, polarity)
     records: list[Record] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for number, text in lines:
         try:
             record = parse_record(parse_object(text), number, root, stated, needs_mask=False)
@@ -106,11 +107,10 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
             _files(record, record.edited).load()
             records.append(record)
         except TaskError as error:
-            faults.append(f"line {number}: {error}")
+            faults.append(Fault(number, None, str(error)))
     if faults or not records:
-        shown = "".join(f"\n  {fault}" for fault in faults[:10]) or " there is no line with edits."
-        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise EditsError(f"{path}: expected edits that can be read;{shown}{more}")
+        shown = "".join(f"\n  {sentence}" for sentence in grouped(faults)) or " there is no line with edits."
+        raise EditsError(f"{path}: expected edits that can be read;{shown}")
     return _grouped(records)
 
 

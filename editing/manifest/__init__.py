@@ -5,6 +5,7 @@ what a line holds. Opening a manifest decodes every picture once, so that a faul
 hours of training, not after; faulty lines are skipped and kept as `Fault`s, up to a limit.
 """
 
-from editing.manifest.dataset import Fault, ManifestDataset, ManifestError
+from editing.manifest.dataset import ManifestDataset, ManifestError
+from editing.manifest.faults import Fault, FaultyLines
 
-__all__ = ["Fault", "ManifestDataset", "ManifestError"]
+__all__ = ["Fault", "FaultyLines", "ManifestDataset", "ManifestError"]

@@ -14,24 +14,14 @@ from rich.console import Console
 from rich.progress import track
 
 from editing.images import MAX_PIXELS, decode_image, read_file
+from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.text import read_lines
 from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, TaskError
 
 INVERTED_FRACTION = 0.95
 """A median editable share above this says that the polarity is probably the wrong way round."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A line that was skipped: its number (1-based), its id where it has one, and a sentence why."""
-
-    line: int
-    task_id: str | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}{f' ({self.task_id})' if self.task_id else ''}: {self.reason}"
 
 
 class ManifestError(ValueError):
@@ -70,7 +60,7 @@ def _load(
             )
         return data
 
-    source = decode_image(read("source", record.source), f"source {record.source.name}", max_pixels)
+    source = decode_image(read("source", record.source), f"source {record.source.name!r}", max_pixels)
     size = source.shape[:2]
     if record.mask is not None:
         white = load_mask_png(read("mask", record.mask), max_pixels)
@@ -90,7 +80,7 @@ def _load(
         )
     target = None
     if record.target is not None:
-        target = decode_image(read("target", record.target), f"target {record.target.name}", max_pixels)
+        target = decode_image(read("target", record.target), f"target {record.target.name!r}", max_pixels)
     task = EditTask(
         task_id=record.task_id,
         source=source,
@@ -164,10 +154,9 @@ class ManifestDataset:
 
     def _read_lines(self) -> list[tuple[int, bytes]]:
         try:
-            content = self.path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        except OSError as error:
-            raise ManifestError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        return [(n, text) for n, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
+            return read_lines(self.path)
+        except TaskError as error:
+            raise ManifestError(str(error)) from error
 
     def _take_header(self, lines: list[tuple[int, bytes]]) -> Header:
         if not lines:
@@ -249,15 +238,14 @@ class ManifestDataset:
         faulty = len(self.faults)
         if self.items and faulty <= max_faulty_fraction * lines:
             return
-        shown = "".join(f"\n  {fault}" for fault in self.faults[:10])
-        more = f"\n  and {faulty - 10} more" if faulty > 10 else ""
+        shown = "".join(f"\n  {sentence}" for sentence in grouped(self.faults))
         rule = (
             f"at most {max_faulty_fraction:.1%} may be (max_faulty_fraction)"
             if self.items
             else "at least one must be valid"
         )
         raise ManifestError(
-            f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}{more}", self.faults
+            f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}", self.faults
         )
 
     def _assert_polarity(self) -> None:

@@ -191,9 +191,9 @@ def truncated(path, kind):
 
 
 NASTY_SOURCES = {
-    "truncated JPEG": (lambda p: truncated(p, "JPEG"), "source nasty is damaged"),
-    "truncated PNG": (lambda p: truncated(p, "PNG"), "source nasty is damaged"),
-    "truncated WebP": (lambda p: truncated(p, "WEBP"), "source nasty"),
+    "truncated JPEG": (lambda p: truncated(p, "JPEG"), "source 'nasty' is damaged"),
+    "truncated PNG": (lambda p: truncated(p, "PNG"), "source 'nasty' is damaged"),
+    "truncated WebP": (lambda p: truncated(p, "WEBP"), "source 'nasty'"),
     "empty file": (lambda p: p.write_bytes(b""), "must be a PNG, JPEG or WebP"),
     "text": (lambda p: p.write_text("hello"), "must be a PNG, JPEG or WebP"),
     "SVG": (lambda p: p.write_text("<svg/>"), "must be a PNG, JPEG or WebP"),
@@ -263,14 +263,16 @@ def test_the_second_use_of_an_id_is_a_fault(folder):
     assert str(dataset.faults[0]) == "line 3 (x): ids must be unique; line 2 has the same."
 
 
-def test_too_many_faults_stop_with_the_first_ten(folder):
+def test_too_many_faults_stop_with_a_sentence_per_reason(folder):
     lines = [LINE] * 88 + [{**LINE, "source": f"none{n}"} for n in range(12)]
     path = write(folder, *lines)
     with pytest.raises(ManifestError) as caught:
         ManifestDataset(path, max_faulty_fraction=0.11)
     message = str(caught.value)
     assert "12 of 100 lines are faulty; at most 11.0% may be" in message
-    assert message.count("none") == 12 - 2 + 10 and "and 2 more" in message
+    assert message.splitlines()[1:] == [
+        "  12 lines (90, 91, 92, 93, 94, 95, 96, 97, 98, 99 and 2 more): source must be a file; 'none0' is none under "
+        f"{folder}."]
     assert len(caught.value.faults) == 12
     assert len(ManifestDataset(path, max_faulty_fraction=0.12)) == 88
 
@@ -349,7 +351,7 @@ def test_the_command_says_what_it_found(folder, capsys):
     path = str(write(folder, *[LINE] * 30, {**LINE, "source": "[bold]none"}))
     assert main([path]) == 0
     said = capsys.readouterr().out
-    assert "30 tasks" in said and "[bold]none" in said and "1 faulty lines" in said
+    assert "30 tasks" in said and "[bold]none" in said and "1 faulty line:\n  line 32: source must be" in said
     assert main([path, "--max-faulty-fraction", "0"]) == 1
     assert "1 of 31 lines are faulty" in " ".join(capsys.readouterr().out.split())
     assert main([path, "--mask-polarity", "edit_is_black"]) == 1
