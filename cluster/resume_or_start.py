@@ -19,6 +19,7 @@ from cluster.sign_of_life import is_elsewhere, is_touched
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
+from configs.output import protect_output
 from configs.run_files import LOCK
 
 
@@ -80,4 +81,5 @@ def set_aside(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())

@@ -24,6 +24,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from configs import exits
+from configs.output import protect_output
 from configs.schema import MAX_ROLLOUT_WORKERS, ClusterConfig, RunConfig
 from configs.section import Section
 
@@ -153,4 +154,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import load_config
+from configs.output import protect_output
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.editors.base import EditorError
@@ -50,4 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

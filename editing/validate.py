@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.output import protect_output
 from editing.manifest.dataset import ManifestDataset, ManifestError
 from editing.manifest.faults import Fault, grouped
 from editing.masks import POLARITIES
@@ -78,4 +79,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
+from configs.output import protect_output
 from evaluation.report import Row, as_json, as_markdown, as_table
 from evaluation.statistics import compare
 
@@ -229,4 +230,5 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())

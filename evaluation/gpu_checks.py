@@ -26,6 +26,7 @@ from torch import Tensor
 
 from actors.rollout import roll_out
 from configs.load import config_hash, load_config
+from configs.output import protect_output
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.editors.policy import open_policy
@@ -220,4 +221,5 @@ def default_editors(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

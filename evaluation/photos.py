@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image as PIL
 from PIL import ImageDraw
 
+from configs.output import protect_output
 from editing.images import decode_image, read_file
 from editing.task import Image, PixelMask
 
@@ -213,4 +214,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
+from configs.output import protect_output
 from configs.schema import RunConfig
 from evaluation.speed_table import as_json, as_table
 from evaluation.timing import Measured, machine
@@ -109,4 +110,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

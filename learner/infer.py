@@ -20,6 +20,7 @@ from PIL import Image as PIL
 
 from configs.errors import ConfigError
 from configs.layers import Layers
+from configs.output import protect_output
 from configs.run_files import CONFIG
 from configs.schema import EditorConfig, ManifestData, RunConfig
 from configs.validate import validated
@@ -244,4 +245,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

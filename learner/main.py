@@ -18,6 +18,7 @@ from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.help import print_help
 from configs.load import config_hash, parse_command_line, to_yaml
+from configs.output import protect_output
 from configs.schema import RunConfig
 from learner.stopping import Stopping, Terminated
 from rewards.embedding.folder import EmbeddingError, check_embeddings
@@ -65,19 +66,21 @@ def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Sto
     # Imported late: --help and --dry-run answer at once.
     from learner.console import ConsoleReport
     from learner.gallery import GalleryReport
-    from learner.metrics_log import MetricsLog
+    from learner.metrics_log import MetricsLog, check_tracker
     from learner.quiet import quiet_libraries
+    from learner.reporting import Harmless
     from learner.train import run
 
     if config.cluster.mode == "inline":
         quiet_libraries()
+    check_tracker(config.report.tracker)
     console, metrics = ConsoleReport(), MetricsLog()
     try:
         # The gallery comes first: the console names it at the end only if it is there.
         run(config, resume, [GalleryReport(), metrics, console], allowed, stopping)
     finally:
-        console.close()
-        metrics.close()
+        for report in (console, metrics):
+            Harmless(report).close()
 
 
 def guarded(config: RunConfig, work: Callable[[], None]) -> int:
@@ -127,4 +130,5 @@ def how_to_resume(config: RunConfig) -> str:
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())

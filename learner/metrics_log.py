@@ -20,6 +20,17 @@ class TrackerError(RuntimeError):
     """A tracker was asked for whose library is not installed; the sentence has the command."""
 
 
+def check_tracker(kind: Literal["none", "tensorboard"]) -> None:
+    """Raises TrackerError when the library of the tracker that `report.tracker` names is missing."""
+    if kind == "tensorboard":
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise TrackerError(
+                "report.tracker: tensorboard is not installed; type: python -m pip install tensorboard   "
+                "(or run with --report.tracker none)") from error
+
+
 class TensorBoardTracker:
     """Event files below `folder`.
 
@@ -28,12 +39,8 @@ class TensorBoardTracker:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise TrackerError(
-                "report.tracker: tensorboard is not installed; type: python -m pip install tensorboard   "
-                "(or run with --report.tracker none)") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._folder, self._make = folder, SummaryWriter
         self._writer: SummaryWriter | None = None
         self._failed = False
@@ -60,11 +67,7 @@ class TensorBoardTracker:
 
 
 def open_tracker(kind: Literal["none", "tensorboard"], run: RunRecord) -> TensorBoardTracker | None:
-    """The tracker that `report.tracker` names.
-
-    Raises:
-        TrackerError: when its library is missing.
-    """
+    """The tracker that `report.tracker` names; `check_tracker` comes first."""
     return None if kind == "none" else TensorBoardTracker(run.folder / "tensorboard")
 
 

@@ -1,7 +1,7 @@
 """What a run tells those who watch it: plain records, one call per happening, nothing ever comes back.
 
 Observers run in the driver, between pieces of work, and see numbers; pictures only where a report asked
-for them. An observer that raises stops the run.
+for them. What an observer raises is said, and the run goes on, see `learner.reporting`.
 """
 
 from __future__ import annotations

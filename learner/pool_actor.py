@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actors.trajectory import TrajectoryGroup
+from configs.output import protect_output
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.task import Image
@@ -31,6 +32,7 @@ class PoolActor:
     def __init__(self, config: RunConfig, folder: Path, secrets: Mapping[str, str]) -> None:
         """`secrets` are the driver's: a cluster that ran before it has an environment of its own."""
         os.environ.update(secrets)
+        protect_output(always=True)  # what it says of servers is worth no score
         self._pool = open_pool(config, open_tasks(config), folder=folder)
 
     async def start(self) -> dict[str, int]:

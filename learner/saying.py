@@ -10,6 +10,7 @@ logger = structlog.get_logger(__name__)
 
 
 def warn(event: str, **fields: object) -> None:
-    """One line on the terminal, or in the file that stands for it: when its disk is full too, nothing happens."""
-    with suppress(OSError):
+    """One line on the terminal, or in the file that stands for it; where that takes no line, nothing happens: its disk
+    is full (OSError), it is closed, or its encoding lacks a letter (ValueError)."""
+    with suppress(OSError, ValueError):
         logger.warning(event, **fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 GRACE_SECONDS = 20.0
@@ -53,7 +53,8 @@ class Stopping:
             raise self.requested
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         # Not print: a signal handler may interrupt a print.
-        os.write(2, b"\nStopping: the steps so far are saved first. Once more to stop at once.\n")
+        with suppress(OSError):  # whoever read this has been asked to end, too
+            os.write(2, b"\nStopping: the steps so far are saved first. Once more to stop at once.\n")
 
     def _late(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:

@@ -23,6 +23,7 @@ from learner.loop import Resumed, Trained, publish, train
 from learner.notices import announcer
 from learner.observer import Observer, RunRecord
 from learner.phases import Phases
+from learner.reporting import Harmless
 from learner.rollback import Diverged, roll_back, rolled_back_to
 from learner.run_folder import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.spool import recover
@@ -46,7 +47,7 @@ def run(
     Args:
         config: of the run.
         resume: continue it.
-        observers: told of what happens.
+        observers: told of what happens; what they raise is said and ends nothing, see `learner.reporting`.
         allowed: keys or sections of the configuration, `data` and `code` that may differ in a continued run.
         stopping: ends the run when somebody asks for it.
 
@@ -55,6 +56,7 @@ def run(
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
     check_edit_signal(config)
+    observers = [Harmless(observer) for observer in observers]
     while True:
         try:
             return _attempt(config, resume, observers, allowed, stopping)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from configs.output import protect_output
 from editing.masks import POLARITIES
 from rewards.calibration_report import Scored, as_json, report, tables, verdict
 from rewards.command import configuration, ended, opened
@@ -104,4 +105,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.output import protect_output
 from editing.masks import POLARITIES
 from rewards.command import Components, configuration, ended, opened
 from rewards.edits import EditFiles
@@ -134,4 +135,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

@@ -24,6 +24,7 @@ from cluster.doctor.finding import Finding, NodeReport
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import load_config
+from configs.output import protect_output
 from configs.schema import RunConfig
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -103,4 +104,5 @@ def table(reports: Sequence[NodeReport]) -> Table:
 
 
 if __name__ == "__main__":
+    protect_output()
     sys.exit(main())

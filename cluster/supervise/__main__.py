@@ -26,6 +26,7 @@ from configs import exits
 from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.load import CommandLine, parse_command_line
+from configs.output import protect_output
 
 ENTRYPOINT = ("python", "-m", "cluster.resume_or_start", "--")
 
@@ -98,4 +99,5 @@ def say(sentence: str) -> None:
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())

@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.load import parse_command_line, to_yaml
+from configs.output import protect_output
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from configs.tree import sections
@@ -118,4 +119,5 @@ def _terminate(number: int, frame: FrameType | None) -> Any:
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())

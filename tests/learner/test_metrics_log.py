@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from configs.load import load_config
-from learner.metrics_log import MetricsLog, TrackerError, evaluation_metrics, step_metrics
+from learner.metrics_log import MetricsLog, TrackerError, check_tracker, evaluation_metrics, step_metrics
 from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
 
 
@@ -179,10 +179,10 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path):
     assert set(events.Tags()["scalars"]) == set(step_metrics(step(1)))
 
 
-def test_a_missing_tracker_is_a_sentence_with_the_command(tmp_path, monkeypatch):
+def test_a_missing_tracker_is_a_sentence_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrackerError, match=r"tensorboard is not installed; type: python -m pip install"):
-        MetricsLog().on_start(start(tmp_path, "--report.tracker", "tensorboard"))
+        check_tracker("tensorboard")
 
 
 def test_judges_invalid_candidates_and_silent_components_have_names():

@@ -81,6 +81,20 @@ def test_a_driver_that_is_asked_to_end_saves_first_and_says_how_to_go_on(tiny_ko
     assert not any(result.faults.values()), result.faults
 
 
+def test_a_driver_whose_reader_is_gone_trains_on_and_saves_when_it_is_asked_to_end(tiny_kontext, tmp_path):
+    config = tiny_run(tiny_kontext, tmp_path, "run", LONG)
+    read, write = os.pipe()
+    process = subprocess.Popen(command(config), cwd=ROOT, stdout=write, stderr=write)
+    os.close(write)
+    os.close(read)  # before the first line, so that every one of them meets a broken pipe
+    wait_for(config, process, "step", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == exits.INTERRUPTED
+    events = list(read_events(tmp_path / "run" / "events.jsonl"))
+    done = max(e["step"] for e in events if e["event"] == "step")
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+
+
 def asked(number: int) -> None:
     os.kill(os.getpid(), number)
     time.sleep(0.05)

@@ -24,7 +24,7 @@ from tests.learner.tiny_run import tiny_run
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     pass
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import exits
+from configs.output import protect_output
 from editing.editors.load import BUILT_IN, resolve_editor
 from editing.shapes.pretrain.errors import RecipeError
 from editing.shapes.pretrain.making import make_base
@@ -47,4 +48,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_output(always=True)
     sys.exit(main())
