@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from editing.images import decode_image, read_file
 from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
 from editing.masks import MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, PixelMask, TaskError
@@ -116,7 +117,7 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
 
 def _header(
     path: Path, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None
-) -> tuple[MaskPolarity | None, Path]:
+) -> tuple[MaskPolarity | None, Root]:
     """The polarity that is stated for all lines and the folder of their paths; takes the header from the lines."""
     folder = path.resolve().parent
     header = Header()
@@ -132,7 +133,7 @@ def _header(
     if not root.is_relative_to(folder):
         raise EditsError(f"{path}: the header's root must lie inside the manifest's folder {folder}; seen "
                          f"{header.root!r}.")
-    return header.mask_polarity or polarity, root
+    return header.mask_polarity or polarity, Root(root)
 
 
 def _grouped(records: Sequence[Record]) -> list[EditFiles]:

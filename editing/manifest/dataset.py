@@ -16,6 +16,7 @@ from rich.progress import track
 from editing.images import MAX_PIXELS, decode_image, read_file
 from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
 from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, TaskError
@@ -201,13 +202,15 @@ class ManifestDataset:
     def _check(
         self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None
     ) -> tuple[list[CheckedRecord], tuple[Fault, ...]]:
+        root = Root(self.root)
+
         def check(entry: tuple[int, bytes]) -> CheckedRecord | Fault:
             number, text = entry
             task_id = None
             try:
                 fields = parse_object(text)
                 task_id = str(fields["id"]) if isinstance(fields.get("id"), str | int) else None
-                record = parse_record(fields, number, self.root, polarity)
+                record = parse_record(fields, number, root, polarity)
                 task, digests = _load(record, self._max_pixels, expected=None)
             except TaskError as error:
                 return Fault(number, task_id, str(error))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from editing.manifest.paths import Root
 from editing.masks import POLARITIES, MaskPolarity
 from editing.task import TaskError
 
@@ -104,9 +105,9 @@ def parse_header(fields: Mapping[str, Any]) -> Header:
 
 
 def parse_record(
-    fields: Mapping[str, Any], line: int, root: Path, default: MaskPolarity | None, needs_mask: bool = True
+    fields: Mapping[str, Any], line: int, root: Root, default: MaskPolarity | None, needs_mask: bool = True
 ) -> Record:
-    """The checked record of line number `line` (1-based), its paths resolved under `root` (itself resolved).
+    """The checked record of line number `line` (1-based), its paths resolved under `root`.
 
     A line without "id" is called line-N. Without `needs_mask` a line may have no mask, and then needs no polarity.
 
@@ -136,13 +137,13 @@ def parse_record(
     return Record(
         line=line,
         task_id=_task_id(fields, line),
-        source=_confined(fields, "source", root),
-        mask=_confined(fields, "mask", root) if "mask" in fields else None,
+        source=root.file("source", _text(fields, "source")),
+        mask=root.file("mask", _text(fields, "mask")) if "mask" in fields else None,
         mask_rle=mask_rle,
         polarity=polarity,
         own_polarity=own is not None,
         instruction=_text(fields, "instruction"),
-        target=_confined(fields, "target", root) if "target" in fields else None,
+        target=root.file("target", _text(fields, "target")) if "target" in fields else None,
         caption=_text(fields, "caption") if "caption" in fields else None,
         edited=_edited(fields, root),
     )
@@ -185,26 +186,9 @@ def _polarity(fields: Mapping[str, Any]) -> MaskPolarity | None:
     return cast(MaskPolarity, value)
 
 
-def _edited(fields: Mapping[str, Any], root: Path) -> tuple[Path, ...]:
+def _edited(fields: Mapping[str, Any], root: Root) -> tuple[Path, ...]:
     value = fields.get("edited", [])
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or ("edited" in fields and not paths):
         raise TaskError(f"edited must be a path or a list of paths, not empty; seen {value!r:.60}.")
-    return tuple(_confined({"edited": path}, "edited", root) for path in paths)
-
-
-def _confined(fields: Mapping[str, Any], key: str, root: Path) -> Path:
-    text = _text(fields, key)
-    if Path(text).is_absolute():
-        raise TaskError(f"{key} must be a path relative to the root {root}; seen the absolute {text!r:.120}.")
-    try:
-        path = (root / text).resolve()
-        if not path.is_relative_to(root):
-            raise TaskError(f"{key} must stay inside the root {root}; {text!r:.120} leads out of it.")
-        if not path.is_file():
-            raise TaskError(f"{key} must be a file; {text!r:.120} is none under {root}.")
-    except TaskError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a loop of links
-        raise TaskError(f"{key} must be a usable path; {text!r:.120} is not: {error}.") from error
-    return path
+    return tuple(root.file("edited", _text({"edited": path}, "edited")) for path in paths)
