@@ -1,4 +1,4 @@
-"""`python -m cluster.resume_or_start -- FLAGS`: the training command, with --resume exactly when there is something.
+"""`python -m cluster.resume_or_start -- FLAGS`: the training command, with --resume exactly when something was saved.
 
 The command of a job that may be submitted more than once: by `python -m cluster.supervise`, by a Kubernetes RayJob with
 a backoffLimit, by a scheduler. Whether a checkpoint exists is only known where the run's folder is, hence here and not
@@ -20,7 +20,7 @@ from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
 from configs.output import protect_output
-from configs.run_files import LOCK
+from configs.run_files import EVENTS, LOCK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,12 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
     folder = Path(config.folder) / config.name
-    # Where there is a checkpoint, `learner.main` waits for signs of life itself.
-    if is_held(folder) or (not has_checkpoint(folder) and is_held_elsewhere(folder)):
+    progress = has_checkpoint(folder) or had_checkpoint(folder)
+    # Where there is progress, `learner.main` waits for signs of life itself.
+    if is_held(folder) or (not progress and is_held_elsewhere(folder)):
         print(f"{folder} is in use by another attempt of this run that has not ended yet.", file=sys.stderr)
         return exits.RESUMABLE
     command = [sys.executable, "-m", "learner.main", *flags, "--name", config.name]
-    if has_checkpoint(folder):
+    if progress:
         command.append("--resume")
     elif folder.exists() and any(folder.iterdir()):
         print(f"{folder} has no checkpoint; what there is goes to {set_aside(folder)}, and the run starts.", flush=True)
@@ -48,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run's folder holds a checkpoint; whether it can be trusted, `learner.main --resume` finds out."""
     return any(folder.glob("checkpoints/step_*"))
+
+
+def had_checkpoint(folder: Path) -> bool:
+    """Whether the event log tells of one; `learner.main --resume` refuses a run that has lost them all."""
+    try:
+        with (folder / EVENTS).open("rb") as events:
+            return any(b'"event": "checkpoint"' in line for line in events)  # as `learner.events` writes it
+    except FileNotFoundError:
+        return False
 
 
 def is_held(folder: Path) -> bool:

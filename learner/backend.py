@@ -27,6 +27,10 @@ class RunFailed(RuntimeError):
     """The run cannot go on; the sentence says why and what to do."""
 
 
+class RunRefused(RunFailed):
+    """The run is not begun or continued as asked; the same request would be refused again, and nothing was changed."""
+
+
 class RunInterrupted(RunFailed):
     """Processes, nodes or servers that the run needs are gone, do not answer, or belong to another one: an attempt with
     --resume may find them again. Raised from an error of the run's own code it is no such thing, see

@@ -102,6 +102,7 @@ def guarded(config: RunConfig, work: Callable[[], None]) -> int:
         return exits.FAILED
     except Exception as error:
         # Imported late: --help and --dry-run answer at once.
+        from learner.backend import RunRefused
         from learner.passing import is_passing
 
         passing = is_passing(error)
@@ -111,7 +112,8 @@ def guarded(config: RunConfig, work: Callable[[], None]) -> int:
             traceback.print_exc()
         else:
             raise
-        print(how_to_resume(config), end="\n" if how_to_resume(config) else "", file=sys.stderr)
+        if not isinstance(error, RunRefused) and (words := how_to_resume(config)):
+            print(words, file=sys.stderr)
         return exits.RESUMABLE if passing else exits.FAILED
     return exits.DONE
 

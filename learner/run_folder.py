@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from configs.load import config_hash, to_yaml
 from configs.run_files import CONFIG
 from configs.schema import RunConfig
-from learner.backend import RunFailed
+from learner.backend import RunRefused
 from learner.run_lock import RunLock
 from learner.training_state import changed_keys, differing_keys, refusal
 
@@ -26,7 +27,7 @@ class RunFolder:
         """Makes the folder and writes the resolved configuration, or checks the one that is to be continued.
 
         Raises:
-            RunFailed: when there is a run already, or none to continue, or it was another one.
+            RunRefused: when there is a run already, or none to continue, or it was another one.
             RunInterrupted: when another driver holds it.
         """
         self.path = Path(config.folder) / config.name
@@ -35,8 +36,7 @@ class RunFolder:
         if resume:
             self._check(config, allowed)
         elif self.path.exists() and any(self.path.iterdir()):
-            raise RunFailed(
-                f"{self.path} holds a run already; choose another --name, continue it with --resume, or delete it")
+            raise RunRefused(self._in_the_way())
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.path)
         if not resume:
@@ -46,18 +46,24 @@ class RunFolder:
         """Writes the resolved configuration."""
         write_text(self.path / CONFIG, f"# sha256 {config_hash(config)}\n{to_yaml(config)}")
 
+    def _in_the_way(self) -> str:
+        if not (self.path / CONFIG).is_file():
+            return f"{self.path} is not empty and holds no run; choose another --name"
+        return (f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
+                f"python -m learner.main --config {shlex.quote(str(self.path / CONFIG))} --resume")
+
     def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
         stored = self.path / CONFIG
         if not stored.is_file():
-            raise RunFailed(f"--resume: expected the run to continue in {self.path}, but there is no {stored}")
+            raise RunRefused(f"--resume: expected the run to continue in {self.path}, but there is no {stored}")
         try:
             before = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValueError) as error:
-            raise RunFailed(f"--resume: {stored} is not a configuration that this version reads: {error}") from error
+            raise RunRefused(f"--resume: {stored} is not a configuration that this version reads: {error}") from error
         saved, present = before.model_dump(mode="json"), config.model_dump(mode="json")
         why = refusal(str(stored), changed_keys(saved, present, allowed))
         if why is not None:
-            raise RunFailed(f"--resume: {why}")
+            raise RunRefused(f"--resume: {why}")
         self.changed = tuple(key for key in differing_keys(saved, present) if key not in ("name", "folder"))
 
     def close(self) -> None:

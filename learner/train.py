@@ -14,8 +14,7 @@ from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
-from learner.backend import Backend, Notify, RunFailed
-from learner.checkpoint import Checkpoint, clear_unfinished, load_latest
+from learner.backend import Backend, Notify
 from learner.code_version import code_fingerprint
 from learner.events import EventLog, read_events
 from learner.held_out import measure
@@ -27,9 +26,9 @@ from learner.reporting import Harmless
 from learner.rollback import Diverged, roll_back, rolled_back_to
 from learner.run_folder import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.spool import recover
+from learner.starting_point import starting_point
 from learner.statistics import mean_and_error, paired_gain
 from learner.stopping import Stopping
-from learner.training_state import refusal_of_another_run
 
 Metrics = Sequence[Mapping[str, float]]
 
@@ -41,8 +40,8 @@ def run(
     """Trains as configured and returns what summary.json holds.
 
     A new run needs a new folder; with `resume` the newest checkpoint that verifies is continued, with the groups that
-    the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts. A run
-    whose gradients stop being finite goes back once, see `learner.rollback`.
+    the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts; one
+    whose checkpoints are gone does not. A run whose gradients stop being finite goes back once, see `learner.rollback`.
 
     Args:
         config: of the run.
@@ -53,6 +52,7 @@ def run(
 
     Raises:
         ConfigError: when nothing in the configuration rewards or keeps the edit.
+        RunRefused: when there is a run already, or none to continue as asked; nothing was changed.
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
     check_edit_signal(config)
@@ -73,7 +73,7 @@ def _attempt(
     tasks = open_tasks(config)
     folder = RunFolder(config, resume, allowed)
     try:
-        checkpoint, refused = _checkpoint(config, folder.path, tasks, allowed) if resume else (None, ())
+        checkpoint, refused = starting_point(config, folder.path, tasks, allowed) if resume else (None, ())
         (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(
@@ -127,25 +127,6 @@ def _began(
         "held_out_tasks": record.held_out_tasks, "anew_from": resumed.anew_from,
         "refused_checkpoints": list(record.refused_checkpoints),
     }
-
-
-def _checkpoint(
-    config: RunConfig, folder: Path, tasks: Tasks, allowed: Sequence[str]
-) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """What to go on from (None: nothing was trained yet), and why newer checkpoints were passed over."""
-    clear_unfinished(folder / "checkpoints")
-    checkpoint, refused = load_latest(folder / "checkpoints")
-    if checkpoint is None and refused:
-        raise RunFailed(f"--resume: none of the checkpoints in {folder} can be trusted. " + " ".join(refused))
-    if checkpoint is None:
-        return None, ()
-    changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)
-    if changed is not None:
-        raise RunFailed(f"--resume: {changed}")
-    if checkpoint.step > config.learner.steps:
-        raise RunFailed(f"--resume: the run in {folder} is at step {checkpoint.step} already, learner.steps is "
-                        f"{config.learner.steps}; raise learner.steps")
-    return checkpoint, refused
 
 
 def _run(

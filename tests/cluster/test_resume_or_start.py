@@ -13,6 +13,7 @@ import yaml
 
 from cluster import resume_or_start, sign_of_life
 from configs import exits
+from learner.events import EventLog
 
 FLAGS = ["--config", "rdp", "--name", "r", "--learner.steps", "3"]
 
@@ -34,6 +35,18 @@ def test_a_run_with_a_checkpoint_resumes(become, tmp_path: Path):
     (tmp_path / "r" / "checkpoints" / "step_000025").mkdir(parents=True)
     resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
     assert become[0][-3:] == ["--name", "r", "--resume"]
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_started_over(become, tmp_path: Path):
+    with EventLog(started(tmp_path / "r")) as events:
+        events.write("checkpoint", step=25, path="step_000025")
+    resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
+    assert become[0][-1] == "--resume" and (tmp_path / "r").exists()
+
+
+def started(folder: Path) -> Path:
+    folder.mkdir()
+    return folder / "events.jsonl"
 
 
 def test_what_a_run_without_a_checkpoint_left_is_set_aside(become, tmp_path: Path, capsys):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.exits import RESUMABLE
+from configs.exits import FAILED, RESUMABLE
 from configs.load import config_hash, load_config
-from learner.backend import LearnerLost, RunFailed
+from learner.backend import LearnerLost, RunFailed, RunRefused
 from learner.main import Terminated, guarded, main, with_free_name
 
 
@@ -90,6 +90,13 @@ def test_what_was_lost_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_pat
     assert capsys.readouterr().err == (
         f"\nthe learner died\nContinue from the last checkpoint with: python -m learner.main --config "
         f"{tmp_path}/r/config.yaml --resume\n")
+
+
+def test_a_refusal_does_not_repeat_the_refused_command(tmp_path: Path, capsys):
+    config = load_config(["--folder", str(tmp_path), "--name", "r"])
+    (tmp_path / "r" / "checkpoints" / "step_000025").mkdir(parents=True)
+    assert guarded(config, raising(RunRefused("it was another run"))) == FAILED
+    assert capsys.readouterr().err == "\nit was another run\n"
 
 
 def test_what_ray_itself_raises_keeps_its_traceback_and_means_the_same(capsys):

@@ -29,7 +29,7 @@ def test_the_resolved_configuration_is_kept(tmp_path):
 
 def test_a_folder_with_a_run_is_refused_unless_it_is_continued(tmp_path):
     RunFolder(config(tmp_path), resume=False).close()
-    with pytest.raises(RunFailed, match=r"holds a run already; choose another --name, continue it with --resume"):
+    with pytest.raises(RunFailed, match=r"holds a run already; .* --config .*/r/config.yaml --resume$"):
         RunFolder(config(tmp_path), resume=False)
     RunFolder(config(tmp_path), resume=True).close()
 

@@ -1,20 +1,22 @@
 """Whole runs in one process: what they leave behind, and that a resumed run ends as the unbroken one."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configs.load import config_hash, parse_command_line
+from configs.load import config_hash, load_config, parse_command_line
 from editing.data import open_tasks
 from editing.editors.lora import adapter_arrays
 from editing.editors.policy import open_policy
-from learner.backend import RunFailed
+from learner.backend import RunFailed, RunRefused
 from learner.events import read_events
 from learner.export import load_adapter
 from learner.gallery import GalleryReport
+from learner.main import with_free_name
 from learner.train import run
 from rewards.pool import RewardPool
 from tests.editing.test_data import write_manifest
@@ -172,6 +174,38 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts(tiny_kontext, folde
     assert summary["first_step"] == 0 and summary["final"] == unbroken[1]["final"]
 
 
+@pytest.mark.parametrize("more", [{}, {"learner": {"steps": 2}}])
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_nothing_of_it_changed(tiny_kontext, tmp_path, more):
+    run(tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 1}}))
+    shutil.rmtree(tmp_path / "lost" / "checkpoints")
+    (tmp_path / "lost" / "checkpoints").mkdir()
+    before = contents(tmp_path / "lost")
+    with pytest.raises(RunRefused, match=r"says that step 1 was saved, but .* no checkpoint") as refused:
+        run(tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 1}, **more}), resume=True)
+    assert contents(tmp_path / "lost") == before
+    words = shlex.split(str(refused.value).rpartition("python -m learner.main ")[2])
+    assert load_config(words).name == "lost" and with_free_name(load_config(words)).name == "lost-2"
+
+
+def test_the_checkpoint_before_one_that_is_gone_is_taken_and_that_is_said(tiny_kontext, tmp_path):
+    config = tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 2}, "checkpoint": {"every": 1}})
+    run(config)
+    shutil.rmtree(tmp_path / "lost" / "checkpoints" / "step_000002")
+    records = []
+    watcher = Watcher()
+    watcher.on_start = records.append
+    assert run(config, resume=True, observers=[watcher])["first_step"] == 1
+    (sentence,) = records[0].refused_checkpoints
+    assert "step_000002 is gone, which the event log says was saved" in sentence
+    run(config, resume=True, observers=[watcher])
+    assert records[1].refused_checkpoints == ()
+
+
+def contents(folder):
+    """Of a run's files but its lock."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 def raising(error):
     def fail(*arguments):
         raise error
@@ -202,13 +236,13 @@ def test_a_run_that_was_renamed_or_copied_is_continued_where_it_lies(tiny_kontex
     put(tmp_path / "ren", tmp_path / "keep")
     if not (tmp_path / "ren").exists():
         run(config)
-    other = {path: path.read_bytes() for path in (tmp_path / "ren").rglob("*") if path.is_file()}
+    other = contents(tmp_path / "ren")
     request = parse_command_line(
         ["--config", str(tmp_path / "keep" / "config.yaml"), "--resume", "--learner.steps", "2"])
     summary = run(request.config, request.resume)
     assert (summary["name"], summary["first_step"], summary["steps"]) == ("keep", 1, 2)
     assert (tmp_path / "keep" / "checkpoints" / "step_000002").is_dir()
-    assert {path: path.read_bytes() for path in (tmp_path / "ren").rglob("*") if path.is_file()} == other
+    assert contents(tmp_path / "ren") == other
 
 
 def test_weights_published_rarely_are_those_that_generate(tiny_kontext, folder):
