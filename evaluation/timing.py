@@ -134,7 +134,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     chip = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        lines = info.read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
         chip = names[0] if names else chip
     if device.type == "cuda":
         chip = f"{torch.cuda.get_device_name(device)}, {chip}"

@@ -86,7 +86,7 @@ def digest(weights: Path, folder: Path) -> str:
     Files that have not changed since (by size and time) are not read again: their digests are kept in `folder`.
     """
     known_file = folder / DIGESTS
-    known: dict[str, str] = json.loads(known_file.read_text()) if known_file.exists() else {}
+    known: dict[str, str] = json.loads(known_file.read_text(encoding="utf-8")) if known_file.exists() else {}
     found = {}
     for file in sorted(weights.iterdir()):
         if file.suffix != ".safetensors" and file.suffix not in COPIED:
@@ -97,7 +97,7 @@ def digest(weights: Path, folder: Path) -> str:
             with file.open("rb") as content:
                 known[key] = hashlib.file_digest(content, "sha256").hexdigest()
         found[file.name] = known[key]
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as written:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as written:
         json.dump(known, written, indent=1)
     os.replace(written.name, known_file)
     return _together(*(f"{name} {value}" for name, value in found.items()))

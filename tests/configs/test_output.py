@@ -74,3 +74,30 @@ def test_every_command_protects_its_output_first(path):
     last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
     assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
     assert ast.unparse(last.body[0]).startswith("protect_output(")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_a_terminal_lacks_are_replaced(encoding):
+    code = ("import sys; from configs.output import protect_output; protect_output()\n"
+            "import structlog; from rich.console import Console; from rich.table import Table\n"
+            "table = Table('|ρ−1| ▁▂▃'); table.add_row('café 編集')\n"
+            "print('ρ'); Console().print(table); structlog.get_logger().warning('ρ')\n"
+            "print('ρ', file=sys.stderr); print('\\udcff')")
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding=encoding, check=True,
+                          env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert said.stdout.startswith("?\n") and "|??1| ???" in said.stdout and said.stdout.endswith("?\n")
+    assert ("café ??" in said.stdout) == (encoding == "latin-1") and said.stderr == "?\n"
+
+
+@pytest.mark.parametrize(("command", "code", "words"), [
+    (["learner.main", "--help"], 0, "--learner.optimizer.lr"),
+    (["learner.main", "--folder", "ρ", "--dry-run"], 0, "# sha256 "),
+    (["learner.main", "--learner.ρ", "1"], 2, "--learner.?: unknown key"),
+    (["editing.validate", "café.jsonl"], 1, "caf?.jsonl"),
+    (["cluster.scale", "café", "--rollout-workers", "1"], 2, "caf?"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_commands_work_on_a_terminal_without_letters(tmp_path, command, code, words):
+    said = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, encoding="ascii",
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert said.returncode == code, said.stderr
+    assert words in said.stdout + said.stderr and "Traceback" not in said.stderr
