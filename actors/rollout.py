@@ -18,7 +18,7 @@ from actors.trajectory import Lease, Shown, TrajectoryGroup, derive_seed
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
-from editing.noise import NoiseRecipe
+from editing.noise import NoiseRecipe, noise_digest
 from editing.task import EditTask, Image
 
 
@@ -43,7 +43,8 @@ def roll_out(
     anchors = draw_anchors(lease.seed, exploration.group_size, config.learner.surrogate.anchors)
     recipe = NoiseRecipe(lease.seed, exploration.alpha_edit, exploration.alpha_base, exploration.group_size)
     edit_mask = editor.token_mask(task.edit_mask, condition, config.token_masks.noise)
-    noise = recipe.draw(edit_mask, condition.source_latents.shape[-1]).to(editor.device)
+    drawn = recipe.draw(edit_mask, condition.source_latents.shape[-1])
+    digest, noise = noise_digest(drawn), drawn.to(editor.device)
     sigmas = editor.sigmas(config.sampler.steps, condition)
     kept = {state for step in steps for state in (step, step + 1)}
     measured = config.rewards.weights.get("acd", 0) != 0
@@ -64,6 +65,7 @@ def roll_out(
         task_id=task.task_id,
         policy_version=lease.policy_version,
         config_hash=config_hash,
+        noise=digest,
         sigmas=_numpy(sigmas),
         trained_steps=steps,
         anchors=anchors,

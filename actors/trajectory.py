@@ -56,6 +56,7 @@ class TrajectoryGroup:
     task_id: str
     policy_version: int
     config_hash: str
+    noise: str                 # digest of the initial noise, see editing.noise.noise_digest
     sigmas: np.ndarray         # [T+1] float32
     trained_steps: tuple[int, ...]
     anchors: np.ndarray        # [B] int64, among 1..G-1

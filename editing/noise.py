@@ -145,6 +145,11 @@ class NoiseRecipe:
         return torch.from_numpy(values)
 
 
+def noise_digest(noise: Tensor) -> str:
+    """A fingerprint of drawn noise, [G, N, C] on any device, equal on every machine that draws the same."""
+    return hashlib.blake2b(noise.to("cpu", torch.float32).contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+
+
 def _check_strength(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be in [0, 1] (0 = no perturbation, 1 = fresh noise); seen {value}.")

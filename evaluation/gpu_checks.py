@@ -120,7 +120,7 @@ def explicit_acd(query: Tensor, key: Tensor, mask: Tensor, valid: Tensor) -> Ten
 
 
 def learner_steps(config: RunConfig) -> dict[str, Any]:
-    """The ratio gate passes on fresh groups, one update changes the weights, the gate passes under the new ones."""
+    """The policy gate passes on fresh groups, one update changes the weights, the gate passes under the new ones."""
     policy, tasks = open_policy(config), open_tasks(config)
     pool, found = RewardPool(config, tasks), []
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
     expect(all(report.applied for report in found), "the gradient must be finite; it is not")
     expect(learner.publish().fingerprint != before.fingerprint, "two updates must change the adapter; it is as before")
     expect(all(m["ratio_deviation"] == 0 for m in metrics), f"the ratio must be 1; deviations {metrics}")
-    return {name: [m[name] for m in metrics] for name in ("leap_error", "gradient_norm", "loss", "flat_groups")}
+    return {name: [m[name] for m in metrics] for name in ("leap_error", "leap_tolerance", "gradient_norm", "loss", "flat_groups")}
 
 
 def whole_run(config: RunConfig) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> Traje
     size, steps = config.exploration.group_size, config.sampler.trained_steps
     anchors = np.arange(1, config.learner.surrogate.anchors + 1)
     return TrajectoryGroup(
-        lease, "task", lease.policy_version, digest, np.zeros(config.sampler.steps + 1, np.float32), steps, anchors,
+        lease, "task", lease.policy_version, digest, "", np.zeros(config.sampler.steps + 1, np.float32), steps, anchors,
         np.zeros((len(steps), size, tokens, 64), np.float32),
         np.zeros((len(steps), len(anchors), tokens, 64), np.float32),
         np.zeros((size, 8, 8, 3), np.uint8), None, 0.0)

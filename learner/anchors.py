@@ -129,20 +129,20 @@ def leaps(velocity: Velocity, batch: AnchorBatch, micro_batch: int | None) -> Te
 
 
 @torch.no_grad()
-def leap_error(leaped: Tensor, batch: AnchorBatch, pairs: Sequence[int]) -> float:
-    """Largest relative distance of a pair's leap to its stored state: |leap - stored| / |stored - predecessor|.
+def relative_distance(leaped: Tensor, others: Tensor, batch: AnchorBatch, pairs: Sequence[int]) -> float:
+    """Largest distance of a pair's two next states, relative to its step: |leaped - other| / |stored - predecessor|.
 
-    Zero up to rounding when an Euler step of the rollout and the leap used the same weights, conditions, code and
-    grid. Relative to the displacement, that is, to the velocity: relative to the state it would hide a wrong
-    velocity behind a short step.
+    Against the stored states it is zero up to rounding when an Euler step of the rollout and the leap used the same
+    weights, conditions, code and grid. Relative to the displacement, that is, to the velocity: relative to the state it
+    would hide a wrong velocity behind a short step.
 
     Args:
-        leaped: [P, N, C], leaps under the weights of the rollout.
-        batch: what they were taken from.
+        leaped: [P, N, C].
+        others: [P, N, C].
+        batch: what both were taken from.
         pairs: those to look at, at least one, in 0..P-1.
     """
     chosen = list(pairs)
-    stored = batch.stored[chosen]
-    distance = torch.linalg.vector_norm((leaped[chosen] - stored).flatten(1), dim=1)
-    displacement = torch.linalg.vector_norm((stored - batch.predecessors[chosen]).flatten(1), dim=1)
+    distance = torch.linalg.vector_norm((leaped[chosen] - others[chosen]).flatten(1), dim=1)
+    displacement = torch.linalg.vector_norm((batch.stored[chosen] - batch.predecessors[chosen]).flatten(1), dim=1)
     return float((distance / displacement.clamp(min=torch.finfo(torch.float32).tiny)).max())

@@ -52,8 +52,8 @@ def ages(staleness: Mapping[int, int]) -> str:
 def learner_words(learner: Mapping[str, float]) -> list[str]:
     """The learner's numbers that tell at a glance whether the step was sound."""
     words = []
-    if "ratio_deviation" in learner:  # zero before the first update on a group: the ratio gate
-        words.append(f"|ρ−1| {learner['ratio_deviation']:.1e}")
+    if "leap_error" in learner:
+        words.append(f"policy gate {learner['leap_error']:.1e} of {learner['leap_tolerance']:.1e}")
     if "gradient_norm" in learner:
         words.append(f"gradient {learner['gradient_norm']:.2g}")
     if learner.get("skipped_updates"):

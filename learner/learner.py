@@ -35,11 +35,12 @@ from editing.editors.lora import (
     copy_arrays,
     without_adapter,
 )
-from editing.flow import Velocity, takes_euler_step
+from editing.flow import Velocity
 from editing.weights import Arrays, WeightVersion
 from learner.algorithms import rc_grpo
-from learner.anchors import AnchorBatch, anchor_batch, leap_error, leaps
+from learner.anchors import AnchorBatch, anchor_batch, leaps
 from learner.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from learner.gate import PolicyGate, PolicyGateError
 from learner.intake import Intake
 from learner.peers import ALONE, Peers
 from learner.reports import ConsumeReport, StepReport, StepTotals
@@ -49,19 +50,9 @@ from learner.training_state import optimizer_tensors, refusal_of_another_run, re
 from rewards.compose import GroupReward, compose, streaming
 from rewards.result import GroupScores
 
-RATIO_TOLERANCE = 1e-6
-"""Largest |rho - 1| of an on-policy group before the first update on it."""
-LEAP_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Largest relative distance of a behaviour leap to the stored state of an Euler rollout, by editor dtype. Different
-kernels and batch sizes stay far below it; other weights, conditions, grids or forward code do not."""
-
 
 class LearnerError(RuntimeError):
     """The learner cannot go on; the sentence says why."""
-
-
-class RatioGateError(LearnerError):
-    """Actor and learner do not run the same policy."""
 
 
 @dataclass
@@ -73,6 +64,7 @@ class _Held:
     condition: Condition = field(repr=False)
     edit_mask: Tensor = field(repr=False)  # [N], of the metric
     preservation_mask: Tensor = field(repr=False)  # [N]
+    noise_mask: Tensor = field(repr=False)  # [N], of the exploration
     staleness: int
     old: Tensor | None = field(default=None, repr=False)
 
@@ -104,6 +96,7 @@ class Learner:
             foreach=False, fused=False)  # the plain loop: the same bits everywhere
         self.version = 0
         self._intake = Intake(config, tasks.train)
+        self._gate = PolicyGate(config)
         self._adapters: dict[int, Arrays] = {}
         self._keep_adapter()
         self._held: list[_Held | None] = []  # None: a peer's
@@ -122,7 +115,7 @@ class Learner:
 
         Raises:
             TaskError: when the group's task went bad; the group is not taken.
-            RatioGateError: when the group was not made by the policy that it names.
+            PolicyGateError: when the group was not made by the policy that it names.
             LearnerError: when the step has all its groups already.
         """
         start = time.monotonic()
@@ -152,7 +145,7 @@ class Learner:
 
         Raises:
             LearnerError: when groups are missing.
-            RatioGateError: as `consume`.
+            PolicyGateError: as `consume`.
             PeersLost: when another of those that train together is gone.
         """
         config, totals = self.config.learner, self._totals
@@ -192,6 +185,7 @@ class Learner:
             "skipped_in_a_row": self._skipped_in_a_row,
             "trained_slots": self._intake.state(),
             "adapters": sorted(self._adapters),
+            "leap_noise": self._gate.noise,
             "optimizer_counts": optimizer_tensors(self.optimizer, self.parameters)[1],
             "config": self.config.model_dump(mode="json"),
         }
@@ -246,6 +240,7 @@ class Learner:
         self.version = state["version"]
         self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
         self._intake.restore(state["trained_slots"])
+        self._gate = PolicyGate(self.config, state["leap_noise"])
         self._adapters = {
             version: {n: t.numpy() for n, t in checkpoint.tensors[f"adapter_of_version_{version}"].items()}
             for version in state["adapters"]
@@ -263,7 +258,8 @@ class Learner:
         kinds = self.config.token_masks
         return _Held(
             group, condition, self.editor.token_mask(task.edit_mask, condition, kinds.distance),
-            self.editor.token_mask(task.edit_mask, condition, kinds.preservation), staleness)
+            self.editor.token_mask(task.edit_mask, condition, kinds.preservation),
+            self.editor.token_mask(task.edit_mask, condition, kinds.noise), staleness)
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
@@ -284,14 +280,14 @@ class Learner:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
         try:
             self._add_gradient(held, reward, first)
-        except RatioGateError:
+        except PolicyGateError:
             # Rolled out anew it may pass; from the spool it never would.
             self.spool.set_aside(held.group.lease.group_id)
             raise
 
     def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
         config, group, totals = self.config, held.group, self._totals
-        batch = self._batch(held, reward)
+        batch = self._batch(held, reward, first)
         velocity = self._velocity(held.condition)
         if first and held.staleness > 0:
             with self._timed("old_leaps"), adapter_weights(
@@ -308,47 +304,22 @@ class Learner:
             on_policy = held.old is None
             if on_policy:
                 held.old = leaped
-            self._check_policy(group, batch, held.old, stats.ratio_deviation if on_policy else 0.0)
+            checked = None if held.old is None else self._gate.check_policy(group, batch, held.old, velocity)
+            if checked is not None:
+                totals.leap_errors.append(checked[0])
+                totals.leap_tolerance = checked[1]
             totals.counts.update(
                 groups=1, flat_groups=int(batch.is_flat), filtered_groups=int(reward.filtered),
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
                 invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
 
-    def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
+    def _batch(self, held: _Held, reward: GroupReward, first: bool) -> AnchorBatch:
         group, source = held.group, held.condition.source_latents[0]
-        if group.candidates.shape[2:] != tuple(source.shape):
-            raise RatioGateError(
-                f"group {group.lease.group_id} has latents {list(group.candidates.shape[2:])} per candidate, the "
-                f"learner's editor makes {list(source.shape)} of task {group.task_id}: the editors differ")
-        grid = self.editor.sigmas(self.config.sampler.steps, held.condition)
-        if not torch.equal(torch.tensor(group.sigmas), grid.cpu()):
-            raise RatioGateError(
-                f"group {group.lease.group_id} was integrated over the grid {group.sigmas.tolist()}, the learner's "
-                f"editor has {grid.tolist()}: the schedulers differ")
+        if first:
+            self._gate.check_made_from(
+                group, held.noise_mask, source, self.editor.sigmas(self.config.sampler.steps, held.condition))
         advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
         return anchor_batch(group, reward.valid, advantages, held.edit_mask, held.preservation_mask, source)
-
-    def _check_policy(
-        self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor | None, deviation: float
-    ) -> None:
-        """The ratio gate: rho = 1 before the first update on a group, and the rollout's own step comes out again."""
-        name, version = group.lease.group_id, group.policy_version
-        if not deviation <= RATIO_TOLERANCE:  # NaN fails too
-            raise RatioGateError(f"group {name}: before the first update the ratio must be 1, but deviates by "
-                                 f"{deviation:g} under the policy version {version} that made it")
-        solver, sigmas = self.config.sampler.solver, torch.tensor(group.sigmas)
-        pairs = [pair for pair in range(batch.pairs)
-                 if takes_euler_step(solver, sigmas, group.trained_steps[batch.step_of(pair)])]
-        if behaviour is None or not pairs:
-            return
-        error = leap_error(behaviour, batch, pairs)
-        self._totals.leap_errors.append(error)
-        tolerance = LEAP_TOLERANCE[self.config.editor.dtype]
-        if not error <= tolerance:
-            raise RatioGateError(
-                f"group {name}: a solver step under policy version {version} differs from the rollout's by {error:.3g} "
-                f"of its length, expected at most {tolerance:g}: worker and learner do not hold the same weights, "
-                "encode the task alike, or run the same model code")
 
     def _velocity(self, condition: Condition) -> Velocity:
         return lambda x, sigma: self.editor.velocity(x, sigma, condition)

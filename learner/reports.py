@@ -58,8 +58,9 @@ class StepReport:
     def metrics(self) -> dict[str, float]:
         """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`) its mean
         over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities; `ratio_deviation`
-        (largest |rho - 1|), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
-        relative to the displacement; Euler rollouts), `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups`
+        (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first update by
+        construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
+        relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups`
         (zero advantages), `filtered_groups` (those of them that do vary, but by less than `rewards.min_std`),
         `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole
         run)."""
@@ -92,6 +93,7 @@ class StepTotals:
             already, taken again after a resume, are left out.
         unspooled: why a group was used without being on disk, by group id.
         leap_errors: per group.
+        leap_tolerance: what they are held against, see `learner.gate`.
         gradient_norms: per update.
         lr: learning rate.
         skipped_updates: of the whole run.
@@ -103,6 +105,7 @@ class StepTotals:
     spooled: dict[str, float] = field(default_factory=dict)
     unspooled: dict[str, str] = field(default_factory=dict)
     leap_errors: list[float] = field(default_factory=list)
+    leap_tolerance: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
     lr: float = 0.0
     skipped_updates: int = 0
@@ -121,6 +124,7 @@ class StepTotals:
         }
         if self.leap_errors:
             found["leap_error"] = max(self.leap_errors)
+            found["leap_tolerance"] = self.leap_tolerance
         for name in sorted({name for s in self.stats for name in s.terms}):
             terms = [s.terms[name] for s in self.stats if name in s.terms]
             found[name] = _mean([term.value for term in terms])
@@ -142,6 +146,7 @@ def _together(shares: Sequence[StepTotals]) -> StepTotals:
         spooled={name: spent for share in shares for name, spent in share.spooled.items()},
         unspooled={name: why for share in shares for name, why in share.unspooled.items()},
         leap_errors=[error for share in shares for error in share.leap_errors],
+        leap_tolerance=max(share.leap_tolerance for share in shares),
         gradient_norms=first.gradient_norms, lr=first.lr, skipped_updates=first.skipped_updates)
 
 

@@ -29,7 +29,7 @@ from rewards.result import GroupScores, Score
 FOLDER = "spool"
 FAULTY = "faulty"
 """Folder of a run with the groups that the learner could not use, for a person to look at."""
-FORMAT = 1
+FORMAT = 2
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 _ARRAYS = ("sigmas", "anchors", "candidates", "predecessors", "images", "acd")
@@ -54,6 +54,7 @@ class Spooled:
     policy_version: int
     config_hash: str
     seconds: float
+    noise: str
     trained_steps: tuple[int, ...]
     scores: GroupScores
 
@@ -62,7 +63,7 @@ class Spooled:
         arrays: dict[str, Any] = {"acd": None, **safetensors.numpy.load_file(self.path)}
         return TrajectoryGroup(
             lease=self.lease, task_id=self.task_id, policy_version=self.policy_version, config_hash=self.config_hash,
-            trained_steps=self.trained_steps, seconds=self.seconds, **arrays)
+            noise=self.noise, trained_steps=self.trained_steps, seconds=self.seconds, **arrays)
 
 
 class Spool:
@@ -189,7 +190,8 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
                           f"{config_hash[:12]}")
         one = Spooled(
             path, values["place"], Lease(**values["lease"]), values["task_id"], values["policy_version"],
-            values["config_hash"], values["seconds"], tuple(values["trained_steps"]), _scores(values["scores"]))
+            values["config_hash"], values["seconds"], values["noise"],
+            tuple(values["trained_steps"]), _scores(values["scores"]))
     except OSError as error:
         raise refused(str(error.strerror)) from error
     except SpoolError:
@@ -209,6 +211,7 @@ def _description(group: TrajectoryGroup, scores: GroupScores, place: int) -> str
         "task_id": group.task_id,
         "policy_version": group.policy_version,
         "config_hash": group.config_hash,
+        "noise": group.noise,
         "trained_steps": group.trained_steps,
         "seconds": group.seconds,
         "scores": {"group_id": scores.group_id, "policy_version": scores.policy_version, "components": {

@@ -15,7 +15,7 @@ def a_group() -> TrajectoryGroup:
     rng = np.random.default_rng(0)
     return TrajectoryGroup(
         lease=Lease(step=3, slot=1, task_index=5, attempt=0, seed=7, policy_version=3), task_id="t", policy_version=3,
-        config_hash="0" * 64, sigmas=np.array([1, .5, .25, 0], np.float32), trained_steps=(0, 1),
+        config_hash="0" * 64, noise="", sigmas=np.array([1, .5, .25, 0], np.float32), trained_steps=(0, 1),
         anchors=np.array([1, 3]), candidates=rng.normal(size=(2, 4, 6, 2)).astype(np.float32),
         predecessors=rng.normal(size=(2, 2, 6, 2)).astype(np.float32), images=np.zeros((4, 8, 8, 3), np.uint8),
         acd=np.ones(4, np.float32), seconds=0.1)

@@ -75,7 +75,7 @@ def test_a_rollout_of_other_weights_is_found(config, monkeypatch):
 
     monkeypatch.setattr(gpu_checks, "roll_out", moved)
     result = gpu_checks.one(gpu_checks.learner_steps, config, "cpu")
-    assert not result["ok"] and "RatioGateError" in result["error"]
+    assert not result["ok"] and "PolicyGateError" in result["error"]
 
 
 def test_without_a_gpu_it_is_a_sentence(monkeypatch, capsys):

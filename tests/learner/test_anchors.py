@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from actors.trajectory import Lease, TrajectoryGroup
-from learner.anchors import AnchorBatch, anchor_batch, leap_error, leaps
+from learner.anchors import AnchorBatch, anchor_batch, leaps, relative_distance
 
 STEPS, SIGMAS = (0, 2), np.array([1.0, 0.8, 0.5, 0.0], dtype=np.float32)
 
@@ -28,7 +28,7 @@ def group() -> TrajectoryGroup:
         states.append(states[-1] + (following - now) * linear(states[-1], torch.full((5,), float(now))))
     anchors = np.array([3, 1])
     return TrajectoryGroup(
-        lease=Lease(0, 0, 0, 0, 0, 0), task_id="t", policy_version=0, config_hash="", sigmas=SIGMAS,
+        lease=Lease(0, 0, 0, 0, 0, 0), task_id="t", policy_version=0, config_hash="", noise="", sigmas=SIGMAS,
         trained_steps=STEPS, anchors=anchors,
         candidates=np.stack([states[s + 1].numpy() for s in STEPS]),
         predecessors=np.stack([states[s].numpy()[anchors] for s in STEPS]),
@@ -72,18 +72,19 @@ def test_leaps_under_the_rollouts_velocity_give_the_stored_states(group, size):
     batch = batch_of(group)
     leaped = leaps(linear, batch, size)
     assert torch.equal(leaped, batch.stored)
-    assert leap_error(leaped, batch, range(batch.pairs)) == 0
+    assert relative_distance(leaped, batch.stored, batch, range(batch.pairs)) == 0
 
 
-def test_leap_error_is_the_worst_relative_error_of_a_velocity(group):
+def test_relative_distance_is_the_worst_relative_error_of_a_velocity(group):
     batch = batch_of(group)
 
     def wrong(x, sigma):
         return linear(x, sigma) * (1 + 0.02 * (sigma < 0.9).float()[:, None, None])
 
-    assert leap_error(leaps(wrong, batch, None), batch, range(batch.pairs)) == pytest.approx(0.02, rel=1e-3)
+    found = relative_distance(leaps(wrong, batch, None), batch.stored, batch, range(batch.pairs))
+    assert found == pytest.approx(0.02, rel=1e-3)
     nan = torch.full_like(batch.stored, float("nan"))
-    assert np.isnan(leap_error(nan, batch, [0, 1]))
+    assert np.isnan(relative_distance(nan, batch.stored, batch, [0, 1]))
 
 
 def test_flat_means_no_advantage_at_all(group):

@@ -21,7 +21,7 @@ CONFIG = RunConfig.model_validate({
 def group(step=0, slot=0, attempt=0, version=0, **changes) -> TrajectoryGroup:
     made = TrajectoryGroup(
         lease=Lease(step, slot, slot, attempt, 0, version), task_id=TASKS[slot].task_id, policy_version=version,
-        config_hash=config_hash(CONFIG), sigmas=np.array([1, 0.5, 0], dtype=np.float32), trained_steps=(0,),
+        config_hash=config_hash(CONFIG), noise="", sigmas=np.array([1, 0.5, 0], dtype=np.float32), trained_steps=(0,),
         anchors=np.array([1]), candidates=np.zeros((1, 3, 4, 2), dtype=np.float32),
         predecessors=np.zeros((1, 1, 4, 2), dtype=np.float32), images=np.zeros((3, 8, 8, 3), dtype=np.uint8),
         acd=None, seconds=0.0)

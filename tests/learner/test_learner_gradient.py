@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from editing.editors.lora import adapter_arrays, adapter_parameters, adapter_weights, without_adapter
-from learner.learner import Learner, RatioGateError
+from learner.gate import PolicyGateError
+from learner.learner import Learner
 from tests.learner.rig import Rig, made_scores, moved, weights_of
 
 
@@ -140,7 +141,7 @@ def test_the_gate_stops_a_worker_with_other_weights(rig):
     r = rig()
     moved(r)  # and never published
     group = r.group(0, 0)
-    with pytest.raises(RatioGateError, match="do not hold the same weights"):
+    with pytest.raises(PolicyGateError, match="do not hold the same weights"):
         r.learner.consume(group, made_scores(group))
     # From the spool it would fail again at every resume.
     assert [path.stem for path in r.learner.spool.faulty.iterdir()] == [group.lease.group_id]
@@ -151,11 +152,11 @@ def test_the_gate_stops_a_worker_with_another_task_or_grid(rig):
     r = rig()
     group = r.group(0, 0)
     other = replace(group, sigmas=group.sigmas * np.array([1, 0.9, 0.8, 0], dtype=np.float32))
-    with pytest.raises(RatioGateError, match="grid"):
+    with pytest.raises(PolicyGateError, match="grid"):
         r.learner.consume(other, made_scores(other))
     r = rig()
     swapped = replace(r.group(0, 1), lease=group.lease, task_id=group.task_id)
-    with pytest.raises(RatioGateError, match="encode the task alike"):
+    with pytest.raises(PolicyGateError, match="began from other noise"):
         r.learner.consume(swapped, made_scores(swapped))
 
 
@@ -164,7 +165,7 @@ def test_the_gate_holds_for_rewards_that_wait_for_the_whole_step(rig):
     moved(r)
     for group in r.groups(0):
         assert r.learner.consume(group, made_scores(group)).accepted
-    with pytest.raises(RatioGateError):
+    with pytest.raises(PolicyGateError):
         r.learner.update()
 
 
@@ -176,7 +177,7 @@ def test_a_second_order_rollout_is_compared_where_it_takes_euler_steps(rig):
     r.publish()
     moved(r)
     group = r.group(1, 0)
-    with pytest.raises(RatioGateError, match="do not hold the same weights"):
+    with pytest.raises(PolicyGateError, match="do not hold the same weights"):
         r.learner.consume(group, made_scores(group))
     # Its third step of four is corrected by the second: there is nothing to compare a leap with.
     alone = rig(sampler={**second, "trained_steps": [2]}).step(0).metrics

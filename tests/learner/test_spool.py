@@ -22,7 +22,7 @@ HASH = "c" * 64
 def made(step=3, slot=1, version=3, attempt=0, acd=True, config_hash=HASH) -> TrajectoryGroup:
     rng = np.random.default_rng(step * 10 + slot)
     return TrajectoryGroup(
-        Lease(step, slot, 4, attempt, 2**62 + slot, version), "täsk", version, config_hash,
+        Lease(step, slot, 4, attempt, 2**62 + slot, version), "täsk", version, config_hash, "0a1b",
         np.linspace(1, 0, 4, dtype=np.float32), (0, 2), np.array([1, 3]),
         rng.normal(size=(2, 4, 6, 5)).astype(np.float32), rng.normal(size=(2, 2, 6, 5)).astype(np.float32),
         rng.integers(0, 256, (4, 8, 9, 3), np.uint8), rng.random(4).astype(np.float32) if acd else None, 0.1 + 0.2)
