@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from configs import exits
 from configs.output import protect_output
+from configs.paths import path_argument
 from configs.schema import MAX_ROLLOUT_WORKERS, ClusterConfig, RunConfig
 from configs.section import Section
 
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line asks and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m cluster.scale", description="Change the number of rollout workers while a run goes on.")
-    parser.add_argument("run", type=Path, help="folder of the run, such as runs/quickstart")
+    parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")
     parser.add_argument("--rollout-workers", type=int, required=True, metavar="N", help="how many there shall be")
     options = parser.parse_args(arguments)
     try:

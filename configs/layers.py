@@ -12,14 +12,11 @@ import yaml
 from pydantic import BaseModel
 
 from configs.errors import ConfigError, nearest, shown
+from configs.paths import TOKEN, expanded
 from configs.schema import RunConfig
 from configs.tree import is_section, join, known_paths, tag_of, variants
 
 PRESETS = Path(__file__).parent / "presets"
-
-# Access tokens of the services that a run may talk to. A digit is asked for, so that long names pass.
-TOKEN = re.compile(
-    r"\b(hf_(?=\w*\d)\w{16,}|sk-(?=[\w-]*\d)[\w-]{16,}|gh[opsu]_\w{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16})")
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,7 +83,10 @@ def find_config(name_or_path: str, label: str, beside: Path | None = None) -> Pa
     name = name_or_path.replace("-", "_")
     if name in preset_names():
         return PRESETS / f"{name}.yaml"
-    path = (beside or Path()) / Path(name_or_path).expanduser()
+    try:
+        path = (beside or Path()) / expanded(name_or_path)
+    except ValueError as error:
+        raise ConfigError(f"{label} {name_or_path}: expected {error}") from error
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from configs.addresses import check_redis_address, judge_address
+from configs.paths import PathText
 from configs.section import Section
 
 BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd")
@@ -88,11 +89,11 @@ class ServeConfig(Section):
 
     replicas: int = Field(0, ge=0)
     """How many servers of this judge to start; 0 starts none (then give `urls`)."""
-    path: str = ""
+    path: PathText = ""
     """The judge's weights: a folder, or a name on the Hugging Face hub."""
-    lora: str = ""
+    lora: PathText = ""
     """A LoRA that is merged into the weights once, before serving (EditScore's); empty for none."""
-    python: str = ".venv-judge/bin/python"
+    python: PathText = ".venv-judge/bin/python"
     """Interpreter of the environment that has vLLM (`make judge` makes it)."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the server, such as --max-model-len=4096; part of the key of cached scores."""
@@ -187,7 +188,7 @@ class JudgeConfig(Section):
 class EmbeddingModelConfig(Section):
     """An embedding model in the format of transformers, read from this machine's disk alone."""
 
-    path: str = ""
+    path: PathText = ""
     """Folder with config.json, preprocessor_config.json, the weights as safetensors and, for texts, the tokenizer;
     empty for none."""
     device: str = "auto"

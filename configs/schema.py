@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.paths import PathText
 from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
@@ -26,7 +27,7 @@ class LoraConfig(Section):
 class EditorConfig(Section):
     """The editor that is trained."""
 
-    path: str = "shapes"
+    path: PathText = "shapes"
     """A diffusers folder (FLUX.1-Kontext-dev or any FluxKontextPipeline), or `shapes` for the embedded base."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen weights and of matrix work; latents, distances and advantages are always float32."""
@@ -56,7 +57,7 @@ class ShapesData(Section):
     """How many tasks of `held_out_split` the base and the result are measured on."""
     held_out_split: Literal["test", "validation"] = "test"
     """The split that is measured on; choose settings on `validation`, so that `test` says how good they are."""
-    photo_folder: str | None = None
+    photo_folder: PathText | None = None
     """Take backgrounds from crops of the pictures in this folder instead of the painted textures."""
 
 
@@ -65,9 +66,9 @@ class ManifestData(Section):
 
     type: Literal["manifest"] = "manifest"
     """Which kind of data; the other kind is `shapes`."""
-    path: str
+    path: PathText
     """The training manifest."""
-    held_out_path: str | None = None
+    held_out_path: PathText | None = None
     """A second manifest to measure on; None holds out the last `held_out_fraction` of the first."""
     held_out_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the manifest held out when there is no second one (at least one task if above zero)."""
@@ -266,7 +267,7 @@ class RunConfig(Section):
 
     name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Name of the run and of its folder."""
-    folder: str = "runs"
+    folder: PathText = "runs"
     """Parent folder of all runs."""
     seed: int = Field(0, ge=0)
     """Seed of everything that is random in the run."""

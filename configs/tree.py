@@ -41,10 +41,9 @@ class SectionKeys:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    return (annotation,)
+    """The members of a union, or the annotation alone; without what `Annotated` adds."""
+    found = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in found)
 
 
 def is_section(annotation: Any) -> bool:

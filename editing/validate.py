@@ -4,13 +4,13 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from configs.output import protect_output
+from configs.paths import path_argument
 from editing.manifest.dataset import ManifestDataset, ManifestError
 from editing.manifest.faults import Fault, grouped
 from editing.masks import POLARITIES
@@ -53,10 +53,10 @@ def print_faults(console: Console, faults: Sequence[Fault], each: bool) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Checks a manifest and prints what it found; 0 when it can be used, 1 when not."""
     parser = argparse.ArgumentParser(prog="python -m editing.validate", description="Check a manifest.")
-    parser.add_argument("manifest", type=Path, help="the JSONL file")
+    parser.add_argument("manifest", type=path_argument, help="the JSONL file")
     parser.add_argument("--mask-polarity", choices=POLARITIES, help="for lines that do not state their own")
     parser.add_argument(
-        "--root", type=Path, help="folder that the paths start from (default: see the header)"
+        "--root", type=path_argument, help="folder that the paths start from (default: see the header)"
     )
     parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
     parser.add_argument("--all-faults", action="store_true", help="a sentence for every faulty line")

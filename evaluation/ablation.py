@@ -26,6 +26,7 @@ from rich.console import Console
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
 from configs.output import protect_output
+from configs.paths import path_argument
 from evaluation.report import Row, as_json, as_markdown, as_table
 from evaluation.statistics import compare
 
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
         prog="python -m evaluation.ablation", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of runs and report")
+    parser.add_argument("--out", type=path_argument, default=Path("runs/ablation"), help="folder of runs and report")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; more than one makes seconds incomparable")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)

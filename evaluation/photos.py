@@ -22,6 +22,7 @@ from PIL import Image as PIL
 from PIL import ImageDraw
 
 from configs.output import protect_output
+from configs.paths import path_argument
 from editing.images import decode_image, read_file
 from editing.task import Image, PixelMask
 
@@ -198,7 +199,7 @@ def _contact_sheet(pictures: Sequence[Image], cell: int) -> PIL.Image:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the data set and prints the next command; 0 when it was written."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.photos", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="where to write the data set")
+    parser.add_argument("folder", type=path_argument, help="where to write the data set")
     parser.add_argument("--long-side", type=int, default=LONG_SIDE, help=f"pixels, default {LONG_SIDE}")
     options = parser.parse_args(arguments)
     try:

@@ -25,6 +25,7 @@ from rich.console import Console
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
 from configs.output import protect_output
+from configs.paths import path_argument
 from configs.schema import RunConfig
 from evaluation.speed_table import as_json, as_table
 from evaluation.timing import Measured, machine
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repetitions", type=int, default=15, help="of everything but the loop, default 15")
     parser.add_argument("--loop-pairs", type=int, default=2,
                         help="core, runtime: runs of the loop in each mode, default 2; 0: none")
-    parser.add_argument("--out", type=Path, help="default evaluation/results/speed_WHAT.json")
+    parser.add_argument("--out", type=path_argument, help="default evaluation/results/speed_WHAT.json")
     options, flags = parser.parse_known_args(arguments)
     console = Console(highlight=False)
     try:

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.output import protect_output
+from configs.paths import path_argument
 from configs.run_files import EVENTS
 from learner.events import read_events
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the verdicts; 0 when every promise holds, 1 when one is broken, 2 when there is no diary."""
     parser = argparse.ArgumentParser(
         prog="python -m learner.audit", description="Prove a run's promises again, from its diary alone.")
-    parser.add_argument("run", type=Path, help="folder of the run, such as runs/quickstart")
+    parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")
     run = parser.parse_args(arguments).run
     diary = run / EVENTS
     if not diary.is_file():

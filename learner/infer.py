@@ -21,6 +21,7 @@ from PIL import Image as PIL
 from configs.errors import ConfigError
 from configs.layers import Layers
 from configs.output import protect_output
+from configs.paths import path_argument
 from configs.run_files import CONFIG
 from configs.schema import EditorConfig, ManifestData, RunConfig
 from configs.validate import validated
@@ -64,13 +65,14 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m learner.infer", description="Edit one picture with a trained editor.",
         epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.")
     which = result.add_argument_group("which editor")
-    which.add_argument("--run", type=Path, help="a run's folder (default runs/quickstart)")
-    which.add_argument("--adapter", type=Path, help="an exported adapter's folder instead of a run's")
-    which.add_argument("--editor", help="a diffusers folder, or `shapes`; with --adapter, or alone for the base")
+    which.add_argument("--run", type=path_argument, help="a run's folder (default runs/quickstart)")
+    which.add_argument("--adapter", type=path_argument, help="an exported adapter's folder instead of a run's")
+    which.add_argument("--editor", type=path_argument,
+                       help="a diffusers folder, or `shapes`; with --adapter, or alone for the base")
     what = result.add_argument_group("what to edit")
-    what.add_argument("--source", type=Path, help="the picture: PNG, JPEG or WebP")
+    what.add_argument("--source", type=path_argument, help="the picture: PNG, JPEG or WebP")
     what.add_argument("--instruction", help="what to do, in words")
-    what.add_argument("--mask", type=Path, help="black-and-white PNG: also report how the background was held")
+    what.add_argument("--mask", type=path_argument, help="black-and-white PNG: also report how the background was held")
     what.add_argument("--mask-polarity", choices=POLARITIES, default=POLARITIES[0],
                       help="what may change in the mask (default %(default)s)")
     what.add_argument("--resolution", type=int, help="edit at about this many pixels squared (default: as trained)")
@@ -80,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, default=0, help="of the initial noise (default 0)")
     how.add_argument("--guidance", type=float, help="embedded guidance (default: the run's)")
     how.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default: the run's)")
-    how.add_argument("--output", type=Path, default=Path("edited.png"), help="PNG to write (default edited.png)")
+    how.add_argument("--output", type=path_argument, default=Path("edited.png"),
+                     help="PNG to write (default edited.png)")
     how.add_argument("--compare", action="store_true",
                      help="also write OUTPUT_compare.png: source, base and trained side by side")
     return result
@@ -109,7 +112,7 @@ def chosen(options: argparse.Namespace) -> tuple[RunConfig, Path | None]:
     if options.adapter or options.editor:
         if options.editor is None:
             raise InferError("--editor: expected the editor that the adapter was trained on, for example shapes")
-        config, adapter = RunConfig(editor=EditorConfig(path=options.editor)), options.adapter
+        config, adapter = RunConfig(editor=EditorConfig(path=str(options.editor))), options.adapter
     else:
         run = options.run or Path("runs/quickstart")
         config, adapter = run_config(run), run / ADAPTER

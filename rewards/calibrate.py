@@ -16,13 +16,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from configs.output import protect_output
+from configs.paths import path_argument
 from editing.masks import POLARITIES
 from rewards.calibration_report import Scored, as_json, report, tables, verdict
 from rewards.command import configuration, ended, opened
@@ -43,8 +43,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Further flags are those of learner.main, such as --rewards.judge.editscore.passes 8. Ends with 0 when "
                "every component could score something, else with 1; with 2 for wrong requests.",
         allow_abbrev=False)
-    result.add_argument("folder", type=Path, help="a folder with a manifest.jsonl, or such a file: source, mask, "
-                                                  "instruction and edited (a path or a list)")
+    result.add_argument("folder", type=path_argument,
+                        help="a folder with a manifest.jsonl, or such a file: source, mask, instruction and edited (a "
+                             "path or a list)")
     result.add_argument("--mask-polarity", choices=POLARITIES,
                         help="of the masks, where neither the manifest's header nor its lines say it")
     result.add_argument("--json", action="store_true", help="print JSON in place of the tables")

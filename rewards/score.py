@@ -13,7 +13,6 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.output import protect_output
+from configs.paths import path_argument
 from editing.masks import POLARITIES
 from rewards.command import Components, configuration, ended, opened
 from rewards.edits import EditFiles
@@ -38,15 +38,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="Further flags are those of learner.main: --config, --rewards.judge.editscore.urls, and so on. "
                "Ends with 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
         allow_abbrev=False)
-    result.add_argument("--source", type=Path, required=True, help="the picture before: PNG, JPEG or WebP")
-    result.add_argument("--edited", type=Path, required=True, action="extend", nargs="+",
+    result.add_argument("--source", type=path_argument, required=True, help="the picture before: PNG, JPEG or WebP")
+    result.add_argument("--edited", type=path_argument, required=True, action="extend", nargs="+",
                         help="the picture after, or several, each of the source's size")
     result.add_argument("--instruction", required=True, help="what was to be done, in words")
-    result.add_argument("--mask", type=Path, help="black-and-white PNG: what was to change, and what was not")
+    result.add_argument("--mask", type=path_argument, help="black-and-white PNG: what was to change, and what was not")
     result.add_argument("--mask-polarity", choices=POLARITIES, default=POLARITIES[0],
                         help="which colour of the mask was to change (default %(default)s)")
     result.add_argument("--caption", help="what the wanted image shows, in words, for embedding models")
-    result.add_argument("--target", type=Path, help="the wanted picture, if there is one: PSNR inside the mask")
+    result.add_argument("--target", type=path_argument,
+                        help="the wanted picture, if there is one: PSNR inside the mask")
     result.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return result
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from configs import exits
 from configs.output import protect_output
+from configs.paths import path_argument
 from editing.editors.load import BUILT_IN, resolve_editor
 from editing.shapes.pretrain.errors import RecipeError
 from editing.shapes.pretrain.making import make_base
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the base; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m editing.shapes.pretrain", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=resolve_editor(BUILT_IN),
+    parser.add_argument("--out", type=path_argument, default=resolve_editor(BUILT_IN),
                         help="folder of the new base, diffusers format (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=default_processes(),
