@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import count
+from contextlib import nullcontext
 from pathlib import Path
 
 from configs import exits
@@ -20,6 +20,7 @@ from configs.help import print_help
 from configs.load import config_hash, parse_command_line, to_yaml
 from configs.output import protect_output
 from configs.schema import RunConfig
+from learner.free_name import free_name
 from learner.stopping import Stopping, Terminated
 from rewards.embedding.folder import EmbeddingError, check_embeddings
 
@@ -46,19 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"# sha256 {config_hash(request.config)} (without name and folder)\n{to_yaml(request.config)}")
         print(as_comments(report(request.config, this_machine())), end="")
         return 0
-    config = request.config if request.resume or request.named else with_free_name(request.config)
     stopping = Stopping()
     stopping.install()
-    return guarded(config, lambda: train(config, request.resume, request.allowed, stopping))
-
-
-def with_free_name(config: RunConfig) -> RunConfig:
-    """The configuration under the first name of `name`, `name-2`, `name-3`, ... that no run has yet.
-
-    So that the same command can be typed again, and no run is ever overwritten.
-    """
-    names = (config.name if number == 1 else f"{config.name}-{number}" for number in count(1))
-    return config.model_copy(update={"name": next(n for n in names if not (Path(config.folder) / n).exists())})
+    exact = request.resume or request.named
+    try:
+        with nullcontext(request.config) if exact else free_name(request.config) as config:
+            return guarded(config, lambda: train(config, request.resume, request.allowed, stopping))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return exits.WRONG_REQUEST
 
 
 def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Stopping) -> None:

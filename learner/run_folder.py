@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from configs.load import config_hash, to_yaml
-from configs.run_files import CONFIG
+from configs.run_files import CONFIG, LOCK
 from configs.schema import RunConfig
 from learner.backend import RunRefused
 from learner.run_lock import RunLock
@@ -35,22 +35,29 @@ class RunFolder:
         """Keys in which a resumed run's configuration differs from what it was, without those that only name it."""
         if resume:
             self._check(config, allowed)
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise RunRefused(self._in_the_way())
+        else:
+            self._refuse_a_second_run()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.path)
         if not resume:
+            try:
+                self._refuse_a_second_run()  # one that began and ended since we looked
+            except RunRefused:
+                self._lock.close()
+                raise
             self.keep(config)
 
     def keep(self, config: RunConfig) -> None:
         """Writes the resolved configuration."""
         write_text(self.path / CONFIG, f"# sha256 {config_hash(config)}\n{to_yaml(config)}")
 
-    def _in_the_way(self) -> str:
+    def _refuse_a_second_run(self) -> None:
+        if not self.path.exists() or not {path.name for path in self.path.iterdir()} - {LOCK}:
+            return
         if not (self.path / CONFIG).is_file():
-            return f"{self.path} is not empty and holds no run; choose another --name"
-        return (f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
-                f"python -m learner.main --config {shlex.quote(str(self.path / CONFIG))} --resume")
+            raise RunRefused(f"{self.path} is not empty and holds no run; choose another --name")
+        raise RunRefused(f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
+                         f"python -m learner.main --config {shlex.quote(str(self.path / CONFIG))} --resume")
 
     def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
         stored = self.path / CONFIG

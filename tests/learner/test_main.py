@@ -10,7 +10,7 @@ import yaml
 from configs.exits import FAILED, RESUMABLE
 from configs.load import config_hash, load_config
 from learner.backend import LearnerLost, RunFailed, RunRefused
-from learner.main import Terminated, guarded, main, with_free_name
+from learner.main import Terminated, guarded, main
 
 
 def test_a_wrong_request_is_a_sentence_and_code_2(capsys: pytest.CaptureFixture[str]):
@@ -33,14 +33,6 @@ def test_help_does_not_need_the_heavy_libraries():
             "print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])")
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "[]" and "--learner.optimizer.lr" in printed
-
-
-def test_the_same_command_again_takes_the_next_free_name(tmp_path: Path):
-    config = load_config(["--folder", str(tmp_path)])
-    assert with_free_name(config) == config
-    for name in ("quickstart", "quickstart-2"):
-        (tmp_path / name).mkdir()
-    assert with_free_name(config) == config.model_copy(update={"name": "quickstart-3"})
 
 
 @pytest.mark.parametrize(("flags", "name"), [

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from learner.backend import RunFailed, RunInterrupted
 from learner.run_folder import RunFolder
+from learner.run_lock import RunLock
 
 
 def config(tmp_path, **values) -> RunConfig:
@@ -31,6 +33,21 @@ def test_a_folder_with_a_run_is_refused_unless_it_is_continued(tmp_path):
     RunFolder(config(tmp_path), resume=False).close()
     with pytest.raises(RunFailed, match=r"holds a run already; .* --config .*/r/config.yaml --resume$"):
         RunFolder(config(tmp_path), resume=False)
+    RunFolder(config(tmp_path), resume=True).close()
+
+
+def test_a_run_that_began_and_ended_while_another_was_starting_is_not_overwritten(tmp_path, monkeypatch):
+    class LateLock(RunLock):
+        def __init__(self, folder: Path) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr("learner.run_folder.RunLock", RunLock)
+                RunFolder(config(tmp_path), resume=False).close()
+            super().__init__(folder)
+
+    monkeypatch.setattr("learner.run_folder.RunLock", LateLock)
+    with pytest.raises(RunFailed, match="holds a run already"):
+        RunFolder(config(tmp_path, seed=5), resume=False)
+    monkeypatch.undo()
     RunFolder(config(tmp_path), resume=True).close()
 
 

@@ -15,8 +15,8 @@ from editing.editors.policy import open_policy
 from learner.backend import RunFailed, RunRefused
 from learner.events import read_events
 from learner.export import load_adapter
+from learner.free_name import free_name
 from learner.gallery import GalleryReport
-from learner.main import with_free_name
 from learner.train import run
 from rewards.pool import RewardPool
 from tests.editing.test_data import write_manifest
@@ -184,7 +184,8 @@ def test_a_run_whose_checkpoints_are_gone_is_refused_and_nothing_of_it_changed(t
         run(tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 1}, **more}), resume=True)
     assert contents(tmp_path / "lost") == before
     words = shlex.split(str(refused.value).rpartition("python -m learner.main ")[2])
-    assert load_config(words).name == "lost" and with_free_name(load_config(words)).name == "lost-2"
+    with free_name(load_config(words)) as config:
+        assert config.name == "lost-2"
 
 
 def test_the_checkpoint_before_one_that_is_gone_is_taken_and_that_is_said(tiny_kontext, tmp_path):
