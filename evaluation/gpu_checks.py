@@ -137,7 +137,8 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
     expect(all(report.applied for report in found), "the gradient must be finite; it is not")
     expect(learner.publish().fingerprint != before.fingerprint, "two updates must change the adapter; it is as before")
     expect(all(m["ratio_deviation"] == 0 for m in metrics), f"the ratio must be 1; deviations {metrics}")
-    return {name: [m[name] for m in metrics] for name in ("leap_error", "leap_tolerance", "gradient_norm", "loss", "flat_groups")}
+    names = ("leap_error", "leap_tolerance", "gradient_norm", "loss", "flat_groups")
+    return {name: [m[name] for m in metrics] for name in names}
 
 
 def whole_run(config: RunConfig) -> dict[str, Any]:

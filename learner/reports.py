@@ -60,10 +60,10 @@ class StepReport:
         over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities; `ratio_deviation`
         (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first update by
         construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
-        relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups`
-        (zero advantages), `filtered_groups` (those of them that do vary, but by less than `rewards.min_std`),
-        `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole
-        run)."""
+        relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm`
+        (before clipping), `lr`, `groups`, `flat_groups` (zero advantages), `filtered_groups` (those of them that do
+        vary, but by less than `rewards.min_std`), `full_mask_groups` (nothing to preserve), `invalid_candidates`,
+        `stale_groups`, `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 

@@ -45,7 +45,8 @@ def test_a_step_is_one_line_with_everything_that_matters():
         "step 3/10 · edit_score 0.457 ± 0.120 · background_psnr 24.50 ± 0.90 dB · flat 25% · age all fresh · "
         "75 groups/min · left 0:14")
     troubled = step(staleness={0: 10, 2: 2}, counters=Counters(rejected=1, requeued=2),
-                    learner={"leap_error": 2e-7, "leap_tolerance": 1e-5, "gradient_norm": 0.123, "skipped_updates": 1.0})
+                    learner={"leap_error": 2e-7, "leap_tolerance": 1e-5, "gradient_norm": 0.123,
+                             "skipped_updates": 1.0})
     line = step_line(troubled, 3725.0)
     assert "age 0: 10, 2: 2" in line and "rejected 1, redone 2" in line
     assert "policy gate 2.0e-07 of 1.0e-05 · gradient 0.12 · skipped updates 1" in line
