@@ -1,4 +1,7 @@
-"""Exit codes of a run, for whoever has it run unattended: a supervisor, a scheduler, a script."""
+"""Exit codes of a run, and the signals that ask it to stop, for whoever has it run unattended: a supervisor, a
+scheduler, a script."""
+
+import signal
 
 DONE = 0
 FAILED = 1
@@ -10,4 +13,8 @@ RESUMABLE = 75
 INTERRUPTED = 130
 """Ctrl-C."""
 TERMINATED = 143
-"""Asked to end by SIGTERM, as machines do that are taken away."""
+"""Asked to end by a signal other than that of Ctrl-C."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; machines that are taken away; terminals that are closed; batch systems before the time is up (SLURM:
+--signal=USR1@90)."""

@@ -2,7 +2,7 @@
 
 Reads the command line, starts the run, and says in sentences what went wrong and how to go on.
 Exit codes (`configs.exits`): 0 done, 1 the run failed, 2 the request is wrong, 75 something below the run failed and
-another attempt with --resume may succeed, 130 or 143 interrupted.
+another attempt with --resume may succeed, 130 or 143 asked to stop (Ctrl-C; SIGTERM, SIGHUP or SIGUSR1).
 """
 
 from __future__ import annotations

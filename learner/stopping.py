@@ -1,37 +1,47 @@
-"""SIGTERM and Ctrl-C: the run ends where it can be saved, if it gets there in time."""
+"""Requests to stop (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1): the run ends where it can be saved, if it gets there in time."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from configs.exits import STOP_SIGNALS
 
 GRACE_SECONDS = 20.0
 """How long a run may take to get to such a place and to save. Kubernetes kills 30 s after SIGTERM, spot instances and
 batch systems later; who kills sooner costs only the gradients since the last checkpoint, for the groups are spooled."""
 
+AGAIN_SECONDS = 1.0
+"""Requests within this are one: `timeout` sends its signal to the command and to its group, systemd sends SIGHUP after
+SIGTERM, and the terminal that is closed and its shell send one SIGHUP each."""
+
 
 class Terminated(KeyboardInterrupt):
-    """Somebody asked this process to end (SIGTERM): wind up as for Ctrl-C."""
+    """Somebody asked this process to end, other than by Ctrl-C: wind up as for that."""
 
 
 class Stopping:
     """Remembers that somebody asked this process to end.
 
     Outside `deferred` the request is raised at once, as KeyboardInterrupt or Terminated. Inside, whoever works there
-    looks at `requested` at places where it can stop; a second request, or the end of the grace time, is raised at once.
+    looks at `requested` at places where it can stop; Ctrl-C or SIGTERM after an earlier request, or the end of the
+    grace time, is raised at once.
     """
 
     def __init__(self) -> None:
         self.requested: KeyboardInterrupt | None = None
+        self._requested_at = 0.0
         self._deferring = False
 
     def install(self) -> None:
-        """Takes over both signals of this process; main thread only."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._asked)
+        """Takes over the signals of this process; main thread only. A SIGHUP that is ignored stays so: `nohup`."""
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._asked)
         signal.signal(signal.SIGALRM, self._late)
 
     @contextmanager
@@ -48,8 +58,13 @@ class Stopping:
             raise self.requested
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if again is not None or not self._deferring:
+        if self.requested is not None:
+            if number in (signal.SIGINT, signal.SIGTERM) and time.monotonic() > self._requested_at + AGAIN_SECONDS:
+                raise self.requested
+            return
+        self.requested = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        self._requested_at = time.monotonic()
+        if not self._deferring:
             raise self.requested
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         # Not print: a signal handler may interrupt a print.

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at real processes; two drivers on one run; logs on a full disk."""
+"""Requests to stop at real processes; two drivers on one run; logs on a full disk."""
 
 import os
 import signal
@@ -46,6 +46,24 @@ def wait_for(config, process, event: str, count: int) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_lost_terminal_and_a_batch_system_ask_as_well(tiny_kontext, tmp_path, number):
+    config = tiny_run(tiny_kontext, tmp_path, "run", LONG)
+    before = signal.signal(number, signal.SIG_DFL)  # children inherit what is ignored, as under `nohup`
+    try:
+        process = start(config)
+    finally:
+        signal.signal(number, before)
+    wait_for(config, process, "step", 2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, said
+    assert f"--config {tmp_path}/run/config.yaml --resume" in said
+    events = list(read_events(tmp_path / "run" / "events.jsonl"))
+    done = max(e["step"] for e in events if e["event"] == "step")
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
 
 
 @pytest.mark.slow
@@ -102,7 +120,8 @@ def asked(number: int) -> None:
 
 @pytest.fixture
 def stopping():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*exits.STOP_SIGNALS, signal.SIGALRM)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     one = Stopping()
     one.install()
     yield one
@@ -111,9 +130,16 @@ def stopping():
         signal.signal(number, handler)
 
 
-def test_a_request_is_raised_at_once_where_nothing_can_be_saved(stopping):
-    with pytest.raises(Terminated):
-        asked(signal.SIGTERM)
+@pytest.mark.parametrize("number", exits.STOP_SIGNALS)
+def test_a_request_is_raised_at_once_where_nothing_can_be_saved(stopping, number):
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+        asked(number)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(stopping):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` has it
+    Stopping().install()
+    asked(signal.SIGHUP)
 
 
 def test_a_request_waits_for_a_good_moment(stopping):
@@ -125,13 +151,29 @@ def test_a_request_waits_for_a_good_moment(stopping):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_request_does_not_wait(stopping, number):
+def test_a_second_request_does_not_wait(stopping, number, monkeypatch):
+    monkeypatch.setattr("learner.stopping.AGAIN_SECONDS", 0.0)
     reached = False
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
         asked(signal.SIGTERM)
         asked(number)
         reached = True
     assert not reached
+
+
+@pytest.mark.parametrize(("numbers", "seconds"), [
+    ((signal.SIGTERM, signal.SIGTERM), 60.0),  # `timeout` sends to the command and to its group
+    ((signal.SIGTERM, signal.SIGHUP), 0.0),
+    ((signal.SIGHUP, signal.SIGHUP), 0.0),
+])
+def test_what_is_sent_twice_by_machines_is_one_request(stopping, numbers, seconds, monkeypatch):
+    monkeypatch.setattr("learner.stopping.AGAIN_SECONDS", seconds)
+    reached = False
+    with pytest.raises(Terminated), stopping.deferred():
+        for number in numbers:
+            asked(number)
+        reached = True
+    assert reached
 
 
 def test_a_request_does_not_wait_for_ever(stopping, monkeypatch):
