@@ -275,6 +275,12 @@ class RewardsConfig(Section):
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
     """What a scorer of your own rewards: edit (the default), preservation (that the rest stays) or focus (where the
     text attends). A run needs a reward for the edit, or something that keeps it."""
+    scorer_deadline: float = Field(240.0, gt=0)
+    """Seconds that a scorer of your own may take for one group; then its process is ended and replaced, and the group's
+    candidates have no score."""
+    scorer_processes: int = Field(1, ge=1)
+    """Processes of each scorer of your own, each with its own copy of what the scorer loads: groups that are scored at
+    the same time."""
     floors: dict[str, float] = Field({})
     """Per component, in its own unit: a group in which its standard deviation is no larger learns nothing from it, so
     that noise is not scaled up to a reward. Components that are not named have a floor just above their noise."""

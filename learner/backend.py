@@ -44,11 +44,11 @@ class LearnerLost(RunInterrupted):
 def scoring_limit(config: RunConfig) -> float:
     """Seconds that a pool with groups to score may take until it has scored another; it hangs if it takes longer.
 
-    A question waits for `judge.patience` at most once it is sent, and may be asked a second time. A long queue takes
-    longer, but then others are finished meanwhile.
+    A question waits for `judge.patience` at most once it is sent, and may be asked a second time; a scorer of the
+    user's own is ended after `scorer_deadline`. A long queue takes longer, but then others are finished meanwhile.
     """
     judged = 2 * config.rewards.judge.patience if config.rewards.judge.configured else 0.0
-    return config.cluster.group_timeout + judged
+    return config.cluster.group_timeout + judged + (config.rewards.scorer_deadline if config.rewards.scorers else 0.0)
 
 
 def taking_limit(config: RunConfig) -> float:
@@ -69,10 +69,11 @@ def judges_limit(config: RunConfig) -> float:
 
 def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
     """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
-    keys = "cluster.group_timeout" + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
+    keys = ("cluster.group_timeout" + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
+            + " + rewards.scorer_deadline" * bool(config.rewards.scorers))
     return RunInterrupted(
         f"The reward pool has scored none of {waiting} groups for {scoring_limit(config):g} s ({keys}), so it hangs. "
-        "If a scorer of your own is that slow, raise cluster.group_timeout.")
+        "If loading a scorer of your own takes that long, raise cluster.group_timeout.")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ CHANGEABLE = (
     "name", "folder", "report", "checkpoint", "cluster", "learner.steps",
     "editor.device", "editor.micro_batch", "editor.gradient_checkpointing",
     "redis", "service",
-    "rewards.embedding.gpus",
+    "rewards.embedding.gpus", "rewards.scorer_deadline", "rewards.scorer_processes",
     *(f"rewards.embedding.{model}.{key}" for model in ("clip", "dino") for key in ("device", "batch_size")),
     *(f"rewards.judge.{key}" for key in (
         "concurrency", "deadline", "patience", "attempts", "max_unanswered", "max_bad_answers")),

@@ -24,8 +24,8 @@ from rewards.cache import CacheError
 from rewards.edits import EditsError
 from rewards.embedding.folder import EmbeddingError
 from rewards.judge.messages import JudgeError
+from rewards.plugin.process import ScorerError
 from rewards.pool import PoolError, RewardPool, open_pool, weighted
-from rewards.scorers.plugin import ScorerError
 from rewards.vllm.local import LocalJudgeServers
 from rewards.vllm.replicas import Name, ServersFailed
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from rewards.scorers import SCORERS
 if TYPE_CHECKING:
     from rewards.cache import ScoreCache
     from rewards.judge.pool import JudgePool, JudgeStatistics
+    from rewards.plugin.scorer import OwnScorer
 
 Split = Literal["train", "held_out"]
 WATCHED = ("background_psnr",)
@@ -78,7 +80,7 @@ class RewardPool:
         self, config: RunConfig, tasks: Tasks, scorers: Mapping[str, PlainScorer] = SCORERS,
         waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
         cache: ScoreCache | None = None, first: Sequence[Callable[[], Awaitable[object]]] = (),
-        rehearsals: Sequence[Callable[[], Awaitable[object]]] = (),
+        rehearsals: Sequence[Callable[[], Awaitable[object]]] = (), own: Mapping[str, OwnScorer] | None = None,
     ) -> None:
         """Components by name; `open_pool` makes those that the configuration asks for.
 
@@ -91,13 +93,15 @@ class RewardPool:
             cache: what the judges' scores are kept in; closed with the pool.
             first: what `waiting` asks of the judges before their first question; awaited by `start`.
             rehearsals: one question of the run's own size to each judge; awaited by `start` after that.
+            own: scorers of the user's own, awaited like `waiting`; closed with the pool.
 
         Raises:
             ValueError: when a weighted component has no scorer.
         """
         self.tasks = tasks
         self._config, self._judges, self._cache = config.rewards.judge, dict(judges or {}), cache
-        self._names, waiting = weighted(config), dict(waiting or {})
+        self._own = dict(own or {})
+        self._names, waiting = weighted(config), {**(waiting or {}), **self._own}
         known = {*scorers, *waiting}
         missing = sorted(set(self._names) - known)
         if missing:
@@ -214,10 +218,16 @@ class RewardPool:
             found.update({f"cache_{key}": float(value) for key, value in asdict(self._cache.statistics()).items()})
         return found
 
+    def own_scorers(self) -> dict[str, bool]:
+        """The scorers of the user's own, and whether each has a process that can score. May be asked from any thread;
+        what has ended by itself begins to be replaced."""
+        return {name: scorer.alive for name, scorer in self._own.items()}
+
     async def close(self) -> None:
-        """Ends all connections, and the cache's server if it is the pool's own."""
+        """Ends all connections, the processes of the user's scorers, and the cache's server if it is the pool's own."""
         try:
-            await asyncio.gather(*(judge.close() for judge in self._judges.values()))
+            await asyncio.gather(*(judge.close() for judge in self._judges.values()),
+                                 *(asyncio.to_thread(scorer.close) for scorer in self._own.values()))
         finally:
             if self._cache is not None:
                 await self._cache.close()
@@ -244,17 +254,31 @@ def open_pool(
         EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
     """
+    with ExitStack() as undone:
+        own = {}
+        for name in weighted(config):  # before there is a cache to close
+            if name in config.rewards.scorers:
+                from rewards.plugin.scorer import OwnScorer
+
+                own[name] = OwnScorer(name, config.rewards.scorers[name], config.rewards.scorer_deadline,
+                                      config.rewards.scorer_processes)
+                undone.callback(own[name].close)
+        pool = _with_others(config, tasks, urls, folder, own)
+        undone.pop_all()
+    return pool
+
+
+def _with_others(
+    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None, folder: Path | None,
+    own: Mapping[str, OwnScorer],
+) -> RewardPool:
+    """See `open_pool`; the user's scorers are there already."""
     names = weighted(config)
     waiting: dict[str, WaitingScorer] = {}
     judges: dict[str, JudgePool] = {}
     cache: ScoreCache | None = None
     first: list[Callable[[], Awaitable[object]]] = []
     rehearsals: list[Callable[[EditTask], Awaitable[None]]] = []
-    own = {name: dotted for name, dotted in config.rewards.scorers.items() if name in names}
-    if own:  # before there is a cache to close
-        from rewards.scorers.plugin import load_scorer
-
-        waiting.update({name: load_scorer(name, dotted) for name, dotted in own.items()})
     if EMBEDDINGS.keys() & names:
         from rewards.embedding.scorers import open_scorers
 
@@ -283,7 +307,7 @@ def open_pool(
             waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
             first.append(qwen_vl.digit_ids)
             rehearsals.append(qwen_vl.rehearse)
-    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first,
+    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first, own=own,
                       rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals])
 
 

@@ -116,7 +116,10 @@ def test_the_scorer_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     async def scored():
         pool = open_pool(load_config([*command, "--rewards.weights", "{sharpness: 1}"]), tasks=None)
-        return (await pool.score_task(task, images))["sharpness"]
+        try:
+            return (await pool.score_task(task, images))["sharpness"]
+        finally:
+            await pool.close()
 
     # Steps of 1 from pixel to pixel; of 51 and -49 in turn; of 0.
     values = [one.value for one in asyncio.run(scored())]

@@ -83,8 +83,8 @@ def _serve(config: RunConfig, access: Access) -> int:
     from rewards.command import NO_TASKS
     from rewards.embedding.folder import EmbeddingError
     from rewards.judge.messages import JudgeError
+    from rewards.plugin.process import ScorerError
     from rewards.pool import PoolError, open_pool, weighted
-    from rewards.scorers.plugin import ScorerError
     from rewards.service.app import create_app
     from rewards.service.pool_thread import PoolThread
     from rewards.service.server import make_server

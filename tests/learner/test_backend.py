@@ -28,3 +28,11 @@ def test_without_judges_only_the_groups_time_counts():
 def test_a_judge_may_be_asked_twice_and_servers_have_their_time_to_start(judge, limit):
     assert scoring_limit(config(**judge)) == 114 and judges_limit(config(**judge)) == limit
     assert "114 s (cluster.group_timeout + 2 * rewards.judge.patience)" in str(overdue(config(**judge), 2))
+
+
+def test_a_scorer_of_ones_own_has_its_time_too():
+    own = RunConfig.model_validate({
+        "rewards": {"scorers": {"mine": "a.b:c"}, "weights": {"mine": 1.0}, "scorer_deadline": 30.0},
+        "cluster": {"group_timeout": 100.0}})
+    assert scoring_limit(own) == 130
+    assert "130 s (cluster.group_timeout + rewards.scorer_deadline)" in str(overdue(own, 2))

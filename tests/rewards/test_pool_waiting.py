@@ -13,10 +13,10 @@ from configs.schema import RunConfig
 from editing.images import decode_image
 from rewards.inputs import ScoreInput
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
+from rewards.plugin.process import ScorerError
 from rewards.pool import RewardPool, at_once, open_pool
 from rewards.result import Score
 from rewards.scorers.judged import REHEARSAL_SEED
-from rewards.scorers.plugin import ScorerError
 from tests.judges.scripted import ScriptedServer
 from tests.rewards.fake_groups import config, group_of
 

@@ -1,0 +1,101 @@
+"""The process of a user's scorer: loads the function, and scores the groups that come, one after the other.
+
+Whatever the user's code raises becomes an error of its candidates. The process ends when its pool does: a thread reads
+what comes, so that this is noticed even while the function computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from rewards.inputs import ScoreInput
+from rewards.plugin import wire
+from rewards.plugin.values import checked, shown, told
+from rewards.result import Score
+
+GRACE_SECONDS = 5.0
+"""Within which the user's code must have returned once the pool is gone."""
+
+
+def main(descriptor: int) -> None:
+    """Serves the pool at the other end of the socket until that is closed."""
+    connection = socket.socket(fileno=descriptor)
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    opening, _ = inbox.get()
+    try:
+        function = found(opening["name"], opening["dotted"])
+    except LoadError as error:
+        wire.send(connection, {"error": str(error)}, {})
+        return
+    wire.send(connection, {"error": None}, {})
+    who = f"{opening['name']} ({opening['dotted']})"
+    with asyncio.Runner() as runner:
+        while (received := inbox.get()) is not None:
+            wire.send(connection, wire.of_scores(scored(function, wire.to_input(*received), who, runner)), {})
+
+
+class LoadError(Exception):
+    """The function cannot be loaded; the sentence names its key and says why."""
+
+
+def found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
+    """The function at `package.module:function`.
+
+    Raises:
+        LoadError: when there is none, whatever its module does while it is imported.
+    """
+    key = f"rewards.scorers.{name}"
+    module_name, _, attribute = dotted.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise LoadError(
+            f"{key}: {module_name} cannot be imported ({told(error)}); is it installed, or on PYTHONPATH?") from error
+    except BaseException as error:  # the user's code may raise anything, SystemExit too
+        raise LoadError(f"{key}: {module_name} failed while it was imported with {told(error)}") from error
+    try:
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise LoadError(f"{key}: {module_name} has no {attribute!r}") from error
+    if not callable(found) or inspect.isclass(found):
+        raise LoadError(f"{key}: expected {dotted} to be a function of one ScoreInput, got {shown(found)}")
+    return found
+
+
+def scored(function: Callable[[ScoreInput], Any], given: ScoreInput, who: str, runner: asyncio.Runner
+           ) -> tuple[Score, ...]:
+    """One score per candidate, whatever the function returns or raises."""
+    size = len(given.images)
+    try:
+        returned = function(given)
+        if inspect.isawaitable(returned):
+            returned = runner.run(_awaited(returned))
+        return checked(returned, size, who)
+    except BaseException as error:  # the user's code may raise anything, SystemExit and KeyboardInterrupt too
+        return (Score(error=f"{who}: the scorer failed with {told(error)}"),) * size
+
+
+async def _awaited(returned: Any) -> Any:
+    return await returned
+
+
+def _receive(connection: socket.socket, inbox: SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            inbox.put(wire.receive(connection))
+    except (EOFError, OSError):  # the pool is closed, or its process is gone
+        inbox.put(None)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(0, signal.SIGKILL)  # the session of this process, with all that the user's code has started
