@@ -76,6 +76,8 @@ class ManifestData(Section):
     """What white means in mask pictures; None expects the manifest's header to say it."""
     max_faulty_fraction: float = Field(0.05, ge=0, le=1)
     """Stop before the run if more than this share of the lines is faulty."""
+    follow_links: bool = False
+    """Follow links that lead out of the manifest's folder (a hub cache, DVC, git-annex), for links of your own."""
     resolution: int | None = Field(512, ge=16)
     """Pictures are resized to about resolution² pixels, keeping their aspect; None keeps their size."""
 

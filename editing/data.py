@@ -113,12 +113,14 @@ def open_tasks(config: RunConfig) -> Tasks:
 
 def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
     return ManifestDataset(
-        Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction)
+        Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction,
+        follow_links=data.follow_links)
 
 
 def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
     polarity = f" --mask-polarity {data.mask_polarity}" if data.mask_polarity else ""
-    command = f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity} --all-faults"
+    links = " --follow-links" if data.follow_links else ""
+    command = f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity}{links} --all-faults"
     return FaultyLines(str(manifest.path), manifest.faults, command)
 
 

@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--root", type=path_argument, help="folder that the paths start from (default: see the header)"
     )
     parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the root")
     parser.add_argument("--all-faults", action="store_true", help="a sentence for every faulty line")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             mask_polarity=options.mask_polarity,
             root=options.root,
             max_faulty_fraction=options.max_faulty_fraction,
+            follow_links=options.follow_links,
         )
     except ManifestError as error:
         print_faults(console, error.faults, options.all_faults)

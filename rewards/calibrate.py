@@ -48,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
                              "path or a list)")
     result.add_argument("--mask-polarity", choices=POLARITIES,
                         help="of the masks, where neither the manifest's header nor its lines say it")
+    result.add_argument("--follow-links", action="store_true",
+                        help="follow links that lead out of the manifest's folder")
     result.add_argument("--json", action="store_true", help="print JSON in place of the tables")
     return result
 
 
 async def calibrate(options: argparse.Namespace, flags: Sequence[str]) -> bool:
     """Scores all edits and prints the report; True when every component has a value somewhere."""
-    groups = await asyncio.to_thread(read_manifest, options.folder, options.mask_polarity)
+    groups = await asyncio.to_thread(read_manifest, options.folder, options.mask_polarity, options.follow_links)
     config, found = configuration(
         flags, any(files.masked for files in groups), any(files.target is not None for files in groups),
         any(files.caption is not None for files in groups))

@@ -77,7 +77,9 @@ def _sized(picture: NDArray[Any], source: NDArray[np.uint8], name: str) -> NDArr
     return picture
 
 
-def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[EditFiles]:
+def read_manifest(
+    place: Path, polarity: MaskPolarity | None = None, follow_links: bool = False
+) -> list[EditFiles]:
     """The edits of a manifest whose lines say `edited`, grouped by source, mask and instruction; each decoded once.
 
     The lines are those that training reads (`editing.manifest.lines`), but `mask` may be missing and `edited` may
@@ -86,6 +88,7 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
     Args:
         place: the JSONL file, or a folder that has a manifest.jsonl.
         polarity: of the masks of lines that state none, where the header does not either.
+        follow_links: whether links may lead out of the manifest's folder.
 
     Raises:
         EditsError: when there is no such file, or with the faulty lines, grouped by reason.
@@ -97,7 +100,7 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
         raise EditsError(f"{error} Expected a JSONL file of lines such as "
                          '{"source": "a.png", "mask": "m.png", "instruction": "...", "edited": ["1.png", "2.png"]}'
                          ) from error
-    stated, root = _header(path, lines, polarity)
+    stated, root = _header(path, lines, polarity, follow_links)
     records: list[Record] = []
     faults: list[Fault] = []
     for number, text in lines:
@@ -116,10 +119,9 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None) -> list[Edi
 
 
 def _header(
-    path: Path, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None
+    path: Path, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None, follow_links: bool
 ) -> tuple[MaskPolarity | None, Root]:
     """The polarity that is stated for all lines and the folder of their paths; takes the header from the lines."""
-    folder = path.resolve().parent
     header = Header()
     try:
         if lines and b'"locus_manifest"' in lines[0][1]:
@@ -129,11 +131,10 @@ def _header(
     if header.mask_polarity is not None and polarity not in (None, header.mask_polarity):
         raise EditsError(f"{path}: its header says mask_polarity {header.mask_polarity}, the argument says {polarity}; "
                          "they must agree. Leave the argument out or correct the header.")
-    root = (folder / (header.root or ".")).resolve()
-    if not root.is_relative_to(folder):
-        raise EditsError(f"{path}: the header's root must lie inside the manifest's folder {folder}; seen "
-                         f"{header.root!r}.")
-    return header.mask_polarity or polarity, Root(root)
+    try:
+        return header.mask_polarity or polarity, Root.of(path, header.root, None, follow_links)
+    except TaskError as error:
+        raise EditsError(f"{path}: {error}") from error
 
 
 def _grouped(records: Sequence[Record]) -> list[EditFiles]:

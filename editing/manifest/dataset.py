@@ -110,6 +110,7 @@ class ManifestDataset:
         root: Path | str | None = None,
         max_pixels: int = MAX_PIXELS,
         max_faulty_fraction: float = 0.05,
+        follow_links: bool = False,
     ) -> None:
         """Opens a manifest and checks every line.
 
@@ -120,6 +121,7 @@ class ManifestDataset:
                 must lie inside the manifest's folder; without that, the manifest's folder.
             max_pixels: cap on a picture's height × width.
             max_faulty_fraction: share of lines in [0, 1] that may be faulty and skipped.
+            follow_links: whether links may lead out of the root, see `editing.manifest.paths.Root`.
 
         Raises:
             ManifestError: unreadable, a wrong header, no valid line, too many faulty ones, or a
@@ -132,8 +134,12 @@ class ManifestDataset:
         lines = self._read_lines()
         header = self._take_header(lines)
         polarity = self._agreed_polarity(header, mask_polarity)
-        self.root = self._resolve_root(header, root)
-        self.items, self.faults = self._check(lines, polarity)
+        try:
+            where = Root.of(self.path, header.root, None if root is None else Path(root), follow_links)
+        except TaskError as error:
+            raise ManifestError(f"{self.path}: {error}") from error
+        self.root = where.folder
+        self.items, self.faults = self._check(lines, polarity, where)
         self._judge(len(lines), max_faulty_fraction)
         self._assert_polarity()
         self.fingerprint = self._fingerprint()
@@ -184,26 +190,9 @@ class ManifestDataset:
             )
         return argument or header.mask_polarity
 
-    def _resolve_root(self, header: Header, argument: Path | str | None) -> Path:
-        folder = self.path.resolve().parent
-        if argument is not None:
-            root = Path(argument).resolve()
-        else:
-            root = (folder / (header.root or ".")).resolve()
-            if not root.is_relative_to(folder):
-                raise ManifestError(
-                    f"{self.path}: the header's root must lie inside the manifest's folder {folder}; seen "
-                    f"{header.root!r}. Give a root elsewhere as an argument."
-                )
-        if not root.is_dir():
-            raise ManifestError(f"{self.path}: the root {root} must be a folder; there is none.")
-        return root
-
     def _check(
-        self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None
+        self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None, root: Root
     ) -> tuple[list[CheckedRecord], tuple[Fault, ...]]:
-        root = Root(self.root)
-
         def check(entry: tuple[int, bytes]) -> CheckedRecord | Fault:
             number, text = entry
             task_id = None

@@ -153,7 +153,7 @@ def test_orientation_is_applied_before_sizes_are_compared(folder):
         ({**LINE, "source": "none.png"}, "'none.png' is none under"),
         ({**LINE, "source": "."}, "source must be a file"),
         ({**LINE, "source": "../outside.png"}, "source must stay inside the root"),
-        ({**LINE, "source": "link.png"}, "'link.png' leads out of it"),
+        ({**LINE, "source": "link.png"}, "'link.png' is a link to"),
         ({**LINE, "source": "loop.png"}, "source must be"),
         ({**LINE, "source": "/etc/hostname"}, "relative to the root"),
         ({**LINE, "source": "a\0.png"}, "usable path"),
