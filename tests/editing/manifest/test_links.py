@@ -101,7 +101,7 @@ def test_a_path_as_it_is_written_leads_nowhere_else(real, tmp_path, text, follow
     linked_folder(real, place)
     with pytest.raises(TaskError, match=r"must stay inside the root .* leads out of it"):
         Root(place, follow).file("source", text)
-    with pytest.raises(TaskError, match=r"'images/\.\./a\.png' is none under"):  # not what lies beside the link's target
+    with pytest.raises(TaskError, match=r"'images/\.\./a\.png' is none under"):  # beside the link
         Root(place, follow).file("source", "images/../a.png")
 
 
