@@ -189,6 +189,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors, state)
 
 
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest folder that is named like a checkpoint, whether it can be trusted or not."""
+    return max((step for step, _ in _steps(folder)), default=None)
+
+
 def clear_unfinished(folder: Path) -> None:
     """Removes what is not a checkpoint any more, or never became one because of a crash."""
     for left in folder.glob(f"{_TEMPORARY}*"):

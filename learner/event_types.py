@@ -6,7 +6,7 @@ Only these fields, of these types, in these ranges: a line that fits is a line t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
@@ -46,6 +46,9 @@ class Record(BaseModel):
     """The fields of an event. `strict`: nothing is converted, a number as text is a fault."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+R = TypeVar("R", bound=Record)
 
 
 class Began(Record):
@@ -357,6 +360,15 @@ def read_record(event: object, fields: Mapping[str, Any]) -> Record:
     kind = RECORDS.get(event) if isinstance(event, str) else None
     if kind is None:
         raise EventError(f"expected an event of learner.event_types.RECORDS, got {shown(event)}")
+    return validated(kind, fields)
+
+
+def validated(kind: type[R], fields: Mapping[str, Any]) -> R:
+    """A record of that kind.
+
+    Raises:
+        EventError: when the fields are not as described.
+    """
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:

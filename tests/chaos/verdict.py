@@ -10,7 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from configs.run_files import EVENTS
 from learner import audit
+from learner.audit.report import report
 from tests.chaos.run import Run
 from tests.chaos.victims import DEEDS, Struck, witnessed
 
@@ -23,7 +25,7 @@ def broken_promises(run: Run, struck: Sequence[Struck], left: Sequence[str]) -> 
         struck: what was done to it.
         left: processes that should be gone.
     """
-    found = [f"{promise}: {fault}" for promise, faults in audit.audited(run.events()).faults.items()
+    found = [f"{promise}: {fault}" for promise, faults in audit.audited(run.folder / EVENTS).faults.items()
              for fault in faults]
     found += [f"a process was left: {one}" for one in left]
     for kind in DEEDS:
@@ -73,4 +75,4 @@ def tables(run: Run, struck: Sequence[Struck]) -> None:
     lives = Counter(str(life.code) for life in run.lives)
     console.print(f"{len(run.lives)} lives of the run, by exit code: " + ", ".join(
         f"{count} × {code}" for code, count in sorted(lives.items())))
-    console.print(audit.report(audit.audited(events)))
+    console.print(report(audit.audited(run.folder / EVENTS)))

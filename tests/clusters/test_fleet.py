@@ -43,7 +43,7 @@ def driven(what: str, editor: Path, folder: Path) -> tuple[list[int], dict[str, 
     events: dict[str, list[dict]] = {}
     for event in read_events(folder / "run" / "events.jsonl"):
         events.setdefault(event["event"], []).append(event)
-    faults = audited(read_events(folder / "run" / "events.jsonl")).faults
+    faults = audited(folder / "run" / "events.jsonl").faults
     assert not any(faults.values()), faults
     return json.loads(text.splitlines()[-1]), events
 

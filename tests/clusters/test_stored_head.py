@@ -82,7 +82,7 @@ def ended(process: subprocess.Popen[bytes], folder: Path) -> int:
 
 
 def is_whole(folder: Path, whole: bytes) -> None:
-    faults = audited(read_events(folder / "run/events.jsonl")).faults
+    faults = audited(folder / "run/events.jsonl").faults
     assert not any(faults.values()), faults
     assert (folder / ADAPTER).read_bytes() == whole
 

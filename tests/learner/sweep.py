@@ -11,7 +11,6 @@ import time
 import pytest
 
 from learner.audit import audited
-from learner.events import read_events
 from tests.learner.nursery import Point
 from tests.learner.test_kill import (  # noqa: F401 (fixtures)
     EVENT,
@@ -44,7 +43,7 @@ def seed(capsys) -> int:
 
 def kept(folder, deaths, whole, capsys) -> None:
     """Prints what became of a run, and checks it."""
-    audit = audited(read_events(folder / "run" / "events.jsonl"))
+    audit = audited(folder / "run" / "events.jsonl")
     with capsys.disabled():
         print(f"  {deaths} kills, {audit.counts['replayed']} groups taken again from disk, {audit.counts['resumes']} "
               f"resumes\n  adapter  {sha(folder)}\n  unbroken {whole}", flush=True)

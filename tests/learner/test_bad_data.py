@@ -62,7 +62,7 @@ def test_tasks_that_go_bad_are_left_out_and_told_of(mode, request, tiny_kontext,
     assert summary["counters"]["trained"] == 10 and summary["counters"]["rejected"] == 0
     assert [evaluation.tasks for evaluation in watcher.evaluations] == [3, 2]
     assert set(summary["left_out"]["tasks"]) == {"2", "3"} and len(summary["left_out"]["lines"]["data.path"]) == 1
-    assert not any(audited(events).faults.values())
+    assert not any(audited(tmp_path / "runs" / "vandal" / "events.jsonl").faults.values())
 
 
 def test_more_of_it_than_the_limit_stops_the_run_with_its_state_saved(tiny_kontext, tmp_path):

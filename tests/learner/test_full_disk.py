@@ -59,7 +59,7 @@ def test_a_checkpoint_that_does_not_fit_is_tried_again(nursery, unbroken, tiny_k
     ended = nursery.run(settings, resume=True, script=full("learner.learner.Learner.save", [1]))
     assert ended.code == 0 and sha(tmp_path) == unbroken, ended.said
     assert told(tmp_path, "checkpoint", "not_saved")[2:] == [("not_saved", 2), ("checkpoint", 3), ("checkpoint", 4)]
-    faults = audited(read_events(tmp_path / "run" / "events.jsonl")).faults
+    faults = audited(tmp_path / "run" / "events.jsonl").faults
     assert not any(faults.values()), faults
 
 
@@ -68,7 +68,7 @@ def test_a_group_that_does_not_fit_is_used_all_the_same(nursery, unbroken, tiny_
     ended = nursery.run(config(tiny_kontext, tmp_path), script=full("learner.spool.Spool.write", [2, 5]))
     assert ended.code == 0 and sha(tmp_path) == unbroken, ended.said
     assert told(tmp_path, "not_spooled") == [("not_spooled", "000000.001.0"), ("not_spooled", "000002.000.0")]
-    result = audited(read_events(tmp_path / "run" / "events.jsonl"))
+    result = audited(tmp_path / "run" / "events.jsonl")
     assert not any(result.faults.values()), result.faults
     assert list((tmp_path / "run" / "spool").iterdir()) == []
 

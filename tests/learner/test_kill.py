@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import RunConfig
 from learner.audit import audited
-from learner.audit import main as audit
+from learner.audit.report import main as audit
 from learner.events import read_events
 from tests.learner.nursery import Nursery, Point
 from tests.learner.tiny_run import tiny_run
@@ -128,6 +128,6 @@ def test_asynchronous_runs_keep_exact_accounts(call, nursery, tiny_kontext, tmp_
     assert killed.code == -9, killed.said
     resumed = nursery.run(settings, resume=True)
     assert resumed.code == 0, resumed.said
-    result = audited(read_events(tmp_path / "run" / "events.jsonl"))
+    result = audited(tmp_path / "run" / "events.jsonl")
     assert not any(result.faults.values()), result.faults
     assert len(result.trained) == 16 and result.counts["replayed"] > 0

@@ -41,7 +41,7 @@ def test_the_run_goes_back_to_before_the_trouble_and_ends_well(tiny_kontext, tmp
     assert all(step.learner["skipped_updates"] == 0 for step in watcher.steps[-8:])
     assert all(np.isfinite(array).all() for array in load_file(summary["adapter"]).values())
     assert summary["counters"]["trained"] == 20 and summary["first_step"] == 2
-    faults = audited(events).faults
+    faults = audited(tmp_path / "back" / "events.jsonl").faults
     assert not any(faults.values()), faults
     again = {e["group"] for e in events if e["event"] == "leased" and e["seq"] > back["seq"]}
     assert {group.rsplit(".")[2] for group in again} == {"1"}

@@ -95,7 +95,7 @@ def test_a_driver_that_is_asked_to_end_saves_first_and_says_how_to_go_on(tiny_ko
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == exits.INTERRUPTED and "--resume" in said, said
-    result = audited(read_events(tmp_path / "run" / "events.jsonl"))
+    result = audited(tmp_path / "run" / "events.jsonl")
     assert not any(result.faults.values()), result.faults
 
 

@@ -68,6 +68,6 @@ def test_a_run_goes_on_without_its_score_cache_and_finds_it_again(mode, request,
     events = events_of(tmp_path, "killed")
     assert killer.killed is not None and "cache_trouble" in {event["event"] for event in events}
     assert not [event for event in events if event["event"] in ("rejected", "requeued", "judge_trouble", "failed")]
-    assert not any(audited(events).faults.values())
+    assert not any(audited(tmp_path / "killed" / "events.jsonl").faults.values())
     assert same_adapter(tmp_path / "without", tmp_path / "killed")
     assert caches() == []

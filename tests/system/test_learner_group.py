@@ -54,7 +54,7 @@ def test_two_learner_processes_train_as_one_and_the_death_of_one_loses_nothing(r
     events = list(read_events(tmp_path / "both" / "events.jsonl"))
     assert [step.learner["groups"] for step in look.steps] == [3, 3, 3]
     assert len({e["group"] for e in events if e["event"] == "spooled"}) == 9
-    assert not any(audited(events).faults.values())
+    assert not any(audited(tmp_path / "both" / "events.jsonl").faults.values())
 
     killer = Look(kill=True)
     broken = tiny_run(tiny_kontext, tmp_path, "broken", TWO)
@@ -64,4 +64,4 @@ def test_two_learner_processes_train_as_one_and_the_death_of_one_loses_nothing(r
     assert run(broken, resume=True)["counters"]["trained"] == 9
     again = load_file(tmp_path / "broken" / "adapter" / "pytorch_lora_weights.safetensors")
     assert all(np.array_equal(again[name], two[name]) for name in two)  # to the bit, with as many processes
-    assert not any(audited(read_events(tmp_path / "broken" / "events.jsonl")).faults.values())
+    assert not any(audited(tmp_path / "broken" / "events.jsonl").faults.values())

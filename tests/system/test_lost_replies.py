@@ -33,7 +33,7 @@ def test_lost_calls_and_replies_cost_groups_an_attempt_and_nothing_else(tiny_kon
     # The processes were well; it was only their answers that did not come.
     assert lost and all("Unavailable" in event["reason"] for event in lost), lost
     assert sum(event["jobs"] for event in lost) >= 1 and any(event["event"] == "requeued" for event in events)
-    audit = audited(events)
+    audit = audited(tmp_path / "run" / "events.jsonl")
     assert not any(audit.faults.values()), audit.faults
     steps = json.loads((tmp_path / "run" / "summary.json").read_text())["steps"]
     assert sorted(audit.trained) == [(step, slot) for step in range(steps) for slot in range(GROUPS)]

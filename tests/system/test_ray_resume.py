@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 
 from learner.audit import audited
 from learner.backend import LearnerLost
-from learner.events import read_events
 from learner.train import run
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
@@ -57,7 +56,7 @@ def check_resumed(config, inline) -> None:
     summary = run(config, resume=True, allowed=["code"])
     one, other = (load_file(Path(c.folder) / c.name / ADAPTER) for c in (config, inline))
     assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-    result = audited(read_events(Path(config.folder) / config.name / "events.jsonl"))
+    result = audited(Path(config.folder) / config.name / "events.jsonl")
     assert not any(result.faults.values()), result.faults
     assert result.counts["replayed"] >= 1 and result.counts["resumes"] == 1
     assert summary["counters"]["trained"] == 8 and summary["counters"]["in_flight"] == 0

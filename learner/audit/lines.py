@@ -1,0 +1,113 @@
+"""The lines of an event log, read by somebody who trusts none of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import shown
+from learner.event_types import Count, EventError, Hex, Record, Seconds, read_record, validated
+from learner.events import FIRST, digest
+
+NEW_PROCESS = ("started", "resumed", "rolled_back")
+"""What may follow a line that a crash cut off: only another process finds it."""
+
+
+class Head(Record):
+    """What every line has besides the fields of its event."""
+
+    seq: Count
+    time: Seconds
+    previous: Hex
+    event: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A whole line that is as `learner.event_types` describes it; `number` counts from 1."""
+
+    number: int
+    event: str
+    record: Record
+
+
+class LineError(ValueError):
+    """A line is no event; the sentence says why."""
+
+
+class NotJson(LineError):
+    """A line is not even JSON."""
+
+
+def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
+    """The lines of a file that are events; `fault(number, sentence)` hears of the others, and of lines that do not
+    follow those before them. What a crash cut off is no fault.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    seq, previous, cut_off = 0, FIRST, 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            text = raw.removesuffix(b"\n")
+            try:
+                values = _values(text)
+            except LineError as error:
+                if isinstance(error, NotJson) and _is_beginning(text, seq):
+                    cut_off = number
+                else:
+                    fault(number, str(error))
+                continue
+            if cut_off and values.get("event") not in NEW_PROCESS:
+                fault(cut_off, "it is cut off, but the process that wrote it went on")
+            cut_off, before, previous = 0, previous, digest(text)
+            try:
+                head = validated(Head, {name: values.pop(name) for name in Head.model_fields if name in values})
+                if head.seq != seq:
+                    fault(number, f"expected seq {seq}, got {head.seq}")
+                if head.previous != before:
+                    fault(number, f"expected previous {before}, the digest of the line before, got {head.previous}: "
+                                  "a line was changed, moved, added or taken out")
+                seq = head.seq + 1
+                yield Line(number, head.event, read_record(head.event, values))
+            except EventError as error:
+                fault(number, f"expected a line as learner.event_types describes it: {error}")
+            except RecursionError:
+                fault(number, "expected an event, got JSON that is nested too deeply")
+
+
+def _is_beginning(text: bytes, seq: int) -> bool:
+    """Whether this may be the beginning of the next line: what a crash cuts off."""
+    start = f'{{"seq": {seq}, "time": '.encode()
+    return bool(text) and (start.startswith(text) or text.startswith(start)) and (
+        text.isascii() and text.decode("ascii").isprintable())
+
+
+def _values(text: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+    except LineError:
+        raise
+    except ValueError as error:
+        raise NotJson(f"expected JSON, got {shown(text[:60])}") from error
+    except RecursionError as error:
+        raise LineError("expected an event, got JSON that is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise LineError(f"expected a JSON object, got {shown(text[:60])}")
+    return values
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise LineError(f"the key {shown(key)} is there twice")
+        found[key] = value
+    return found
+
+
+def _no_number(word: str) -> Any:
+    raise LineError(f"expected finite numbers, got {word}")
