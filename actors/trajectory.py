@@ -85,7 +85,11 @@ class TrajectoryGroup:
             raise MessageError(f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
                                f"in 1..{size - 1}, got {self.anchors.tolist()}")
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
-            raise MessageError(f"group {self.lease.group_id}: latents contain NaN or infinity")
+            raise MessageError(
+                f"group {self.lease.group_id}: its latents contain NaN or infinity. Policy version "
+                f"{self.policy_version} makes them" + (
+                    ", the editor before any training: is editor.dtype float32 better?" if self.policy_version == 0
+                    else ", not the task: lower learner.optimizer.lr or editor.lora.alpha and start again."))
 
     @property
     def group_size(self) -> int:

@@ -8,6 +8,8 @@ FAILED = 1
 """The run stopped for a reason that another attempt would meet again: a person has to look."""
 WRONG_REQUEST = 2
 """The configuration or the command line is wrong; nothing was started."""
+UNUSABLE = 3
+"""The run came to its end, but what it trained is of no use: it learnt nothing, or its editor is far below the base."""
 RESUMABLE = 75
 """The machinery failed, not the run: another attempt with --resume may well succeed (EX_TEMPFAIL of sysexits.h)."""
 INTERRUPTED = 130

@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from configs import exits
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
 from configs.output import protect_output
@@ -123,7 +124,7 @@ def execute(run: Run, runner: Runner, stop: threading.Event) -> Mapping[str, Any
     log.parent.mkdir(parents=True, exist_ok=True)
     status = runner(command, log, stop)
     summary = read_summary(run)
-    if status == 0 and summary is not None:
+    if status in (exits.DONE, exits.UNUSABLE) and summary is not None:  # a control row may well ruin its editor
         return summary
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
     why = f"ended with status {status}" if status else "ended without a summary.json"

@@ -22,7 +22,7 @@ from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import Image
-from learner.backend import Delivered, HeldOut, Lost, Published, Taken, Unsaved
+from learner.backend import Delivered, Exported, HeldOut, Lost, Published, Taken, Unsaved
 from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -158,8 +158,8 @@ class SimulatedBackend:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return Path(f"step_{self._steps}")
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
-        return folder
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
+        return Exported(folder, 0.1)
 
     def close(self) -> None:
         pass

@@ -123,6 +123,15 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """The adapter as a file, and its largest change of a weight matrix relative to it, see
+    `editing.editors.lora.largest_change`."""
+
+    path: Path
+    change: float
+
+
+@dataclass(frozen=True)
 class Unsaved:
     """The disk refused a checkpoint; earlier ones are as they were."""
 
@@ -211,7 +220,7 @@ class Backend(Protocol):
         """A checkpoint of the whole training state and of what the loop adds to it, JSON values."""
         ...
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         """The adapter as a file for stock diffusers."""
         ...
 

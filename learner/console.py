@@ -160,12 +160,38 @@ def final_table(
     return table
 
 
-def next_commands(folder: Path) -> list[tuple[str, str]]:
-    """(what for, what to open or type) of a finished run."""
+WARNINGS = {
+    "nothing_learnt": "This run learnt nothing",
+    "ruined": "This run ruined its editor; leave its adapter alone",
+}
+"""What is said of a run whose verdict is not `trained`."""
+WAYS_OUT = {
+    "nothing_learnt": "where steps were skipped, lower learner.optimizer.lr or editor.lora.alpha; otherwise raise "
+                      "learner.optimizer.lr, or look whether the rewards of a group differ at all",
+    "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or hold what was lost (rewards.weights, "
+              "learner.preservation)",
+}
+"""What to change before the next start."""
+
+
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """What a person must know before using the adapter; empty where nothing speaks against it."""
+    said = WARNINGS.get(verdict["outcome"])
+    return f"{said}: {'; '.join(verdict['reasons'])}." if said else ""
+
+
+def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what for, what to open or type) of a finished run; an adapter is offered for use unless the verdict, or the want
+    of any measurement, speaks against it."""
+    outcome, adapter = summary["verdict"]["outcome"], f"{folder}/adapter   (FluxKontextPipeline.load_lora_weights)"
     rows = [("look at", f"{folder}/gallery/index.html")] if (folder / "gallery" / "index.html").exists() else []
-    return [*rows, ("try it", f"python -m learner.infer --run {folder} --compare"),
-            ("use it", f"{folder}/adapter   (FluxKontextPipeline.load_lora_weights)"),
-            ("numbers", f"{folder}/summary.json")]
+    if outcome != "trained":
+        rows.append(("to do", WAYS_OUT[outcome]))
+    elif not summary["final"]["mean"]:
+        rows.append(("adapter", f"{adapter}; not measured: there were no held-out tasks"))
+    else:
+        rows += [("try it", f"python -m learner.infer --run {folder} --compare"), ("use it", adapter)]
+    return [*rows, ("numbers", f"{folder}/summary.json")]
 
 
 def account(summary: Mapping[str, Any]) -> str:
@@ -242,8 +268,11 @@ class ConsoleReport:
             self._print("")
             gain = summary.get("gain", {}).get("standard_error", {})
             self._print(final_table(self._base, self._final, gain))
+        warning = verdict_line(summary["verdict"])
+        if warning:
+            self._print(Text(warning, style="bold red"))
         self._print(Text(account(summary), style="dim"))
-        for what, how in next_commands(self._run.folder):
+        for what, how in next_commands(self._run.folder, summary):
             self._print(Text.assemble((f"{what:9}", "dim"), (how, "cyan")))
 
     def close(self) -> None:

@@ -196,8 +196,8 @@ class Gatherer:
         limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
         if self._failures[place] >= limit:
             raise RunFailed(
-                f"Training task {lease.task_index} was redone {limit} times (cluster.max_attempts) and failed again; "
-                f"the last time: {reason}")
+                f"A group of step {lease.step + 1} (training task {lease.task_index}, policy version {self.version}) "
+                f"was redone {limit} times (cluster.max_attempts) and failed again; the last time: {reason}")
         self._failures[place] += 1
         # In front: the step that is being gathered waits for it.
         self._pending.appendleft(self._sampler.retry(lease, self.version))

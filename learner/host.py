@@ -12,10 +12,11 @@ from actors.trajectory import TrajectoryGroup
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.editors.base import Editor
+from editing.editors.lora import largest_change
 from editing.editors.policy import open_policy
 from editing.weights import WeightVersion
 from learner import peers
-from learner.backend import Published, Unsaved, step_limit
+from learner.backend import Exported, Published, Unsaved, step_limit
 from learner.checkpoint import load_step
 from learner.learner import Learner, LearnerError
 from learner.reports import StepReport
@@ -82,8 +83,9 @@ class LearnerHost:
         except OSError as error:
             return Unsaved(str(error))
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         """The adapter as a file that stock diffusers loads."""
         from learner.export import export_adapter  # needs diffusers, which the driver does without
 
-        return export_adapter(self.editor.transformer, folder, metadata)
+        path = export_adapter(self.editor.transformer, folder, metadata)
+        return Exported(path, largest_change(self.editor.transformer))

@@ -28,6 +28,7 @@ from editing.task import Image, TaskError
 from editing.weights import WeightVersion
 from learner.backend import (
     Delivered,
+    Exported,
     HeldOut,
     Lost,
     LostOnTheWay,
@@ -185,7 +186,7 @@ class InlineBackend:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self._host.save(extra)
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         return self._host.export(folder, metadata)
 
     def close(self) -> None:

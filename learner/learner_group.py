@@ -18,7 +18,7 @@ from cluster.placement import close_group, in_group, learners, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from learner.answers import answer_of
-from learner.backend import Delivered, LearnerLost, Published, RunInterrupted, Unsaved, step_limit
+from learner.backend import Delivered, Exported, LearnerLost, Published, RunInterrupted, Unsaved, step_limit
 from learner.host import LearnerHost
 from learner.reports import StepReport, together
 
@@ -120,10 +120,10 @@ class LearnerGroup:
         saved: Path | Unsaved = answer_of("learner", self._first.save.remote(extra), behind)
         return saved
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         """See `learner.backend.Backend.export`."""
-        path: Path = answer_of("learner", self._first.export.remote(folder, dict(metadata)), self._limit)
-        return path
+        exported: Exported = answer_of("learner", self._first.export.remote(folder, dict(metadata)), self._limit)
+        return exported
 
     def close(self) -> None:
         """Ends the processes and gives their place back."""

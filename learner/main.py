@@ -1,8 +1,9 @@
 """The command that trains: `python -m learner.main`.
 
 Reads the command line, starts the run, and says in sentences what went wrong and how to go on.
-Exit codes (`configs.exits`): 0 done, 1 the run failed, 2 the request is wrong, 75 something below the run failed and
-another attempt with --resume may succeed, 130 or 143 asked to stop (Ctrl-C; SIGTERM, SIGHUP or SIGUSR1).
+Exit codes (`configs.exits`): 0 done, 1 the run failed, 2 the request is wrong, 3 done, but what was trained is of no
+use, 75 something below the run failed and another attempt with --resume may succeed, 130 or 143 asked to stop (Ctrl-C;
+SIGTERM, SIGHUP or SIGUSR1).
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exits.WRONG_REQUEST
 
 
-def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Stopping) -> None:
-    """Runs the training with everything that reports on it."""
+def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Stopping) -> int:
+    """Runs the training with everything that reports on it and returns the exit code of what came of it."""
     # Imported late: --help and --dry-run answer at once.
     from learner.console import ConsoleReport
     from learner.gallery import GalleryReport
@@ -74,20 +75,21 @@ def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Sto
     console, metrics = ConsoleReport(), MetricsLog()
     try:
         # The gallery comes first: the console names it at the end only if it is there.
-        run(config, resume, [GalleryReport(), metrics, console], allowed, stopping)
+        summary = run(config, resume, [GalleryReport(), metrics, console], allowed, stopping)
     finally:
         for report in (console, metrics):
             Harmless(report).close()
+    return exits.DONE if summary["verdict"]["outcome"] == "trained" else exits.UNUSABLE
 
 
-def guarded(config: RunConfig, work: Callable[[], None]) -> int:
-    """Does the work and returns the exit code; interruptions and our own errors end in sentences.
+def guarded(config: RunConfig, work: Callable[[], int]) -> int:
+    """Does the work and returns its exit code; interruptions and our own errors end in sentences.
 
     What Ray raised because something was lost keeps its traceback, for a person, and has its exit code, for a
     supervisor.
     """
     try:
-        work()
+        return work()
     except KeyboardInterrupt as interruption:
         print(f"\nStopped. {how_to_resume(config) or 'There was no checkpoint yet.'}", file=sys.stderr)
         return exits.TERMINATED if isinstance(interruption, Terminated) else exits.INTERRUPTED
@@ -112,7 +114,6 @@ def guarded(config: RunConfig, work: Callable[[], None]) -> int:
         if not isinstance(error, RunRefused) and (words := how_to_resume(config)):
             print(words, file=sys.stderr)
         return exits.RESUMABLE if passing else exits.FAILED
-    return exits.DONE
 
 
 def is_sentence(error: Exception) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from editing.task import Image
 from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import (
     Delivered,
+    Exported,
     HeldOut,
     LearnerLost,
     Lost,
@@ -271,8 +272,9 @@ class RayBackend:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self.learner.save(extra)
 
-    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Path:
-        return folder / self.learner.export(folder.resolve(), metadata).name
+    def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
+        exported = self.learner.export(folder.resolve(), metadata)
+        return replace(exported, path=folder / exported.path.name)
 
     def close(self) -> None:
         if self._fleet is not None:

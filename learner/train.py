@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
-from learner.backend import Backend, Notify
+from learner.backend import Backend, Exported, Notify
 from learner.code_version import code_fingerprint
 from learner.events import EventLog, read_events
 from learner.held_out import measure
@@ -29,6 +30,7 @@ from learner.spool import recover
 from learner.starting_point import starting_point
 from learner.statistics import mean_and_error, paired_gain
 from learner.stopping import Stopping
+from learner.verdict import judged, skipped_steps
 
 Metrics = Sequence[Mapping[str, float]]
 
@@ -148,11 +150,11 @@ def _run(
                                 resumed, stopping)
             with phases.timed("final_evaluation"):
                 final = measure(config, backend, "final", last, tasks, events, observers)
-            adapter = backend.export(
+            exported = backend.export(
                 record.folder / ADAPTER, {"run": config.name, "step": last, "base": config.editor.path})
     finally:
         backend.close()
-    return _summary(record, trained, base, final, adapter, {**phases.seconds, **trained.seconds})
+    return _summary(record, trained, base, final, exported, {**phases.seconds, **trained.seconds})
 
 
 def make_backend(config: RunConfig, folder: Path, notify: Notify) -> Backend:
@@ -167,10 +169,12 @@ def make_backend(config: RunConfig, folder: Path, notify: Notify) -> Backend:
 
 
 def _summary(
-    record: RunRecord, trained: Trained, base: Metrics, final: Metrics, adapter: Path, seconds: Mapping[str, float]
+    record: RunRecord, trained: Trained, base: Metrics, final: Metrics, exported: Exported,
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Everything a person asks after a run, JSON values."""
-    steps = [event for event in read_events(record.folder / EVENTS) if event["event"] == "step"]
+    events = list(read_events(record.folder / EVENTS))
+    steps = [event for event in events if event["event"] == "step"]
 
     def reward_std(step: int) -> float | None:
         # The last event of a step counts: earlier ones belong to a continuation that was given up.
@@ -179,6 +183,9 @@ def _summary(
     def block(found: tuple[dict[str, float], dict[str, float]]) -> dict[str, dict[str, float]]:
         return {"mean": found[0], "standard_error": found[1]}
 
+    gain, gain_error = paired_gain(base, final)
+    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, mean_and_error(base)[0],
+                     gain, gain_error)
     return {
         "name": record.config.name,
         "folder": str(record.folder),
@@ -188,10 +195,12 @@ def _summary(
         "held_out_tasks": record.held_out_tasks,
         "base": block(mean_and_error(base)),
         "final": block(mean_and_error(final)),
-        "gain": block(paired_gain(base, final)),
+        "gain": block((gain, gain_error)),
+        "verdict": {"outcome": verdict.outcome, "reasons": list(verdict.reasons)},
         "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
         "counters": asdict(trained.counters),
         "left_out": {"tasks": {str(task): reason for task, reason in trained.spoiled.items()}},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "adapter": str(adapter),
+        "adapter": str(exported.path),
+        "adapter_change": exported.change if math.isfinite(exported.change) else None,
     }

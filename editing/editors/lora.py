@@ -5,6 +5,7 @@ sorted, so that they mean the same on every machine.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -110,6 +111,20 @@ def adapter_arrays(transformer: nn.Module) -> dict[str, NDArray[np.float32]]:
         name: parameter.detach().to("cpu", torch.float32, copy=True).numpy()
         for name, parameter in adapter_parameters(transformer).items()
     }
+
+
+@torch.no_grad()
+def largest_change(transformer: nn.Module) -> float:
+    """The adapter's largest change of a weight matrix W, relative to it: the maximum over the modules of
+    |alpha / r B A| / |W| (Frobenius norms). 0 for a fresh adapter; infinite or NaN where its values are."""
+    changes = [0.0]
+    for layer in _adapter_layers(transformer).values():
+        a, b = (getattr(layer, matrix)[ADAPTER].weight.double() for matrix in ("lora_A", "lora_B"))
+        # |B A|^2 = sum of (B^T B) * (A A^T): r x r, however large the module is.
+        square = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
+        weight = layer.get_base_layer().weight
+        changes.append(layer.scaling[ADAPTER] * square.sqrt().item() / weight.double().norm().item())
+    return max(changes, key=lambda change: (math.isnan(change), change))
 
 
 def bound_modules(transformer: nn.Module) -> int:

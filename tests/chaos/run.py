@@ -54,7 +54,7 @@ class Run:
                         "judge": {"qwen_vl": {"urls": [one.url for one in servers.judges], "revision": "1"},
                                   "deadline": 10.0, "patience": 120.0}},
             "redis": {"mode": "url", "url": servers.cache.url},
-            "learner": {"steps": MANY, "groups_per_step": 4}, "checkpoint": {"every": 3},
+            "learner": {"steps": MANY, "groups_per_step": 4, "optimizer": {"lr": 1e-4}}, "checkpoint": {"every": 3},
             "cluster": {"mode": "ray", "staleness": 2, "rollout_workers": 2, "groups_in_flight": 2,
                         "max_attempts": 50, "max_restarts": 50, "group_timeout": STALLED},
             "report": {"gallery_tasks": 0, "gallery_groups": 0}})))

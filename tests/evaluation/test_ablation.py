@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import exits
 from configs.errors import ConfigError
 from configs.load import load_config
 from evaluation import ablation
@@ -22,11 +23,13 @@ GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 
 
 class FakeRunner:
-    """Writes what a run would write; `status` by run name for those that fail."""
+    """Writes what a run would write; `status` by run name for those that fail; `ruined` ones end with 3."""
 
-    def __init__(self, status: dict[str, int] | None = None, silent: tuple[str, ...] = ()):
+    def __init__(
+        self, status: dict[str, int] | None = None, silent: tuple[str, ...] = (), ruined: tuple[str, ...] = ()
+    ):
         self.commands: list[list[str]] = []
-        self.status, self.silent = status or {}, silent
+        self.status, self.silent, self.ruined = status or {}, silent, ruined
 
     def __call__(self, command, log: Path, stop: threading.Event) -> int:
         self.commands.append(list(command))
@@ -45,7 +48,7 @@ class FakeRunner:
             "config_hash": ablation.config_hash(config), "first_step": 25 if resumed else 0,
             "seconds": {"step": 100.0 + config.seed, "rollout": 60.0}, "base": {"mean": BASE, "standard_error": {}},
             "final": {"mean": {name: value + gain for name, value in BASE.items()}, "standard_error": {}}}))
-        return 0
+        return exits.UNUSABLE if config.name in self.ruined else exits.DONE
 
 
 def run(tmp_path, *more, runner=None):
@@ -86,6 +89,11 @@ def test_only_an_interval_without_zero_is_marked(tmp_path):
     assert len(rdp) == len(ours) == 1 and marked
     assert rdp[0].endswith("| +0.1100 | +0.0852 … +0.1348 | ▲ |")
     assert ours[0].endswith("|  |")
+
+
+def test_a_row_that_ruins_its_editor_is_a_result(tmp_path):
+    status, _ = run(tmp_path, runner=FakeRunner(ruined=("rdp-seed1",)))
+    assert status == 0 and len(json.loads((tmp_path / "report.json").read_text())["rows"]) == 2
 
 
 def test_finished_runs_are_not_done_again(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
-from learner.backend import Delivered, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
+from learner.backend import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
 from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -146,7 +146,7 @@ class FakeBackend:
         return Path(f"step_{step}")
 
     def export(self, folder: Any, metadata: Any) -> Any:
-        return folder
+        return Exported(folder, 0.1)
 
     def close(self) -> None:
         self.calls.append(("close",))

@@ -15,6 +15,7 @@ from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
 ACCOUNT = {
     "counters": {"leased": 9, "trained": 6, "rejected": 1, "requeued": 2, "in_flight": 0, "replayed": 3},
     "left_out": {"lines": {"data.path": ["line 4: no mask"]}, "tasks": {"7": "gone"}}}
+ENDED = {**ACCOUNT, "verdict": {"outcome": "trained", "reasons": []}, "final": {"mean": {"edit_psnr": 19.5}}}
 
 
 def step(done: int = 3, seconds: float = 2.0, **more) -> StepRecord:
@@ -137,10 +138,32 @@ def test_the_end_says_what_to_type_next(tmp_path: Path):
     console.on_start(start(tmp_path))
     console.on_evaluation(measured("base", 18.0))
     console.on_evaluation(measured("final", 19.5))
-    console.on_end({"gain": {"standard_error": {"edit_psnr": 0.12}}, **ACCOUNT})
+    console.on_end({**ENDED, "gain": {"standard_error": {"edit_psnr": 0.12}}})
     text = stream.getvalue()
     assert "+1.50 ± 0.12 dB" in text and f"python -m learner.infer --run {tmp_path} --compare" in text
     assert f"{tmp_path}/gallery/index.html" in text and f"{tmp_path}/adapter" in text
+
+
+@pytest.mark.parametrize(("outcome", "said"), [
+    ("nothing_learnt", "This run learnt nothing: why; and why."),
+    ("ruined", "This run ruined its editor; leave its adapter alone: why; and why.")])
+def test_a_run_of_no_use_says_so_and_offers_nothing_for_use(tmp_path: Path, outcome, said):
+    console, stream = report(terminal=False, width=40)
+    console.on_start(start(tmp_path))
+    console.on_evaluation(measured("final", 19.5))
+    console.on_end({**ENDED, "verdict": {"outcome": outcome, "reasons": ["why", "and why"]}})
+    text = stream.getvalue()
+    assert said in text.splitlines() and "learner.optimizer.lr" in text
+    assert "use it" not in text and "try it" not in text and "load_lora_weights" not in text
+
+
+def test_an_adapter_that_was_not_measured_is_not_offered_for_use(tmp_path: Path):
+    console, stream = report(terminal=False)
+    console.on_start(start(tmp_path))
+    console.on_end({**ENDED, "final": {"mean": {}}})
+    text = stream.getvalue()
+    assert "not measured: there were no held-out tasks" in text and f"{tmp_path}/adapter" in text
+    assert "use it" not in text and "--compare" not in text  # which edits a held-out task
 
 
 def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path):

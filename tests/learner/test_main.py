@@ -39,7 +39,7 @@ def test_help_does_not_need_the_heavy_libraries():
     ([], "quickstart-2"), (["--name", "quickstart"], "quickstart"), (["--resume"], "quickstart")])
 def test_a_given_name_and_a_resume_mean_exactly_that_run(tmp_path: Path, monkeypatch, flags, name):
     asked = []
-    monkeypatch.setattr("learner.main.train", lambda config, resume, *_: asked.append((config.name, resume)))
+    monkeypatch.setattr("learner.main.train", lambda config, resume, *_: asked.append((config.name, resume)) or 0)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     (tmp_path / "quickstart").mkdir()
     assert main(["--folder", str(tmp_path), *flags]) == 0
@@ -72,7 +72,7 @@ def test_our_errors_are_sentences_and_others_keep_their_traceback(capsys: pytest
     assert "--cluster.mode inline" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         guarded(config, raising(ModuleNotFoundError("yaml", name="yaml")))
-    assert guarded(config, lambda: None) == 0
+    assert guarded(config, lambda: 0) == 0
 
 
 def test_what_was_lost_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_path: Path, capsys):

@@ -30,7 +30,7 @@ def test_the_ends_of_a_run_and_what_follows():
         return type(decide(Limits(), 0, Ended(code, ""), 1.0))
 
     again = [None, -9, -15, 137, 139, exits.RESUMABLE, exits.TERMINATED]
-    never = [exits.DONE, exits.FAILED, exits.WRONG_REQUEST, 126, 127, exits.INTERRUPTED]
+    never = [exits.DONE, exits.FAILED, exits.WRONG_REQUEST, exits.UNUSABLE, 126, 127, exits.INTERRUPTED]
     assert [kind(code) for code in again] == [Again] * len(again)
     assert [kind(code) for code in never] == [Stop] * len(never)
 

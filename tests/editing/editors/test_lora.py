@@ -16,6 +16,7 @@ from editing.editors.lora import (
     attach_lora,
     bound_modules,
     copy_arrays,
+    largest_change,
     without_adapter,
 )
 
@@ -95,6 +96,21 @@ def test_adapter_is_w_plus_alpha_over_r_b_a(transformer):
             merged.get_submodule(module).weight.data += torch.from_numpy(6 / 2 * b @ a).float()
     with torch.no_grad():
         torch.testing.assert_close(forward(transformer), forward(merged), atol=1e-4, rtol=1e-4)
+
+
+def test_the_largest_change_is_that_of_the_matrix_that_changed_most(transformer):
+    attach_lora(transformer, 4, 8.0, seed=0)
+    assert largest_change(transformer) == 0
+    (first, b), (_, other) = list((n, p) for n, p in adapter_parameters(transformer).items() if "lora_B" in n)[:2]
+    with torch.no_grad():
+        b.copy_(torch.randn(b.shape, generator=torch.Generator().manual_seed(1)))
+        other.fill_(1e-6)
+        weight = transformer.get_submodule(first.removesuffix(".lora_B.weight")).base_layer.weight
+        a = adapter_parameters(transformer)[first.replace("lora_B", "lora_A")]
+        expected = (2.0 * b @ a).norm() / weight.norm()
+        assert largest_change(transformer) == pytest.approx(expected.item(), rel=1e-5)
+        other.fill_(float("nan"))
+    assert np.isnan(largest_change(transformer))
 
 
 def test_initial_weights_come_from_the_seed_alone(tiny_kontext):

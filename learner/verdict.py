@@ -1,0 +1,93 @@
+"""What a finished run is worth: whether it learnt anything, and whether its editor was ruined. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Outcome = Literal["trained", "nothing_learnt", "ruined"]
+"""`trained`: nothing speaks against the adapter. `nothing_learnt`: it does nothing, or most steps were skipped.
+`ruined`: the editor lies far below its base."""
+
+GUARDED = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim")
+"""Held-out metrics, larger is better, that a run may not lose."""
+FAR_DECIBEL = 3.0
+"""A PSNR that falls by more has more than twice the squared error of the base."""
+FAR_SHARE = 0.25
+"""A metric in 0..1 is far below the base when more than this share of the base's value is lost."""
+ERRORS = 2.0
+"""Standard errors of the paired difference to either side: an interval of about 95 %."""
+LARGEST_CHANGE = 10.0
+"""An adapter whose change of some weight matrix is that many times larger than the matrix leaves nothing of the base,
+whether or not anything was measured."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome and the reasons for it, a sentence each; none where the outcome is `trained`."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+
+
+def skipped_steps(events: Iterable[Mapping[str, Any]]) -> int:
+    """How many of the steps in a run's weights were skipped; what a resume or a rollback undid does not count."""
+    skipped: set[int] = set()
+    for event in events:
+        if event["event"] in ("resumed", "rolled_back"):
+            skipped = {step for step in skipped if step <= event["step"]}
+        elif event["event"] == "step_skipped":
+            skipped.add(event["step"])
+    return len(skipped)
+
+
+def judged(
+    steps: int, skipped: int, change: float, base: Mapping[str, float], gain: Mapping[str, float],
+    gain_error: Mapping[str, float],
+) -> Verdict:
+    """The verdict on a run.
+
+    Args:
+        steps: of the run.
+        skipped: how many of them changed nothing, because their gradient was not finite.
+        change: the adapter's largest change of a weight matrix, relative to it; see `editing.editors.lora`.
+        base: held-out means of the base; empty without held-out tasks.
+        gain: means of trained - base over the same tasks.
+        gain_error: standard errors of these means; a metric of a single task has none.
+    """
+    idle = _idle(steps, skipped, change, gain, gain_error)
+    if idle:
+        return Verdict("nothing_learnt", tuple(idle))
+    ruin = [*_lost(base, gain, gain_error)]
+    if not change <= LARGEST_CHANGE:  # NaN is ruin too
+        ruin.append(f"the adapter changes a weight matrix by {change:.3g} times its own size")
+    return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")
+
+
+def _idle(
+    steps: int, skipped: int, change: float, gain: Mapping[str, float], error: Mapping[str, float]
+) -> list[str]:
+    found = []
+    if 2 * skipped > steps:
+        found.append(f"{skipped} of {steps} steps were skipped because their gradient was not finite")
+    if change == 0:
+        found.append("the adapter is as it was at the start: it changes no weight")
+    elif gain and not any(gain.values()) and not any(error.values()):
+        found.append("the trained editor makes of every held-out task what the base makes of it")
+    return found
+
+
+def _lost(base: Mapping[str, float], gain: Mapping[str, float], error: Mapping[str, float]) -> list[str]:
+    found = []
+    for name in GUARDED:
+        if name not in gain or name not in error:
+            continue
+        far = FAR_DECIBEL if name.endswith("psnr") else FAR_SHARE * abs(base[name])
+        highest = gain[name] + ERRORS * error[name]
+        if math.isfinite(highest) and highest < -far:
+            unit = " dB" if name.endswith("psnr") else ""
+            found.append(f"{name} fell from {base[name]:.3g} to {base[name] + gain[name]:.3g}{unit} on the held-out "
+                         "tasks")
+    return found

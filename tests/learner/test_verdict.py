@@ -1,0 +1,93 @@
+"""When a run that came to its end is of no use (F36): pure rules, and real runs in one process."""
+
+import json
+import math
+
+import pytest
+
+from configs import exits
+from learner.audit import audited
+from learner.events import read_events
+from learner.main import main
+from learner.verdict import Verdict, judged, skipped_steps
+
+BASE = {"background_psnr": 28.0, "edit_score": 0.6}
+NO_ERROR = dict.fromkeys(BASE, 0.01)
+SHORT = [
+    "--cluster.mode", "inline", "--learner.groups_per_step", "2", "--exploration.group_size", "3",
+    "--learner.surrogate.anchors", "1", "--report.gallery_tasks", "0", "--report.gallery_groups", "0",
+    "--name", "r", "--learner.steps"]
+
+
+def verdict(steps=40, skipped=0, change=0.05, gain=None, error=None) -> Verdict:
+    gain = {"background_psnr": 0.5, "edit_score": 0.01} if gain is None else gain
+    return judged(steps, skipped, change, BASE, gain, NO_ERROR if error is None else error)
+
+
+def test_a_run_that_gained_or_lost_a_little_is_trained():
+    assert verdict() == Verdict("trained")
+    assert verdict(skipped=20) == Verdict("trained")
+    # What README's row rdp pays for its edits.
+    assert verdict(gain={"background_psnr": -1.48, "edit_score": 0.07}).outcome == "trained"
+    assert verdict(gain={}, error={}).outcome == "trained"  # nothing was held out
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    ({"skipped": 21}, "21 of 40 steps were skipped"),
+    ({"change": 0.0}, "it changes no weight"),
+    ({"gain": dict.fromkeys(BASE, 0.0), "error": dict.fromkeys(BASE, 0.0)}, "what the base makes of it"),
+])
+def test_a_run_that_learnt_nothing(given, reason):
+    found = verdict(**given)
+    assert found.outcome == "nothing_learnt" and reason in found.reasons[0]
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    ({"gain": {"background_psnr": -19.1, "edit_score": 0.2}}, "background_psnr fell from 28 to 8.9 dB"),
+    ({"gain": {"background_psnr": 1.0, "edit_score": -0.4}}, "edit_score fell from 0.6 to 0.2 on"),
+    ({"change": 30.0}, "30 times its own size"),
+    ({"change": math.inf}, "inf times"),
+    ({"change": math.nan}, "nan times"),
+])
+def test_a_run_that_ruined_its_editor(given, reason):
+    found = verdict(**given)
+    assert found.outcome == "ruined" and len(found.reasons) == 1 and reason in found.reasons[0]
+
+
+def test_a_loss_that_is_not_clear_of_its_interval_ruins_nothing():
+    lost = {"background_psnr": -3.5, "edit_score": -0.2}
+    assert verdict(gain=lost, error={"background_psnr": 0.3, "edit_score": 0.05}).outcome == "trained"
+    assert verdict(gain=lost, error={}).outcome == "trained"  # a single task has no interval
+    assert len(verdict(gain=lost, error={"background_psnr": 0.2, "edit_score": 0.02}).reasons) == 2
+
+
+def test_what_was_undone_was_not_skipped():
+    events = [{"event": "step_skipped", "step": step} for step in (1, 2, 5, 6)]
+    assert skipped_steps(events) == 4
+    assert skipped_steps([*events, {"event": "resumed", "step": 4}]) == 2
+    assert skipped_steps([*events, {"event": "rolled_back", "step": 0}, events[0]]) == 1
+
+
+@pytest.mark.parametrize(("flags", "outcome", "reason"), [
+    (["--editor.lora.alpha", "1e30"], "nothing_learnt", "1 of 1 steps were skipped"),
+    (["--learner.optimizer.lr", "1e-30"], "nothing_learnt", "what the base makes of it"),
+    (["--learner.optimizer.lr", "1e3"], "ruined", "times its own size"),
+    (["--learner.optimizer.lr", "1e10"], "ruined", "times its own size"),
+])
+def test_a_run_of_no_use_has_an_exit_code_of_its_own(tiny_kontext, tmp_path, capfd, flags, outcome, reason):
+    code = main([*SHORT, "1", "--folder", str(tmp_path), "--editor.path", str(tiny_kontext), "--data.train_tasks", "4",
+                 "--data.held_out_tasks", "2", *flags])
+    said, summary = capfd.readouterr().out, json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert code == exits.UNUSABLE == 3
+    assert summary["verdict"]["outcome"] == outcome and reason in " ".join(summary["verdict"]["reasons"])
+    assert "This run " in said and "use it" not in said
+    faults = audited(read_events(tmp_path / "r" / "events.jsonl")).faults
+    assert not any(faults.values()), faults
+
+
+def test_latents_that_are_not_finite_are_no_fault_of_a_task(tiny_kontext, tmp_path, capfd):
+    code = main([*SHORT, "2", "--folder", str(tmp_path), "--editor.path", str(tiny_kontext), "--data.train_tasks", "4",
+                 "--data.held_out_tasks", "0", "--learner.optimizer.lr", "1e30"])
+    said = capfd.readouterr().err
+    assert code == exits.FAILED
+    assert "latents contain NaN or infinity. Policy version 1 makes them, not the task: lower learner" in said
