@@ -7,7 +7,6 @@ import pytest
 
 from configs import exits
 from learner.audit import audited
-from learner.events import read_events
 from learner.main import main
 from learner.verdict import Verdict, judged, skipped_steps
 
@@ -81,7 +80,7 @@ def test_a_run_of_no_use_has_an_exit_code_of_its_own(tiny_kontext, tmp_path, cap
     assert code == exits.UNUSABLE == 3
     assert summary["verdict"]["outcome"] == outcome and reason in " ".join(summary["verdict"]["reasons"])
     assert "This run " in said and "use it" not in said
-    faults = audited(read_events(tmp_path / "r" / "events.jsonl")).faults
+    faults = audited(tmp_path / "r" / "events.jsonl").faults
     assert not any(faults.values()), faults
 
 
