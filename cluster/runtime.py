@@ -17,6 +17,7 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from cluster.placement import OBJECT_STORE_BYTES
+from configs.exits import STOP_SIGNALS
 from configs.schema import ClusterConfig
 
 LISTEN_SECONDS = 10.0
@@ -69,7 +70,7 @@ def connect(config: ClusterConfig) -> Runtime:
         if address:
             _join(address)
         else:
-            with _on_loopback():
+            with _on_loopback(), _stop_signals_blocked():
                 _start_local(config.rollout_workers + 2)
     return Runtime(ours=True)
 
@@ -83,6 +84,18 @@ def _own_sigterm_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """What is started meanwhile inherits this and does not end by requests to stop, which batch systems send to every
+    process of a run: it ends when the driver has saved and tells it to, or disappears. Ray itself does so for Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(address: str) -> None:

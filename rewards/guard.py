@@ -31,6 +31,7 @@ GRACE = 10.0  # seconds to write its scores to disk
 def guard(parent: int, folder: str, command: list[str]) -> int:
     """Returns the server's exit code, or 0 where it was ended because the parent is gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # processes of a Ray block requests to stop, and so what they start
     text = sys.stdin.buffer.read()
     server: subprocess.Popen[bytes] | None = None
     try:

@@ -144,6 +144,7 @@ def _start(command: list[str], libc: ctypes.CDLL) -> int:
         if os.getppid() != guard_pid:
             os._exit(0)  # the guard was killed before the kernel knew that we want to go with it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # processes of a Ray block requests to stop
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.execvp(command[0], command)
     except OSError as error:

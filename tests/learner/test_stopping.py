@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -64,6 +65,27 @@ def test_a_lost_terminal_and_a_batch_system_ask_as_well(tiny_kontext, tmp_path, 
     events = list(read_events(tmp_path / "run" / "events.jsonl"))
     done = max(e["step"] for e in events if e["event"] == "step")
     assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_request_to_every_process_of_a_run_on_ray_is_one_to_the_driver(tiny_kontext, tmp_path):
+    config = tiny_run(tiny_kontext, tmp_path, "run", {**LONG, "cluster": {"mode": "ray", "rollout_workers": 1}})
+    process = start(config)
+    wait_for(config, process, "step", 2)
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    names = {one.name() for one in tree}
+    assert len(tree) > 5 and {"raylet", "gcs_server"} <= names
+    for one in reversed(tree):  # the driver last, so that the others are not ended by it
+        one.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, said
+    assert f"--config {tmp_path}/run/config.yaml --resume" in said
+    events = list(read_events(tmp_path / "run" / "events.jsonl"))
+    done = max(e["step"] for e in events if e["event"] == "step")
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+    _, left = psutil.wait_procs(tree[1:], timeout=60)
+    assert left == []
 
 
 @pytest.mark.slow
