@@ -158,14 +158,19 @@ class SurrogateConfig(Section):
 
 
 class PreservationConfig(Section):
-    """Terms that hold what must not change; both off for the paper's exact recipe."""
+    """Terms that hold what must not change; both off for the paper's exact recipe.
 
-    background_weight: float = Field(0.5, ge=0)
-    """Weight of the source-anchored background term: mean over background tokens of (x0_hat - z_source)²."""
+    Weights count in units of the surrogate's gradient at the start of the run (see `learner.balance`), so that they
+    mean the same on every editor; without a surrogate (weight 0) they are plain factors.
+    """
+
+    background_weight: float = Field(0.2, ge=0)
+    """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
+    the run; 1 = as strong as the surrogate's."""
     background_tolerance: float = Field(0.0, ge=0)
     """Per-token mean squared difference below which the background term is silent (a hinge)."""
     velocity_weight: float = Field(0.0, ge=0)
-    """Weight of the velocity anchor to the frozen base: mean ||v - v_base||²."""
+    """Weight of the velocity anchor to the frozen base, mean ||v - v_base||², in the background term's unit."""
     velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"
     """Where the velocity anchor acts; on `edit` it holds the edit as the base makes it (preset keep_the_rest)."""
 

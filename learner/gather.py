@@ -173,7 +173,7 @@ class Gatherer:
             if item.spoiled:
                 self._skip(lease, item.reason)
             else:
-                self._retry(lease, item.reason)
+                self._retry(lease, item.reason, self._sampler.again)
             return
         self.ledger.deliver(lease)
         invalid = item.scores.invalid
@@ -190,9 +190,9 @@ class Gatherer:
     def _reject(self, lease: Lease, reason: str) -> None:
         self.ledger.reject(lease)
         self._events.write("rejected", group=lease.group_id, reason=reason)
-        self._retry(lease, reason)
+        self._retry(lease, reason, self._sampler.retry)
 
-    def _retry(self, lease: Lease, reason: str) -> None:
+    def _retry(self, lease: Lease, reason: str, next_attempt: Callable[[Lease, int], Lease]) -> None:
         limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
         if self._failures[place] >= limit:
             raise RunFailed(
@@ -200,7 +200,7 @@ class Gatherer:
                 f"was redone {limit} times (cluster.max_attempts) and failed again; the last time: {reason}")
         self._failures[place] += 1
         # In front: the step that is being gathered waits for it.
-        self._pending.appendleft(self._sampler.retry(lease, self.version))
+        self._pending.appendleft(next_attempt(lease, self.version))
 
     def _skip(self, lease: Lease, reason: str) -> None:
         """Another task takes the place of one that went bad, which is not leased again."""

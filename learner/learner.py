@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from editing.flow import Velocity
 from editing.weights import Arrays, WeightVersion
 from learner.algorithms import rc_grpo
 from learner.anchors import AnchorBatch, anchor_batch, leaps
+from learner.balance import Balance
 from learner.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from learner.gate import PolicyGate, PolicyGateError
 from learner.intake import Intake
@@ -64,7 +65,6 @@ class _Held:
     condition: Condition = field(repr=False)
     edit_mask: Tensor = field(repr=False)  # [N], of the metric
     preservation_mask: Tensor = field(repr=False)  # [N]
-    noise_mask: Tensor = field(repr=False)  # [N], of the exploration
     staleness: int
     old: Tensor | None = field(default=None, repr=False)
 
@@ -97,6 +97,7 @@ class Learner:
         self.version = 0
         self._intake = Intake(config, tasks.train)
         self._gate = PolicyGate(config)
+        self._balance = Balance()
         self._adapters: dict[int, Arrays] = {}
         self._keep_adapter()
         self._held: list[_Held | None] = []  # None: a peer's
@@ -108,7 +109,8 @@ class Learner:
         self._streaming = streaming(config.rewards.normalisation) and config.learner.updates_per_step == 1
 
     def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
-        """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible.
+        """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible: not
+        before the unit of the preservation weights is known, nor where rewards wait for the whole step.
 
         Gradients add up in the order of the calls, so that equal orders give equal bits. The group is in the spool
         before; where the disk refuses that, it is used all the same and the step's report says so.
@@ -130,7 +132,7 @@ class Learner:
             if held is not None:
                 self._put_on_disk(group, scores)
             self._intake.take(group)
-            if not self._streaming:
+            if not self._streaming or self._balance.wanted(self.config.learner):
                 self._held.append(held)
                 self._scores.append(scores)
             elif held is not None:
@@ -154,6 +156,8 @@ class Learner:
                                "(learner.groups_per_step); consume the rest before update()")
         totals.lr = learning_rate(self.version, config.steps, config.optimizer)
         rewards = self._rewards(self._scores)
+        if self._held and self._balance.wanted(config):
+            self._weigh(rewards)
         applied = False
         for update in range(config.updates_per_step):
             for held, reward in zip(self._held, rewards, strict=True):
@@ -168,6 +172,7 @@ class Learner:
         self._intake.trained(self.version)
         self._keep_adapter()
         totals.skipped_updates = self._skipped_updates
+        totals.unit = self._balance.unit(config)
         self._begin_step()
         return StepReport(self.version, applied, self._skipped_in_a_row, totals)
 
@@ -186,6 +191,7 @@ class Learner:
             "trained_slots": self._intake.state(),
             "adapters": sorted(self._adapters),
             "leap_noise": self._gate.noise,
+            "balance": asdict(self._balance),
             "optimizer_counts": optimizer_tensors(self.optimizer, self.parameters)[1],
             "config": self.config.model_dump(mode="json"),
         }
@@ -241,6 +247,7 @@ class Learner:
         self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
         self._intake.restore(state["trained_slots"])
         self._gate = PolicyGate(self.config, state["leap_noise"])
+        self._balance = Balance(**state["balance"])
         self._adapters = {
             version: {n: t.numpy() for n, t in checkpoint.tensors[f"adapter_of_version_{version}"].items()}
             for version in state["adapters"]
@@ -256,10 +263,13 @@ class Learner:
         task = self.tasks.train[group.lease.task_index]
         condition = self.editor.encode(task)
         kinds = self.config.token_masks
+        noise_mask = self.editor.token_mask(task.edit_mask, condition, kinds.noise)
+        with self._setting_aside(group):
+            self._gate.check_made_from(group, noise_mask, condition.source_latents[0],
+                                       self.editor.sigmas(self.config.sampler.steps, condition))
         return _Held(
             group, condition, self.editor.token_mask(task.edit_mask, condition, kinds.distance),
-            self.editor.token_mask(task.edit_mask, condition, kinds.preservation),
-            self.editor.token_mask(task.edit_mask, condition, kinds.noise), staleness)
+            self.editor.token_mask(task.edit_mask, condition, kinds.preservation), staleness)
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
@@ -278,16 +288,25 @@ class Learner:
 
     def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
-        try:
+        with self._setting_aside(held.group):
             self._add_gradient(held, reward, first)
-        except PolicyGateError:
-            # Rolled out anew it may pass; from the spool it never would.
-            self.spool.set_aside(held.group.lease.group_id)
-            raise
+
+    def _weigh(self, rewards: Sequence[GroupReward]) -> None:
+        """Measures the step's groups for the unit of the preservation weights."""
+        sums = [0.0, 0.0, 0.0]
+        with self._timed("accumulate"):
+            for held, reward in zip(self._held, rewards, strict=True):
+                if held is not None:
+                    norms = rc_grpo.bare_norms(
+                        self._batch(held, reward), self._velocity(held.condition), self.config.learner,
+                        self.config.editor.micro_batch)
+                    sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
+        with self._timed("add_up"):
+            self._balance = self._balance.plus(self.peers.total(sums))
 
     def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
         config, group, totals = self.config, held.group, self._totals
-        batch = self._batch(held, reward, first)
+        batch = self._batch(held, reward)
         velocity = self._velocity(held.condition)
         if first and held.staleness > 0:
             with self._timed("old_leaps"), adapter_weights(
@@ -296,7 +315,8 @@ class Learner:
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(
                 batch, velocity, self._base_velocity(held.condition), held.old, config.learner,
-                config.editor.micro_batch, scale=1 / config.learner.groups_per_step)
+                config.editor.micro_batch, scale=1 / config.learner.groups_per_step,
+                unit=self._balance.unit(config.learner))
         totals.stats.append(stats)
         if self._offender is None and not self._gradient_norm_is_finite():
             self._offender = group.lease.group_id
@@ -313,13 +333,10 @@ class Learner:
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
                 invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
 
-    def _batch(self, held: _Held, reward: GroupReward, first: bool) -> AnchorBatch:
-        group, source = held.group, held.condition.source_latents[0]
-        if first:
-            self._gate.check_made_from(
-                group, held.noise_mask, source, self.editor.sigmas(self.config.sampler.steps, held.condition))
+    def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
         advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
-        return anchor_batch(group, reward.valid, advantages, held.edit_mask, held.preservation_mask, source)
+        return anchor_batch(held.group, reward.valid, advantages, held.edit_mask, held.preservation_mask,
+                            held.condition.source_latents[0])
 
     def _velocity(self, condition: Condition) -> Velocity:
         return lambda x, sigma: self.editor.velocity(x, sigma, condition)
@@ -358,6 +375,15 @@ class Learner:
             self._adapters[self.version] = adapter_arrays(self.editor.transformer)
         oldest = self.version - self.config.cluster.staleness
         self._adapters = {v: arrays for v, arrays in self._adapters.items() if v >= oldest}
+
+    @contextmanager
+    def _setting_aside(self, group: TrajectoryGroup) -> Iterator[None]:
+        """Takes a refused group out of the spool: rolled out anew it may pass, from there it never would."""
+        try:
+            yield
+        except PolicyGateError:
+            self.spool.set_aside(group.lease.group_id)
+            raise
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -54,16 +54,27 @@ class Peers:
         gradients = [torch.zeros(parameter.numel()) if parameter.grad is None else
                      parameter.grad.detach().to("cpu", torch.float32).reshape(-1) for parameter in parameters]
         both = torch.cat([there, *gradients])
-        try:
-            distributed.all_reduce(both)
-        except RuntimeError as error:
-            raise PeersLost(
-                f"learner process {self.rank} of {self.size} lost the others in the middle of a step: "
-                f"{_first_sentence(error)}") from error
+        self._all_reduce(both)
         there, summed = both[: len(parameters)], both[len(parameters) :]
         for parameter, somebody, gradient in zip(
                 parameters, there, summed.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter) if somebody > 0 else None
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sums over all processes, the same bits everywhere; raises as `add_up`."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        self._all_reduce(sums)
+        return [float(value) for value in sums]
+
+    def _all_reduce(self, tensor: torch.Tensor) -> None:
+        try:
+            distributed.all_reduce(tensor)
+        except RuntimeError as error:
+            raise PeersLost(
+                f"learner process {self.rank} of {self.size} lost the others in the middle of a step: "
+                f"{_first_sentence(error)}") from error
 
 
 ALONE = Peers()

@@ -57,7 +57,8 @@ class StepReport:
     @property
     def metrics(self) -> dict[str, float]:
         """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`) its mean
-        over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities; `ratio_deviation`
+        over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities; where both took part,
+        `background_to_surrogate`, the proportion of those norms, and the `preservation_unit`; `ratio_deviation`
         (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first update by
         construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
         relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm`
@@ -97,6 +98,7 @@ class StepTotals:
         gradient_norms: per update.
         lr: learning rate.
         skipped_updates: of the whole run.
+        unit: of the preservation weights, see `learner.balance`.
     """
 
     stats: list[GroupStats] = field(default_factory=list)
@@ -109,6 +111,7 @@ class StepTotals:
     gradient_norms: list[float] = field(default_factory=list)
     lr: float = 0.0
     skipped_updates: int = 0
+    unit: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         """See `StepReport.metrics`; what is not finite is left out."""
@@ -129,6 +132,9 @@ class StepTotals:
             terms = [s.terms[name] for s in self.stats if name in s.terms]
             found[name] = _mean([term.value for term in terms])
             found[f"{name}_gradient"] = _mean([term.gradient for term in terms])
+        if {"surrogate", "background"} <= found.keys():
+            found["preservation_unit"] = self.unit
+            found["background_to_surrogate"] = _ratio(found["background_gradient"], found["surrogate_gradient"])
         clipped = [s.clipped_fraction for s in self.stats if "surrogate" in s.terms]
         if clipped:
             found["clipped_fraction"] = _mean(clipped)
@@ -147,7 +153,12 @@ def _together(shares: Sequence[StepTotals]) -> StepTotals:
         unspooled={name: why for share in shares for name, why in share.unspooled.items()},
         leap_errors=[error for share in shares for error in share.leap_errors],
         leap_tolerance=max(share.leap_tolerance for share in shares),
-        gradient_norms=first.gradient_norms, lr=first.lr, skipped_updates=first.skipped_updates)
+        gradient_norms=first.gradient_norms, lr=first.lr, skipped_updates=first.skipped_updates,
+        unit=first.unit)
+
+
+def _ratio(value: float, to: float) -> float:
+    return value / to if to else math.inf
 
 
 def _mean(values: list[float]) -> float:

@@ -16,8 +16,10 @@ class LeaseSampler:
     """Leases for every step: all tasks once per epoch, in an order drawn anew for each epoch.
 
     Place p of the run (p = step * groups_per_step + slot) is task `order(epoch)[p mod num_tasks]` of epoch
-    `p // num_tasks`. A task that is redone keeps its place and gets a new attempt, and so a new seed and a new
-    group id. In place of a task that is to be skipped comes the next one of the epoch's order.
+    `p // num_tasks`. A task that is redone keeps its place and gets a new attempt, and so a new group id: with its
+    noise where the group was lost, so that what happened to a worker does not show in the result, and with a new seed
+    where the group itself was of no use. In place of a task that is to be skipped comes the next one of the epoch's
+    order.
     """
 
     def __init__(self, run_seed: int, num_tasks: int, groups_per_step: int, anew_from: int | None = None) -> None:
@@ -44,9 +46,13 @@ class LeaseSampler:
         return [self._lease(step, slot, attempt, version) for slot in range(self._groups)]
 
     def retry(self, lease: Lease, version: int) -> Lease:
-        """The next attempt for the same slot of the same step, under a policy version; at the same task, unless that is
-        to be skipped."""
+        """The next attempt for the same slot of the same step, under a policy version, with other noise; at the same
+        task, unless that is to be skipped."""
         return self._lease(lease.step, lease.slot, lease.attempt + 1, version)
+
+    def again(self, lease: Lease, version: int) -> Lease:
+        """The next attempt at the same task with the same noise, for a group that was lost."""
+        return replace(lease, attempt=lease.attempt + 1, policy_version=version)
 
     def skip(self, task: int) -> None:
         """No lease is for this task from now on.

@@ -65,20 +65,41 @@ def backward_through_velocity(
     squares: dict[str, float] = {}
     leaped = []
     for rows in batch.chunks(micro_batch):
-        x, sigma = batch.predecessors[rows], batch.sigma[rows]
-        v = velocity(x, sigma)
-        leaf = v.detach().requires_grad_()
-        pairs = Pairs(rows, leaf, euler_step(x, leaf, sigma, batch.sigma_next[rows]))
-        share = x.shape[0] / batch.pairs
-        cotangent = torch.zeros_like(leaf)
+        v = velocity(batch.predecessors[rows], batch.sigma[rows])
+        pairs, share = _pairs(batch, rows, v)
+        cotangent = torch.zeros_like(pairs.v)
         for name, term in terms_of(pairs).items():
-            gradient = _gradient(term.value, leaf) * (term.weight * share)
+            gradient = _gradient(term.value, pairs.v) * (term.weight * share)
             cotangent += gradient
             values[name] = values.get(name, 0.0) + share * term.value.item()
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
         torch.autograd.backward([v], [scale * cotangent])
         leaped.append(pairs.anchors.detach())
     return {name: TermStats(values[name], squares[name] ** 0.5) for name in values}, torch.cat(leaped)
+
+
+def gradient_norms(
+    batch: AnchorBatch, velocity: Velocity, terms_of: TermsOf, micro_batch: int | None
+) -> dict[str, float]:
+    """The norm of every term's weighted gradient with respect to the velocities, without going through the transformer.
+
+    Arguments as of `backward_through_velocity`, whose `TermStats.gradient` it is.
+    """
+    squares: dict[str, float] = {}
+    for rows in batch.chunks(micro_batch):
+        with torch.no_grad():
+            v = velocity(batch.predecessors[rows], batch.sigma[rows])
+        pairs, share = _pairs(batch, rows, v)
+        for name, term in terms_of(pairs).items():
+            gradient = _gradient(term.value, pairs.v) * (term.weight * share)
+            squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
+    return {name: square ** 0.5 for name, square in squares.items()}
+
+
+def _pairs(batch: AnchorBatch, rows: slice, v: Tensor) -> tuple[Pairs, float]:
+    """What terms are made from, and the rows' share of all pairs."""
+    x, leaf = batch.predecessors[rows], v.detach().requires_grad_()
+    return Pairs(rows, leaf, euler_step(x, leaf, batch.sigma[rows], batch.sigma_next[rows])), x.shape[0] / batch.pairs
 
 
 def _gradient(value: Tensor, leaf: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """RC-GRPO (arXiv 2604.09386): region-constrained GRPO for editing, composed from the learner's pieces.
 
     loss = mean over trained steps and anchors of ( -w J + kl_weight * KL )   surrogate, Eq. 5 and 13-15, w = 1
-         + background_weight * source-anchored background                     adopted; off in the paper's recipe
-         + velocity_weight * velocity anchor to the base                      adopted; off in the paper's recipe
+         + unit * background_weight * source-anchored background              adopted; off in the paper's recipe
+         + unit * velocity_weight * velocity anchor to the base               adopted; off in the paper's recipe
+
+with the unit of `learner.balance`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import AdvantageConfig, LearnerConfig, SurrogateConfig
+from configs.schema import AdvantageConfig, LearnerConfig, PreservationConfig, SurrogateConfig
 from editing.flow import Velocity, predicted_clean
 from learner.advantages import group_advantages
 from learner.anchors import AnchorBatch
 from learner.preservation import source_anchored_background, velocity_anchor
 from learner.surrogate import ClippedObjective, categorical_kl, clipped_objective, log_policy, masked_distance
-from learner.terms import Pairs, Term, TermStats, backward_through_velocity
+from learner.terms import Pairs, Term, TermStats, backward_through_velocity, gradient_norms
 from rewards.compose import GroupReward
 
 
@@ -58,6 +61,7 @@ def accumulate(
     config: LearnerConfig,
     micro_batch: int | None,
     scale: float,
+    unit: float,
 ) -> tuple[GroupStats, Tensor | None]:
     """Adds scale * gradient of the group's loss to the parameters behind `velocity`.
 
@@ -73,13 +77,16 @@ def accumulate(
         config: the learner's section of the configuration.
         micro_batch: pairs per forward and backward; None = all.
         scale: factor of the gradient, 1 / groups per step.
+        unit: factor of the preservation weights, see `learner.balance`.
 
     Returns:
         The numbers, and the leaps [P, N, C] under the present weights, detached; None without a forward.
     """
-    weights, surrogate = config.preservation, config.surrogate
+    preservation, surrogate = config.preservation, config.surrogate
+    background_weight = unit * preservation.background_weight
+    velocity_weight = unit * preservation.velocity_weight
     silent = batch.is_flat or surrogate.weight == 0
-    if silent and weights.background_weight == 0 and weights.velocity_weight == 0:
+    if silent and background_weight == 0 and velocity_weight == 0:
         return GroupStats(), None
     ratios: list[tuple[int, ClippedObjective]] = []
 
@@ -94,21 +101,18 @@ def accumulate(
             terms["surrogate"] = Term(-clipped.objective.mean(), surrogate.weight)
             if surrogate.kl_weight:
                 terms["kl"] = Term(categorical_kl(log_old, log_new).mean(), surrogate.kl_weight)
-        if weights.background_weight:
-            clean = predicted_clean(x, pairs.v, sigma)
-            value = source_anchored_background(
-                clean, batch.source, batch.preservation_mask, weights.background_tolerance)
-            terms["background"] = Term(value, weights.background_weight)
-        if weights.velocity_weight:
+        if background_weight:
+            terms["background"] = Term(_background(batch, pairs, preservation), background_weight)
+        if velocity_weight:
             with torch.no_grad():
                 base = base_velocity(x, sigma)
-            value = velocity_anchor(pairs.v, base, batch.preservation_mask, weights.velocity_region)
-            terms["velocity_anchor"] = Term(value, weights.velocity_weight)
+            value = velocity_anchor(pairs.v, base, batch.preservation_mask, preservation.velocity_region)
+            terms["velocity_anchor"] = Term(value, velocity_weight)
         return terms
 
     terms, leaped = backward_through_velocity(batch, velocity, terms_of, micro_batch, scale)
-    factors = {"surrogate": surrogate.weight, "kl": surrogate.kl_weight, "background": weights.background_weight,
-               "velocity_anchor": weights.velocity_weight}
+    factors = {"surrogate": surrogate.weight, "kl": surrogate.kl_weight, "background": background_weight,
+               "velocity_anchor": velocity_weight}
     stats = GroupStats(
         terms,
         loss=sum(factors[name] * term.value for name, term in terms.items()),
@@ -117,6 +121,32 @@ def accumulate(
         clipped_fraction=sum(n * c.clipped_fraction.item() for n, c in ratios) / batch.pairs,
     )
     return stats, leaped
+
+
+def bare_norms(
+    batch: AnchorBatch, velocity: Velocity, config: LearnerConfig, micro_batch: int | None
+) -> tuple[float, float, float]:
+    """(surrogate, background, 1): both terms' gradient norms at the velocities, at weight 1 and ratio 1, and that the
+    group was counted; zeros where one of them has no gradient. Arguments as of `accumulate`."""
+    if batch.is_flat:
+        return 0.0, 0.0, 0.0
+
+    def terms_of(pairs: Pairs) -> dict[str, Term]:
+        log_new = _log_policy(batch, pairs.rows, pairs.anchors, config.surrogate)
+        clipped = clipped_objective(log_new, log_new.detach(), batch.advantages, config.surrogate.clip)
+        return {"surrogate": Term(-clipped.objective.mean(), 1.0),
+                "background": Term(_background(batch, pairs, config.preservation), 1.0)}
+
+    norms = gradient_norms(batch, velocity, terms_of, micro_batch)
+    surrogate, background = norms["surrogate"], norms["background"]
+    if not (0 < surrogate < math.inf and 0 < background < math.inf):
+        return 0.0, 0.0, 0.0
+    return surrogate, background, 1.0
+
+
+def _background(batch: AnchorBatch, pairs: Pairs, config: PreservationConfig) -> Tensor:
+    clean = predicted_clean(batch.predecessors[pairs.rows], pairs.v, batch.sigma[pairs.rows])
+    return source_anchored_background(clean, batch.source, batch.preservation_mask, config.background_tolerance)
 
 
 def _log_policy(batch: AnchorBatch, rows: slice, states: Tensor, config: SurrogateConfig) -> Tensor:

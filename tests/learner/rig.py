@@ -15,8 +15,12 @@ from editing.editors.base import Editor
 from editing.editors.lora import adapter_arrays, copy_arrays
 from editing.editors.policy import open_policy
 from editing.weights import fingerprint
+from learner.balance import GROUPS, Balance
 from learner.learner import Learner
 from rewards.result import GroupScores, Score
+
+SETTLED = Balance(surrogate=GROUPS, background=GROUPS, groups=GROUPS)
+"""The unit is 1, so that weights are plain factors and gradients are taken as groups come."""
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +54,15 @@ def made_scores(group: TrajectoryGroup, values=None) -> GroupScores:
 class Rig:
     """An actor's editor, a learner, and the groups that the one makes for the other."""
 
-    def __init__(self, config: RunConfig, folder) -> None:
+    def __init__(self, config: RunConfig, folder, balance: Balance | None = SETTLED) -> None:
+        """With the unit of the preservation weights known, or another `balance`; None leaves it to the first step."""
         self.config = config
         self.tasks: Tasks = open_tasks(config)
         self.actor: Editor = open_policy(config)
         self.actor_version = 0
         self.learner = Learner(config, open_policy(config), self.tasks, folder)
+        if balance is not None:
+            self.learner._balance = balance
 
     def publish(self) -> None:
         weights = self.learner.publish()

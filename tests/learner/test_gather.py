@@ -145,7 +145,10 @@ def test_a_task_that_fails_again_and_again_stops_the_run(tmp_path, fate, reason)
     backend = FakeBackend(settings, choose=lambda n: 0, fate=lambda lease: fate if lease.slot == 1 else "ok")
     with pytest.raises(RunFailed, match=rf"redone 2 times \(cluster.max_attempts\).*{reason}"):
         run(settings, backend, tmp_path / "events.jsonl")
-    assert sorted(lease.attempt for lease in backend.submitted if lease.slot == 1) == [0, 1, 2]
+    tried = [lease for lease in backend.submitted if lease.slot == 1]
+    assert sorted(lease.attempt for lease in tried) == [0, 1, 2]
+    # What was lost is made again as it was; what could not be used is drawn anew.
+    assert len({lease.seed for lease in tried}) == (1 if fate == "lost" else 3)
 
 
 def test_what_is_redone_goes_first_because_the_step_waits_for_it(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import AdvantageConfig, LearnerConfig
-from learner.algorithms.rc_grpo import accumulate, advantages_of
+from learner.algorithms.rc_grpo import accumulate, advantages_of, bare_norms
 from learner.anchors import AnchorBatch
 from rewards.compose import GroupReward
 
@@ -69,9 +69,9 @@ def no_base(x, sigma):
     raise AssertionError("the base is not asked for")
 
 
-def run(batch, toy, config, old=None, micro_batch=None, scale=1.0, base=no_base):
+def run(batch, toy, config, old=None, micro_batch=None, scale=1.0, base=no_base, unit=1.0):
     toy.zero_grad()
-    stats, leaped = accumulate(batch, toy, base, old, config, micro_batch, scale)
+    stats, leaped = accumulate(batch, toy, base, old, config, micro_batch, scale, unit)
     return stats, leaped, None if toy.mix.grad is None else toy.mix.grad.clone()
 
 
@@ -185,7 +185,7 @@ def test_scale_and_repetition_add_up(batch, toy):
     _, _, once = run(batch, toy, settings(0.3))
     toy.zero_grad()
     for _ in range(4):
-        accumulate(batch, toy, no_base, None, settings(0.3), None, 0.25)
+        accumulate(batch, toy, no_base, None, settings(0.3), None, 0.25, 1.0)
     torch.testing.assert_close(toy.mix.grad, once, rtol=1e-12, atol=0)
 
 
@@ -256,6 +256,39 @@ def test_the_weight_of_the_surrogate_scales_its_gradient(batch, toy):
     config = settings()
     half = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.5})})
     torch.testing.assert_close(2 * run(batch, toy, half)[2], run(batch, toy, config)[2], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 4])
+def test_bare_norms_are_those_of_both_terms_at_weight_one(batch, toy, micro_batch):
+    v = toy(batch.predecessors, batch.sigma).detach().requires_grad_()
+    clean = batch.predecessors - batch.sigma[:, None, None] * v
+    held = (clean - batch.source).square().mean(-1)[:, batch.preservation_mask == 0].mean()
+    anchors, weights = leaps_of(batch, v), torch.tensor(weights_by_loops(batch.edit_mask), dtype=v.dtype)
+    objective = 0.0
+    for pair in range(batch.pairs):
+        distances = ((batch.candidates[batch.step_of(pair)] - anchors[pair]).square().sum(-1) * weights).sum(-1)
+        log_pi = torch.log_softmax(-0.5 * distances, dim=0)
+        objective = objective + (batch.advantages * torch.exp(log_pi - log_pi.detach())).sum() / batch.pairs
+    expected = [float(torch.autograd.grad(term, v, retain_graph=True)[0].norm()) for term in (objective, held)]
+    # Whatever the weights are.
+    found = bare_norms(batch, toy, settings(0.3, 4.0), micro_batch)
+    assert found == pytest.approx((*expected, 1.0), rel=1e-9)
+    assert toy.mix.grad is None
+
+
+def test_groups_that_tell_nothing_are_not_counted(batch, toy):
+    for silent in (replace(batch, advantages=torch.zeros(CANDIDATES)),
+                   replace(batch, preservation_mask=torch.ones(TOKENS))):
+        assert bare_norms(silent, toy, settings(0.3), None) == (0.0, 0.0, 0.0)
+
+
+def test_the_unit_scales_the_preservation_terms_and_nothing_else(batch, toy):
+    base = lambda x, sigma: 0.1 * x  # noqa: E731
+    at_weight = run(batch, toy, settings(0.6, 8.0), base=base)
+    at_unit = run(batch, toy, settings(0.3, 4.0), base=base, unit=2.0)
+    torch.testing.assert_close(at_unit[2], at_weight[2], rtol=1e-12, atol=0)
+    assert at_unit[0] == at_weight[0]
+    assert set(run(batch, toy, settings(0.3, 4.0), base=base, unit=0.0)[0].terms) == {"surrogate"}
 
 
 def test_damping_makes_groups_of_little_spread_count_less():

@@ -50,6 +50,13 @@ def test_a_retry_keeps_its_place_and_is_drawn_anew():
     assert at_version(first, 2).seed == first.seed and at_version(first, 2).policy_version == 2
 
 
+def test_a_lost_group_is_made_again_with_its_noise():
+    first = LeaseSampler(0, 6, 4).leases(2, 1)[3]
+    second = LeaseSampler(0, 6, 4).again(first, 2)
+    assert second.group_id != first.group_id and second.policy_version == 2
+    assert (second.seed, second.task_index, second.attempt) == (first.seed, first.task_index, 1)
+
+
 @pytest.mark.parametrize(("tasks", "groups"), [(0, 1), (1, 0)])
 def test_nothing_to_sample_is_refused(tasks, groups):
     with pytest.raises(ValueError, match="at least one training task and one group"):

@@ -1,0 +1,49 @@
+"""What preservation weights mean: the unit that makes them the same number on every editor.
+
+Adam removes the common scale of a gradient, so a weight between two terms says something only as a proportion of their
+gradients, and that of the bare terms depends on the editor: on its latents, its steps, how far its background is off.
+So `learner.preservation` weights count in units of the surrogate's gradient:
+
+    loss = surrogate + unit * (background_weight * background + velocity_weight * velocity anchor)
+    unit = mean ||d surrogate / d v|| / mean ||d background / d v||       over the first groups of the run
+
+with weight 1 for both and the weights they had then, and frozen from there on: a background that improves pulls less.
+Groups without advantages or without background tell nothing. Until one did the preservation terms are off (their scale
+would stay in Adam's memory); a run without surrogate has nothing to weigh against, and its unit is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from configs.schema import LearnerConfig
+
+GROUPS = 8
+"""Groups after which the unit is frozen; the norms of a single one are off by half."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Sums over the groups that told something: gradient norms at the velocities, and their number."""
+
+    surrogate: float = 0.0
+    background: float = 0.0
+    groups: float = 0.0
+
+    def unit(self, config: LearnerConfig) -> float:
+        """The factor of the preservation weights; 0 while it is not known."""
+        if config.surrogate.weight == 0:
+            return 1.0
+        return self.surrogate / self.background if self.groups else 0.0
+
+    def wanted(self, config: LearnerConfig) -> bool:
+        """Whether groups have to be measured before they can be trained on."""
+        weights = config.preservation
+        weighed = config.surrogate.weight > 0 and (weights.background_weight > 0 or weights.velocity_weight > 0)
+        return weighed and self.groups < GROUPS
+
+    def plus(self, sums: Sequence[float]) -> Balance:
+        """With further (surrogate, background, groups)."""
+        surrogate, background, groups = sums
+        return Balance(self.surrogate + surrogate, self.background + background, self.groups + groups)

@@ -1,0 +1,88 @@
+"""The unit of the preservation weights, measured with the first groups of a run."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from configs.schema import LearnerConfig
+from learner.balance import GROUPS, Balance
+from learner.checkpoint import load_step
+from tests.learner.rig import Rig, made_scores, tiny_config
+
+HELD = {"preservation": {"background_weight": 0.4}}
+
+
+@pytest.fixture
+def fresh(tiny_kontext, tmp_path):
+    """Makes a `Rig` whose unit is not known yet."""
+    return lambda **over: Rig(tiny_config(tiny_kontext, **over), tmp_path, balance=None)
+
+
+def test_the_background_pulls_by_its_weight_at_the_start(fresh):
+    r = fresh(learner={**HELD, "groups_per_step": GROUPS})
+    first, second = r.step(0).metrics, r.step(1).metrics
+    assert first["background_to_surrogate"] == pytest.approx(0.4, rel=1e-6)
+    assert first["background_gradient"] == pytest.approx(0.4 * first["surrogate_gradient"], rel=1e-6)
+    # Frozen from there on: the bare gradients move, the unit does not.
+    assert second["preservation_unit"] == first["preservation_unit"] > 0
+    assert second["background_to_surrogate"] != pytest.approx(0.4, rel=1e-6)
+
+
+def test_groups_are_trained_on_as_they_come_once_the_unit_is_known(fresh):
+    r = fresh(learner={**HELD, "groups_per_step": GROUPS})
+    gradients = lambda: [p.grad for p in r.learner.parameters.values()]  # noqa: E731
+    consumed(r, r.group(0, 0))
+    assert all(gradient is None for gradient in gradients())
+    for slot in range(1, GROUPS):
+        consumed(r, r.group(0, slot))
+    r.learner.update()
+    r.publish()
+    consumed(r, r.group(1, 0))
+    assert any(gradient is not None for gradient in gradients())
+
+
+def test_small_steps_measure_until_there_are_enough_groups(fresh):
+    r = fresh(learner={**HELD, "groups_per_step": 3})
+    units = [r.step(step).metrics["preservation_unit"] for step in range(5)]
+    assert r.learner.state["balance"]["groups"] == 9
+    assert len(set(units[:3])) == 3 and units[2] == units[3] == units[4]
+
+
+def test_groups_without_advantages_leave_the_preservation_terms_off(fresh):
+    r = fresh(learner=HELD)
+    r.publish()
+    for group in r.groups(0):
+        consumed(r, group, [1.0] * group.group_size)
+    metrics = r.learner.update().metrics
+    assert "background" not in metrics and r.learner.state["balance"]["groups"] == 0
+    assert r.step(1).metrics["background_to_surrogate"] == pytest.approx(0.4, rel=1e-6)
+
+
+def test_a_restored_learner_weighs_as_before(fresh):
+    r, other = fresh(learner=HELD), fresh(learner=HELD)
+    r.step(0)
+    r.learner.save()
+    other.learner.restore(load_step(r.learner.folder, 1))
+    assert other.learner._balance == r.learner._balance != Balance()
+
+
+@pytest.mark.parametrize(("learner", "unit", "wanted"), [
+    ({}, 0.0, True),
+    ({"surrogate": {"weight": 0.0}}, 1.0, False),  # nothing to weigh against: plain weights
+    ({"preservation": {"background_weight": 0.0}}, 0.0, False),  # nothing to weigh
+    ({"preservation": {"background_weight": 0.0, "velocity_weight": 1.0}}, 0.0, True),
+])
+def test_what_is_measured_depends_on_the_terms(learner: Mapping, unit, wanted):
+    config = LearnerConfig.model_validate(learner)
+    assert (Balance().unit(config), Balance().wanted(config)) == (unit, wanted)
+    assert not Balance(1, 1, GROUPS).wanted(config)
+
+
+def test_units_are_means_over_groups():
+    found = Balance().plus([3.0, 1.0, 2.0]).plus([1.0, 1.0, 2.0])
+    assert found == Balance(4.0, 2.0, 4.0) and found.unit(LearnerConfig()) == 2.0
+
+
+def consumed(r, group, values=None):
+    report = r.learner.consume(group, made_scores(group, values))
+    assert report.accepted, report.reason
