@@ -1,9 +1,12 @@
-"""Has the commands of this package show Ray's token wherever there is one."""
+"""Ray's token: where it is, and that commands and runs of ours show it."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from configs.errors import ConfigError
 
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -20,3 +23,23 @@ def use_token() -> None:
     """
     if any(os.environ.get(name) for name in TOKEN_VARIABLES) or token_file().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def check_token_file() -> None:
+    """Raises ConfigError when a local Ray could neither read a token nor make one."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    try:
+        path = token_file()
+        if os.environ.get("RAY_AUTH_TOKEN_PATH") or path.exists():
+            path.read_bytes()
+        else:  # Ray makes one there
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        reason = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"Ray needs a place for its access token, but: {reason}. Have HOME name a folder that can be written to "
+            "(or RAY_AUTH_TOKEN_PATH a token), give this shell a token with export RAY_AUTH_TOKEN=$(python -c "
+            "'import secrets; print(secrets.token_hex(32))'), or do without Ray: --cluster.mode inline") from error

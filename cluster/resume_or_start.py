@@ -58,6 +58,8 @@ def had_checkpoint(folder: Path) -> bool:
             return any(b'"event": "checkpoint"' in line for line in events)  # as `learner.events` writes it
     except FileNotFoundError:
         return False
+    except OSError:
+        return True  # which `learner.main` has a sentence for
 
 
 def is_held(folder: Path) -> bool:

@@ -16,6 +16,7 @@ import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
+from cluster.auth import check_token_file
 from cluster.placement import OBJECT_STORE_BYTES
 from configs.exits import STOP_SIGNALS
 from configs.schema import ClusterConfig
@@ -59,6 +60,7 @@ def connect(config: ClusterConfig) -> Runtime:
 
     Raises:
         ClusterError: when no cluster answers at the address.
+        ConfigError: when a local Ray would have no place for its token.
     """
     if ray.is_initialized():
         return Runtime(ours=False)
@@ -127,6 +129,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _start_local(processes: int) -> None:
+    check_token_file()
     # Ray would make its workers give way to everything else on the machine, as if training were not what it is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # With RAY_AUTH_MODE unset, Ray turns authentication on and makes a token where there is none. Setting it here

@@ -33,19 +33,27 @@ class RunFolder:
         self.path = Path(config.folder) / config.name
         self.changed: tuple[str, ...] = ()
         """Keys in which a resumed run's configuration differs from what it was, without those that only name it."""
+        try:
+            self._open(config, resume, allowed)
+        except OSError as error:
+            raise RunRefused(
+                f"expected a folder for the run at {self.path} that can be read and written, got: {error.strerror} "
+                f"({error.filename}); change that, or name another place with --folder") from error
+
+    def _open(self, config: RunConfig, resume: bool, allowed: Sequence[str]) -> None:
         if resume:
             self._check(config, allowed)
         else:
             self._refuse_a_second_run()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.path)
-        if not resume:
-            try:
+        try:
+            if not resume:
                 self._refuse_a_second_run()  # one that began and ended since we looked
-            except RunRefused:
-                self._lock.close()
-                raise
-            self.keep(config)
+                self.keep(config)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def keep(self, config: RunConfig) -> None:
         """Writes the resolved configuration."""

@@ -12,6 +12,7 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from learner.backend import RunRefused
 from learner.checkpoint import Checkpoint, clear_unfinished, load_latest
+from learner.event_types import EventError
 from learner.events import read_events
 from learner.training_state import refusal_of_another_run
 
@@ -33,18 +34,21 @@ def starting_point(
     checkpoints = folder / "checkpoints"
     clear_unfinished(checkpoints)
     checkpoint, refused = load_latest(checkpoints)
-    saved = last_saved(read_events(folder / EVENTS))
-    anew = f"python -m learner.main --config {shlex.quote(str(folder / CONFIG))}"
+    anew = f"train anew, under the next free name: python -m learner.main --config {shlex.quote(str(folder / CONFIG))}"
+    try:
+        saved = last_saved(read_events(folder / EVENTS))
+    except EventError as error:
+        raise RunRefused(f"--resume: {error}. Nothing was changed. Put a sound copy back, or {anew}") from error
     if checkpoint is None and refused:
         raise RunRefused(f"--resume: none of the checkpoints in {folder} can be trusted. {' '.join(refused)} Nothing "
-                         f"was changed. Put sound copies back, or train anew, under the next free name: {anew}")
+                         f"was changed. Put sound copies back, or {anew}")
     if checkpoint is None:
         if saved is None:
             return None, ()
         raise RunRefused(
             f"--resume: the event log of {folder} says that step {saved} was saved, but {checkpoints} holds no "
             "checkpoint; the run would start over and overwrite what is there. Nothing was changed. Put the "
-            f"checkpoints back, or train anew, under the next free name: {anew}")
+            f"checkpoints back, or {anew}")
     if saved is not None and saved > checkpoint.step and not refused:
         refused = (f"checkpoint {checkpoints / f'step_{saved:06d}'} is gone, which the event log says was saved.",)
     changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)

@@ -44,6 +44,12 @@ def test_a_run_that_has_lost_its_checkpoints_is_not_started_over(become, tmp_pat
     assert become[0][-1] == "--resume" and (tmp_path / "r").exists()
 
 
+def test_an_event_log_that_cannot_be_read_is_for_the_run_to_refuse(become, tmp_path: Path):
+    started(tmp_path / "r").mkdir()
+    resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
+    assert become[0][-1] == "--resume"
+
+
 def started(folder: Path) -> Path:
     folder.mkdir()
     return folder / "events.jsonl"

@@ -12,7 +12,7 @@ import yaml
 
 from configs.load import config_hash
 from configs.schema import RunConfig
-from learner.backend import RunFailed, RunInterrupted
+from learner.backend import RunFailed, RunInterrupted, RunRefused
 from learner.run_folder import RunFolder
 from learner.run_lock import RunLock
 
@@ -49,6 +49,19 @@ def test_a_run_that_began_and_ended_while_another_was_starting_is_not_overwritte
         RunFolder(config(tmp_path, seed=5), resume=False)
     monkeypatch.undo()
     RunFolder(config(tmp_path), resume=True).close()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunRefused, match=r"expected a folder for the run at .*/r that can be .*--folder$"):
+        RunFolder(config(tmp_path / folder), resume=False)
+
+
+def test_a_file_in_the_place_of_a_run_is_a_sentence(tmp_path):
+    (tmp_path / "r").touch()
+    with pytest.raises(RunRefused, match=r"at .*/r that can be read and written, got: Not a directory"):
+        RunFolder(config(tmp_path), resume=False)
 
 
 def test_an_empty_folder_may_be_used(tmp_path):

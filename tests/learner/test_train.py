@@ -188,6 +188,21 @@ def test_a_run_whose_checkpoints_are_gone_is_refused_and_nothing_of_it_changed(t
         assert config.name == "lost-2"
 
 
+@pytest.mark.parametrize("log", [None, "5\n", "[]\n"])
+def test_a_run_whose_event_log_is_none_is_refused_and_nothing_of_it_changed(unbroken, folder, tmp_path, log):
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    (tmp_path / "copy" / "events.jsonl").unlink()
+    if log is None:
+        (tmp_path / "copy" / "events.jsonl").mkdir()
+    else:
+        (tmp_path / "copy" / "events.jsonl").write_text(log)
+    before = contents(tmp_path / "copy")
+    config = load_config(["--config", str(tmp_path / "copy" / "config.yaml")])
+    with pytest.raises(RunRefused, match=r"^--resume: .*the event log .* Put a sound copy back, or train anew"):
+        run(config, resume=True)
+    assert contents(tmp_path / "copy") == before
+
+
 def test_the_checkpoint_before_one_that_is_gone_is_taken_and_that_is_said(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 2}, "checkpoint": {"every": 1}})
     run(config)
