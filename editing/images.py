@@ -3,12 +3,14 @@
 import io
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, ImageOps
 from PIL import Image as PIL
-from PIL import ImageOps
 
+from editing.colour import to_srgb
 from editing.task import Image, TaskError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -82,12 +84,18 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Im
         PictureTooLarge: too many pixels.
         TaskError: no PNG, JPEG or WebP; animated; damaged.
     """
+    return _turned(data, name, max_pixels)[0]
+
+
+def _turned(data: bytes, name: str, max_pixels: int) -> tuple[PIL.Image, int]:
+    """The upright picture, and the EXIF orientation that it was turned by (1: not at all)."""
     picture = _opened(data, name, max_pixels)
     try:
         if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
             raise TaskError(f"{name} must be a still picture; it is an animation.")
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(picture), orientation if orientation in range(2, 9) else 1
     except DECODE_ERRORS as error:
         if isinstance(error, TaskError):
             raise
@@ -122,27 +130,53 @@ def eight_bit_gray(picture: PIL.Image) -> Image | None:
     return ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
-    """uint8 RGB [H, W, 3] of a PNG, JPEG or WebP file.
+@dataclass(frozen=True)
+class Decoded:
+    """An image as its file means it.
 
-    Rules: gray is repeated; palettes are looked up; transparency (RGBA, LA or a transparent palette
-    entry) is composited on white; CMYK is converted without a colour profile; 16-bit gray becomes
-    value / 257, and of 16-bit colour Pillow keeps the high byte. Embedded colour profiles are not
-    applied: the values are taken as sRGB.
+    Attributes:
+        image: uint8 sRGB [H, W, 3], upright.
+        orientation: the EXIF orientation that it was turned by, 2 to 8; 1 where it was not.
+        profile: name of the colour profile that was converted to sRGB; None where there was none, or it was sRGB.
+    """
+
+    image: Image
+    orientation: int
+    profile: str | None
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
+    """uint8 sRGB [H, W, 3] of a PNG, JPEG or WebP file, see `decode`."""
+    return decode(data, name, max_pixels).image
+
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """The image of a PNG, JPEG or WebP file, and how it was read.
+
+    Rules: EXIF orientation is applied; an embedded colour profile is converted to sRGB; gray is repeated; palettes
+    are looked up; transparency (RGBA, LA or a transparent palette entry) is composited on white; CMYK without a
+    profile is converted by Pillow's formula; 16-bit gray becomes value / 257, and of 16-bit colour Pillow keeps the
+    high byte.
 
     Raises:
-        TaskError: as `open_picture`, or a mode that none of the rules covers.
+        TaskError: as `open_picture`, a mode that none of the rules covers, or a colour profile that does not fit.
     """
-    picture = open_picture(data, name, max_pixels)
+    picture, orientation = _turned(data, name, max_pixels)
+    profile = picture.info.get("icc_profile")
     gray = eight_bit_gray(picture)
     if gray is not None:
-        return np.repeat(gray[..., None], 3, axis=2)
+        picture = PIL.fromarray(gray)
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
         raise TaskError(
             f"{name} must be gray, palette, RGB, RGBA or CMYK; its mode is {picture.mode}. Save it as RGB."
         )
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = PIL.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = PIL.alpha_composite(white, picture)
-    return np.array(picture.convert("RGB"))
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    if picture.mode in ("1", "LA"):
+        picture = picture.convert("L")
+    elif picture.mode not in ("L", "CMYK"):
+        picture = picture.convert("RGBA" if alpha is not None else "RGB").convert("RGB")
+    picture, described = to_srgb(picture, profile, name)
+    picture = picture.convert("RGB")
+    if alpha is not None:
+        picture = PIL.composite(picture, PIL.new("RGB", picture.size, (255, 255, 255)), alpha)
+    return Decoded(np.array(picture), orientation, described)

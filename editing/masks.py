@@ -201,6 +201,28 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> PixelMask:
     return np.ascontiguousarray(np.repeat(ones, runs).reshape(width, height).T)
 
 
+def looks_row_major(white: PixelMask) -> bool:
+    """Whether a decoded run-length mask is a scattered one that would be compact, had its runs gone along the rows.
+
+    Compact means an outline not much longer than that of the bounding box: runs read in the wrong direction make
+    stripes. A square or nearly square mask becomes its mirror image, sheared, and nothing can be said.
+    """
+    height, width = white.shape
+    if height == width or not white.any():
+        return False
+    other = np.ascontiguousarray(white.T).reshape(height, width)
+    scattered = _outline(white)
+    return scattered > 2 and scattered > 2 * _outline(other)
+
+
+def _outline(mask: PixelMask) -> float:
+    """Length of a mask's outline as a multiple of its bounding box's; 1 for a box."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    cut = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    edges = (cut[1:] != cut[:-1]).sum() + (cut[:, 1:] != cut[:, :-1]).sum()
+    return float(edges / (2 * (cut.shape[0] - 2 + cut.shape[1] - 2)))
+
+
 def _uncompressed_runs(counts: list[Any]) -> list[int]:
     for run in counts:
         if type(run) is not int:

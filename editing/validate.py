@@ -1,6 +1,7 @@
 """`python -m editing.validate FILE`: checks a manifest and prints what it found."""
 
 import argparse
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from configs.output import protect_output
 from configs.paths import path_argument
 from editing.manifest.dataset import ManifestDataset, ManifestError
 from editing.manifest.faults import Fault, grouped
+from editing.manifest.notes import SUSPICIOUS, counts
+from editing.manifest.sheet import write_sheet
 from editing.masks import POLARITIES
 
 
@@ -33,6 +36,7 @@ def summary_table(dataset: ManifestDataset) -> Table:
         "with target": f"{sum(i.record.target is not None for i in items)}",
         "with caption": f"{sum(i.record.caption is not None for i in items)}",
         "fingerprint": dataset.fingerprint[:16],
+        **{str(note): f"{count}" for note, count in counts(item.notes for item in items).items()},
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -60,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the root")
+    parser.add_argument("--sheet", type=path_argument, metavar="HTML",
+                        help="write a contact sheet: masks drawn on their images")
     parser.add_argument("--all-faults", action="store_true", help="a sentence for every faulty line")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -77,6 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     console.print(summary_table(dataset))
     print_faults(console, dataset.faults, options.all_faults)
+    if options.sheet is not None:
+        shown = write_sheet(dataset, options.sheet)
+        console.print(Text(f"{options.sheet} shows {shown} of {len(dataset)} masks on their images."), soft_wrap=True)
+    elif any(set(item.notes) & set(SUSPICIOUS) for item in dataset.items):
+        words = [*(sys.argv[1:] if arguments is None else arguments), "--sheet", "sheet.html"]
+        console.print(Text("Look at the masks before you train: type python -m editing.validate "
+                           f"{shlex.join(words)}, then open sheet.html."), soft_wrap=True)
     return 0
 
 

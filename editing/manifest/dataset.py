@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from editing.images import MAX_PIXELS, decode_image, read_file
+from editing.images import MAX_PIXELS, Decoded, decode, decode_image, read_file
 from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.notes import Note
 from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
-from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, to_edit_mask
-from editing.task import EditTask, TaskError
+from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, looks_row_major, to_edit_mask
+from editing.task import EditTask, PixelMask, TaskError
 
 INVERTED_FRACTION = 0.95
 """A median editable share above this says that the polarity is probably the wrong way round."""
@@ -43,12 +44,16 @@ class CheckedRecord:
     height: int
     width: int
     editable: float
+    notes: tuple[Note, ...] = ()
 
 
 def _load(
     record: Record, max_pixels: int, expected: Mapping[str, str] | None
-) -> tuple[EditTask, dict[str, str]]:
-    """The task of a record and the digests of its files; with `expected` digests, any other is an error."""
+) -> tuple[EditTask, dict[str, str], tuple[Note, ...]]:
+    """The task of a record, the digests of its files and how they were read.
+
+    With `expected` digests, any other is an error.
+    """
     digests: dict[str, str] = {}
 
     def read(field: str, path: Path) -> bytes:
@@ -61,7 +66,8 @@ def _load(
             )
         return data
 
-    source = decode_image(read("source", record.source), f"source {record.source.name!r}", max_pixels)
+    decoded = decode(read("source", record.source), f"source {record.source.name!r}", max_pixels)
+    source = decoded.image
     size = source.shape[:2]
     if record.mask is not None:
         white = load_mask_png(read("mask", record.mask), max_pixels)
@@ -71,7 +77,7 @@ def _load(
     if white.shape != size:
         raise TaskError(
             f"the mask must have the size of the upright source, {size[1]} × {size[0]}; "
-            f"it has {white.shape[1]} × {white.shape[0]}."
+            f"it has {white.shape[1]} × {white.shape[0]}{_as_stored(decoded, white)}."
         )
     edit_mask = to_edit_mask(white, record.polarity)
     if edit_mask.all():
@@ -91,7 +97,30 @@ def _load(
         caption=record.caption,
         meta={"manifest_line": record.line},
     )
-    return task, digests
+    return task, digests, _notes(decoded, record, white)
+
+
+def _as_stored(decoded: Decoded, white: PixelMask) -> str:
+    if decoded.orientation >= 5 and white.shape == decoded.image.shape[1::-1]:
+        return (f", that of the image as it is stored, before EXIF orientation {decoded.orientation} turns it: turn "
+                "the mask in the same way")
+    return ""
+
+
+def _notes(decoded: Decoded, record: Record, white: PixelMask) -> tuple[Note, ...]:
+    """How a line was read, where it could have been read in another way."""
+    height, width = white.shape
+    turned, square = decoded.orientation > 1, height == width
+    # Turned by a quarter, the stored pixels of an image that is not square have another size than the mask.
+    ambiguous = turned and (square or decoded.orientation < 5)
+    found = {
+        Note.TURNED: turned,
+        Note.TURNED_MASK: ambiguous,
+        Note.CONVERTED: decoded.profile is not None,
+        Note.ROW_MAJOR: record.mask_rle is not None and looks_row_major(white),
+        Note.SQUARE_RLE: record.mask_rle is not None and square,
+    }
+    return tuple(note for note, holds in found.items() if holds)
 
 
 class ManifestDataset:
@@ -200,10 +229,10 @@ class ManifestDataset:
                 fields = parse_object(text)
                 task_id = str(fields["id"]) if isinstance(fields.get("id"), str | int) else None
                 record = parse_record(fields, number, root, polarity)
-                task, digests = _load(record, self._max_pixels, expected=None)
+                task, digests, notes = _load(record, self._max_pixels, expected=None)
             except TaskError as error:
                 return Fault(number, task_id, str(error))
-            return CheckedRecord(record, digests, task.height, task.width, float(task.edit_mask.mean()))
+            return CheckedRecord(record, digests, task.height, task.width, float(task.edit_mask.mean()), notes)
 
         items: list[CheckedRecord] = []
         faults: list[Fault] = []

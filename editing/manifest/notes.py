@@ -1,0 +1,25 @@
+"""What of a line was understood in one of several ways: counted by `editing.validate`, and drawn on its sheet."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Note(StrEnum):
+    """Something that a person should know about how a line was read; the value says it."""
+
+    TURNED = "image turned upright by its EXIF orientation"
+    TURNED_MASK = "mask may be drawn on the image as it is stored, before EXIF turns it (both have the same size)"
+    CONVERTED = "colour profile converted to sRGB"
+    ROW_MAJOR = "mask_rle looks as if its runs went along the rows (COCO's go down the columns)"
+    SQUARE_RLE = "mask_rle of a square image: rows and columns cannot be told apart"
+
+
+SUSPICIOUS = (Note.TURNED_MASK, Note.ROW_MAJOR)
+"""Notes that mean that the mask may lie in the wrong place."""
+
+
+def counts(notes: Iterable[tuple[Note, ...]]) -> dict[Note, int]:
+    """How many lines have each note, suspicious ones first; only those that there are."""
+    found = [note for of_line in notes for note in of_line]
+    order = (*SUSPICIOUS, *(note for note in Note if note not in SUSPICIOUS))
+    return {note: found.count(note) for note in order if note in found}
