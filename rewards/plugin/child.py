@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from configs.output import protect_output
 from rewards.inputs import ScoreInput
 from rewards.plugin import wire
 from rewards.plugin.values import checked, shown, told
@@ -29,6 +30,7 @@ GRACE_SECONDS = 5.0
 
 def main(descriptor: int) -> None:
     """Serves the pool at the other end of the socket until that is closed."""
+    protect_output(always=True)  # what the user's code prints costs no score
     connection = socket.socket(fileno=descriptor)
     inbox: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_receive, args=(connection, inbox), daemon=True).start()

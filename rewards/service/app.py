@@ -94,18 +94,23 @@ def _routes(api: FastAPI, desk: ScoreDesk, metrics: Metrics, admission: Admissio
         answer = await desk.answer(request)
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @api.get("/healthz", summary="Whether the service is alive")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    @api.get("/healthz", summary="Whether the service is alive", response_model=None, responses={
+        503: {"description": "The reward pool has ended; the service must be started again."}})
+    async def healthz() -> JSONResponse:
+        if scoring.alive:
+            return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "the reward pool has ended: start the service again"}, 503)
 
     @api.get("/readyz", summary="Whether scores can be had", response_model=None, responses={
-        503: {"description": "A judge has no server that answers."}})
+        503: {"description": "A judge has no server that answers, or a scorer of your own no process."}})
     async def readyz() -> JSONResponse:
         numbers = await scoring.statistics()
         rotation = {name: int(numbers.get(f"{name}_in_rotation", 0)) for name in judges}
+        own = dict(scoring.own_scorers())
         state = {
-            "ready": all(rotation.values()),
+            "ready": all(rotation.values()) and all(own.values()),
             "judges": rotation,  # servers that answer
+            "scorers": own,  # whether there is a process that can score; one that was lost is being replaced
             "cache": {key.removeprefix("cache_"): int(numbers[key]) for key in numbers if key.startswith("cache_")},
             "queue": {"taken": admission.taken, "places": admission.places},
         }

@@ -54,6 +54,15 @@ class PoolThread:
         finally:
             self._stop()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the pool can be asked anything."""
+        return self._thread.is_alive()
+
+    def own_scorers(self) -> Mapping[str, bool]:
+        """See `RewardPool.own_scorers`."""
+        return self._pool.own_scorers()
+
     async def score_task(self, task: EditTask, images: NDArray[np.uint8]) -> Mapping[str, tuple[Score, ...]]:
         """See `RewardPool.score_task`; cancelling it cancels what the pool does for it."""
         return await asyncio.wrap_future(self._call(self._pool.score_task(task, images)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from itertools import count
@@ -24,6 +24,7 @@ from rewards.service.decode import Parcel, decode, unpack
 from rewards.service.metrics import Metrics
 from rewards.service.queue import Admission, Budget
 from rewards.service.refusal import Refusal, excerpt
+from rewards.threads import in_thread
 
 BODY_SECONDS = 30.0
 """Within which a body must have arrived, once its turn to be read has come."""
@@ -43,6 +44,15 @@ class Scoring(Protocol):
 
     async def statistics(self) -> Mapping[str, float]:
         """See `rewards.pool.RewardPool.statistics`."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether there will be scores and statistics at all."""
+        ...
+
+    def own_scorers(self) -> Mapping[str, bool]:
+        """See `rewards.pool.RewardPool.own_scorers`."""
         ...
 
 
@@ -77,7 +87,7 @@ class ScoreDesk:
                         self._bodies.hold(self._max_body if declared is None else int(declared)))
                     parcel = await self._received(request)
                     async with self._pixels.hold(parcel.total_pixels):
-                        task, images = await self._in_thread(decode, parcel, f"request {next(self._numbers)}")
+                        task, images = await in_thread(self._threads, decode, parcel, f"request {next(self._numbers)}")
                         del parcel
                         await body_held.aclose()
                         stage = "being scored"
@@ -105,18 +115,7 @@ class ScoreDesk:
         def opened() -> Parcel:
             return unpack(parse(body), self._limits)
 
-        return await self._in_thread(opened)
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """What the work returns. Cancelled, it ends no earlier than the thread does, which nobody can stop: until then
-        the request's bytes and pixels are in memory, and stay in its budgets."""
-        running = self._threads.submit(work, *arguments)
-        try:
-            return await asyncio.wrap_future(running)
-        except asyncio.CancelledError:
-            if not running.cancel():
-                await asyncio.gather(asyncio.wrap_future(running), return_exceptions=True)
-            raise
+        return await in_thread(self._threads, opened)
 
 
 def _refuse_other_types(request: Request) -> None:

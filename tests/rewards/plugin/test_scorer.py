@@ -176,6 +176,22 @@ def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(t
     until(lambda: all(gone(pid) for pid in pids), 60)
 
 
+def test_what_a_scorer_prints_where_nobody_reads_and_letters_lack_costs_no_score(tmp_path):
+    file = tmp_path / "scores"
+    code = (f"import asyncio, pathlib; from rewards.plugin.scorer import OwnScorer; "
+            f"from tests.rewards.plugin.inputs import given_of; "
+            f"scorer = OwnScorer('mine', '{HERE}:prints', 60.0); scores = asyncio.run(scorer(given_of(1))); "
+            f"scorer.close(); pathlib.Path({str(file)!r}).write_text(str(scores))")
+    unread, pipe = os.pipe()
+    os.close(unread)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], stdout=pipe, stderr=pipe,
+                              env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    finally:
+        os.close(pipe)
+    assert done.returncode == 0 and "value=1.0" in file.read_text()
+
+
 @pytest.mark.parametrize(("attribute", "words"), [
     ("no_such", f"rewards.scorers.mine: {HERE} has no 'no_such'"),
     ("not_callable", "a function of one ScoreInput, got int 3"),

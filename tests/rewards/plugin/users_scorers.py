@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import functools
 import os
+import sys
 import time
 
 import numpy as np
@@ -99,3 +100,9 @@ def starts_a_process_and_hangs(given):
         os.rename(given.task.instruction + ".part", given.task.instruction)
     while True:
         time.sleep(1)
+
+
+def prints(given):
+    print("é → ✓", flush=True)
+    print("é → ✓", file=sys.stderr, flush=True)
+    return [1.0] * len(given.images)

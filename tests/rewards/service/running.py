@@ -40,6 +40,7 @@ class ScriptedPool:
     asked: list[tuple[EditTask, np.ndarray]] = field(default_factory=list)
     begun: int = 0
     given_up: int = 0
+    alive: bool = True
 
     async def score_task(self, task: EditTask, images: np.ndarray) -> Mapping[str, tuple[Score, ...]]:
         self.begun += 1
@@ -55,6 +56,9 @@ class ScriptedPool:
 
     async def statistics(self) -> Mapping[str, float]:
         return self.numbers
+
+    def own_scorers(self) -> Mapping[str, bool]:
+        return {}
 
 
 def brightness(task: EditTask, images: np.ndarray) -> Mapping[str, tuple[Score, ...]]:

@@ -89,8 +89,8 @@ def test_ready_when_every_judge_has_a_server():
     with serving(ScriptedPool(brightness, numbers)) as (client, pool):
         ready = client.get("/readyz")
         assert ready.status == 200
-        assert ready.json == {"ready": True, "judges": {"editscore": 2}, "cache": {"hits": 5, "faults": 1},
-                              "queue": {"taken": 0, "places": 64}}
+        assert ready.json == {"ready": True, "judges": {"editscore": 2}, "scorers": {},
+                              "cache": {"hits": 5, "faults": 1}, "queue": {"taken": 0, "places": 64}}
         pool.numbers = {"editscore_in_rotation": 0.0}
         assert client.get("/readyz").status == 503 and client.get("/readyz").json["ready"] is False
         assert client.get("/healthz").status == 200
