@@ -83,10 +83,15 @@ def reward_words(record: StepRecord) -> list[str]:
     return [*words, *([f"silent {', '.join(record.silent)}"] if record.silent else [])]
 
 
+def shown(record: StepRecord) -> list[str]:
+    """The components that a step shows; drifts are in metrics.jsonl, and told of when they matter."""
+    return [name for name in record.reward_mean if not name.endswith("_drift")]
+
+
 def step_line(record: StepRecord, left: float) -> str:
     """One step on one line, for logs."""
     parts = [f"step {record.step}/{record.steps}"]
-    parts += [f"{name} {amount(name, mean, record.reward_std[name])}" for name, mean in record.reward_mean.items()]
+    parts += [f"{name} {amount(name, record.reward_mean[name], record.reward_std[name])}" for name in shown(record)]
     parts += [f"flat {record.zero_std_share:.0%}", f"age {ages(record.staleness)}",
               f"{record.groups_per_minute:.0f} groups/min"]
     parts += [*learner_words(record.learner), *reward_words(record), *judge_words(record.judge)]
@@ -105,7 +110,8 @@ def live_view(name: str, history: list[StepRecord], left: float) -> RenderableTy
     rewards = Table(box=None, padding=(0, 2), header_style="dim")
     for title, justify in (("reward", "left"), ("mean", "right"), ("± in group", "right"), ("trend", "left")):
         rewards.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for component, mean in record.reward_mean.items():
+    for component in shown(record):
+        mean = record.reward_mean[component]
         past = [step.reward_mean[component] for step in history if component in step.reward_mean]
         rewards.add_row(component, amount(component, mean), amount(component, record.reward_std[component]),
                         Text(trend(past), style="cyan"))

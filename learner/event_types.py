@@ -18,8 +18,8 @@ Event = Literal[
     "duplicate", "task_skipped", "step_skipped", "rolled_back", "data_faults",
     "worker_started", "worker_lost", "worker_given_up", "worker_drained", "fleet_resized", "resize_refused",
     "weights_repushed", "judges_awaited", "judge_ready", "judge_trouble", "cache_trouble",
-    "judge_server_started", "judge_server_lost", "alarm", "step", "published", "checkpoint", "evaluated",
-    "spool_refused", "not_spooled", "not_saved", "stopping", "finished", "failed",
+    "judge_server_started", "judge_server_lost", "start_measured", "alarm", "step", "published", "checkpoint",
+    "evaluated", "spool_refused", "not_spooled", "not_saved", "stopping", "finished", "failed",
 ]
 
 LARGEST = 10**12
@@ -276,6 +276,23 @@ class Told(Record):
     sentence: str
 
 
+class Alarm(Told):
+    """A notification, see `learner.alarms.Alarm`: `size` of what `metric` did, in the metric's own unit."""
+
+    metric: str
+    size: FiniteFloat
+
+
+class StartMeasured(Record):
+    """What later candidates are compared with, see `learner.alarms.Reference`."""
+
+    step: Positive
+    groups: Positive
+    unchanged_below: FiniteFloat | None
+    mean: dict[str, FiniteFloat]
+    sd: dict[str, FiniteFloat]
+
+
 class Counters(Record):
     """See `learner.observer.Counters`."""
 
@@ -344,8 +361,9 @@ RECORDS: dict[str, type[Record]] = {
     "worker_given_up": WorkerGivenUp, "worker_drained": WorkerDrained, "fleet_resized": FleetResized,
     "resize_refused": Reason, "weights_repushed": WeightsRepushed, "judges_awaited": JudgesAwaited,
     "judge_ready": JudgeReady, "judge_trouble": JudgeTrouble, "cache_trouble": CacheTrouble,
-    "judge_server_started": JudgeServerStarted, "judge_server_lost": JudgeServerLost, "alarm": Told, "step": Step,
-    "published": Published, "checkpoint": Checkpoint, "evaluated": Evaluated, "spool_refused": Reason,
+    "judge_server_started": JudgeServerStarted, "judge_server_lost": JudgeServerLost,
+    "start_measured": StartMeasured, "alarm": Alarm, "step": Step, "published": Published, "checkpoint": Checkpoint,
+    "evaluated": Evaluated, "spool_refused": Reason,
     "not_spooled": GroupReason, "not_saved": StepReason, "stopping": Told, "finished": OfStep, "failed": Failed,
 }
 """What each event consists of, besides `seq`, `time`, `previous` and `event` (see `learner.events`)."""

@@ -27,7 +27,8 @@ def measure(
     found = backend.measure_held_out(range(tasks), base=label == "base", shown=min(tasks, config.report.gallery_tasks))
     mean, error = mean_and_error(found.metrics)
     measured = tasks - len(found.spoiled)
-    record = EvaluationRecord(label, step, measured, mean, error, time.monotonic() - start, found.shown)
+    record = EvaluationRecord(label, step, measured, mean, error, time.monotonic() - start, found.shown,
+                              found.metrics)
     for index, reason in found.spoiled.items():
         announcer(events, observers)("task_skipped", split="held-out", task=index, reason=reason)
     events.write("evaluated", label=label, step=step, tasks=measured, mean=mean, standard_error=error)

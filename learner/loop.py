@@ -141,7 +141,7 @@ def _train(
         show_step(record, events, observers)
         sentence = alarm.sentence(record.zero_std_share)
         if sentence is not None:
-            announce("alarm", step=done, sentence=sentence)
+            announce("alarm", metric="zero_std_share", step=done, size=record.zero_std_share, sentence=sentence)
         if measuring:
             with phases.timed("evaluation"):
                 measure(config, backend, "training", done, held_out_tasks, events, observers)

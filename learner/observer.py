@@ -6,7 +6,7 @@ for them. What an observer raises is said, and the run goes on, see `learner.rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,6 +119,7 @@ class EvaluationRecord:
         standard_error: of that mean.
         seconds: wall time.
         shown: the first `report.gallery_tasks` tasks with their pictures.
+        rows: the metrics of each task, in the order of the tasks.
     """
 
     label: str
@@ -128,6 +129,7 @@ class EvaluationRecord:
     standard_error: Mapping[str, float]
     seconds: float
     shown: tuple[Shown, ...] = field(default=(), repr=False)
+    rows: Sequence[Mapping[str, float]] = field(default=(), repr=False)
 
 
 class Observer(Protocol):

@@ -15,6 +15,7 @@ from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
+from learner.alarm_watch import AlarmWatch, notifications
 from learner.backend import Backend, Exported, Notify
 from learner.code_version import code_fingerprint
 from learner.events import EventLog, read_events
@@ -136,6 +137,9 @@ def _run(
     resumed: Resumed, stopping: Stopping | None,
 ) -> dict[str, Any]:
     config, phases = record.config, Phases()
+    alarms = Harmless(AlarmWatch(announcer(events, observers), read_events(record.folder / EVENTS)))
+    alarms.on_start(record)
+    observers = [*observers, alarms]
     tasks, last = record.held_out_tasks, config.learner.steps
     backend = make_backend(config, record.folder, announcer(events, observers))
     try:
@@ -198,6 +202,7 @@ def _summary(
         "gain": block((gain, gain_error)),
         "verdict": {"outcome": verdict.outcome, "reasons": list(verdict.reasons)},
         "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
+        "notifications": notifications(events),
         "counters": asdict(trained.counters),
         "left_out": {"tasks": {str(task): reason for task, reason in trained.spoiled.items()}},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

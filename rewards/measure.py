@@ -32,8 +32,9 @@ def measured(task: EditTask, image: Image) -> dict[str, float]:
     - `edit_change`: mean absolute difference to the *source* inside the mask, 0..1: zero where nothing was edited;
     - `edit_delta_e`: colour difference to the target inside the mask, see `rewards.colour.delta_e`;
     - `edit_pyramid`, `background_pyramid`: distance over several scales, see `rewards.pyramid.pyramid_distance`;
-    - `edit_<drift>_drift` to the target inside the mask, `background_<drift>_drift` to the source outside it, for every
-      one of `DRIFTS`, signed where a direction exists: see `rewards.appearance.appearance`;
+    - `edit_<drift>_drift` to the target inside the mask (to the source where there is no target),
+      `background_<drift>_drift` to the source outside it, for every one of `DRIFTS`, signed where a direction exists:
+      see `rewards.appearance.appearance`;
     - `background_cast_share`: the share of the squared background error that one added colour explains, 0..1.
     """
     batch = ScoreInput(task, image[None], None).images
@@ -58,8 +59,8 @@ def _unrewarded(task: EditTask, image: Image) -> dict[str, float]:
     if task.target is not None:
         found["edit_delta_e"] = delta_e(image, task.target, inside)
         found["edit_pyramid"] = pyramid_distance(image, task.target, inside)
-        look = appearance(image[None], task.target, inside)
-        found.update({f"edit_{name}_drift": float(look[name][0]) for name in DRIFTS})
+    look = appearance(image[None], task.source if task.target is None else task.target, inside)
+    found.update({f"edit_{name}_drift": float(look[name][0]) for name in DRIFTS})
     if outside.any():
         found["background_pyramid"] = pyramid_distance(image, task.source, outside)
         look = appearance(image[None], task.source, outside)

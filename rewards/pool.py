@@ -29,6 +29,7 @@ from rewards.judge.messages import JudgesDown
 from rewards.measure import measured
 from rewards.result import GroupScores, Score
 from rewards.scorers import SCORERS
+from rewards.watched import looks
 
 if TYPE_CHECKING:
     from rewards.cache import ScoreCache
@@ -154,10 +155,15 @@ class RewardPool:
         )
 
     async def _diagnostics(self, given: ScoreInput) -> dict[str, tuple[Score, ...]]:
-        """What a person should see of every run, whatever it is rewarded for: how the background is held."""
+        """What a person should see of every run, whatever it is rewarded for: how the background is held, and
+        `rewards.watched`."""
         scorers = {name: SCORERS[name] for name in WATCHED if name not in self._names}
-        return {name: await _run(name, self._in_thread(scorer) if self._waiting else _at_once(scorer), given)
-                for name, scorer in scorers.items()}
+        found = {name: await _run(name, self._in_thread(scorer) if self._waiting else _at_once(scorer), given)
+                 for name, scorer in scorers.items()}
+        if not self._waiting:
+            return {**found, **looks(given)}
+        async with self._computing:
+            return {**found, **await asyncio.to_thread(looks, given)}
 
     async def score_task(
         self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None

@@ -44,8 +44,15 @@ def test_the_background_is_watched_whatever_is_rewarded(tasks):
     group = group_of(tasks.train[0], 0, acd=np.ones(3, dtype=np.float32))
     unrewarded = at_once(RewardPool(config(acd=1.0), tasks).score(group))
     rewarded = at_once(RewardPool(config(background_psnr=1.0), tasks).score(group))
-    assert unrewarded.diagnostics == rewarded.components and "background_psnr" not in unrewarded.components
-    assert rewarded.diagnostics == {} and unrewarded.valid == rewarded.valid
+    looks = rewarded.diagnostics
+    assert unrewarded.diagnostics == {**rewarded.components, **looks} and unrewarded.valid == rewarded.valid
+    assert "background_psnr" not in unrewarded.components
+    assert len(looks) == 11 and all(len(scores) == 3 for scores in looks.values())
+    assert [score.value for score in looks["edit_change"]] == [
+        pytest.approx(measured(tasks.train[0], image)["edit_change"], abs=1e-6) for image in group.images]
+    whole = replace(tasks.train[0], edit_mask=np.ones((64, 64), dtype=bool))
+    scores = at_once(RewardPool(config(edit_psnr=1.0), Tasks([whole], tasks.held_out)).score(group))
+    assert "edit_change" in scores.diagnostics and "background_cast_drift" not in scores.diagnostics
 
 
 @pytest.mark.parametrize("name", ["edit_score", "edit_psnr", "background_psnr", "acd"])
@@ -116,13 +123,15 @@ def test_measured_leaves_out_what_has_no_truth(tasks):
     task = tasks.held_out[0]
     image = task.source
     truth = {"edit_score", "editscore_truth", "edit_accuracy"}
-    wanted = {"edit_psnr", "edit_delta_e", "edit_pyramid", *(f"edit_{name}_drift" for name in DRIFTS)}
+    wanted, inside = {"edit_psnr", "edit_delta_e", "edit_pyramid"}, {
+        "edit_change", *(f"edit_{name}_drift" for name in DRIFTS)}
     kept = {"background_psnr", "background_ssim", "background_pyramid", "background_cast_share",
             *(f"background_{name}_drift" for name in DRIFTS)}
-    assert set(measured(task, image)) == {"edit_change", *truth, *wanted, *kept}
-    assert set(measured(replace(task, meta={}), image)) == {"edit_change", *wanted, *kept}
+    assert set(measured(task, image)) == {*inside, *truth, *wanted, *kept}
+    assert set(measured(replace(task, meta={}), image)) == {*inside, *wanted, *kept}
     bare = replace(task, meta={}, target=None)
+    unchanged = dict.fromkeys(inside, 0.0)  # without a target, drifts are to the source
     perfect = {name: 0.0 for name in kept} | {"background_psnr": PSNR_CAP, "background_ssim": 1.0}
-    assert measured(bare, image) == {"edit_change": 0.0, **perfect}
+    assert measured(bare, image) == {**unchanged, **perfect}
     full = replace(bare, edit_mask=np.ones_like(task.edit_mask))
-    assert measured(full, image) == {"edit_change": 0.0}
+    assert measured(full, image) == unchanged

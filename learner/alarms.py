@@ -1,0 +1,161 @@
+"""When the numbers of a run say that it teaches something else than its user wants. Pure: numbers in, alarms out.
+
+Nothing here is compared with a number that suits one editor or one data set: candidates are compared with those of the
+run's own start, when the policy was the base, and held-out edits with the base's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewards.measure import DRIFTS as LOOKS
+
+Group = Mapping[str, Sequence[float]]
+"""What was measured of one group's candidates, by measure; see `rewards.watched`."""
+Rows = Sequence[Mapping[str, float]]
+"""Held-out metrics per task."""
+
+CHANGE = "edit_change"
+DRIFTS = tuple(f"{where}_{look}_drift" for where in ("edit", "background") for look in LOOKS)
+EDITS = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr")
+"""Held-out metrics of the edit, larger is better."""
+
+LITTLE = 0.05
+"""Candidates that changed less inside the mask than this share of them did at the start count as unchanged."""
+UNCHANGED_SHARE = 0.25
+"""At the start `LITTLE` of the candidates are unchanged; five times as many are an alarm."""
+SHIFT = 1.0
+"""A measure of the look may shift by so many of its standard deviations at the start (of the base: over tasks)."""
+FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
+"""A held-out PSNR, or another metric of the edit, may fall by so many dB, or by this share of the base's value."""
+ERRORS = 3.0
+"""What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
+AGAIN = 1.5
+"""An alarm is told again when its size has grown by this factor since it was told."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A notification: the metric that went wrong, after how many steps, its size in its own unit, and the sentence that
+    says so and what to do."""
+
+    metric: str
+    step: int
+    size: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The candidates of a run's start.
+
+    Attributes:
+        groups: how many groups it was taken from.
+        unchanged_below: `edit_change` of a candidate that counts as unchanged; None where it was not measured.
+        mean, sd: of the groups' means, by drift.
+    """
+
+    groups: int
+    unchanged_below: float | None
+    mean: Mapping[str, float]
+    sd: Mapping[str, float]
+
+
+def reference(groups: Sequence[Group]) -> Reference:
+    """What the groups of the start look like."""
+    changes = [value for group in groups for value in group.get(CHANGE, ())]
+    means = {name: _means(groups, name) for name in DRIFTS}
+    means = {name: values for name, values in means.items() if len(values) > 1}
+    return Reference(
+        groups=len(groups),
+        unchanged_below=float(np.quantile(changes, LITTLE)) if changes else None,
+        mean={name: float(np.mean(values)) for name, values in means.items()},
+        sd={name: float(np.std(values, ddof=1)) for name, values in means.items()})
+
+
+def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
+    """What the candidates of the last steps show, compared with those of the start."""
+    found = []
+    changes = [value for group in recent for value in group.get(CHANGE, ())]
+    if start.unchanged_below is not None and changes:
+        share = float(np.mean([value < start.unchanged_below for value in changes]))
+        if share > UNCHANGED_SHARE:
+            found.append(Alarm(CHANGE, step, share, (
+                f"step {step}: {share:.0%} of the candidates changed next to nothing inside the edit mask (edit_change "
+                f"below {start.unchanged_below:.3g}, as {LITTLE:.0%} did at the start): the editor learns to copy its "
+                "source. Give the edit more weight in rewards.weights, or hold it with "
+                "learner.preservation.velocity_weight.")))
+    for name in start.sd:
+        values = _means(recent, name)
+        if values:
+            shift = float(np.mean(values)) - start.mean[name]
+            error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups)
+            found += _drift(name, shift, error, start.sd[name], step, "the candidates", "at the start")
+    return found
+
+
+def held_out_alarms(
+    base: Rows, measured: Sequence[Rows], step: int, rewards: tuple[float, float] | None = None
+) -> list[Alarm]:
+    """What held-out measurements show, compared with the base on the same tasks.
+
+    Args:
+        base: of the base editor.
+        measured: one or more measurements in a row, the last one after `step` steps; what all of them show is told.
+        step: optimizer steps done.
+        rewards: mean training reward at the start and lately, for the sentence.
+    """
+    every = [{alarm.metric: alarm for alarm in _measured_alarms(base, rows, step, rewards)} for rows in measured]
+    return [alarm for metric, alarm in every[-1].items() if all(metric in one for one in every)]
+
+
+def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
+    """Those that were not told before, or have become markedly worse; `told` has the size that each was told with."""
+    return [alarm for alarm in alarms
+            if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
+
+
+def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, float] | None) -> list[Alarm]:
+    found = []
+    rose = "" if rewards is None or rewards[1] <= rewards[0] else (
+        f" while the training reward rose from {rewards[0]:.3g} to {rewards[1]:.3g}")
+    for name in (*EDITS, *DRIFTS):
+        pairs = [(before[name], after[name]) for before, after in zip(base, rows, strict=True)
+                 if name in before and name in after]
+        if len(pairs) < 2:
+            continue
+        gains, before = np.array([b - a for a, b in pairs]), np.array([a for a, _ in pairs])
+        gain, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(pairs))
+        if name in DRIFTS:
+            found += _drift(name, gain, error, float(before.std(ddof=1)), step, "held-out edits", "with the base")
+            continue
+        psnr = name.endswith("psnr")
+        allowed = FALL_DECIBEL if psnr else FALL_SHARE * abs(float(before.mean()))
+        if -gain > allowed and -gain > ERRORS * error:
+            unit = " dB" if psnr else ""
+            found.append(Alarm(name, step, -gain, (
+                f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} from the base's "
+                f"{before.mean():.3g}{unit}{rose}. What is rewarded is not the edit: look at the gallery, change "
+                "rewards.weights, or lower learner.optimizer.lr.")))
+    return found
+
+
+def _drift(name: str, shift: float, error: float, sd: float, step: int, what: str, when: str) -> list[Alarm]:
+    """An alarm where the shift is beyond `SHIFT` standard deviations and its error; a cast that fades is none."""
+    size = shift if name.endswith("cast_drift") else abs(shift)
+    if not (size > SHIFT * sd and size > ERRORS * error):
+        return []
+    where, look = name.removesuffix("_drift").split("_")
+    key = "velocity_weight" if where == "edit" else "background_weight"
+    return [Alarm(name, step, shift, (
+        f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit mask has shifted by "
+        f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
+        f"learner.preservation.{key}, or lower learner.optimizer.lr."))]
+
+
+def _means(groups: Sequence[Group], name: str) -> list[float]:
+    return [float(np.mean(group[name])) for group in groups if group.get(name)]

@@ -1,0 +1,190 @@
+"""Which runs a person is warned of: on series that real runs left (`alarm_series`), made-up ones, and real runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.trajectory import Lease
+from configs.load import config_hash, load_config
+from configs.schema import RunConfig
+from learner.alarm_watch import AlarmWatch, notifications
+from learner.alarms import CHANGE, DRIFTS, Alarm, candidate_alarms, due, held_out_alarms, reference
+from learner.audit import audited
+from learner.events import read_events
+from learner.observer import Counters, EvaluationRecord, GroupRecord, RunRecord, StepRecord
+from learner.train import run
+from rewards.result import GroupScores, Score
+from tests.learner.test_loop import Watcher
+
+SERIES = Path(__file__).parent / "alarm_series"
+COLLAPSING = Path(__file__).parents[1] / "collapsing"
+
+
+def series(name: str) -> dict:
+    return json.loads((SERIES / f"{name}.json").read_text())
+
+
+def groups_of(found: dict) -> list[dict[str, list[float]]]:
+    return [{CHANGE: change, **{name: [values[i]] for name, values in found["drifts"].items()}}
+            for i, change in enumerate(found[CHANGE])]
+
+
+def rows_of(columns: dict) -> list[dict[str, float]]:
+    return [{name: values[i] for name, values in columns.items() if values[i] is not None}
+            for i in range(len(columns["edit_psnr"]))]
+
+
+class Played:
+    """An `AlarmWatch` that is shown what a run left; `events` is what it told."""
+
+    def __init__(self, found: dict, measured: bool, first: int = 0, last: int | None = None, before: tuple = ()):
+        self.events: list[dict] = []
+        watch = AlarmWatch(lambda event, **fields: self.events.append({"event": event, **fields}), before)
+        watch.on_start(RunRecord(RunConfig(), "0" * 64, Path("r"), first, 4096, 256))
+        base, width, groups = rows_of(found["base"]), found["groups_per_step"], groups_of(found)
+        watch.on_evaluation(evaluation("base", first, base))
+        steps = len(found["rewards"])
+        for step in range(first, steps if last is None else last):
+            for slot, group in enumerate(groups[step * width : (step + 1) * width]):
+                watch.on_group(group_record(step, slot, group))
+            watch.on_step(step_record(step + 1, found["rewards"][step]))
+            rows = found["measured"].get(str(step + 1))
+            if measured and rows is not None:
+                watch.on_evaluation(evaluation("final" if step + 1 == 40 else "training", step + 1, rows_of(rows)))
+
+    @property
+    def alarms(self) -> dict[str, list[tuple[int, float]]]:
+        found: dict[str, list[tuple[int, float]]] = {}
+        for event in self.events:
+            if event["event"] == "alarm":
+                found.setdefault(event["metric"], []).append((event["step"], event["size"]))
+        return found
+
+
+def evaluation(label, step, rows):
+    return EvaluationRecord(label, step, len(rows), {}, {}, 1.0, rows=rows)
+
+
+def group_record(step, slot, group):
+    scores = {name: tuple(Score(value=value) for value in values) for name, values in group.items()}
+    lease = Lease(step, slot, 0, 0, 1, step)
+    return GroupRecord(step, lease, "t", GroupScores(lease.group_id, step, {}, 0.1, scores), 0, 1.0)
+
+
+def step_record(done, reward):
+    return StepRecord(done, 40, done, {"reward": reward}, {"reward": 0.1}, 0.0, {0: 12}, 60.0, Counters(), {}, {})
+
+
+@pytest.mark.parametrize("name", ["my_images", "kontext_1gpu"])
+def test_a_run_that_learns_to_copy_is_told_of_by_its_candidates_alone(name):
+    alarms = Played(series(name), measured=False).alarms
+    assert set(alarms) == {CHANGE}
+    (step, share), *again = alarms[CHANGE]
+    assert step == 19 and 0.3 < share < 0.35
+    assert [size > 1.5 * share for _, size in again] == [True] * len(again)  # and again only when markedly worse
+
+
+@pytest.mark.parametrize("name", ["my_images", "kontext_1gpu"])
+def test_and_earlier_by_held_out_measurements(name):
+    played = Played(series(name), measured=True)
+    assert {"edit_score", "edit_psnr", "editscore_truth", "edit_accuracy"} <= set(played.alarms)
+    assert min(step for metric, told in played.alarms.items() if metric != CHANGE for step, _ in told) == 12
+    (told,) = [e for e in played.events if e["event"] == "alarm" and e["metric"] == "edit_accuracy"]
+    assert told["sentence"].startswith(f"step {told['step']}: edit_accuracy on the held-out tasks fell by ")
+    assert ("while the training reward rose from" in told["sentence"]) == (name == "my_images")  # pooled: always 0
+
+
+def test_the_quickstart_is_not_told_of():
+    played = Played(series("quickstart"), measured=True)
+    assert [event["event"] for event in played.events] == ["start_measured"]
+
+
+def test_a_resumed_run_keeps_its_start_and_repeats_nothing():
+    found = series("my_images")
+    before = Played(found, measured=False, last=20)
+    assert CHANGE in before.alarms
+    events = tuple(before.events)
+    again = Played(found, measured=False, first=15, before=(*events, {"event": "resumed", "step": 15}))
+    # What came after step 15 is undone, so it is told; the start is that of the whole run.
+    assert again.events[0]["event"] == "alarm" and again.alarms[CHANGE][0][0] == 20
+    kept = Played(found, measured=False, first=20, before=(*events, {"event": "resumed", "step": 20}))
+    assert all(size > 1.5 * before.alarms[CHANGE][0][1] for _, size in kept.alarms.get(CHANGE, []))
+
+
+def test_what_was_undone_is_no_notification():
+    alarm = {"event": "alarm", "metric": "m", "size": 1.0, "sentence": "s"}
+    events = [{**alarm, "step": 4}, {**alarm, "step": 9}, {"event": "resumed", "step": 5}]
+    assert notifications(events) == [{"metric": "m", "step": 4, "size": 1.0, "sentence": "s"}]
+
+
+def test_an_alarm_is_told_again_only_when_markedly_worse():
+    alarm = Alarm("edit_psnr", 8, 2.0, "")
+    assert due([alarm], {}) == [alarm] and due([alarm], {"edit_psnr": 1.4}) == []
+    assert due([alarm], {"edit_psnr": 1.3, "edit_change": 0.1}) == [alarm]
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=30, max_size=30))
+def test_the_start_is_no_alarm_against_itself(changes):
+    groups = [{CHANGE: change, **{name: change for name in DRIFTS}} for change in changes]
+    assert candidate_alarms(reference(groups), groups, 5) == []
+
+
+@pytest.mark.parametrize(("name", "shift", "told"), [
+    ("background_saturation_drift", 0.05, True), ("background_saturation_drift", -0.05, True),
+    ("edit_contrast_drift", 0.01, False), ("background_cast_drift", 0.05, True),
+    ("background_cast_drift", -0.05, False)])
+def test_a_look_may_shift_as_far_as_it_varied(name, shift, told):
+    start = [{name: [0.02 * (i % 3)]} for i in range(30)]  # standard deviation 0.017
+    alarms = candidate_alarms(reference(start), [{name: [one[name][0] + shift]} for one in start], 12)
+    assert bool(alarms) == told
+    for alarm in alarms:
+        assert (alarm.metric, alarm.step) == (name, 12) and alarm.size == pytest.approx(shift)
+        assert "outside the edit mask has shifted by" in alarm.sentence and "background_weight" in alarm.sentence
+
+
+def test_a_fall_that_is_small_or_within_its_error_is_none():
+    base = [{"edit_score": 0.6, "edit_psnr": 20.0 + i % 2} for i in range(16)]
+
+    def fell(score, psnr):
+        return [a.metric for a in held_out_alarms(base, [[
+            {"edit_score": row["edit_score"] - score(i), "edit_psnr": row["edit_psnr"] - psnr(i)}
+            for i, row in enumerate(base)]], 8)]
+
+    assert fell(lambda i: 0.05, lambda i: 0.9) == []
+    assert fell(lambda i: 0.1, lambda i: 1.2) == ["edit_score", "edit_psnr"]
+    assert fell(lambda i: 1.6 if i == 0 else 0, lambda i: 0) == []  # one task of sixteen: within the error
+    assert held_out_alarms(base, [[{}] * 16], 8) == []
+
+
+def test_candidates_that_were_not_measured_are_no_alarm():
+    start = reference([{}] * 30)
+    assert start.unchanged_below is None and start.sd == {}
+    assert candidate_alarms(start, [{}] * 30, 40) == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["my_images", "kontext_1gpu"])
+def test_the_collapsing_configurations_are_told_of_while_they_run(tmp_path, name):
+    config = load_config(["--config", str(COLLAPSING / f"{name}.yaml"), "--folder", str(tmp_path), "--learner.steps",
+                          "22", "--data.held_out_tasks", "48", "--report.gallery_tasks", "0"])
+    watcher = Watcher()
+    summary = run(config, observers=[watcher])
+    told = {one["metric"]: one for one in summary["notifications"]}
+    assert 10 <= told[CHANGE]["step"] <= 22 and "edit_score" in told, told  # it happened, while the run went on
+    assert watcher.notices.count(told[CHANGE]["sentence"]) == 1
+    assert summary["config_hash"] == config_hash(config)
+    faults = audited(tmp_path / name / "events.jsonl").faults
+    assert not any(faults.values()), faults
+
+
+@pytest.mark.fault
+def test_the_quickstart_is_silent(tmp_path):
+    config = load_config(["--folder", str(tmp_path), "--cluster.mode", "inline", "--learner.steps", "40",
+                          "--report.evaluate_every", "10", "--data.held_out_tasks", "64"])
+    summary = run(config)
+    assert summary["notifications"] == [] and summary["verdict"]["outcome"] == "trained"
+    events = [e["event"] for e in read_events(tmp_path / "quickstart" / "events.jsonl")]
+    assert events.count("start_measured") == 1 and events.count("evaluated") == 5
