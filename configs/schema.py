@@ -71,7 +71,8 @@ class ManifestData(Section):
     held_out_path: PathText | None = None
     """A second manifest to measure on; None holds out the last `held_out_fraction` of the first."""
     held_out_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the manifest held out when there is no second one (at least one task if above zero)."""
+    """Share of the manifest held out when there is no second one (at least one task if above zero); all tasks of an
+    image are on the same side."""
     mask_polarity: Literal["edit_is_white", "edit_is_black"] | None = None
     """What white means in mask pictures; None expects the manifest's header to say it."""
     max_faulty_fraction: float = Field(0.05, ge=0, le=1)

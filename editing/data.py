@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,8 @@ from configs.schema import ManifestData, RunConfig, ShapesData
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
 from editing.manifest import FaultyLines, ManifestDataset, ManifestError
+from editing.manifest.repeats import split
+from editing.remarks import of_manifest, of_overlap
 from editing.resize import resize_task
 from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask, TaskSource
@@ -28,11 +30,14 @@ class Tasks:
         held_out: what is measured on.
         faults: the lines that were skipped, by the configuration key that names the manifest: `data.path`, and
             `data.held_out_path` where there is one. The benchmark has no such keys.
+        remarks: what a person should know of the data, a sentence each: masks that may lie in the wrong place, images
+            that stand in several lines or are both trained and measured on.
     """
 
     train: TaskSource
     held_out: TaskSource
     faults: Mapping[str, FaultyLines] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -43,7 +48,7 @@ class Tasks:
 class ResizedTasks:
     """Tasks `indices` of another source, resized to about `side`² pixels and to a multiple of the token size."""
 
-    def __init__(self, source: TaskSource, indices: range, side: int | None, multiple: int) -> None:
+    def __init__(self, source: TaskSource, indices: Sequence[int], side: int | None, multiple: int) -> None:
         self.source, self.indices, self.side, self.multiple = source, indices, side, multiple
         # A group's task is asked for several times in a row, and decoding a photograph takes a tenth of a second.
         self._task = lru_cache(maxsize=2)(self._load)
@@ -59,7 +64,7 @@ class ResizedTasks:
 
     @property
     def fingerprint(self) -> str:
-        what = f"{self.source.fingerprint}/{self.indices}/{self.side}/{self.multiple}"
+        what = f"{self.source.fingerprint}/{list(self.indices)}/{self.side}/{self.multiple}"
         return hashlib.sha256(what.encode()).hexdigest()
 
 
@@ -96,19 +101,26 @@ def open_tasks(config: RunConfig) -> Tasks:
     if data.held_out_path is not None:
         _refuse_missing_targets(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path)
+        remarks = [*of_manifest("data.path", train, _check(data, train)),
+                   *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
+                   *of_overlap("data.held_out_path", train.items, held_out.items)]
         return Tasks(ResizedTasks(train, range(len(train)), data.resolution, multiple),
                      ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple),
-                     {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)})
+                     {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)},
+                     tuple(remarks))
     kept = len(train) - round(len(train) * data.held_out_fraction)
     if data.held_out_fraction > 0:
         kept = min(kept, len(train) - 1)
     if kept < 1:
         raise ManifestError(f"data.path: {data.path} has {len(train)} valid task(s), too few to hold out "
                          f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0")
-    _refuse_missing_targets(config, train, range(kept))
-    return Tasks(ResizedTasks(train, range(kept), data.resolution, multiple),
-                 ResizedTasks(train, range(kept, len(train)), data.resolution, multiple),
-                 {"data.path": _faulty(data, train)})
+    trained, held = split(train.items, len(train) - kept)
+    _refuse_missing_targets(config, train, trained)
+    remarks = [*of_manifest("data.path", train, _check(data, train)),
+               *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held])]
+    return Tasks(ResizedTasks(train, trained, data.resolution, multiple),
+                 ResizedTasks(train, held, data.resolution, multiple),
+                 {"data.path": _faulty(data, train)}, tuple(remarks))
 
 
 def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
@@ -117,14 +129,18 @@ def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
         follow_links=data.follow_links)
 
 
-def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
+def _check(data: ManifestData, manifest: ManifestDataset) -> str:
+    """The command that checks a manifest as the run does."""
     polarity = f" --mask-polarity {data.mask_polarity}" if data.mask_polarity else ""
     links = " --follow-links" if data.follow_links else ""
-    command = f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity}{links} --all-faults"
-    return FaultyLines(str(manifest.path), manifest.faults, command)
+    return f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity}{links}"
 
 
-def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: range) -> None:
+def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
+    return FaultyLines(str(manifest.path), manifest.faults, f"{_check(data, manifest)} --all-faults")
+
+
+def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
     # Otherwise the run would stop at the first such task, perhaps hours later.
     if config.rewards.weights.get("edit_psnr", 0) == 0:
         return

@@ -15,6 +15,7 @@ from configs.paths import path_argument
 from editing.manifest.dataset import ManifestDataset, ManifestError
 from editing.manifest.faults import Fault, grouped
 from editing.manifest.notes import SUSPICIOUS, counts
+from editing.manifest.repeats import image_groups, repeated
 from editing.manifest.sheet import write_sheet
 from editing.masks import POLARITIES
 
@@ -35,6 +36,8 @@ def summary_table(dataset: ManifestDataset) -> Table:
         "mask polarity": ", ".join(polarities),
         "with target": f"{sum(i.record.target is not None for i in items)}",
         "with caption": f"{sum(i.record.caption is not None for i in items)}",
+        "images": f"{len(image_groups(items))}",
+        "repeat an earlier task": f"{len(repeated(items))}",
         "fingerprint": dataset.fingerprint[:16],
         **{str(note): f"{count}" for note, count in counts(item.notes for item in items).items()},
     }

@@ -15,7 +15,7 @@ from configs.errors import expectation, shown
 
 Event = Literal[
     "started", "resumed", "leased", "generated", "scored", "spooled", "replayed", "trained", "rejected", "requeued",
-    "duplicate", "task_skipped", "step_skipped", "rolled_back", "data_faults",
+    "duplicate", "task_skipped", "step_skipped", "rolled_back", "data_faults", "data_remarks",
     "worker_started", "worker_lost", "worker_given_up", "worker_drained", "fleet_resized", "resize_refused",
     "weights_repushed", "judges_awaited", "judge_ready", "judge_trouble", "cache_trouble",
     "judge_server_started", "judge_server_lost", "start_measured", "alarm", "step", "published", "checkpoint",
@@ -171,6 +171,12 @@ class DataFaults(Record):
     count: Positive
     first: list[str]
     command: str
+
+
+class DataRemarks(Record):
+    """What a person should know of the data, see `editing.data.Tasks`."""
+
+    sentences: list[str]
 
 
 class WorkerStarted(Record):
@@ -357,7 +363,7 @@ RECORDS: dict[str, type[Record]] = {
     "started": Began, "resumed": Began, "leased": Leased, "generated": Generated, "scored": Scored,
     "spooled": Spooled, "replayed": Leased, "trained": Trained, "rejected": GroupReason, "requeued": GroupReason,
     "duplicate": OfGroup, "task_skipped": TaskSkipped, "step_skipped": StepSkipped, "rolled_back": StepReason,
-    "data_faults": DataFaults, "worker_started": WorkerStarted, "worker_lost": WorkerLost,
+    "data_faults": DataFaults, "data_remarks": DataRemarks, "worker_started": WorkerStarted, "worker_lost": WorkerLost,
     "worker_given_up": WorkerGivenUp, "worker_drained": WorkerDrained, "fleet_resized": FleetResized,
     "resize_refused": Reason, "weights_repushed": WeightsRepushed, "judges_awaited": JudgesAwaited,
     "judge_ready": JudgeReady, "judge_trouble": JudgeTrouble, "cache_trouble": CacheTrouble,

@@ -62,6 +62,8 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
         return "\n  ".join([
             f"{fields['key']}: {fields['count']} faulty line{plural} left out:", *fields["first"],
             *([f"all of them, with a reason each: {fields['command']}"] if fields["count"] > 1 else [])])
+    if event == "data_remarks":
+        return "\n".join(fields["sentences"])
     if event == "task_skipped":
         return f"{fields.get('split', 'training')} task {fields['task']} went bad and is left out: {fields['reason']}"
     if event == "step_skipped":

@@ -96,12 +96,15 @@ def _attempt(
                 if lines:
                     announce("data_faults", key=key, count=len(lines), first=grouped(lines.faults),
                              command=lines.command)
+            if tasks.remarks:
+                announce("data_remarks", sentences=list(tasks.remarks))
             for reason in spool_refused:
                 announce("spool_refused", reason=reason)
             try:
                 summary = _run(record, events, observers, allowed, resumed, stopping)
                 summary["left_out"]["lines"] = {
                     key: lines.sentences() for key, lines in tasks.faults.items()}
+                summary["data_remarks"] = list(tasks.remarks)
             except BaseException as error:
                 events.write("failed", error=type(error).__name__, reason=str(error))
                 raise

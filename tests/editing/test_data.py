@@ -1,6 +1,7 @@
 """The tasks of a run: splits of a manifest, sizes that the editor takes, and what is refused before anything starts."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from configs.schema import RunConfig
 from editing.data import ResizedTasks, open_tasks, pixel_multiple
 from editing.editors.base import EditorError
 from editing.manifest import ManifestError
+from editing.validate import main
 
 
 def write_manifest(path, count, targets=()):
@@ -93,6 +95,39 @@ def test_skipped_lines_are_told_by_the_key_that_names_their_manifest(tiny_kontex
     assert both["data.path"].sentences()[0].startswith(f"{train}, line 5 (torn): ")
     assert both["data.held_out_path"].sentences()[0].startswith(f"{held_out}, line 4 (torn): ")
     assert set(open_tasks(config(tiny_kontext, train, **limit)).faults) == {"data.path"}
+
+
+def test_what_is_trained_and_measured_on_is_told(tiny_kontext, tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", 4)
+    assert open_tasks(config(tiny_kontext, path)).remarks == ()
+    again = json.loads(path.read_text().splitlines()[1])
+    with path.open("a") as file:
+        file.write(json.dumps({**again, "id": "again"}) + "\n")
+    found = open_tasks(config(tiny_kontext, path))
+    assert found.remarks == (
+        "data.path: 5 tasks show 4 images.",
+        "data.path: 1 task repeats an earlier one (the same image, mask and instruction), so that it counts more "
+        "often; the first is line 6.")
+    assert ids(found.held_out) == ["task-3"] and "again" in ids(found.train)
+    both = open_tasks(config(tiny_kontext, path, held_out_path=str(path))).remarks
+    assert both[-1].startswith("data.held_out_path: every held-out task shows an image that is trained on")
+    (tmp_path / "one.jsonl").write_text("\n".join(
+        [path.read_text().splitlines()[0], *(json.dumps({**again, "id": n, "instruction": str(n)}) for n in range(3))]))
+    assert [sentence.partition(",")[0] for sentence in open_tasks(
+        config(tiny_kontext, tmp_path / "one.jsonl")).remarks] == [
+            "data.path: 3 tasks show 1 image.",
+            "data.held_out_fraction: every held-out task shows an image that is trained on"]
+
+
+def test_masks_that_may_lie_in_the_wrong_place_are_told_with_what_to_type(tiny_kontext, tmp_path):
+    path = write_manifest(tmp_path / "my m.jsonl", 3)
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.fromarray(np.full((30, 40, 3), 9, np.uint8)).save(tmp_path / "1.png", exif=turned.tobytes())
+    (sentence,) = open_tasks(config(tiny_kontext, path)).remarks
+    assert sentence.startswith("data.path: 1 line: mask may be drawn on the image as it is stored")
+    command = sentence.partition("Look at the masks: python -m editing.validate ")[2]
+    assert main([*shlex.split(command)[:-1], str(tmp_path / "sheet.html")]) == 0 and (tmp_path / "sheet.html").is_file()
 
 
 def test_a_nearly_full_mask_leaves_background_at_the_size_of_training(tiny_kontext, tmp_path):

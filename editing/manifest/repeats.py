@@ -1,0 +1,57 @@
+"""The same image in several lines: counted, and kept on one side when tasks are held out."""
+
+import json
+from collections.abc import Sequence
+
+from editing.manifest.dataset import CheckedRecord
+
+
+def image_groups(items: Sequence[CheckedRecord]) -> list[list[int]]:
+    """Indices of the tasks of each image, by the content of its file, in the order in which images first appear."""
+    groups: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(item.digests["source"], []).append(index)
+    return list(groups.values())
+
+
+def repeated(items: Sequence[CheckedRecord]) -> list[int]:
+    """Indices of the tasks that an earlier line has already: the same image, mask and instruction."""
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for index, item in enumerate(items):
+        record = item.record
+        mask = item.digests.get("mask") or json.dumps(record.mask_rle, sort_keys=True)
+        key = (item.digests["source"], mask, record.polarity, record.instruction)
+        if key in seen:
+            found.append(index)
+        seen.add(key)
+    return found
+
+
+def split(items: Sequence[CheckedRecord], held_out: int) -> tuple[list[int], list[int]]:
+    """Indices to train on and to hold out: the last `held_out` tasks, but all tasks of an image on one side.
+
+    Images are taken from the last to the first while they fit; where none fits, the one with the fewest tasks. Where
+    that is more than half of all, there are too few images, and the last tasks are held out whatever they show.
+
+    Ten tasks of ten images and `held_out` 1 hold out the last one; twelve tasks, three on each of four images, the
+    last image's three.
+    """
+    if not held_out:
+        return list(range(len(items))), []
+    groups = image_groups(items)
+    chosen: list[int] = []
+    for group in reversed(groups):
+        if len(chosen) + len(group) <= held_out:
+            chosen += group
+    if not chosen:
+        smallest = min(reversed(groups), key=len)
+        chosen = smallest if 2 * len(smallest) <= len(items) else list(range(len(items) - held_out, len(items)))
+    out = set(chosen)
+    return [index for index in range(len(items)) if index not in out], sorted(out)
+
+
+def shared(train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> int:
+    """How many held-out tasks show an image that is trained on."""
+    trained = {item.digests["source"] for item in train}
+    return sum(item.digests["source"] in trained for item in held_out)

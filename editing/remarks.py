@@ -1,0 +1,33 @@
+"""What a person should know of a run's data before it is trained on, a sentence each."""
+
+from collections.abc import Sequence
+
+from editing.manifest.dataset import CheckedRecord, ManifestDataset
+from editing.manifest.notes import SUSPICIOUS, counts
+from editing.manifest.repeats import image_groups, repeated, shared
+
+
+def of_manifest(key: str, manifest: ManifestDataset, command: str) -> list[str]:
+    """Of the manifest that configuration key `key` names; `command` checks it."""
+    items = manifest.items
+    found = [f"{key}: {count:,} line{'s' * (count > 1)}: {note}. Look at the masks: {command} --sheet sheet.html"
+             for note, count in counts(item.notes for item in items).items() if note in SUSPICIOUS]
+    images, again = len(image_groups(items)), repeated(items)
+    if images < len(items):
+        found.append(f"{key}: {len(items):,} tasks show {images:,} image{'s' * (images > 1)}.")
+    if again:
+        tasks = f"{len(again):,} tasks repeat" if len(again) > 1 else "1 task repeats"
+        found.append(f"{key}: {tasks} an earlier one (the same image, mask and instruction), so that it counts more "
+                     f"often; the first is line {items[again[0]].record.line}.")
+    return found
+
+
+def of_overlap(key: str, train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> list[str]:
+    """Of images that are trained on and measured on; `key` decides what is held out."""
+    overlap = shared(train, held_out)
+    if not overlap:
+        return []
+    share = "every held-out task shows" if overlap == len(held_out) else (
+        f"{overlap:,} of {len(held_out):,} held-out tasks show")
+    return [f"{key}: {share} an image that is trained on, so held-out metrics say little about other images. "
+            "Hold out tasks on images of their own."]
