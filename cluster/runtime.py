@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from cluster.auth import check_token_file
 from cluster.placement import OBJECT_STORE_BYTES
+from cluster.session_folder import private_folder
 from configs.exits import STOP_SIGNALS
 from configs.schema import ClusterConfig
 
@@ -56,7 +57,7 @@ def connect(config: ClusterConfig) -> Runtime:
 
     An existing connection of this process is used as it is. Otherwise `cluster.address` is joined, or without
     one the cluster whose job this is (Ray tells its jobs by RAY_ADDRESS). Otherwise a local Ray is started: on
-    loopback, no dashboard, authentication by token, quiet.
+    loopback, no dashboard, authentication by token, quiet, in a folder that only this user can enter.
 
     Raises:
         ClusterError: when no cluster answers at the address.
@@ -134,9 +135,15 @@ def _start_local(processes: int) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # With RAY_AUTH_MODE unset, Ray turns authentication on and makes a token where there is none. Setting it here
     # would come too late for a Ray module that is imported already.
+    try:
+        folder = private_folder()
+    except OSError as error:
+        raise ClusterError(f"Ray needs a folder for its sockets, which cannot be made: {error}. Set TMPDIR to a folder "
+                           "that you can write to, or do without Ray: --cluster.mode inline") from error
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
+                _temp_dir=str(folder),
                 address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
                 # Ray starts this many processes ahead; the actors themselves ask for no CPUs.
                 num_cpus=min(processes, os.cpu_count() or 1),
@@ -147,7 +154,7 @@ def _start_local(processes: int) -> None:
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     f"Ray did not start on this machine, {attempt} times: {error} Its logs are in "
-                    "/tmp/ray/session_latest/logs. On a very busy machine try again, or do without Ray: "
+                    f"{folder}/session_latest/logs. On a very busy machine try again, or do without Ray: "
                     "--cluster.mode inline") from error
     try:
         _check_authentication()
