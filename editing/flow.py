@@ -23,6 +23,10 @@ Solver = Literal["euler", "dpm2m"]
 """`euler`: first order. `dpm2m`: DPM-Solver++(2M), second order. Both make one velocity call per step."""
 
 
+MAX_STRETCH = 10.0
+"""Longest step of `dpm2m`, in lengths of the one before it, that is corrected by that one's slope."""
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """An integrated batch: `final` is x at the last sigma, `states[j]` x at sigmas[j], all [B, N, C]."""
@@ -92,7 +96,8 @@ def integrate(
         x_{j+1} = (sigma_{j+1} / sigma_j) * x_j + (1 - sigma_{j+1} / sigma_j) * D_j
 
     with lambda = log((1 - sigma) / sigma). The first step and a last one that reaches sigma = 0 are Euler
-    steps (lambda is infinite there), so the order is 2 within (0, 1) and 2 up to a logarithm on [0, 1]. Its
+    steps (lambda is infinite there), so the order is 2 within (0, 1) and 2 up to a logarithm on [0, 1]; so is one
+    that is more than `MAX_STRETCH` times as long as the one before. Its
     states differ from a leap's, so theta_old leaps must be recomputed.
 
     Args:
@@ -133,10 +138,9 @@ def takes_euler_step(solver: Solver, sigmas: Tensor, step: int) -> bool:
     """Whether step j of `integrate` is an Euler step, so that its result is that of a leap.
 
     All are with `euler`. With `dpm2m` the first, the second after a start at sigma = 1 (where the correction vanishes),
-    and one that reaches sigma = 0.
+    one that reaches sigma = 0, and one after a step that was too short to tell a slope.
     """
-    starts = step == 0 or (step == 1 and float(sigmas[0]) == 1.0)
-    return solver == "euler" or starts or float(sigmas[step + 1]) == 0.0
+    return solver == "euler" or _correction(sigmas.tolist(), step) == 0.0
 
 
 def _multistep(
@@ -144,13 +148,20 @@ def _multistep(
 ) -> Tensor:
     """The state after `step` by DPM-Solver++(2M): an Euler step, corrected by the last clean estimate."""
     euler = euler_step(x, v, grid[step], grid[step + 1])
-    if previous is None or grid[step + 1] == 0.0:
-        return euler
+    weight = _correction(grid, step)
+    return euler if previous is None or weight == 0.0 else euler + weight * (clean - previous)
+
+
+def _correction(grid: list[float], step: int) -> float:
+    """(1 - sigma_{j+1} / sigma_j) * h / (2 * h_prev), the weight of x0_j - x0_{j-1}; 0 where the step is Euler's."""
+    if step == 0 or grid[step - 1] == 1.0 or grid[step + 1] == 0.0:  # h_prev or h is infinite
+        return 0.0
     h = _log_ratio(grid[step + 1]) - _log_ratio(grid[step])
     h_prev = _log_ratio(grid[step]) - _log_ratio(grid[step - 1])
-    # h_prev is infinite after a start at sigma = 1; the correction then vanishes.
-    weight = (1 - grid[step + 1] / grid[step]) * h / (2 * h_prev)
-    return euler + weight * (clean - previous)
+    # Two nearly equal noise levels: the difference of their clean estimates is rounding, h / h_prev would magnify it.
+    if h > MAX_STRETCH * h_prev:
+        return 0.0
+    return (1 - grid[step + 1] / grid[step]) * h / (2 * h_prev)
 
 
 def _log_ratio(sigma: float) -> float:

@@ -255,9 +255,9 @@ class FluxKontextEditor(Editor):
         joint = torch.cat([latents, condition.source_latents.expand(batch, -1, -1)], dim=1)
         output = self._transformer(
             hidden_states=self._to_model(joint),
-            # Through the scheduler's timestep and back, as the pipeline goes, so that not even rounding
-            # differs.
-            timestep=sigma * self._train_timesteps / 1000,
+            # Through the scheduler's timestep and back in the transformer's dtype, as the pipeline goes: in bfloat16
+            # 0.7503 becomes 752 of 1000 there, and the editor is used with that rounding.
+            timestep=self._to_model(sigma * self._train_timesteps) / 1000,
             guidance=None if self._guidance is None else self._guidance.expand(batch),
             pooled_projections=self._to_model(condition.pooled).expand(batch, -1),
             encoder_hidden_states=self._to_model(condition.prompt_embeds).expand(batch, -1, -1),

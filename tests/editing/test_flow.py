@@ -194,6 +194,21 @@ def test_which_steps_are_eulers(start, end):
         assert takes_euler_step("euler", sigmas, step)
 
 
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-5, 2e-7])
+def test_nearly_equal_noise_levels_do_not_magnify_the_rounding_of_velocities(gap):
+    """Velocities in bfloat16, as of a real editor, against many Euler steps in float64."""
+    def velocity(x, sigma):
+        exact = torch.sin(3 * x) + sigma.reshape(-1, 1, 1)
+        return exact if x.dtype == torch.float64 else exact.bfloat16()
+
+    noise = torch.linspace(-2, 2, 64).reshape(1, 64, 1)
+    fine = integrate(velocity, noise.double(), torch.linspace(0.9, 0.1, 20001, dtype=torch.float64), "euler").final
+    grid = [0.9, 0.7, 0.7 - gap, 0.5, 0.3, 0.1]
+    plain = integrate(velocity, noise, torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1]), "dpm2m").final
+    error = (integrate(velocity, noise, torch.tensor(grid), "dpm2m").final - fine).abs().max()
+    assert error < 3 * (plain - fine).abs().max()
+
+
 def test_a_step_in_half_precision_does_not_vanish():
     x = torch.full((1, 1, 1), 100.0, dtype=torch.bfloat16)
     v = torch.ones_like(x)

@@ -13,7 +13,7 @@ from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
 from editing.task import EditTask
 from learner.export import export_adapter
-from tests.editing.editors.stock import assert_same_as_stock, give_effect, make_noise, our_latents
+from tests.editing.editors.stock import assert_same_as_stock, give_effect, make_noise, our_latents, stock_output
 from tests.tiny_kontext import make_tiny_kontext
 
 SHAPES = {
@@ -200,6 +200,22 @@ def test_half_precision_transformer_takes_and_gives_float32(tiny_kontext, editor
     assert (v - expected).square().mean().sqrt() < 0.1 * expected.square().mean().sqrt()
     pictures = half.decode(noise, condition).astype(int) - editor.decode(noise, condition).astype(int)
     assert np.abs(pictures).mean() < 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_transformer_is_asked_at_the_timesteps_of_the_stock_pipeline(tiny_kontext, dtype):
+    half = FluxKontextEditor.from_pretrained(tiny_kontext, dtype=dtype)
+    stock = FluxKontextPipeline.from_pretrained(tiny_kontext, dtype=dtype)
+    asked: list[list[float]] = [[], []]
+    for transformer, seen in zip((half.transformer, stock.transformer), asked, strict=True):
+        transformer.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(kwargs["timestep"][0].item()), with_kwargs=True)
+    task = make_task()
+    condition = half.encode(task)
+    noise = make_noise(half, condition, 1)
+    our_latents(half, condition, noise, 9)
+    stock_output(stock, task, noise.to(dtype), 9, half.max_text_tokens, "latent")
+    assert asked[0] == asked[1] and len(set(asked[0])) == 9
 
 
 def test_token_mask_is_on_the_condition_grid(editor):
