@@ -4,13 +4,14 @@ headers, or for the rest of a body that nobody reads any more. Here both have a 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 15.0
 """From one answer (or the connection's start) until the next request's headers must be there."""
 MAX_CONNECTIONS = 512
-"""Open connections; further ones are closed at once, before they cost more of the process's files."""
+"""Open connections. For a further one, one that waits for headers is closed; where none does, the new one."""
 
 
 class TimedProtocol(H11Protocol):
@@ -18,12 +19,19 @@ class TimedProtocol(H11Protocol):
 
     _overdue: asyncio.TimerHandle | None = None
 
+    @property
+    def _host(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def _deadline(self) -> float:
+        return 0.0 if self._overdue is None else self._overdue.when()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._wait()
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-        else:
-            self._wait()
+            self._least_wanted()._drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_longer()
@@ -41,7 +49,19 @@ class TimedProtocol(H11Protocol):
 
     def _wait(self) -> None:
         self._wait_no_longer()
-        self._overdue = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+        self._overdue = self.loop.call_later(IDLE_SECONDS, self._drop)
+
+    def _drop(self) -> None:
+        self._wait_no_longer()
+        self.transport.abort()
+
+    def _least_wanted(self) -> TimedProtocol:
+        """Of the client with the most connections that wait for headers, the one that has waited for the longest: so
+        somebody who opens many and says nothing keeps out nobody who does say what he wants."""
+        waiting = [one for one in self.connections
+                   if isinstance(one, TimedProtocol) and one is not self and one._overdue is not None]
+        clients = Counter(one._host for one in waiting)
+        return max(waiting, key=lambda one: (clients[one._host], -one._deadline), default=self)
 
     def _wait_no_longer(self) -> None:
         if self._overdue is not None:

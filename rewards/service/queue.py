@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
+from weakref import WeakValueDictionary
 
 from rewards.service.refusal import Refusal
 
@@ -70,3 +71,22 @@ class Budget:
         finally:
             self._free += amount
             self._returned.set()
+
+
+class Shares:
+    """A budget of which one client holds at most a part, so that it never keeps out all others."""
+
+    def __init__(self, capacity: int, part: int) -> None:
+        self._all, self._part = Budget(capacity), part
+        self._clients: WeakValueDictionary[str, Budget] = WeakValueDictionary()  # those that hold or wait for something
+
+    @asynccontextmanager
+    async def hold(self, client: str, amount: int) -> AsyncIterator[None]:
+        """Waits until `amount` is free for this client, and holds it for as long as the context lasts.
+
+        Raises:
+            ValueError: more than a client's part.
+        """
+        own = self._clients.setdefault(client, Budget(self._part))
+        async with own.hold(amount), self._all.hold(amount):
+            yield

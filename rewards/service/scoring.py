@@ -22,14 +22,22 @@ from rewards.result import GroupScores, Score
 from rewards.service.body import ComponentScore, ScoreResponse, parse
 from rewards.service.decode import Parcel, decode, unpack
 from rewards.service.metrics import Metrics
-from rewards.service.queue import Admission, Budget
+from rewards.service.queue import Admission, Budget, Shares
 from rewards.service.refusal import Refusal, excerpt
 from rewards.threads import in_thread
 
-BODY_SECONDS = 30.0
-"""Within which a body must have arrived, once its turn to be read has come."""
+PATIENCE_SECONDS = 5.0
+"""Within which a body's first piece must have arrived; then, from its turn to be read on, all of it, where every piece
+that arrives gives it the time of `SLOWEST` more."""
+SLOWEST = 2**20
+"""Bytes a second."""
+FIRST_PIECE = 2**16
+"""Bytes of a body, or all of a shorter one, that must be there before the request gets a place and memory: whoever
+announces much and sends nothing holds nothing but a connection."""
 BODIES = 4
 """Bodies of the largest size that may be in memory at the same time; of small ones accordingly more."""
+BODIES_OF_A_CLIENT = 2
+"""How many of them may be one client's, by its address."""
 DECODERS = 2
 """Threads that parse and decode."""
 T = TypeVar("T")
@@ -64,7 +72,7 @@ class ScoreDesk:
         self._rewards, self._limits, self._scoring = rewards, limits, scoring
         self._admission, self._metrics = admission, metrics
         self._max_body = limits.max_body_megabytes * 2**20
-        self._bodies = Budget(BODIES * self._max_body)
+        self._bodies = Shares(BODIES * self._max_body, BODIES_OF_A_CLIENT * self._max_body)
         self._pixels = Budget(int(limits.max_total_megapixels * 1e6))
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._numbers = count(1)
@@ -77,15 +85,17 @@ class ScoreDesk:
             ClientDisconnect: when nobody waits for them any more.
         """
         _refuse_other_types(request)
+        declared = min(int(request.headers.get("content-length", self._max_body)), self._max_body)
+        incoming = _Incoming(request)
+        await incoming.first(min(declared, FIRST_PIECE))
         with self._admission.place():
             stage = "waiting for its turn"
             try:
                 async with asyncio.timeout(self._limits.deadline) as limit, AsyncExitStack() as body_held:
-                    # Nothing of a body is read before there is room for all of it; until then it waits at the client.
-                    declared = request.headers.get("content-length")
-                    await body_held.enter_async_context(
-                        self._bodies.hold(self._max_body if declared is None else int(declared)))
-                    parcel = await self._received(request)
+                    # No more of a body is read before there is room for all of it; until then it waits at the client.
+                    client = request.client.host if request.client else ""
+                    await body_held.enter_async_context(self._bodies.hold(client, declared))
+                    parcel = await self._received(incoming)
                     async with self._pixels.hold(parcel.total_pixels):
                         task, images = await in_thread(self._threads, decode, parcel, f"request {next(self._numbers)}")
                         del parcel
@@ -109,8 +119,8 @@ class ScoreDesk:
         """Ends the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _received(self, request: Request) -> Parcel:
-        body = await _body(request)
+    async def _received(self, incoming: _Incoming) -> Parcel:
+        body = await incoming.whole()
 
         def opened() -> Parcel:
             return unpack(parse(body), self._limits)
@@ -128,16 +138,43 @@ def _refuse_other_types(request: Request) -> None:
         raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {excerpt(encoding)!r}.")
 
 
-async def _body(request: Request) -> bytearray:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-    except TimeoutError:
-        raise Refusal(408, f"The body must arrive within {BODY_SECONDS:g} s; after {len(body):,} bytes there was still "
-                           "no end.") from None
-    return body
+class _Incoming:
+    """A body on its way here, which must not take its time."""
+
+    def __init__(self, request: Request) -> None:
+        self._pieces, self._body = request.stream(), bytearray()
+
+    async def first(self, length: int) -> None:
+        """Waits for so many bytes, or for all of the body if it is shorter.
+
+        Raises:
+            Refusal: 408 when they do not arrive in time.
+        """
+        await self._read(length, 0)
+
+    async def whole(self) -> bytearray:
+        """The body.
+
+        Raises:
+            Refusal: 408 when it does not arrive in time.
+        """
+        await self._read(None, 1 / SLOWEST)
+        return self._body
+
+    async def _read(self, length: int | None, seconds_per_byte: float) -> None:
+        start, before = asyncio.get_running_loop().time(), len(self._body)
+        try:
+            async with asyncio.timeout_at(start + PATIENCE_SECONDS) as limit:
+                while length is None or len(self._body) < length:
+                    piece = await anext(self._pieces, None)
+                    if piece is None:
+                        return
+                    self._body += piece
+                    limit.reschedule(start + PATIENCE_SECONDS + (len(self._body) - before) * seconds_per_byte)
+        except TimeoutError:
+            raise Refusal(
+                408, f"The body must arrive within {PATIENCE_SECONDS:g} s and at {SLOWEST:,} bytes/s or more; after "
+                f"{len(self._body):,} bytes there was still no end.") from None
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

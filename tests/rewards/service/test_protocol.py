@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rewards.service import protocol
-from tests.rewards.service.running import ScriptedPool, brightness, config, serving, small_request, until
+from tests.rewards.service.running import ScriptedPool, brightness, config, in_threads, serving, small_request, until
 
 
 @pytest.fixture
@@ -108,12 +108,50 @@ def test_headers_without_end_are_refused(service):
         assert large.recv(65536).startswith(b"HTTP/1.1 400")
 
 
-def test_connections_beyond_the_most_are_closed_at_once(service, monkeypatch):
+HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+
+
+def test_for_a_further_connection_the_longest_silent_one_is_closed(service, monkeypatch):
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(protocol, "IDLE_SECONDS", 30.0)
-    held = [connect(service) for _ in range(3)]
-    until(lambda: not answers(service))
-    held[0].close()
-    until(lambda: answers(service))
-    for connection in held:
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 600.0)
+    held = []
+    for _ in range(3):
+        held.append(connect(service))
+        held[-1].sendall(HALF)
+        time.sleep(0.05)  # in this order
+    with connect(service) as new:
+        new.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert new.recv(65536).startswith(b"HTTP/1.1 200")
+        assert ended(held[0])
+    for kept in held[1:]:
+        kept.sendall(b"a\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        kept.close()
+
+
+def test_hundreds_of_half_sent_headers_keep_out_nobody(service, monkeypatch):
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 600.0)
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 20)
+    other = socket.create_connection(("127.0.0.1", service.port), timeout=30, source_address=("127.0.0.2", 0))
+    held = []
+    for _ in range(60):
+        held.append(connect(service))
+        held[-1].sendall(HALF)
+    assert answers(service)
+    other.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # was silent, but is of another client
+    assert other.recv(65536).startswith(b"HTTP/1.1 200")
+    for connection in (other, *held):
         connection.close()
+
+
+def test_where_all_connections_have_asked_a_further_one_is_closed(monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    pool = ScriptedPool(brightness)
+    with serving(pool) as (client, _):
+        threads, got = in_threads(2, client.score)
+        until(lambda: pool.begun == 2)
+        assert not answers(client)
+        pool.held.set()
+        for thread in threads:
+            thread.join()
+        assert [one.status for one in got] == [200, 200] and answers(client)

@@ -7,6 +7,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from rewards.judge.messages import JudgesDown
 from rewards.result import Score
@@ -121,21 +122,39 @@ def test_a_client_that_leaves_frees_its_place():
         assert metric(client, 'locus_requests_total{path="/v1/score",status="499"}') == 1
 
 
-def test_a_body_that_does_not_arrive_is_408(monkeypatch):
-    monkeypatch.setattr(scoring, "BODY_SECONDS", 0.3)
+@pytest.mark.parametrize("sent", [b"", b"{", b"{" * 2**17])
+def test_a_body_that_does_not_arrive_is_408(monkeypatch, sent):
+    monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 0.3)
     with serving() as (client, _), socket.create_connection(("127.0.0.1", client.port), timeout=30) as slow:
-        slow.sendall(HEAD % 1000 + b"{")
-        answer = slow.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s" in answer
-        monkeypatch.setattr(scoring, "BODY_SECONDS", 30.0)
+        slow.sendall(HEAD % 1_000_000 + sent)
+        answer = b""
+        while not answer.endswith(b'end."}'):
+            answer += slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s and at 1,048,576 bytes/s" in answer
+        monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 30.0)
         assert client.score().status == 200
+
+
+def test_who_announces_much_and_sends_nothing_keeps_out_nobody(monkeypatch):
+    monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 600.0)  # so that it is not their end that lets others in
+    with serving(settings=config(max_body_megabytes=1, queue=2)) as (client, _):
+        silent = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(8)]
+        for connection in silent:
+            connection.sendall(HEAD % 2**20 + b"{")
+        assert client.score().status == 200 and metric(client, "locus_queue_taken") == 0
+        for connection in silent:
+            connection.settimeout(0.01)
+            with pytest.raises(TimeoutError):  # still waiting
+                connection.recv(1)
+            connection.close()
 
 
 def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
     monkeypatch.setattr(scoring, "BODIES", 1)
+    monkeypatch.setattr(scoring, "BODIES_OF_A_CLIENT", 1)
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
         first = socket.create_connection(("127.0.0.1", client.port))
-        first.sendall(HEAD % 2**20)
+        first.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == 1)
         threads, answers = in_threads(1, client.score)
         until(lambda: metric(client, "locus_queue_taken") == 2)
@@ -145,19 +164,27 @@ def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
         assert answers[0].status == 200
 
 
-def test_a_body_whose_length_is_announced_in_two_ways_is_refused_unread(monkeypatch):
-    monkeypatch.setattr(scoring, "BODIES", 1)
+def test_one_client_never_holds_all_the_memory_for_bodies():
+    """Two addresses of this machine are two clients."""
+    with serving(settings=config(max_body_megabytes=1)) as (client, _):
+        many = [socket.create_connection(("127.0.0.1", client.port), source_address=("127.0.0.2", 0))
+                for _ in range(scoring.BODIES + 1)]
+        for connection in many:
+            connection.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
+        until(lambda: metric(client, "locus_queue_taken") == len(many))
+        assert client.score().status == 200 and metric(client, "locus_queue_taken") == len(many)
+        for connection in many:
+            connection.close()
+
+
+def test_a_body_whose_length_is_announced_in_two_ways_is_refused_unread():
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
-        holder = socket.create_connection(("127.0.0.1", client.port))
-        holder.sendall(HEAD % 2**20)  # holds all that may be in memory
-        until(lambda: metric(client, "locus_queue_taken") == 1)
         for length in ("0", "10"):
             answer = client.ask("POST", "/v1/score", iter([b"{}"]), {
                 "Content-Type": "application/json", "Content-Length": length, "Transfer-Encoding": "chunked"},
                 encode_chunked=True)
             assert answer.status == 400 and "Content-Length or Transfer-Encoding, not both" in answer.detail
-        assert metric(client, "locus_queue_taken") == 1 and pool.begun == 0
-        holder.close()
+        assert metric(client, "locus_queue_taken") == 0 and pool.begun == 0
         assert client.score().status == 200
 
 
