@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 REFERENCE_INDEX = 0  # the unperturbed candidate
+NOT_FINITE = "latents contain NaN or infinity"
+"""In the sentence of a group that is lost for it, whichever process says so."""
 
 
 class MessageError(ValueError):
@@ -86,10 +88,8 @@ class TrajectoryGroup:
                                f"in 1..{size - 1}, got {self.anchors.tolist()}")
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
             raise MessageError(
-                f"group {self.lease.group_id}: its latents contain NaN or infinity. Policy version "
-                f"{self.policy_version} makes them" + (
-                    ", the editor before any training: is editor.dtype float32 better?" if self.policy_version == 0
-                    else ", not the task: lower learner.optimizer.lr or editor.lora.alpha and start again."))
+                f"group {self.lease.group_id}: its {NOT_FINITE}, under policy version {self.policy_version}" + (
+                    ", the editor before any training; does editor.dtype float32 help?" * (self.policy_version == 0)))
 
     @property
     def group_size(self) -> int:

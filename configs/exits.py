@@ -9,7 +9,8 @@ FAILED = 1
 WRONG_REQUEST = 2
 """The configuration or the command line is wrong; nothing was started."""
 UNUSABLE = 3
-"""The run came to its end, but what it trained is of no use: it learnt nothing, or its editor is far below the base."""
+"""What the run trained is of no use: it learnt nothing, its editor is far below the base, or its weights grew beyond
+all numbers. Another attempt with the same configuration would come to the same."""
 RESUMABLE = 75
 """The machinery failed, not the run: another attempt with --resume may well succeed (EX_TEMPFAIL of sysexits.h)."""
 INTERRUPTED = 130

@@ -196,7 +196,12 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, s
     elif not summary["final"]["mean"]:
         rows.append(("adapter", f"{adapter}; not measured: there were no held-out tasks"))
     else:
-        rows += [("try it", f"python -m learner.infer --run {folder} --compare"), ("use it", adapter)]
+        rows.append(("try it", f"python -m learner.infer --run {folder} --compare"))
+        rows.append(("adapter" if summary["notifications"] else "use it", adapter))
+    told = {one["metric"]: one["step"] for one in reversed(summary["notifications"])}
+    if told:
+        first = ", ".join(f"{metric} (step {step})" for metric, step in sorted(told.items(), key=lambda one: one[1]))
+        rows.append(("warned of", f"{first}; what to do: notifications in summary.json"))
     return [*rows, ("numbers", f"{folder}/summary.json")]
 
 

@@ -6,12 +6,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from actors.trajectory import Generated, Lease
+from actors.trajectory import NOT_FINITE, Generated, Lease
 from configs.load import config_hash
 from configs.schema import ManifestData, RunConfig
 from learner.backend import Backend, Delivered, Lost, LostOnTheWay, Notify, RunFailed, Taken
 from learner.events import EventLog
 from learner.ledger import Ledger, homogeneity_fault, staleness
+from learner.rollback import Diverged
 from learner.sampler import LeaseSampler, at_version
 from learner.spool import Spooled
 from rewards.compose import admit
@@ -76,6 +77,7 @@ class Gatherer:
         nothing has arrived for a while.
 
         Raises:
+            Diverged: when the policy makes nothing but latents that are not finite.
             RunFailed: when a task was redone `cluster.max_attempts` times in vain, too many tasks went bad, or the
                 backend gives up.
         """
@@ -194,6 +196,11 @@ class Gatherer:
 
     def _retry(self, lease: Lease, reason: str, next_attempt: Callable[[Lease, int], Lease]) -> None:
         limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
+        if self._failures[place] >= limit and NOT_FINITE in reason and self.version > 0:
+            raise Diverged(
+                f"Policy version {self.version} makes latents that are not finite: a group of step {lease.step + 1} "
+                f"was redone {limit} times (cluster.max_attempts) in vain. It is not the task but the weights, which "
+                "have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start again.")
         if self._failures[place] >= limit:
             raise RunFailed(
                 f"A group of step {lease.step + 1} (training task {lease.task_index}, policy version {self.version}) "

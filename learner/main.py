@@ -103,6 +103,7 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
         # Imported late: --help and --dry-run answer at once.
         from learner.backend import RunRefused
         from learner.passing import is_passing
+        from learner.rollback import Diverged
 
         passing = is_passing(error)
         if is_sentence(error):
@@ -111,6 +112,8 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
             traceback.print_exc()
         else:
             raise
+        if isinstance(error, Diverged):
+            return exits.UNUSABLE  # resumed, it would come to the same
         if not isinstance(error, RunRefused) and (words := how_to_resume(config)):
             print(words, file=sys.stderr)
         return exits.RESUMABLE if passing else exits.FAILED

@@ -23,7 +23,7 @@ ROLLED_BACK = "rolled_back.json"
 
 
 class Diverged(RunFailed):
-    """Too many steps in a row had no finite gradient."""
+    """Too many steps in a row had no finite gradient, or the policy makes latents that are not finite."""
 
 
 def rolled_back_to(run_folder: Path) -> int | None:

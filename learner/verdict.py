@@ -13,6 +13,9 @@ Outcome = Literal["trained", "nothing_learnt", "ruined"]
 
 GUARDED = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim")
 """Held-out metrics, larger is better, that a run may not lose."""
+COPIED_SHARE = 0.5
+"""Where no truth is known, an editor that changes less than this share of what the base changes inside the mask learnt
+to copy its source."""
 FAR_DECIBEL = 3.0
 """A PSNR that falls by more has more than twice the squared error of the base."""
 FAR_SHARE = 0.25
@@ -90,4 +93,10 @@ def _lost(base: Mapping[str, float], gain: Mapping[str, float], error: Mapping[s
             unit = " dB" if name.endswith("psnr") else ""
             found.append(f"{name} fell from {base[name]:.3g} to {base[name] + gain[name]:.3g}{unit} on the held-out "
                          "tasks")
+    known = any(name in gain for name in GUARDED if name.startswith("edit"))
+    if not known and "edit_change" in error:
+        left = base["edit_change"] + gain["edit_change"] + ERRORS * error["edit_change"]
+        if left < COPIED_SHARE * base["edit_change"]:
+            found.append(f"edit_change fell from {base['edit_change']:.3g} to "
+                         f"{base['edit_change'] + gain['edit_change']:.3g}: the editor copies its source")
     return found

@@ -15,7 +15,8 @@ from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
 ACCOUNT = {
     "counters": {"leased": 9, "trained": 6, "rejected": 1, "requeued": 2, "in_flight": 0, "replayed": 3},
     "left_out": {"lines": {"data.path": ["line 4: no mask"]}, "tasks": {"7": "gone"}}}
-ENDED = {**ACCOUNT, "verdict": {"outcome": "trained", "reasons": []}, "final": {"mean": {"edit_psnr": 19.5}}}
+ENDED = {**ACCOUNT, "verdict": {"outcome": "trained", "reasons": []}, "final": {"mean": {"edit_psnr": 19.5}},
+         "notifications": []}
 
 
 def step(done: int = 3, seconds: float = 2.0, **more) -> StepRecord:
@@ -155,6 +156,17 @@ def test_a_run_of_no_use_says_so_and_offers_nothing_for_use(tmp_path: Path, outc
     text = stream.getvalue()
     assert said in text.splitlines() and "learner.optimizer.lr" in text
     assert "use it" not in text and "try it" not in text and "load_lora_weights" not in text
+
+
+def test_the_end_names_what_a_person_was_warned_of_first(tmp_path: Path):
+    console, stream = report(terminal=False, width=40)
+    console.on_start(start(tmp_path))
+    told = [{"metric": metric, "step": step}
+            for metric, step in (("edit_change", 19), ("edit_psnr", 12), ("edit_change", 30))]
+    console.on_end({**ENDED, "notifications": told})
+    text = stream.getvalue()
+    assert "edit_psnr (step 12), edit_change (step 19); what to do: notifications in" in text
+    assert f"adapter  {tmp_path}/adapter" in text and "use it" not in text
 
 
 def test_an_adapter_that_was_not_measured_is_not_offered_for_use(tmp_path: Path):

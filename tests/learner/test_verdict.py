@@ -5,8 +5,10 @@ import math
 
 import pytest
 
+from actors.trajectory import NOT_FINITE
 from configs import exits
 from learner.audit import audited
+from learner.events import read_events
 from learner.main import main
 from learner.verdict import Verdict, judged, skipped_steps
 
@@ -53,6 +55,15 @@ def test_a_run_that_ruined_its_editor(given, reason):
     assert found.outcome == "ruined" and len(found.reasons) == 1 and reason in found.reasons[0]
 
 
+def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
+    def outcome(change, **more):
+        gain = {"edit_change": change, "background_psnr": 2.0, **more}
+        return judged(40, 0, 0.05, {"edit_change": 0.2, **BASE}, gain, dict.fromkeys(gain, 0.005))
+
+    assert outcome(-0.12).outcome == "ruined" and "copies its source" in outcome(-0.12).reasons[0]
+    assert outcome(-0.12, edit_score=0.1).outcome == outcome(-0.095).outcome == outcome(0.1).outcome == "trained"
+
+
 def test_a_loss_that_is_not_clear_of_its_interval_ruins_nothing():
     lost = {"background_psnr": -3.5, "edit_score": -0.2}
     assert verdict(gain=lost, error={"background_psnr": 0.3, "edit_score": 0.05}).outcome == "trained"
@@ -87,6 +98,12 @@ def test_a_run_of_no_use_has_an_exit_code_of_its_own(tiny_kontext, tmp_path, cap
 def test_latents_that_are_not_finite_are_no_fault_of_a_task(tiny_kontext, tmp_path, capfd):
     code = main([*SHORT, "2", "--folder", str(tmp_path), "--editor.path", str(tiny_kontext), "--data.train_tasks", "4",
                  "--data.held_out_tasks", "0", "--learner.optimizer.lr", "1e30"])
-    said = capfd.readouterr().err
-    assert code == exits.FAILED
-    assert "latents contain NaN or infinity. Policy version 1 makes them, not the task: lower learner" in said
+    said, events = capfd.readouterr().err, list(read_events(tmp_path / "r" / "events.jsonl"))
+    # It happened, and once more after the run had gone back.
+    assert sum(e["event"] == "requeued" and NOT_FINITE in e["reason"] for e in events) == 12
+    assert [e["step"] for e in events if e["event"] == "rolled_back"] == [0]
+    assert code == exits.UNUSABLE and "lower learner.optimizer.lr or editor.lora.alpha" in said
+    assert "Policy version 1 makes latents that are not finite" in said and "not the task but the weights" in said
+    assert "--resume" not in said
+    faults = audited(tmp_path / "r" / "events.jsonl").faults
+    assert not any(faults.values()), faults
