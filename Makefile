@@ -32,7 +32,7 @@ UV = links="$$(for p in $$($(BIN)/python -m pip config get global.find-links 2>/
 	if [[ "$$p" == *://* || -d "$$p" ]]; then echo "$$p"; fi; done | sort -u | paste -sd, -)"; \
 	$${links:+env UV_FIND_LINKS="$$links"} $(BIN)/python -m uv
 
-.PHONY: help install quickstart test test-faults lint base judge test-vllm test-cluster test-kills chaos clean
+.PHONY: help install quickstart test test-elsewhere test-faults lint base judge test-vllm test-cluster test-kills chaos clean
 
 help:
 	@echo "make quickstart   set up everything and run the main job (python -m learner.main)"
@@ -42,6 +42,7 @@ help:
 	@echo "make base         train the embedded base editor again (python -m editing.shapes.pretrain)"
 	@echo "make judge        an environment in $(JUDGE) for judge servers that a run starts itself (vLLM, 3 GB)"
 	@echo "make test-faults  whole runs; workers, learners and servers killed from outside (15 minutes)"
+	@echo "make test-elsewhere the same as make test twice, in random order, as another user in other places (30 minutes)"
 	@echo "make test-vllm    judges and a short training run on real vLLM servers, one of them killed (15 minutes)"
 	@echo "make test-cluster jobs, supervisor and doctor on real Ray heads with tokens, killed in the middle (15 minutes)"
 	@echo "make test-kills   a run killed at every point and at any time, against the bytes of the unbroken one (20 minutes)"
@@ -53,6 +54,10 @@ quickstart: install
 
 test: lint
 	$(BIN)/python -m pytest -m "not fault"
+
+test-elsewhere: install
+	tests/elsewhere.sh short
+	tests/elsewhere.sh long
 
 test-faults: install
 	$(BIN)/python -m pytest -m fault tests

@@ -19,6 +19,12 @@ settings.load_profile("locus")
 
 
 @pytest.fixture(autouse=True)
+def a_terminal_of_usual_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the one is in which the tests run; tests of narrow ones set their own."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(autouse=True)
 def structlog_as_before() -> Iterator[None]:
     """Commands that run in the tests' process filter what is logged: not for the tests after them."""
     before = structlog.get_config()

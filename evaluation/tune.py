@@ -1,0 +1,198 @@
+"""Tunes the rows of the ablation by the same budget on the validation split, and writes them as configurations.
+
+    python -m evaluation.tune --rows global rdp quickstart --out runs/tuning --jobs 2 --cluster.mode inline
+
+A comparison at one learning rate compares learning rates as much as methods. Here every row gets the same number of
+runs: first over LEARNING_RATES, then two around the best of them, over the weight of the background term where the row
+has one, else over the learning rate. The best run is the one that gains most in OBJECTIVE on scenes of the validation
+split, which the tables do not show. Finished runs are not done again. Flags such as --learner.steps 20 go to every run.
+
+The rows are written to --write (evaluation/rows/tuned), each as what it changes of its preset, and all runs to
+tuning.json there, where those of rows that other calls searched stay.
+`python -m evaluation.ablation --rows evaluation/rows/tuned/rdp.yaml ...` compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import ConfigError
+from configs.load import load_config
+from configs.output import protect_output
+from configs.paths import path_argument
+from configs.schema import RunConfig
+from evaluation.ablation import ROWS, AblationError, Runner, collect, plan, run_process
+
+LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+BACKGROUND_FACTORS = (0.5, 2.0)
+LEARNING_RATE_FACTORS = (2**-0.5, 2**0.5)
+OBJECTIVE = "editscore_truth"
+"""EditScore's formula from ground truth: it falls with what was not edited and with what was edited too much."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the search: the row, what it sets, and its gains over the base (None before it is done)."""
+
+    row: str
+    lr: float
+    background_weight: float | None
+    gains: dict[str, float] | None = None
+
+    @property
+    def objective(self) -> float:
+        return -math.inf if self.gains is None else self.gains[OBJECTIVE]
+
+    def settings(self) -> dict[str, Any]:
+        """As a part of a configuration."""
+        learner: dict[str, Any] = {"optimizer": {"lr": self.lr}}
+        if self.background_weight is not None:
+            learner["preservation"] = {"background_weight": self.background_weight}
+        return {"learner": learner}
+
+
+def first_round(row: str, config: RunConfig) -> list[Trial]:
+    """Over the learning rate, at the row's own background weight."""
+    return [Trial(row, lr, _background_weight(config)) for lr in LEARNING_RATES]
+
+
+def second_round(best: Trial) -> list[Trial]:
+    """Around the best of the first round, as many for every row."""
+    if best.background_weight is None:
+        return [Trial(best.row, best.lr * factor, None) for factor in LEARNING_RATE_FACTORS]
+    return [Trial(best.row, best.lr, best.background_weight * factor) for factor in BACKGROUND_FACTORS]
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The one with the largest objective; the earlier one where two are equal."""
+    return max(trials, key=lambda trial: trial.objective)
+
+
+def _background_weight(config: RunConfig) -> float | None:
+    """What is searched over: not where it is off, and not where it is the only term, so that Adam removes its scale."""
+    weight = config.learner.preservation.background_weight
+    return weight if weight > 0 and config.learner.surrogate.weight > 0 else None
+
+
+def search(
+    rows: Sequence[str], out: Path, overrides: Sequence[str], jobs: int, runner: Runner, say: Callable[[str], None]
+) -> list[Trial]:
+    """All trials of all rows, done.
+
+    Raises:
+        AblationError, ConfigError: see `evaluation.ablation`.
+    """
+    start = [trial for row in rows for trial in first_round(row, load_config(["--config", row, *overrides]))]
+    done = _run(start, out, overrides, jobs, runner, say)
+    further = [trial for row in rows for trial in second_round(best_of([t for t in done if t.row == row]))]
+    return done + _run(further, out, overrides, jobs, runner, say)
+
+
+def _run(
+    trials: Sequence[Trial], out: Path, overrides: Sequence[str], jobs: int, runner: Runner, say: Callable[[str], None]
+) -> list[Trial]:
+    files = [_written(trial, out / "trials") for trial in trials]
+    runs = plan([str(file) for file in files], [SEED], out, ["--data.held_out_split", "validation", *overrides])
+    summaries = collect(runs, jobs, runner, say)
+    found = []
+    for trial, run in zip(trials, runs, strict=True):
+        base, final = summaries[run.name]["base"]["mean"], summaries[run.name]["final"]["mean"]
+        gains = {name: final[name] - base[name] for name in sorted(base.keys() & final.keys())}
+        found.append(Trial(trial.row, trial.lr, trial.background_weight, gains))
+    return found
+
+
+def _written(trial: Trial, folder: Path) -> Path:
+    """The trial as a configuration file, named after what it sets."""
+    weight = "" if trial.background_weight is None else f"-background{trial.background_weight:.3g}"
+    path = folder / f"{Path(trial.row).stem}-lr{trial.lr:.3g}{weight}.yaml"
+    _write(path, _extends(trial.row, folder), trial.settings())
+    return path
+
+
+def _extends(row: str, folder: Path) -> str:
+    """A preset by its name, a file by its path from the folder of what extends it."""
+    return os.path.relpath(row, folder) if row.endswith((".yaml", ".yml")) else row
+
+
+def _write(path: Path, extends: str, settings: dict[str, Any], comment: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({"extends": extends, "name": path.stem, **settings}, sort_keys=False)
+    path.write_text(comment + text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
+    """Searches and writes; 0 when all runs ended well."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
+    parser.add_argument("--out", type=path_argument, default=Path("runs/tuning"), help="folder of the runs")
+    parser.add_argument("--write", type=path_argument, default=Path("evaluation/rows/tuned"),
+                        help="folder of the tuned rows and of tuning.json")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    options, overrides = parser.parse_known_args(arguments)
+    console = Console(highlight=False)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        trials = search(options.rows, options.out, overrides, max(1, options.jobs), runner,
+                        lambda text: console.print(text, markup=False))
+    except (AblationError, ConfigError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for row in options.rows:
+        best = best_of([trial for trial in trials if trial.row == row])
+        _write(options.write / f"{Path(row).stem}.yaml", _extends(row, options.write), best.settings(),
+               "# Written by evaluation.tune; tuning.json beside it holds the search.\n")
+    _record(options.write / "tuning.json", trials, sys.argv[1:] if arguments is None else arguments)
+    console.print(_table(trials))
+    console.print(f"{options.write} holds the tuned rows and tuning.json", markup=False)
+    return 0
+
+
+def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> None:
+    """Puts the trials in the place of earlier ones of their rows."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+    found = {Path(row).stem: {
+        "command": ["python", "-m", "evaluation.tune", *arguments], "objective": OBJECTIVE, "seed": SEED,
+        "trials": [asdict(trial) for trial in trials if trial.row == row],
+    } for row in dict.fromkeys(trial.row for trial in trials)}
+    path.write_text(json.dumps({"rows": {**earlier, **found}}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _table(trials: Sequence[Trial]) -> Table:
+    shown = (OBJECTIVE, "edit_score", "edit_psnr", "background_psnr")
+    table = Table(title="Gains on validation scenes", caption="* = chosen", caption_justify="left")
+    for column in ("row", "lr", "background", *shown):
+        table.add_column(column, justify="left" if column == "row" else "right", overflow="fold")
+    for trial in trials:
+        best = best_of([other for other in trials if other.row == trial.row])
+        gains = trial.gains or {}
+        table.add_row(Path(trial.row).stem + ("*" if trial is best else ""), f"{trial.lr:.2g}",
+                      "–" if trial.background_weight is None else f"{trial.background_weight:.2g}",
+                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in shown))
+    return table
+
+
+if __name__ == "__main__":
+    protect_output(always=True)
+    sys.exit(main())

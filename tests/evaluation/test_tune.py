@@ -1,0 +1,121 @@
+"""The search over learning rates and background weights, with a runner that knows where the best lies."""
+
+import json
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import exits
+from configs.load import config_hash, load_config
+from evaluation import tune
+from evaluation.controls import constant, noise
+from rewards.inputs import ScoreInput
+
+CONTROLS = Path("evaluation/rows")
+BEST_LR, BEST_WEIGHT = 1e-3, 0.4
+
+
+class FakeRunner:
+    """A run gains most at BEST_LR and BEST_WEIGHT."""
+
+    def __init__(self):
+        self.configs = []
+
+    def __call__(self, command, log: Path, stop: threading.Event) -> int:
+        config = load_config(list(command[3:]))
+        self.configs.append(config)
+        learner = config.learner
+        gain = -abs(math.log(learner.optimizer.lr / BEST_LR))
+        if learner.preservation.background_weight:
+            gain -= abs(math.log(learner.preservation.background_weight / BEST_WEIGHT))
+        folder = Path(config.folder) / config.name
+        folder.mkdir(parents=True)
+        base = {"editscore_truth": 0.6, "edit_score": 0.6, "background_psnr": 28.0}
+        (folder / "summary.json").write_text(json.dumps({
+            "config_hash": config_hash(config), "first_step": 0, "seconds": {"step": 1.0}, "base": {"mean": base},
+            "final": {"mean": {**base, "editscore_truth": 0.6 + gain}}}))
+        return exits.DONE
+
+
+@pytest.fixture
+def searched(tmp_path):
+    runner = FakeRunner()
+    control = str(CONTROLS / "noise_reward.yaml")
+    status = tune.main(["--rows", "rdp", "quickstart", control, "--out", str(tmp_path / "runs"),
+                        "--write", str(tmp_path / "rows"), "--learner.steps", "5"], runner)
+    assert status == 0
+    return runner, tmp_path / "rows"
+
+
+def test_every_row_has_the_same_budget_on_the_validation_split(searched):
+    runner, _ = searched
+    rows = [config.name.split("-")[0] for config in runner.configs]
+    assert {row: rows.count(row) for row in rows} == {"rdp": 6, "quickstart": 6, "noise_reward": 6}
+    assert {config.data.held_out_split for config in runner.configs} == {"validation"}
+    assert {config.learner.steps for config in runner.configs} == {5}
+
+
+def test_the_best_settings_become_rows_that_change_nothing_else(searched):
+    _, rows = searched
+    for row, preset in (("rdp", "rdp"), ("quickstart", "quickstart"),
+                        ("noise_reward", str(CONTROLS / "noise_reward.yaml"))):
+        found, before = load_config(["--config", str(rows / f"{row}.yaml")]), load_config(["--config", preset])
+        assert found.learner.optimizer.lr == pytest.approx(BEST_LR)
+        weight = before.learner.preservation.background_weight
+        assert found.learner.preservation.background_weight == pytest.approx(2 * weight)  # .2 -> .4, 0 stays 0
+        learner = before.learner.model_copy(update={
+            "optimizer": before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr}),
+            "preservation": found.learner.preservation})
+        assert found == before.model_copy(update={"learner": learner})
+
+
+def test_the_search_is_written_down(searched):
+    _, rows = searched
+    report = json.loads((rows / "tuning.json").read_text())["rows"]
+    assert {row: len(found["trials"]) for row, found in report.items()} == {
+        "rdp": 6, "quickstart": 6, "noise_reward": 6}
+    best = max(report["quickstart"]["trials"], key=lambda trial: trial["gains"]["editscore_truth"])
+    assert (best["lr"], best["background_weight"]) == (BEST_LR, BEST_WEIGHT)
+
+
+def test_rows_of_another_call_stay(searched, tmp_path):
+    _, rows = searched
+    before = json.loads((rows / "tuning.json").read_text())["rows"]
+    arguments = ["--rows", "global", "--out", str(tmp_path / "other"), "--write", str(rows)]
+    assert tune.main(arguments, FakeRunner()) == 0
+    after = json.loads((rows / "tuning.json").read_text())["rows"]
+    assert set(after) == {*before, "global"} and {row: after[row] for row in before} == before
+    assert after["global"]["command"][3:] == arguments
+
+
+def test_finished_runs_are_not_done_again(tmp_path):
+    arguments = ["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "rows")]
+    assert tune.main(arguments, FakeRunner()) == 0
+    again = FakeRunner()
+    assert tune.main(arguments, again) == 0 and again.configs == []
+
+
+def test_a_row_that_does_not_exist_is_a_sentence(tmp_path, capsys):
+    assert tune.main(["--rows", "rpd", "--out", str(tmp_path)], FakeRunner()) == 1
+    assert "rpd" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", ["noise_reward", "no_reward", "background_only"])
+def test_control_rows_are_configurations_that_start(row):
+    from configs.edit_signal import check_edit_signal
+
+    check_edit_signal(load_config(["--config", str(CONTROLS / f"{row}.yaml")]))
+
+
+def test_noise_knows_nothing_and_constant_less():
+    images = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
+    images[1] = images[0]
+    given = ScoreInput.__new__(ScoreInput)
+    object.__setattr__(given, "images", images)
+    found = noise(given)
+    assert found[0] == found[1] and len(set(found)) == 399
+    assert abs(found.mean() - 0.5) < 0.05 and abs(np.corrcoef(found, images.mean((1, 2, 3)))[0, 1]) < 0.15
+    assert set(constant(given)) == {0.0}
