@@ -24,6 +24,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from configs import exits
+from configs.commands import command
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import MAX_ROLLOUT_WORKERS, ClusterConfig, RunConfig
@@ -97,8 +98,9 @@ def parsed(content: bytes, path: Path) -> Desired:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ScaleError(f"{path} makes no sense ({where}: {first['msg']}); write it with python -m cluster.scale "
-                         f"{path.parent} --rollout-workers N") from error
+        again = command("cluster.scale", path.parent, "--rollout-workers", "2")
+        raise ScaleError(f"{path} makes no sense ({where}: {first['msg']}); write it with {again} (or another "
+                         "number)") from error
 
 
 def check_number(number: int, cluster: ClusterConfig) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from configs.commands import command
 from configs.schema import ManifestData, RunConfig, ShapesData
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
@@ -131,9 +131,9 @@ def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
 
 def _check(data: ManifestData, manifest: ManifestDataset) -> str:
     """The command that checks a manifest as the run does."""
-    polarity = f" --mask-polarity {data.mask_polarity}" if data.mask_polarity else ""
-    links = " --follow-links" if data.follow_links else ""
-    return f"python -m editing.validate {shlex.quote(str(manifest.path))}{polarity}{links}"
+    polarity = ["--mask-polarity", data.mask_polarity] if data.mask_polarity else []
+    links = ["--follow-links"] if data.follow_links else []
+    return command("editing.validate", manifest.path, *polarity, *links)
 
 
 def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:

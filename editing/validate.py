@@ -1,7 +1,6 @@
 """`python -m editing.validate FILE`: checks a manifest and prints what it found."""
 
 import argparse
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.commands import command
 from configs.output import protect_output
 from configs.paths import path_argument
 from editing.manifest.dataset import ManifestDataset, ManifestError
@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(Text(f"{options.sheet} shows {shown} of {len(dataset)} masks on their images."), soft_wrap=True)
     elif any(set(item.notes) & set(SUSPICIOUS) for item in dataset.items):
         words = [*(sys.argv[1:] if arguments is None else arguments), "--sheet", "sheet.html"]
-        console.print(Text("Look at the masks before you train: type python -m editing.validate "
-                           f"{shlex.join(words)}, then open sheet.html."), soft_wrap=True)
+        console.print(Text(f"Look at the masks before you train: type {command('editing.validate', *words)}, then open "
+                           "sheet.html."), soft_wrap=True)
     return 0
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image as PIL
 from PIL import ImageDraw
 
+from configs.commands import command
 from configs.output import protect_output
 from configs.paths import path_argument
 from editing.images import decode_image, read_file
@@ -209,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{train}: {len(TRAIN)} tasks; {held_out}: {len(HELD_OUT)}; "
           f"look at {options.folder / 'overview.png'}\nNext:\n"
-          f"  python -m learner.main --config my_images --name photos --data.path {train} "
-          f"--data.held_out_path {held_out} --data.resolution 128 --learner.steps 4")
+          "  " + command("learner.main", "--config", "my_images", "--name", "photos", "--data.path", train,
+                         "--data.held_out_path", held_out, "--data.resolution", "128", "--learner.steps", "4"))
     return 0
 
 

@@ -37,6 +37,10 @@ class RunInterrupted(RunFailed):
     `learner.passing`."""
 
 
+class RunInUse(RunRefused, RunInterrupted):
+    """Another process works in the run's folder."""
+
+
 class LearnerLost(RunInterrupted):
     """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""
 

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from configs.commands import command
 from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
 
 TREND_STEPS = 30
@@ -196,7 +197,7 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, s
     elif not summary["final"]["mean"]:
         rows.append(("adapter", f"{adapter}; not measured: there were no held-out tasks"))
     else:
-        rows.append(("try it", f"python -m learner.infer --run {folder} --compare"))
+        rows.append(("try it", command("learner.infer", "--run", folder, "--compare")))
         rows.append(("adapter" if summary["notifications"] else "use it", adapter))
     told = {one["metric"]: one["step"] for one in reversed(summary["notifications"])}
     if told:

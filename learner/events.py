@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from configs.commands import command
 from learner.event_types import Event, EventError, read_record
 from learner.saying import warn
 
@@ -129,7 +129,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 if not (isinstance(event, dict) and type(event.get("seq")) is int and "event" in event):
                     raise EventError(
                         f"line {number} of the event log {path} is no event: expected a JSON object with seq and "
-                        f"event, got {line[:40]!r}; python -m learner.audit {shlex.quote(str(path.parent))} names "
+                        f"event, got {line[:40]!r}; {command('learner.audit', path.parent)} names "
                         "every such line")
                 yield line.removesuffix(b"\n"), event
     except OSError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PIL
 
+from configs.commands import resume
 from configs.errors import ConfigError
 from configs.layers import Layers
 from configs.output import protect_output
@@ -118,7 +119,7 @@ def chosen(options: argparse.Namespace) -> tuple[RunConfig, Path | None]:
         config, adapter = run_config(run), run / ADAPTER
         if not adapter.is_dir():
             raise InferError(f"--run {run}: expected a finished run, but there is no {adapter}; continue it with "
-                             f"python -m learner.main --config {run / CONFIG} --resume")
+                             f"{resume(run)}")
     changed = {"guidance": options.guidance, "device": options.device}
     editor = config.editor.model_copy(update={key: value for key, value in changed.items() if value is not None})
     return config.model_copy(update={"editor": editor}), adapter
@@ -134,6 +135,9 @@ def task_of(options: argparse.Namespace, config: RunConfig) -> EditTask:
         if options.instruction or options.mask:
             raise InferError("--source: expected a picture, because --instruction or --mask is given")
         held_out = open_tasks(config).held_out
+        if not held_out:
+            raise InferError("--source: expected an image, since the run holds out no tasks to edit; name one with "
+                             "--source IMAGE, and what to do with --instruction WORDS")
         if not 0 <= options.task < len(held_out):
             raise InferError(f"--task {options.task}: expected one of the {len(held_out)} held-out tasks, 0 and up")
         return held_out[options.task]

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from configs import exits
+from configs.commands import resume
 from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.help import print_help
@@ -129,7 +130,7 @@ def how_to_resume(config: RunConfig) -> str:
     folder = Path(config.folder) / config.name
     if not any(folder.glob("checkpoints/step_*")):
         return ""
-    return f"Continue from the last checkpoint with: python -m learner.main --config {folder}/config.yaml --resume"
+    return f"Continue from the last checkpoint with: {resume(folder)}"
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from configs.commands import resume as how_to_resume
 from configs.load import config_hash, to_yaml
 from configs.run_files import CONFIG, LOCK
 from configs.schema import RunConfig
@@ -65,7 +65,7 @@ class RunFolder:
         if not (self.path / CONFIG).is_file():
             raise RunRefused(f"{self.path} is not empty and holds no run; choose another --name")
         raise RunRefused(f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
-                         f"python -m learner.main --config {shlex.quote(str(self.path / CONFIG))} --resume")
+                         f"{how_to_resume(self.path)}")
 
     def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
         stored = self.path / CONFIG

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cluster import sign_of_life
 from configs.run_files import LOCK
-from learner.backend import RunFailed, RunInterrupted
+from learner.backend import RunFailed, RunInUse
 from learner.saying import warn
 
 
@@ -27,7 +27,7 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            RunInterrupted: when another process holds it.
+            RunInUse: when another process holds it.
             RunFailed: when the file system has no locks.
         """
         self._path = folder / LOCK
@@ -65,9 +65,9 @@ class RunLock:
         self._file.seek(0)
         return self._file.read().strip()
 
-    def _in_use(self) -> RunInterrupted:
-        return RunInterrupted(f"{self._path.parent} is in use by another process ({self._holder() or 'unknown'}); wait "
-                              "for it or end it")
+    def _in_use(self) -> RunInUse:
+        return RunInUse(f"{self._path.parent} is in use by another process ({self._holder() or 'unknown'}); wait "
+                        "for it or end it")
 
     def _touch(self) -> None:
         while not self._closed.wait(sign_of_life.TOUCH_SECONDS):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.commands import command
 from configs.run_files import CONFIG, EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks
@@ -34,7 +34,7 @@ def starting_point(
     checkpoints = folder / "checkpoints"
     clear_unfinished(checkpoints)
     checkpoint, refused = load_latest(checkpoints)
-    anew = f"train anew, under the next free name: python -m learner.main --config {shlex.quote(str(folder / CONFIG))}"
+    anew = f"train anew, under the next free name: {command('learner.main', '--config', folder / CONFIG)}"
     try:
         saved = last_saved(read_events(folder / EVENTS))
     except EventError as error:

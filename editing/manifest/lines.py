@@ -129,7 +129,7 @@ def parse_record(
     if polarity is None:
         raise TaskError(
             "mask_polarity is not stated: say edit_is_white or edit_is_black in the line, in a header "
-            '{"locus_manifest": 1, "mask_polarity": ...}, or as an argument.'
+            '{"locus_manifest": 1, "mask_polarity": ...}, or with --mask-polarity (in a run: --data.mask_polarity).'
         )
     mask_rle = fields.get("mask_rle")
     if mask_rle is not None and not isinstance(mask_rle, dict):

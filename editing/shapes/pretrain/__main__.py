@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from configs import exits
+from configs.commands import command
 from configs.output import protect_output
 from configs.paths import path_argument
 from editing.editors.load import BUILT_IN, resolve_editor
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         print(error, file=sys.stderr)
         return exits.FAILED
-    print(f"The base is in {out}. Train it with: python -m learner.main --editor.path {out}")
+    print(f"The base is in {out}. Train it with: {command('learner.main', '--editor.path', out)}")
     return exits.DONE
 
 

@@ -1,0 +1,140 @@
+"""Commands and flags that sentences name: every one is typed here, or found to exist."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.commands import command, resume
+from configs.load import ALLOW, SWITCHES, load_config, parse_command_line
+from configs.schema import RunConfig
+from configs.tree import find_field
+from learner.backend import RunFailed, RunRefused
+from learner.console import next_commands
+from learner.infer import InferError, chosen, parser, task_of
+from learner.main import how_to_resume
+from learner.run_folder import RunFolder
+from tests.test_import_direction import MAY_IMPORT
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")]
+OF_OTHERS = {  # vLLM, Ray, Docker, SLURM, nvidia-smi, the Hugging Face hub, and what stands for any flag
+    "--served-model-name", "--max-model-len", "--tensor-parallel-size", "--tensor-parallel", "--pipeline-parallel",
+    "--data-parallel", "--dtype", "--enforce-eager", "--no-enable-chunked-prefill", "--model", "--host", "--port",
+    "--limit-mm-per-prompt", "--generation-config", "--allowed-media-domains", "--middleware", "--block-size",
+    "--gpu-memory-utilization", "--default-chat-template-kwargs", "--object-store-memory", "--shm-size", "--generate",
+    "--query-gpu", "--format", "--include", "--local-dir", "--section.key",
+    "--flag", "--switch", "--signal", "--max",
+}
+
+
+def strings(tree: ast.AST) -> Iterator[ast.Constant]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def options() -> set[str]:
+    """Every option of a parser of ours."""
+    calls = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    return {word.value for call in calls if call.func.attr == "add_argument"  # type: ignore[attr-defined]
+            for word in call.args if isinstance(word, ast.Constant) and isinstance(word.value, str)}
+
+
+def is_key(flag: str) -> bool:
+    return find_field(flag.removeprefix("--").replace("-", "_").split("."))[0] is not None
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_every_flag_that_is_named_exists(package: str):
+    known = {*options(), *(f"--{name}" for name in (*SWITCHES, ALLOW, "config", "help"))} | OF_OTHERS
+    named = {flag.rstrip(".-") for path in (ROOT / package).rglob("*.py")
+             if path.parent.name != "gallery"  # names of colours in its style
+             for node in strings(ast.parse(path.read_text(encoding="utf-8")))
+             for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*[\w]", node.value)}
+    assert {flag for flag in named if flag not in known and not is_key(flag)} == set()
+
+
+def test_every_module_that_is_named_can_be_run():
+    for path in SOURCES:
+        for module in re.findall(r"python -m ([\w.]+)", path.read_text(encoding="utf-8")):
+            if module.split(".")[0] in MAY_IMPORT:
+                assert importlib.util.find_spec(module) is not None, f"{path}: {module}"
+
+
+def test_commands_with_names_of_files_in_them_are_made_by_the_one_function_that_quotes():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                for before, part in zip(node.values, node.values[1:], strict=False):
+                    if isinstance(before, ast.Constant) and isinstance(part, ast.FormattedValue):
+                        assert not re.search(r"python -m [\w.]+ [^;,()]*$", before.value), (
+                            f"{path}, line {node.lineno}: use configs.commands.command for {ast.unparse(part)}")
+
+
+def typed(sentence: str) -> list[str]:
+    """The words of the command at the end of a sentence, as a shell reads them."""
+    found = re.search(r"python -m learner\.\w+ .*$", sentence, re.MULTILINE)
+    assert found
+    return shlex.split(found[0])[3:]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run leaves in a folder with blanks, before its first step."""
+    config = RunConfig(name="r", folder=str(tmp_path / "my runs; of today"))
+    RunFolder(config, resume=False).close()
+    return Path(config.folder) / "r"
+
+
+def test_what_resumes_a_run_resumes_that_run(run: Path):
+    config = load_config(["--config", str(run / "config.yaml")])
+    (run / "checkpoints" / "step_000001").mkdir(parents=True)
+    with pytest.raises(RunRefused) as refused:
+        RunFolder(config, resume=False)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InferError) as unfinished:
+        chosen(parser().parse_args(["--run", str(run)]))
+    (run / "checkpoints" / "step_000001").mkdir(parents=True)
+    for sentence in (how_to_resume(config), str(refused.value), str(unfinished.value), resume(run)):
+        request = parse_command_line(typed(sentence))
+        assert request.resume and (request.config.name, request.config.folder) == ("r", str(run.parent))
+        RunFolder(request.config, resume=True).close()
+
+
+def test_a_run_in_use_does_not_advise_what_was_refused(run: Path, capsys):
+    from learner.main import guarded
+
+    config = load_config(["--config", str(run / "config.yaml")])
+    (run / "checkpoints" / "step_000001").mkdir(parents=True)
+    folder = RunFolder(config, resume=True)
+
+    def again() -> None:
+        RunFolder(config, resume=True)
+
+    assert guarded(config, again) == 75
+    folder.close()
+    assert "wait for it or end it" in (said := capsys.readouterr().err) and "python -m" not in said
+
+
+def test_a_finished_run_is_looked_at_by_what_is_told(run: Path):
+    (run / "adapter").mkdir()
+    summary = {"verdict": {"outcome": "trained"}, "final": {"mean": {"edit_psnr": 20.0}}, "notifications": []}
+    words = typed(dict(next_commands(run, summary))["try it"])
+    config, adapter = chosen(options := parser().parse_args(words))
+    assert adapter == run / "adapter" and task_of(options, config).instruction
+    without = config.model_copy(update={"data": config.data.model_copy(update={"held_out_tasks": 0})})
+    with pytest.raises(InferError, match=r"holds out no tasks .* --source IMAGE"):
+        task_of(options, without)
+    told = dict(next_commands(run, {**summary, "final": {"mean": {}}}))
+    assert "python -m" not in " ".join(told.values())
+
+
+def test_words_reach_the_command_as_they_are():
+    words = ("a b", "it's", "$HOME", "*", "")
+    assert shlex.split(command("learner.main", *words))[3:] == list(words)
+    assert issubclass(RunRefused, RunFailed)
