@@ -50,6 +50,14 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """An alarm, and how many times what is allowed its size is."""
+
+    alarm: Alarm
+    excess: float
+
+
+@dataclass(frozen=True)
 class Reference:
     """The candidates of a run's start.
 
@@ -89,13 +97,14 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
                 f"below {start.unchanged_below:.3g}, as {LITTLE:.0%} did at the start): the editor learns to copy its "
                 "source. Give the edit more weight in rewards.weights, or hold it with "
                 "learner.preservation.velocity_weight.")))
+    drifts = []
     for name in start.sd:
         values = _means(recent, name)
         if values:
             shift = float(np.mean(values)) - start.mean[name]
             error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups)
-            found += _drift(name, shift, error, start.sd[name], step, "the candidates", "at the start")
-    return found
+            drifts += _drift(name, shift, error, start.sd[name], step, "the candidates", "at the start")
+    return [*found, *_largest(drifts)]
 
 
 def held_out_alarms(
@@ -109,8 +118,11 @@ def held_out_alarms(
         step: optimizer steps done.
         rewards: mean training reward at the start and lately, for the sentence.
     """
-    every = [{alarm.metric: alarm for alarm in _measured_alarms(base, rows, step, rewards)} for rows in measured]
-    return [alarm for metric, alarm in every[-1].items() if all(metric in one for one in every)]
+    every = [_measured_alarms(base, rows, step, rewards) for rows in measured]
+    shown = set.intersection(*({one.alarm.metric for one in found} for found in every))
+    kept = [one for one in every[-1] if one.alarm.metric in shown]
+    drifts = [one for one in kept if one.alarm.metric in DRIFTS]
+    return [*(one.alarm for one in kept if one not in drifts), *_largest(drifts)]
 
 
 def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
@@ -119,8 +131,8 @@ def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
             if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
 
 
-def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, float] | None) -> list[Alarm]:
-    found = []
+def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, float] | None) -> list[_Found]:
+    found: list[_Found] = []
     rose = "" if rewards is None or rewards[1] <= rewards[0] else (
         f" while the training reward rose from {rewards[0]:.3g} to {rewards[1]:.3g}")
     for name in (*EDITS, *DRIFTS):
@@ -137,24 +149,34 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, fl
         allowed = FALL_DECIBEL if psnr else FALL_SHARE * abs(float(before.mean()))
         if -gain > allowed and -gain > ERRORS * error:
             unit = " dB" if psnr else ""
-            found.append(Alarm(name, step, -gain, (
+            found.append(_Found(excess=-gain / allowed, alarm=Alarm(name, step, -gain, (
                 f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} from the base's "
                 f"{before.mean():.3g}{unit}{rose}. What is rewarded is not the edit: look at the gallery, change "
-                "rewards.weights, or lower learner.optimizer.lr.")))
+                "rewards.weights, or lower learner.optimizer.lr."))))
     return found
 
 
-def _drift(name: str, shift: float, error: float, sd: float, step: int, what: str, when: str) -> list[Alarm]:
+def _drift(name: str, shift: float, error: float, sd: float, step: int, what: str, when: str) -> list[_Found]:
     """An alarm where the shift is beyond `SHIFT` standard deviations and its error; a cast that fades is none."""
     size = shift if name.endswith("cast_drift") else abs(shift)
     if not (size > SHIFT * sd and size > ERRORS * error):
         return []
     where, look = name.removesuffix("_drift").split("_")
     key = "velocity_weight" if where == "edit" else "background_weight"
-    return [Alarm(name, step, shift, (
+    return [_Found(excess=size / max(SHIFT * sd, 1e-12), alarm=Alarm(name, step, shift, (
         f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit mask has shifted by "
         f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
-        f"learner.preservation.{key}, or lower learner.optimizer.lr."))]
+        f"learner.preservation.{key}, or lower learner.optimizer.lr.")))]
+
+
+def _largest(drifts: Sequence[_Found]) -> list[Alarm]:
+    """The worst drift inside the mask, and that outside: where the look drifts, much of it does."""
+    worst: dict[str, _Found] = {}
+    for one in drifts:
+        where = one.alarm.metric.partition("_")[0]
+        if where not in worst or one.excess > worst[where].excess:
+            worst[where] = one
+    return [one.alarm for one in worst.values()]
 
 
 def _means(groups: Sequence[Group], name: str) -> list[float]:

@@ -202,7 +202,7 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, s
     told = {one["metric"]: one["step"] for one in reversed(summary["notifications"])}
     if told:
         first = ", ".join(f"{metric} (step {step})" for metric, step in sorted(told.items(), key=lambda one: one[1]))
-        rows.append(("warned of", f"{first}; what to do: notifications in summary.json"))
+        rows.append(("warned", f"of {first}; what to do: notifications in summary.json"))
     return [*rows, ("numbers", f"{folder}/summary.json")]
 
 

@@ -145,6 +145,14 @@ def test_a_look_may_shift_as_far_as_it_varied(name, shift, told):
         assert "outside the edit mask has shifted by" in alarm.sentence and "background_weight" in alarm.sentence
 
 
+def test_of_a_look_that_drifts_in_many_ways_the_worst_is_told_inside_and_outside():
+    start = [{name: [0.02 * (i % 3)] for name in DRIFTS} for i in range(30)]
+    far = {"edit_contrast_drift": 0.03, "edit_saturation_drift": 0.09, "background_cast_drift": 0.04}
+    recent = [{name: [values[0] + far.get(name, 0.0)] for name, values in one.items()} for one in start]
+    told = [alarm.metric for alarm in candidate_alarms(reference(start), recent, 12)]
+    assert told == ["edit_saturation_drift", "background_cast_drift"]
+
+
 def test_a_fall_that_is_small_or_within_its_error_is_none():
     base = [{"edit_score": 0.6, "edit_psnr": 20.0 + i % 2} for i in range(16)]
 

@@ -165,7 +165,7 @@ def test_the_end_names_what_a_person_was_warned_of_first(tmp_path: Path):
             for metric, step in (("edit_change", 19), ("edit_psnr", 12), ("edit_change", 30))]
     console.on_end({**ENDED, "notifications": told})
     text = stream.getvalue()
-    assert "edit_psnr (step 12), edit_change (step 19); what to do: notifications in" in text
+    assert "warned   of edit_psnr (step 12), edit_change (step 19); what to do: notifications in" in text
     assert f"adapter  {tmp_path}/adapter" in text and "use it" not in text
 
 
