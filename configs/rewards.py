@@ -271,7 +271,8 @@ class RewardsConfig(Section):
     background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. A judge, or
     else clip_text, replaces edit_score and edit_psnr by default."""
     scorers: dict[str, str] = Field({})
-    """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}."""
+    """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}. Each needs a
+    weight; those with a weight of 0 are not asked."""
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
     """What a scorer of your own rewards: edit (the default), preservation (that the rest stays) or focus (where the
     text attends). A run needs a reward for the edit, or something that keeps it."""
@@ -352,6 +353,11 @@ class RewardsConfig(Section):
             raise ValueError(f"rewards.weights.{large}: expected a number from {-LARGEST_WEIGHT:g} to "
                              f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the weights' ratios matter where "
                              "scores are normalised")
+        unasked = next((name for name in self.scorers if name not in self.weights), None)
+        if unasked is not None:
+            raise ValueError(f"rewards.scorers.{unasked}: expected a weight for it in rewards.weights, got none; "
+                             f"without one it is never asked. Add --rewards.weights.{unasked} 1, or 0 to leave it "
+                             "unused")
         weighted = {name for name, weight in self.weights.items() if weight != 0}
         if not weighted:
             raise ValueError("rewards.weights: expected at least one component with a weight other than 0")

@@ -27,7 +27,7 @@ MINE = ["--rewards.scorers.mine", "m:f"]
     [*COPYING, "--learner.preservation.background_weight", "9"],
     [*COPYING, "--learner.preservation.velocity_weight", "1", "--learner.preservation.velocity_region", "background"],
     [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
-    [*MINE, *COPYING],
+    [*MINE, *COPYING, "--rewards.weights.mine", "0"],
     ["--rewards.weights", "{background_psnr: 0.5, acd: 0.5}", "--rewards.normalisation", "pooled"],
 ])
 def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
@@ -89,7 +89,7 @@ def test_the_presets_that_collapsed_run_only_under_another_name(path):
     weights = {name.replace("fidelity", "background_psnr"): weight for name, weight in weights.items()}
     assert set(weights) == {"background_psnr", "acd"}
     with pytest.raises(ConfigError, match="expected a reward for the edit"):
-        check_edit_signal(load_config(["--config", str(path), "--rewards.weights", str(weights)]))
+        check_edit_signal(load_config(["--config", str(path), "--rewards.weights", str({**weights, "fidelity": 0})]))
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--resume"]], ids=" ".join)

@@ -1,5 +1,7 @@
 """Tests of configs.rewards and configs.addresses."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -131,3 +133,11 @@ def test_every_component_says_what_it_rewards_and_in_which_range_it_lies():
 
 def test_judges_lie_in_a_range_that_a_share_can_be_taken_of():
     assert all(COMPONENT_RANGES[name][:2] == (0.0, 1.0) for name in JUDGES)
+
+
+def test_a_scorer_that_has_no_weight_is_not_silently_left_out():
+    mine = ["--rewards.scorers.mine", "my_scorers:mine"]
+    with pytest.raises(ConfigError, match=r"^rewards\.scorers\.mine: expected a weight for it") as told:
+        load_config(mine)
+    for weight in [*re.findall(r"--rewards\.weights\.mine (\d)", str(told.value)), "0"]:
+        assert load_config([*mine, "--rewards.weights.mine", weight]).rewards.weights["mine"] == float(weight)
