@@ -15,9 +15,11 @@ PSNR_CAP = 60.0
 """dB. Identical regions have infinite PSNR; 60 dB is a mean error of a quarter of an 8-bit step."""
 
 _WINDOW = 11
+_REACH = _WINDOW // 2
 _WINDOW_SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
+_LEAST_ROWS = 64
 _CACHE = 2**18
 """Numbers of float64 that a core's cache holds beside a few more maps of that size: 2 MiB."""
 
@@ -69,13 +71,17 @@ def region_psnr(images: Pixels, target: Pixels, region: Region) -> Tensor:
     pixels, wanted, inside = _checked(images, target, region)
     places = inside.flatten().nonzero()[:, 0]
 
-    def kept(picture: Tensor) -> Tensor:
-        """[n, 3]: the region's pixels (several times faster than indexing with the mask)."""
-        return _unit_range(picture.reshape(-1, 3).index_select(0, places))
+    def kept(image: Tensor, some: Tensor) -> Tensor:
+        """[n, 3]: some pixels of the region (several times faster than indexing with the mask)."""
+        return _unit_range(image.reshape(-1, 3).index_select(0, some))
 
-    expected = kept(wanted)
-    # Picture by picture: float64 of a whole group of megapixel images would take hundreds of megabytes.
-    errors = torch.stack([(kept(image) - expected).square_().mean() for image in pixels])
+    errors = pixels.new_zeros(len(pixels), dtype=torch.float64)
+    # Piece by piece: float64 of all pixels of large images would take hundreds of megabytes.
+    for some in places.split(_CACHE):
+        expected = kept(wanted, some)
+        for number, image in enumerate(pixels):
+            errors[number] += (kept(image, some) - expected).square_().sum()
+    errors /= 3 * len(places)
     floor = 10 ** (-PSNR_CAP / 10)
     return (-10 * errors.clamp(min=floor).log10()).float()
 
@@ -109,53 +115,79 @@ def region_ssim(images: Pixels, target: Pixels, region: Region) -> Tensor:
         ValueError: for mismatched shapes, dtypes or ranges, or images smaller than the window's reach.
     """
     pixels, wanted, inside = _checked(images, target, region)
-    if min(inside.shape) <= _WINDOW // 2:
+    if min(inside.shape) <= _REACH:
         raise ValueError(
-            f"SSIM needs pictures of at least {_WINDOW // 2 + 1} pixels a side; seen {list(inside.shape)}."
+            f"SSIM needs pictures of at least {_REACH + 1} pixels a side; seen {list(inside.shape)}."
         )
-    weight = inside.double()
+    totals = pixels.new_zeros(len(pixels), dtype=torch.float64)
+    height, width = inside.shape
+    together = min(3, max(1, _CACHE // inside.numel()))  # as many channels as stay in a core's cache
+    rows = max(_LEAST_ROWS, _CACHE // width)  # so that a large image costs no more memory than a small one
+    for top in range(0, height, rows):
+        strip = _with_borders(top, min(top + rows, height), height).to(pixels.device)
+        weight = inside[strip].double()
+        for first in range(0, 3, together):
+            channels = slice(first, first + together)
+            totals += _ssim_sums(pixels, wanted, strip, weight, channels)
+    return (totals / (3 * inside.sum())).float()
+
+
+def _ssim_sums(images: Tensor, target: Tensor, strip: Tensor, weight: Tensor, channels: slice) -> Tensor:
+    """Sums [B] of SSIM over channels and the region's pixels of a strip.
+
+    Args:
+        images: [B, H, W, 3].
+        target: [H, W, 3].
+        strip: rows of the strip with those that the window reaches above and below.
+        weight: float64 [rows, W], the region there.
+        channels: which.
+    """
     # Windows without a pixel of the region have sums of exactly 0; whatever they are divided by, they have no weight.
     scale = 1 / _smooth(weight[None]).clamp_(min=torch.finfo(weight.dtype).tiny)
 
     def local_mean(values: Tensor) -> Tensor:
-        """[K, H, W] -> the same: means under the window and the region."""
+        """[K, rows, W] -> [K, rows of the strip, W]: means under the window and the region."""
         return _smooth(values * weight).mul_(scale)
 
     def moments(values: Tensor) -> tuple[Tensor, Tensor]:
         mean = local_mean(values)
         return mean, (local_mean(values.square()) - mean.square()).clamp_(min=0)
 
-    totals = pixels.new_zeros(len(pixels), dtype=torch.float64)
-    together = min(3, max(1, _CACHE // inside.numel()))  # as many channels as stay in a core's cache
-    for first in range(0, 3, together):
-        channels = slice(first, first + together)
-        y = _planes(wanted, channels)
-        mean_y, var_y = moments(y)
-        luminance_y, contrast_y = mean_y.square() + _C1, var_y + _C2
-        for number, image in enumerate(pixels):
-            x = _planes(image, channels)
-            mean_x, var_x = moments(x)
-            product = mean_x * mean_y
-            covariance = local_mean(x * y) - product
-            ssim = product.mul_(2).add_(_C1) * covariance.mul_(2).add_(_C2)
-            ssim /= mean_x.square_().add_(luminance_y) * var_x.add_(contrast_y)
-            totals[number] += (ssim * weight).sum()
-    return (totals / (3 * inside.sum())).float()
+    sums = images.new_zeros(len(images), dtype=torch.float64)
+    y = _planes(target, strip, channels)
+    mean_y, var_y = moments(y)
+    luminance_y, contrast_y = mean_y.square() + _C1, var_y + _C2
+    counted = weight[_REACH:-_REACH]
+    for number, image in enumerate(images):
+        x = _planes(image, strip, channels)
+        mean_x, var_x = moments(x)
+        product = mean_x * mean_y
+        covariance = local_mean(x * y) - product
+        ssim = product.mul_(2).add_(_C1) * covariance.mul_(2).add_(_C2)
+        ssim /= mean_x.square_().add_(luminance_y) * var_x.add_(contrast_y)
+        sums[number] = (ssim * counted).sum()
+    return sums
 
 
-def _planes(image: Tensor, channels: slice) -> Tensor:
-    """[H, W, 3] -> float64 [K, H, W] of the chosen channels."""
-    return _unit_range(image[..., channels].permute(2, 0, 1).contiguous())
+def _with_borders(top: int, bottom: int, height: int) -> Tensor:
+    """The rows top..bottom and `_REACH` more on either side, reflected at the image's borders."""
+    rows = torch.arange(top - _REACH, bottom + _REACH).abs()
+    return torch.where(rows < height, rows, 2 * (height - 1) - rows)
+
+
+def _planes(image: Tensor, rows: Tensor, channels: slice) -> Tensor:
+    """[H, W, 3] -> float64 [K, len(rows), W] of the chosen rows and channels."""
+    return _unit_range(image[rows][..., channels].permute(2, 0, 1).contiguous())
 
 
 def _smooth(maps: Tensor) -> Tensor:
-    """Gaussian window over float64 [K, H, W] with reflected borders, same size."""
-    reach = _WINDOW // 2
-    taps = [math.exp(-offset * offset / (2 * _WINDOW_SIGMA**2)) for offset in range(-reach, reach + 1)]
+    """Gaussian window over float64 [K, H + 2 * _REACH, W], with reflected borders left and right: [K, H, W]."""
+    taps = [math.exp(-offset * offset / (2 * _WINDOW_SIGMA**2)) for offset in range(-_REACH, _REACH + 1)]
     total = sum(taps)
     # Shifted sums: a float64 conv2d of one channel is about 20 times slower on CPU.
-    smooth = F.pad(maps, (reach, reach, reach, reach), mode="reflect")
-    for axis, size in enumerate(maps.shape[1:], start=1):
+    smooth = F.pad(maps, (_REACH, _REACH), mode="reflect")
+    for axis in (1, 2):
+        size = smooth.shape[axis] - 2 * _REACH
         summed = smooth.narrow(axis, 0, size) * (taps[0] / total)
         for shift, tap in enumerate(taps[1:], start=1):
             summed.add_(smooth.narrow(axis, shift, size), alpha=tap / total)

@@ -162,18 +162,21 @@ def test_floating_point_and_integer_pictures_arrays_and_tensors_agree():
         )
 
 
-def test_large_pictures_whose_channels_are_filtered_one_by_one_are_measured_alike(monkeypatch):
+def test_large_pictures_that_are_measured_piece_by_piece_are_measured_alike(monkeypatch):
     edited, source = pictures(2, 24, 31, seed=8)
     mask = ragged_mask(24, 31, seed=8)
-    together = background_ssim(edited, source, mask)
+    together, ratio = background_ssim(edited, source, mask), background_psnr(edited, source, mask)
     filtered = []
     smooth = pixel._smooth
-    monkeypatch.setattr(pixel, "_smooth", lambda maps: (filtered.append(len(maps)), smooth(maps))[1])
-    for cache, channels in ((24 * 31 * 2, {1, 2}), (1, {1})):
+    monkeypatch.setattr(pixel, "_smooth", lambda maps: (filtered.append(maps.shape[:2]), smooth(maps))[1])
+    for cache, least, shapes in ((24 * 31 * 2, 64, {(1, 34), (2, 34)}), (1, 64, {(1, 34)}), (1, 7, {(1, 17), (1, 13)}),
+                                 (31 * 10, 1, {(1, 20), (1, 14)}), (1, 1, {(1, 11)})):
         monkeypatch.setattr(pixel, "_CACHE", cache)
+        monkeypatch.setattr(pixel, "_LEAST_ROWS", least)
         filtered.clear()
+        torch.testing.assert_close(background_psnr(edited, source, mask), ratio, rtol=1e-7, atol=0)
         torch.testing.assert_close(background_ssim(edited, source, mask), together, rtol=1e-7, atol=0)
-        assert set(filtered) == channels
+        assert set(filtered) == shapes
 
 
 def test_one_kept_pixel_is_measured():

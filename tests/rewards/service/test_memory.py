@@ -161,3 +161,13 @@ def test_the_measure_sees_a_picture_that_is_decoded(running):
     answer = running.client.score(source=black, edited=[black], mask=mask)
     assert answer.status == 200 and "no background" in answer.json["components"]["background_psnr"][0]["error"]
     assert peak.growth > 2 * 3 * side * side * 0.9
+
+
+def test_large_images_are_scored_in_little_more_memory_than_they_take(running):
+    side = 2_500
+    black = text(black_png(side, side))
+    mask = {"rle": {"size": [side, side], "counts": [0, side, side * (side - 1)]}}
+    peak = Peak(running)
+    answer = running.client.score(source=black, edited=[black], mask=mask)
+    assert answer.status == 200 and answer.json["components"]["background_ssim"][0]["value"] == 1.0
+    assert peak.growth < 5 * 2 * 3 * side * side, peak.growth / MIB
