@@ -260,6 +260,7 @@ class ConsoleReport:
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
+            self._console.show_cursor(True)  # a run that is killed leaves the terminal as it is
         assert self._run is not None
         self._live.update(live_view(self._run.config.name, self._history, left), refresh=True)
 

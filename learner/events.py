@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +39,7 @@ class EventLog:
     """Appends events; every line is complete in the file before `write` returns.
 
     A disk that refuses does not stop training: it is said once, and the lines are kept and written, whole and in order,
-    as soon as the disk takes them again.
+    as soon as the disk takes them again. Several threads may write; after `failed` nothing follows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +60,8 @@ class EventLog:
         except OSError as error:
             raise EventError(f"the event log {path} cannot be opened: {error.strerror}") from error
         self._unwritten = bytearray(b"\n" if torn else b"")
-        self._failed = False
+        self._failed = self._ended = False
+        self._lock = threading.Lock()
 
     def write(self, event: Event, **fields: Any) -> None:
         """Appends one event; fields are JSON values.
@@ -71,6 +73,12 @@ class EventLog:
             read_record(event, fields)
         except EventError as error:
             raise EventError(f"the event {event!r} is not as learner.event_types describes it: {error}") from error
+        with self._lock:
+            if not self._ended:
+                self._append(event, fields)
+                self._ended = event == "failed"
+
+    def _append(self, event: Event, fields: Mapping[str, Any]) -> None:
         values = {"seq": self._seq, "time": round(time.time(), 3), "previous": self._previous, "event": event, **fields}
         line = json.dumps(values, allow_nan=False).encode()
         self._unwritten += line + b"\n"

@@ -72,6 +72,8 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "not_saved":
         return (f"the checkpoint of step {fields['step']} could not be written: {fields['reason']}; earlier ones are "
                 "kept, and it is tried again after the next step")
+    if event == "failed":
+        return fields["reason"]
     return fields["sentence"] if event in ("alarm", "stopping") else None
 
 

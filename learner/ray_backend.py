@@ -6,6 +6,7 @@ that happens arrives at one place (`_poll`), which calls back whoever waits for 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -20,9 +22,12 @@ import ray
 from actors.fleet import FETCH_SECONDS, Announcement, Fleet, FleetError, Job, WrongWeights
 from actors.trajectory import Generated, Lease
 from cluster.placement import beside_the_driver, custom
+from cluster.raylet_watch import RayletWatch
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
+from configs import exits
 from configs.rewards import JUDGES
+from configs.run_files import CONFIG
 from configs.schema import RunConfig
 from editing.task import Image
 from learner.answers import GroupLost, Spoiled, answer_of
@@ -36,6 +41,7 @@ from learner.backend import (
     Notify,
     Published,
     RunFailed,
+    RunInterrupted,
     Taken,
     Unsaved,
     judges_limit,
@@ -102,6 +108,7 @@ class RayBackend:
         # Absolute: the processes of a cluster that runs already have a working directory of their own.
         self._config, self._folder, self._notify = config, folder.resolve(), notify
         self._runtime = connect(config.cluster)
+        self._watch = RayletWatch(self._raylet_lost)
         self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
         self._inbox: deque[Delivered | Taken | Lost] = deque()
         self._learner: LearnerGroup | None = None
@@ -288,7 +295,17 @@ class RayBackend:
             ray.kill(self._pool, no_restart=True)
         if self._learner is not None:
             self._learner.close()
+        self._watch.close()
         self._runtime.close()
+
+    def _raylet_lost(self) -> None:
+        """Ends the run where it is: without its raylet the learner, which alone could save, ends too, and Ray would end
+        this process before it has wound up."""
+        file = quote(str(self._folder / CONFIG))
+        self._notify("failed", error=RunInterrupted.__name__, reason=(
+            "Ray's process on this node (raylet) has ended: it was killed, or the node ran out of memory. Continue "
+            f"from the last checkpoint with: python -m learner.main --config {file} --resume"))
+        os._exit(exits.RESUMABLE)
 
     def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
         self._waiting[ref] = call

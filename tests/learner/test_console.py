@@ -106,10 +106,10 @@ def test_on_a_terminal_the_table_is_live_and_gone_after_close(tmp_path: Path):
                  "left 0:16"):
         assert part in text
     hidden, shown = "\x1b[?25l", "\x1b[?25h"
-    assert text.count(hidden) == 1 and text.count(shown) == 0
+    assert text.rindex(shown) > text.rindex(hidden)  # whatever ends the run, the terminal has its cursor
     console.close()
     console.close()
-    assert stream.getvalue().count(shown) == 1
+    assert stream.getvalue().rindex(shown) > stream.getvalue().rindex(hidden)
 
 
 def test_a_component_that_a_step_lacks_does_not_break_the_table(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import pytest
@@ -82,3 +83,20 @@ def test_a_line_that_is_no_event_is_refused_with_a_sentence(tmp_path, line):
 def test_a_log_that_is_a_folder_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(EventError, match="cannot be read: Is a directory"):
         EventLog(tmp_path)
+
+
+def test_nothing_follows_the_end_of_a_process(tmp_path):
+    for _ in range(2):
+        with EventLog(tmp_path / "events.jsonl") as log:
+            log.write("failed", error="RunFailed", reason="it is over")
+            log.write("finished", step=1)  # from a thread that has not heard of it
+    assert [event["event"] for event in read_events(tmp_path / "events.jsonl")] == ["failed", "failed"]
+
+
+def test_threads_write_whole_lines_in_one_chain(tmp_path):
+    with EventLog(tmp_path / "events.jsonl") as log, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda group: log.write("requeued", group=f"{group:06}.000.0", reason="x"), range(400)))
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["seq"] for event in events] == list(range(400))
+    assert [event["previous"] for event in events[1:]] == [digest(line) for line in lines[:-1]]

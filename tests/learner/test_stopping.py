@@ -88,6 +88,26 @@ def test_a_request_to_every_process_of_a_run_on_ray_is_one_to_the_driver(tiny_ko
     assert left == []
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_whose_raylet_is_killed_says_so_at_once(tiny_kontext, tmp_path):
+    config = tiny_run(tiny_kontext, tmp_path, "run", {**LONG, "cluster": {"mode": "ray", "rollout_workers": 1}})
+    process = start(config)
+    wait_for(config, process, "step", 2)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    (raylet,) = (one for one in tree if one.name() == "raylet")
+    agents = [one for one in tree if one.name().endswith("Agent")]  # they try for a minute to tell Ray's dead server
+    raylet.kill()
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == exits.RESUMABLE, errors
+    command = f"python -m learner.main --config {tmp_path}/run/config.yaml --resume"
+    assert said.rstrip().endswith(command) and "Traceback" not in errors
+    last = list(read_events(tmp_path / "run" / "events.jsonl"))[-1]
+    assert last["event"] == "failed" and last["reason"].endswith(command)
+    _, left = psutil.wait_procs([one for one in tree if one not in agents], timeout=60)
+    assert left == [] and len(tree) > len(agents) + 3
+
+
 @pytest.mark.slow
 def test_a_driver_that_is_asked_to_end_saves_first_and_says_how_to_go_on(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "run", LONG)

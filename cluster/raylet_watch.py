@@ -1,0 +1,57 @@
+"""Notices at once that Ray is lost to this process: that the raylet, Ray's process on every node, has ended.
+
+Ray itself ends this process then, at its next look at a large object, with exit code 1 and without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+
+import psutil
+import ray
+
+
+class RayletWatch:
+    """Calls `lost`, in a thread of its own, within a moment of the end of this node's raylet. Linux only."""
+
+    def __init__(self, lost: Callable[[], None]) -> None:
+        """Ray is connected; where its raylet is not to be found, there is nothing to watch."""
+        self._lost = lost
+        self._closed, self._close = os.pipe()
+        pid = raylet_of_this_process()
+        self._thread = threading.Thread(target=self._watch, args=(pid,), name="raylet watch", daemon=True)
+        if pid is not None and hasattr(os, "pidfd_open"):
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ray may be ended now."""
+        os.close(self._close)
+        if self._thread.is_alive():
+            self._thread.join()
+        os.close(self._closed)
+
+    def _watch(self, pid: int) -> None:
+        try:
+            raylet = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._lost()
+            return
+        ended = select.select([raylet, self._closed], [], [])[0]
+        os.close(raylet)
+        if self._closed not in ended:
+            self._lost()
+
+
+def raylet_of_this_process() -> int | None:
+    """The process that this one is connected to, by the socket that both have."""
+    node = ray._private.worker.global_worker.node
+    if node is None:
+        return None
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet" and any(
+                argument.endswith(node.raylet_socket_name) for argument in process.info["cmdline"] or ()):
+            return int(process.pid)
+    return None
