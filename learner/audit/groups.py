@@ -46,7 +46,8 @@ class Groups(Rule):
         self._groups: dict[str, _Group] = {}  # of this process
         self._newest: dict[tuple[int, int], _Group] = {}  # by step and slot
         self._expected = (0, 0)  # step and slot of the next first attempt
-        self._skipped: set[int] = set()  # tasks
+        self._skipped: set[int] = set()  # tasks that went bad
+        self._requeued = -1  # task of the last group that was requeued
         self._scored: dict[str, tuple[int, int]] = {}  # version and valid scores, of all processes
 
     def begin(self, record: Began) -> None:
@@ -210,6 +211,7 @@ class Groups(Rule):
     def on_requeued(self, record: GroupReason) -> None:
         group = self._known(record.group, "requeued")
         if group is not None:
+            self._requeued = group.task
             self._end(record.group, group, "requeued")
 
     def _end(self, name: str, group: _Group, how: str) -> None:
@@ -221,5 +223,9 @@ class Groups(Rule):
         self._known(record.group, "delivered twice")
 
     def on_task_skipped(self, record: TaskSkipped) -> None:
-        if record.split is None:
-            self._skipped.add(record.task)
+        if record.split is not None:
+            return
+        if self.history.last != "requeued" or record.task != self._requeued or record.task in self._skipped:
+            self.history.fault("P2", f"task {record.task} went bad, but the line before it is not that of a group of "
+                                     "it that was requeued for that")
+        self._skipped.add(record.task)

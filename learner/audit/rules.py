@@ -21,9 +21,9 @@ RULES = (Processes, Groups, Steps, Accounts, Weights, Workers)
 """In the order in which they see a line."""
 
 NO_RULE = frozenset({
-    "data_faults", "worker_given_up", "fleet_resized", "resize_refused", "judges_awaited", "judge_ready",
-    "judge_trouble", "cache_trouble", "judge_server_started", "judge_server_lost", "start_measured", "alarm",
-    "spool_refused",
+    "data_faults", "data_remarks", "worker_given_up", "fleet_resized", "resize_refused", "judges_awaited",
+    "judge_ready", "judge_trouble", "cache_trouble", "judge_server_started", "judge_server_lost", "start_measured",
+    "alarm", "spool_refused",
 })
 """Events that tell a person something and prove nothing."""
 

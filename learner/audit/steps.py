@@ -21,6 +21,7 @@ from learner.event_types import (
     Told,
     Trained,
 )
+from learner.rollback import MAX_SKIPPED_STEPS
 
 BASE, TRAINING, FINAL = "the measurement of the base", "its measurement", "the measurement at the end"
 PUBLISHED, SAVED, FIRST_SAVED, TOLD = (
@@ -126,11 +127,19 @@ class Steps(Rule):
         if not history.closing or record.step != history.done:
             history.fault("P1", f"step {record.step} was skipped, expected step {history.done} with all its groups")
             return
+        if self.steps[-1].skipped:
+            history.fault("log", f"step {record.step} was skipped twice")
         before = self.steps[-2].skipped if len(self.steps) > 1 else 0
         if record.in_a_row != before + 1:
             history.fault("log", f"step {record.step} is skipped number {record.in_a_row} in a row, expected "
                                  f"{before + 1}")
         self.steps[-1].skipped = before + 1
+
+    def on_rolled_back(self, record: StepReason) -> None:
+        skipped = self.steps[-1].skipped if self.steps else 0
+        if skipped != MAX_SKIPPED_STEPS:
+            self.history.fault("P7", f"the run went back after {skipped} skipped steps in a row, expected "
+                                     f"{MAX_SKIPPED_STEPS}")
 
     def on_published(self, record: Published) -> None:
         history, version = self.history, record.version

@@ -2,7 +2,11 @@
 
 import pytest
 
+import learner.gather
+from actors.worker import RolloutWorker, WrongVersion
 from learner.train import run
+from tests.learner.test_bad_data import Vandal, manifest_run
+from tests.learner.test_rollback import spoiled
 from tests.learner.test_train import Interrupt, Interrupted
 from tests.learner.tiny_run import tiny_run
 
@@ -28,4 +32,43 @@ def resumed(tiny_kontext, tmp_path_factory):
     with pytest.raises(Interrupted):
         run(config, observers=[Interrupt(3)])
     run(config, resume=True)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def redone(tiny_kontext, tmp_path_factory):
+    """A run of five steps in which a group was rejected and another one lost, and tasks went bad."""
+    folder, roll_out, admit = tmp_path_factory.mktemp("audited_redone"), RolloutWorker.roll_out, learner.gather.admit
+
+    def fails_once(worker, lease):
+        if lease.group_id == "000002.001.0":
+            raise WrongVersion("not this time")
+        return roll_out(worker, lease)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutWorker, "roll_out", fails_once)
+        patch.setattr(learner.gather, "admit", lambda scores, least: (
+            "not this one" if scores.group_id == "000000.001.0" else admit(scores, least)))
+        data, config = manifest_run(tiny_kontext, folder, "run", "inline")
+        run(config, observers=[Vandal(data)])
+    return folder / "runs" / "run"
+
+
+@pytest.fixture(scope="session")
+def went_back(tiny_kontext, tmp_path_factory):
+    """A run of eight steps that skipped steps 4 to 8, went back to step 2 and ended with other noise."""
+    folder = tmp_path_factory.mktemp("audited_went_back")
+    with pytest.MonkeyPatch.context() as patch:
+        spoiled(patch, lambda lease: lease.step >= 3 and lease.attempt == 0)
+        run(tiny_run(tiny_kontext, folder, "run", {**SMALL, "learner": {"steps": 9}}))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def skipped(tiny_kontext, tmp_path_factory):
+    """A run of four steps whose second was skipped."""
+    folder = tmp_path_factory.mktemp("audited_skipped")
+    with pytest.MonkeyPatch.context() as patch:
+        spoiled(patch, lambda lease: lease.step == 1)
+        run(tiny_run(tiny_kontext, folder, "run", {**SMALL, "learner": {"steps": 4}}))
     return folder / "run"

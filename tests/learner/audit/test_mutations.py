@@ -38,7 +38,7 @@ def harmless(events) -> set[int]:
         if "group" in event and (event["group"], sum(where > begin for begin in begins)) not in ended}
 
 
-@pytest.mark.parametrize("which", ["finished", "resumed"])
+@pytest.mark.parametrize("which", ["finished", "resumed", "redone", "skipped", "went_back"])
 def test_no_line_can_be_taken_out(which, request, folder):
     events = read(request.getfixturevalue(which))
     assert is_clean(audited(forge(folder, events)))
@@ -47,19 +47,19 @@ def test_no_line_can_be_taken_out(which, request, folder):
     assert [one for one in unseen if one[0] not in harmless(events) and one[1] not in NO_RULE] == []
 
 
-@pytest.mark.parametrize("which", ["finished", "resumed"])
+@pytest.mark.parametrize("which", ["finished", "resumed", "redone", "skipped", "went_back"])
 def test_no_line_can_be_doubled_or_moved_to_the_front(which, request, folder):
     events = read(request.getfixturevalue(which))
     for where in range(1, len(events)):
         doubled = [*events[: where + 1], *events[where:]]
         moved = [events[where], *events[:where], *events[where + 1:]]
         # Another machine's worker with the same process id, and a process that was killed at once, are possible.
-        possible = events[where]["event"] in ("worker_started", "resumed")
+        possible = events[where]["event"] in {"worker_started", "resumed", *NO_RULE}
         assert is_clean(audited(forge(folder, doubled))) == possible, where
         assert not is_clean(audited(forge(folder, moved))), where
 
 
-@pytest.mark.parametrize("which", ["finished", "resumed"])
+@pytest.mark.parametrize("which", ["finished", "resumed", "redone", "went_back"])
 @given(data=st.data())
 def test_a_field_that_is_anything_else_is_no_traceback(which, request, folder, data):
     events = [dict(event) for event in read(request.getfixturevalue(which))]

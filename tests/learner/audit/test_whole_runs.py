@@ -22,6 +22,20 @@ def test_a_run_that_was_interrupted_and_resumed_holds_every_promise(resumed):
     assert [step["counters"]["replayed"] for step in steps] == [0, 0, 0, 2, 2]
 
 
+def test_a_run_with_redone_attempts_and_tasks_that_went_bad_holds(redone):
+    names = {event["event"] for event in read(redone)}
+    attempts = {event["group"].rsplit(".")[2] for event in read(redone) if event["event"] == "trained"}
+    assert {"rejected", "requeued", "task_skipped"} <= names and {"0", "1"} <= attempts
+    assert told(redone / "events.jsonl") == "finished after 5 of 5 steps"
+
+
+def test_a_run_with_skipped_steps_holds_and_so_does_one_that_went_back(skipped, went_back):
+    assert len(numbers(read(skipped), "step_skipped")) == 1 and len(numbers(read(went_back), "step_skipped")) == 5
+    assert len(numbers(read(went_back), "rolled_back")) == 1
+    assert told(skipped / "events.jsonl") == "finished after 4 of 4 steps"
+    assert told(went_back / "events.jsonl") == "finished after 9 of 9 steps"
+
+
 def test_a_log_that_a_crash_cut_off_holds_and_is_not_called_finished(resumed, tmp_path):
     events = read(resumed)
     for length in range(1, len(events)):
