@@ -15,7 +15,7 @@ from configs.run_files import EVENTS
 from learner.audit.history import PROMISES
 from learner.audit.rules import Audit, audited
 
-HOLDS, BROKEN, NO_LOG, NOT_FINISHED = 0, 1, 2, 3
+HOLDS, BROKEN, NO_LOG, NOT_FINISHED = 0, 1, 2, 4
 MAX_SHOWN = 5
 
 
@@ -38,7 +38,7 @@ def report(audit: Audit) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the verdicts; 0 when every promise holds and the run is finished, 1 when a promise is broken, 2 when there
-    is no event log to read, 3 when nothing is broken but the run is not finished."""
+    is no event log to read, 4 when nothing is broken but the run is not finished."""
     parser = argparse.ArgumentParser(
         prog="python -m learner.audit", description="Prove a run's promises again, from its event log alone.")
     parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.trajectory import NOT_FINITE
 from configs.errors import shown
 from learner.audit.groups import place_of
 from learner.audit.history import History, Rule, Saved
@@ -11,6 +12,7 @@ from learner.event_types import (
     Began,
     Checkpoint,
     Evaluated,
+    GroupReason,
     OfStep,
     Published,
     Record,
@@ -50,6 +52,7 @@ class Steps(Rule):
         self._groups: dict[int, str] = {}  # of the step that is being told
         self._owed: list[str] = []
         self._due = self._saved = self._measured = False
+        self._lost = ""  # why the last group was lost
         self._lacking = 0  # held-out tasks that went bad since the last measurement
 
     def begin(self, record: Began) -> None:
@@ -74,7 +77,11 @@ class Steps(Rule):
     def on_leased(self, record: Record) -> None:
         self._settled()
 
-    on_scored = on_rejected = on_requeued = on_duplicate = on_spooled = on_not_spooled = on_leased
+    on_scored = on_rejected = on_duplicate = on_spooled = on_not_spooled = on_leased
+
+    def on_requeued(self, record: GroupReason) -> None:
+        self._settled()
+        self._lost = record.reason
 
     def on_replayed(self, record: Record) -> None:
         self._settled(FIRST_SAVED)
@@ -137,9 +144,9 @@ class Steps(Rule):
 
     def on_rolled_back(self, record: StepReason) -> None:
         skipped = self.steps[-1].skipped if self.steps else 0
-        if skipped != MAX_SKIPPED_STEPS:
+        if skipped != MAX_SKIPPED_STEPS and NOT_FINITE not in self._lost:
             self.history.fault("P7", f"the run went back after {skipped} skipped steps in a row, expected "
-                                     f"{MAX_SKIPPED_STEPS}")
+                                     f"{MAX_SKIPPED_STEPS}, or a group that was lost because its {NOT_FINITE}")
 
     def on_published(self, record: Published) -> None:
         history, version = self.history, record.version

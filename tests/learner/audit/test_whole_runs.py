@@ -64,7 +64,7 @@ def test_the_command_tells_broken_unfinished_and_finished_runs_apart(resumed, tm
     assert "holds" in said and "broken" not in said and "not finished" not in said
     events = read(resumed)
     forge(tmp_path, events[: numbers(events, "failed")[0] + 1])
-    assert main([str(tmp_path)]) == 3
+    assert main([str(tmp_path)]) == 4
     said = " ".join(capsys.readouterr().out.split())
     assert "not finished" in said and "after 3 of 4 steps" in said and "broken" not in said
     forge(tmp_path, changed(events, "trained", version=9))
