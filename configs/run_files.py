@@ -16,9 +16,10 @@ LOCK = ".lock"
 def run_of(file: Path) -> dict[str, str]:
     """`name` and `folder` of the run that a configuration file belongs to; empty for a file that belongs to none.
 
-    A run's folder holds an event log, or at least a lock from the moment before there was one.
+    A run's folder holds an event log, checkpoints, or at least a lock from the moment before there was either.
     """
-    if file.name != CONFIG or not any((file.parent / mark).exists() for mark in (EVENTS, LOCK)):
+    marks = (EVENTS, LOCK, "checkpoints/step_*")
+    if file.name != CONFIG or not any(any(file.parent.glob(mark)) for mark in marks):
         return {}
     # `config.yaml` and `../config.yaml` do not spell their folder's name.
     run = file.parent if file.parent.name not in ("", "..") else file.parent.resolve()

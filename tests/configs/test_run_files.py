@@ -13,12 +13,13 @@ from configs.schema import RunConfig
 
 def left_by_a_run(folder: Path, mark: str = EVENTS) -> Path:
     folder.mkdir(parents=True)
+    (folder / mark).parent.mkdir(exist_ok=True)
     (folder / mark).touch()
     (folder / CONFIG).write_text(to_yaml(RunConfig(name=folder.name, folder=str(folder.parent))))
     return folder / CONFIG
 
 
-@pytest.mark.parametrize("mark", [EVENTS, LOCK])
+@pytest.mark.parametrize("mark", [EVENTS, LOCK, "checkpoints/step_000025"])
 def test_a_run_that_was_renamed_moved_or_copied_is_the_one_where_its_configuration_lies(tmp_path, mark):
     left_by_a_run(tmp_path / "runs" / "ren", mark)
     (tmp_path / "runs" / "ren").rename(tmp_path / "runs" / "keep")
