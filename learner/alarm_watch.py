@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from learner.alarms import (
     CHANGE,
     DRIFTS,
@@ -91,8 +89,8 @@ class AlarmWatch:
         final = record.label == "final"
         if not self._base or (len(self._measured) < 2 and not final):
             return
-        trend = (float(np.mean(self._first_rewards)), float(np.mean(self._rewards))) if self._rewards else None
-        self._tell(held_out_alarms(self._base, self._measured[-1:] if final else self._measured, record.step, trend))
+        rewards = (self._first_rewards, list(self._rewards))
+        self._tell(held_out_alarms(self._base, self._measured[-1:] if final else self._measured, record.step, rewards))
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Nothing: the summary has what was told."""

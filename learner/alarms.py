@@ -18,6 +18,8 @@ Group = Mapping[str, Sequence[float]]
 """What was measured of one group's candidates, by measure; see `rewards.watched`."""
 Rows = Sequence[Mapping[str, float]]
 """Held-out metrics per task."""
+Rewards = tuple[Sequence[float], Sequence[float]]
+"""Mean training rewards of the steps at the start, and of those lately."""
 
 CHANGE = "edit_change"
 DRIFTS = tuple(f"{where}_{look}_drift" for where in ("edit", "background") for look in LOOKS)
@@ -108,7 +110,7 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
 
 
 def held_out_alarms(
-    base: Rows, measured: Sequence[Rows], step: int, rewards: tuple[float, float] | None = None
+    base: Rows, measured: Sequence[Rows], step: int, rewards: Rewards = ((), ())
 ) -> list[Alarm]:
     """What held-out measurements show, compared with the base on the same tasks.
 
@@ -116,7 +118,7 @@ def held_out_alarms(
         base: of the base editor.
         measured: one or more measurements in a row, the last one after `step` steps; what all of them show is told.
         step: optimizer steps done.
-        rewards: mean training reward at the start and lately, for the sentence.
+        rewards: for the sentence.
     """
     every = [_measured_alarms(base, rows, step, rewards) for rows in measured]
     shown = set.intersection(*({one.alarm.metric for one in found} for found in every))
@@ -131,10 +133,8 @@ def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
             if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
 
 
-def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, float] | None) -> list[_Found]:
+def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> list[_Found]:
     found: list[_Found] = []
-    rose = "" if rewards is None or rewards[1] <= rewards[0] else (
-        f" while the training reward rose from {rewards[0]:.3g} to {rewards[1]:.3g}")
     for name in (*EDITS, *DRIFTS):
         pairs = [(before[name], after[name]) for before, after in zip(base, rows, strict=True)
                  if name in before and name in after]
@@ -151,9 +151,18 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: tuple[float, fl
             unit = " dB" if psnr else ""
             found.append(_Found(excess=-gain / allowed, alarm=Alarm(name, step, -gain, (
                 f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} from the base's "
-                f"{before.mean():.3g}{unit}{rose}. What is rewarded is not the edit: look at the gallery, change "
-                "rewards.weights, or lower learner.optimizer.lr."))))
+                f"{before.mean():.3g}{unit}{_rise(*rewards)}. What is rewarded is not the edit: look at the gallery, "
+                "change rewards.weights, or lower learner.optimizer.lr."))))
     return found
+
+
+def _rise(first: Sequence[float], last: Sequence[float]) -> str:
+    """Words for a reward that rose beyond the noise between steps; none where it did not, or is normalised to zero."""
+    if min(len(first), len(last)) < 2:
+        return ""
+    rise = float(np.mean(last) - np.mean(first))
+    noise = math.sqrt(np.var(first, ddof=1) / len(first) + np.var(last, ddof=1) / len(last))
+    return f" while the training reward rose from {np.mean(first):.3g} to {np.mean(last):.3g}" if rise > noise else ""
 
 
 def _drift(name: str, shift: float, error: float, sd: float, step: int, what: str, when: str) -> list[_Found]:

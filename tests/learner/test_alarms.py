@@ -167,6 +167,18 @@ def test_a_fall_that_is_small_or_within_its_error_is_none():
     assert held_out_alarms(base, [[{}] * 16], 8) == []
 
 
+def test_a_reward_that_only_wavers_did_not_rise():
+    base, fallen = [{"edit_score": 0.6}] * 16, [[{"edit_score": 0.4}] * 16]
+
+    def sentence(*rewards):
+        return held_out_alarms(base, fallen, 8, rewards)[0].sentence
+
+    assert "while the training reward rose from 1.5 to 3.5" in sentence([1.0, 2.0], [3.0, 4.0])
+    for rewards in (
+            ([1.0, 2.0], [1.4, 1.9]), ([1e-18, -2e-18], [3e-18, -1e-18]), ([3.0, 4.0], [1.0, 2.0]), ([], [1.0])):
+        assert "reward rose" not in sentence(*rewards)
+
+
 def test_candidates_that_were_not_measured_are_no_alarm():
     start = reference([{}] * 30)
     assert start.unchanged_below is None and start.sd == {}
