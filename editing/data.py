@@ -20,6 +20,9 @@ from editing.resize import resize_task
 from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask, TaskSource
 
+CHECKED = ".checked"
+"""Folder beside the runs that keeps what was found in manifests; it may be deleted at any time."""
+
 
 @dataclass(frozen=True)
 class Tasks:
@@ -97,10 +100,11 @@ def open_tasks(config: RunConfig) -> Tasks:
         return Tasks(ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
                      ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder))
     multiple = pixel_multiple(config.editor.path)
-    train = _open_manifest(data, data.path)
+    cache = Path(config.folder) / CHECKED
+    train = _open_manifest(data, data.path, cache)
     if data.held_out_path is not None:
         _refuse_missing_targets(config, train, range(len(train)))
-        held_out = _open_manifest(data, data.held_out_path)
+        held_out = _open_manifest(data, data.held_out_path, cache)
         remarks = [*of_manifest("data.path", train, _check(data, train)),
                    *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
                    *of_overlap("data.held_out_path", train.items, held_out.items)]
@@ -123,10 +127,10 @@ def open_tasks(config: RunConfig) -> Tasks:
                  {"data.path": _faulty(data, train)}, tuple(remarks))
 
 
-def _open_manifest(data: ManifestData, path: str) -> ManifestDataset:
+def _open_manifest(data: ManifestData, path: str, cache: Path) -> ManifestDataset:
     return ManifestDataset(
         Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction,
-        follow_links=data.follow_links)
+        follow_links=data.follow_links, cache_folder=cache)
 
 
 def _check(data: ManifestData, manifest: ManifestDataset) -> str:

@@ -1,6 +1,7 @@
 """A manifest as a `TaskSource`: every line checked at the opening, tasks decoded when they are asked for."""
 
 import hashlib
+import itertools
 import json
 import os
 import statistics
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from editing.images import MAX_PIXELS, Decoded, decode, decode_image, read_file
+from editing.manifest.cache import CheckCache, Checked, stamps_of
 from editing.manifest.faults import Fault, grouped
 from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
 from editing.manifest.notes import Note
@@ -21,6 +23,9 @@ from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
 from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, looks_row_major, to_edit_mask
 from editing.task import EditTask, PixelMask, TaskError
+
+BATCH = 32
+"""Lines that a thread checks at a time: handing one over takes as long as looking it up in the cache."""
 
 INVERTED_FRACTION = 0.95
 """A median editable share above this says that the polarity is probably the wrong way round."""
@@ -140,6 +145,7 @@ class ManifestDataset:
         max_pixels: int = MAX_PIXELS,
         max_faulty_fraction: float = 0.05,
         follow_links: bool = False,
+        cache_folder: Path | None = None,
     ) -> None:
         """Opens a manifest and checks every line.
 
@@ -151,6 +157,7 @@ class ManifestDataset:
             max_pixels: cap on a picture's height × width.
             max_faulty_fraction: share of lines in [0, 1] that may be faulty and skipped.
             follow_links: whether links may lead out of the root, see `editing.manifest.paths.Root`.
+            cache_folder: where to keep what was found, so that lines are checked once; None checks all of them.
 
         Raises:
             ManifestError: unreadable, a wrong header, no valid line, too many faulty ones, or a
@@ -168,7 +175,9 @@ class ManifestDataset:
         except TaskError as error:
             raise ManifestError(f"{self.path}: {error}") from error
         self.root = where.folder
-        self.items, self.faults = self._check(lines, polarity, where)
+        cache = CheckCache(cache_folder, f"{self.path.resolve()}/{self.root}/{polarity}/{max_pixels}/{follow_links}")
+        self.items, self.faults = self._check(lines, polarity, where, cache)
+        cache.save()
         self._judge(len(lines), max_faulty_fraction)
         self._assert_polarity()
         self.fingerprint = self._fingerprint()
@@ -220,7 +229,7 @@ class ManifestDataset:
         return argument or header.mask_polarity
 
     def _check(
-        self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None, root: Root
+        self, lines: list[tuple[int, bytes]], polarity: MaskPolarity | None, root: Root, cache: CheckCache
     ) -> tuple[list[CheckedRecord], tuple[Fault, ...]]:
         def check(entry: tuple[int, bytes]) -> CheckedRecord | Fault:
             number, text = entry
@@ -229,16 +238,21 @@ class ManifestDataset:
                 fields = parse_object(text)
                 task_id = str(fields["id"]) if isinstance(fields.get("id"), str | int) else None
                 record = parse_record(fields, number, root, polarity)
-                task, digests, notes = _load(record, self._max_pixels, expected=None)
+                found = cache.get(text, record.files())
+                if found is None:
+                    found = self._decoded(record)
+                    cache.put(text, found)
             except TaskError as error:
                 return Fault(number, task_id, str(error))
-            return CheckedRecord(record, digests, task.height, task.width, float(task.edit_mask.mean()), notes)
+            return CheckedRecord(record, found.digests, found.height, found.width, found.editable, found.notes)
 
         items: list[CheckedRecord] = []
         faults: list[Fault] = []
         first_use: dict[str, int] = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            results: Iterator[CheckedRecord | Fault] = pool.map(check, lines)
+            batches = (lines[start : start + BATCH] for start in range(0, len(lines), BATCH))
+            found = pool.map(lambda batch: list(map(check, batch)), batches)
+            results: Iterator[CheckedRecord | Fault] = itertools.chain.from_iterable(found)
             if len(lines) > 200 and sys.stderr.isatty():
                 bar = Console(stderr=True)
                 results = iter(track(results, f"Checking {self.path.name}", len(lines), console=bar))
@@ -254,6 +268,11 @@ class ManifestDataset:
                 else:
                     items.append(result)
         return items, tuple(faults)
+
+    def _decoded(self, record: Record) -> Checked:
+        stamps = stamps_of(record.files())  # before they are read: what changes later is seen by them
+        task, digests, notes = _load(record, self._max_pixels, expected=None)
+        return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()), notes)
 
     def _judge(self, lines: int, max_faulty_fraction: float) -> None:
         faulty = len(self.faults)

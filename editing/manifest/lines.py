@@ -55,6 +55,11 @@ class Record:
     caption: str | None
     edited: tuple[Path, ...] = ()
 
+    def files(self) -> dict[str, str]:
+        """The files that the task is made of, by field."""
+        named = {"source": self.source, "mask": self.mask, "target": self.target}
+        return {field: str(path) for field, path in named.items() if path is not None}
+
 
 def parse_object(text: bytes) -> dict[str, Any]:
     """The JSON object on a line.
@@ -161,8 +166,11 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
         raise TaskError(f"{key} must be a non-empty text; seen {value!r:.60}.")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise TaskError(f"{key} must be valid Unicode; it has half of a surrogate pair: {value!r:.60}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(
+            f"{key} must be valid Unicode; it has half of a surrogate pair: {value!r:.60}.") from error
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Root:
         """`note` is added where a file is not there."""
         self.folder, self.follow_links, self._note = folder.resolve(), follow_links, note
         self._listings: dict[Path, dict[str, list[str]]] = {}
+        self._folders: dict[str, Path] = {}
 
     @classmethod
     def of(cls, manifest: Path, stated: str | None, argument: Path | None, follow_links: bool) -> Root:
@@ -68,6 +70,8 @@ class Root:
             name = os.path.normpath(text)  # so that `link/..` is what it looks like
             if _leads_out(name):
                 raise TaskError(f"{key} must stay inside the root {self.folder}; {text!r:.120} leads out of it.")
+            if (plain := self._plain(name)) is not None:
+                return plain
             if not (self.folder / name).exists():
                 name = self._in_another_form(key, name)
             self.refuse_link(key, name)
@@ -79,6 +83,22 @@ class Root:
             if isinstance(error, TaskError):
                 raise
             raise TaskError(f"{key} must be a usable path; {text!r:.120} is not: {error}.") from error
+
+    def _plain(self, name: str) -> Path | None:
+        """The path of a file that is no link and whose folder was found to lie below the root before; else None."""
+        parent, leaf = os.path.split(name)
+        folder = self._folders.get(parent)
+        if folder is None:
+            folder = (self.folder / parent).resolve()
+            if not folder.is_relative_to(self.folder):
+                return None
+            self._folders[parent] = folder
+        path = os.path.join(folder, leaf)
+        try:
+            regular = stat.S_ISREG(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return None
+        return Path(path) if regular else None
 
     def refuse_link(self, key: str, name: str) -> None:
         """Raises TaskError where a link on the way to `name` leads out of the folder and links are not followed."""

@@ -31,7 +31,8 @@ def write_manifest(path, count, targets=()):
 
 def config(editor, path, weights=None, **data) -> RunConfig:
     return RunConfig.model_validate({
-        "editor": {"path": str(editor)}, "rewards": {"weights": weights or {"background_psnr": 1.0}},
+        "editor": {"path": str(editor)}, "folder": str(path.parent / "runs"),
+        "rewards": {"weights": weights or {"background_psnr": 1.0}},
         "data": {"type": "manifest", "path": str(path), "resolution": 32, **data}})
 
 
