@@ -16,7 +16,8 @@ esac
 shift
 # A folder of exactly so many letters that nobody has: /tmp/ is five of them.
 for _ in $(seq 100); do
-  folder=/tmp/$(head -c 4096 /dev/urandom | tr -dc 'a-z' | head -c $((letters - 5)))
+  random=$(head -c 4096 /dev/urandom | LC_ALL=C tr -dc a-z)
+  folder=/tmp/${random:0:$((letters - 5))}
   mkdir -m 700 "$folder" 2>/dev/null && break
 done
 home=$(mktemp -d)
