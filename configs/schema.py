@@ -174,6 +174,8 @@ class PreservationConfig(Section):
     """Weight of the velocity anchor to the frozen base, mean ||v - v_base||², in the background term's unit."""
     velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"
     """Where the velocity anchor acts; on `edit` it holds the edit as the base makes it (preset keep_the_rest)."""
+    undone_weight: float = Field(0.0, ge=0)
+    """Weight of the squared share of the base's edit that is undone inside the mask, in the background term's unit."""
 
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]

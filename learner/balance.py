@@ -4,7 +4,7 @@ Adam removes the common scale of a gradient, so a weight between two terms says 
 gradients, and that of the bare terms depends on the editor: on its latents, its steps, how far its background is off.
 So `learner.preservation` weights count in units of the surrogate's gradient:
 
-    loss = surrogate + unit * (background_weight * background + velocity_weight * velocity anchor)
+    loss = surrogate + unit * (background_weight * background + velocity_weight * velocity anchor + ...)
     unit = mean ||d surrogate / d v|| / mean ||d background / d v||       over the first groups of the run
 
 with weight 1 for both and the weights they had then, and frozen from there on: a background that improves pulls less.
@@ -40,8 +40,8 @@ class Balance:
     def wanted(self, config: LearnerConfig) -> bool:
         """Whether groups have to be measured before they can be trained on."""
         weights = config.preservation
-        weighed = config.surrogate.weight > 0 and (weights.background_weight > 0 or weights.velocity_weight > 0)
-        return weighed and self.groups < GROUPS
+        weighed = max(weights.background_weight, weights.velocity_weight, weights.undone_weight) > 0
+        return config.surrogate.weight > 0 and weighed and self.groups < GROUPS
 
     def plus(self, sums: Sequence[float]) -> Balance:
         """With further (surrogate, background, groups)."""

@@ -56,9 +56,10 @@ class StepReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`) its mean
-        over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities; where both took part,
-        `background_to_surrogate`, the proportion of those norms, and the `preservation_unit`; `ratio_deviation`
+        """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`,
+        `undone_edit`) its mean over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities;
+        where both took part, `background_to_surrogate`, the proportion of those norms, and the `preservation_unit`;
+        `ratio_deviation`
         (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first update by
         construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
         relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm`

@@ -3,6 +3,7 @@
     loss = mean over trained steps and anchors of ( -w J + kl_weight * KL )   surrogate, Eq. 5 and 13-15, w = 1
          + unit * background_weight * source-anchored background              adopted; off in the paper's recipe
          + unit * velocity_weight * velocity anchor to the base               adopted; off in the paper's recipe
+         + unit * undone_weight * undone edit                                 ours; off in the paper's recipe
 
 with the unit of `learner.balance`.
 """
@@ -21,7 +22,7 @@ from configs.schema import AdvantageConfig, LearnerConfig, PreservationConfig, S
 from editing.flow import Velocity, predicted_clean
 from learner.advantages import group_advantages
 from learner.anchors import AnchorBatch
-from learner.preservation import source_anchored_background, velocity_anchor
+from learner.preservation import source_anchored_background, undone_edit, velocity_anchor
 from learner.surrogate import ClippedObjective, categorical_kl, clipped_objective, log_policy, masked_distance
 from learner.terms import Pairs, Term, TermStats, backward_through_velocity, gradient_norms
 from rewards.compose import GroupReward
@@ -33,7 +34,7 @@ class GroupStats:
 
     Attributes:
         terms: `surrogate` (-J; at the old weights minus the sum of the advantages, so only its gradient tells),
-            `kl`, `background`, `velocity_anchor`, those that took part.
+            `kl`, `background`, `velocity_anchor`, `undone_edit`, those that took part.
         loss: their weighted sum.
         ratio_deviation: largest |rho - 1|; NaN if a ratio is.
         clipped_fraction: share of (pair, candidate) whose gradient the clip removed.
@@ -71,7 +72,8 @@ def accumulate(
     Args:
         batch: the group's anchors.
         velocity: (x [b, N, C], sigma [b]) -> v [b, N, C] under the weights that are trained.
-        base_velocity: the same without the adapter; only called when `velocity_weight` is not 0.
+        base_velocity: the same without the adapter; only called when `velocity_weight` or `undone_weight` is
+            not 0.
         old: leaps [P, N, C] under the weights of the rollout; None = the present weights are those, and the
             old leap is the stop-gradient of the new one, so that the ratio is exactly 1.
         config: the learner's section of the configuration.
@@ -85,8 +87,9 @@ def accumulate(
     preservation, surrogate = config.preservation, config.surrogate
     background_weight = unit * preservation.background_weight
     velocity_weight = unit * preservation.velocity_weight
+    undone_weight = unit * preservation.undone_weight
     silent = batch.is_flat or surrogate.weight == 0
-    if silent and background_weight == 0 and velocity_weight == 0:
+    if silent and background_weight == velocity_weight == undone_weight == 0:
         return GroupStats(), None
     ratios: list[tuple[int, ClippedObjective]] = []
 
@@ -103,16 +106,21 @@ def accumulate(
                 terms["kl"] = Term(categorical_kl(log_old, log_new).mean(), surrogate.kl_weight)
         if background_weight:
             terms["background"] = Term(_background(batch, pairs, preservation), background_weight)
-        if velocity_weight:
+        if velocity_weight or undone_weight:
             with torch.no_grad():
                 base = base_velocity(x, sigma)
-            value = velocity_anchor(pairs.v, base, batch.preservation_mask, preservation.velocity_region)
-            terms["velocity_anchor"] = Term(value, velocity_weight)
+            if velocity_weight:
+                value = velocity_anchor(pairs.v, base, batch.preservation_mask, preservation.velocity_region)
+                terms["velocity_anchor"] = Term(value, velocity_weight)
+            if undone_weight:
+                value = undone_edit(predicted_clean(x, pairs.v, sigma), predicted_clean(x, base, sigma), batch.source,
+                                    batch.preservation_mask)
+                terms["undone_edit"] = Term(value, undone_weight)
         return terms
 
     terms, leaped = backward_through_velocity(batch, velocity, terms_of, micro_batch, scale)
     factors = {"surrogate": surrogate.weight, "kl": surrogate.kl_weight, "background": background_weight,
-               "velocity_anchor": velocity_weight}
+               "velocity_anchor": velocity_weight, "undone_edit": undone_weight}
     stats = GroupStats(
         terms,
         loss=sum(factors[name] * term.value for name, term in terms.items()),

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.preservation import source_anchored_background, velocity_anchor
+from learner.preservation import UNEDITED, source_anchored_background, undone_edit, velocity_anchor
 
 
 def latents(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -118,3 +118,53 @@ def test_faults_are_sentences():
         velocity_anchor(x, x[:1], mask)
     with pytest.raises(ValueError, match="where must be one of everywhere, background, edit; seen 'edges'"):
         velocity_anchor(x, x, mask, where="edges")
+
+
+@pytest.mark.parametrize(("batch", "tokens", "channels", "seed"), [(1, 1, 1, 0), (3, 7, 5, 1), (2, 12, 3, 2)])
+def test_undone_edit_equals_the_formula_written_as_loops(batch, tokens, channels, seed):
+    rng = torch.Generator().manual_seed(seed)
+    clean, base = (torch.randn(batch, tokens, channels, generator=rng, dtype=torch.float64) for _ in range(2))
+    source = torch.randn(tokens, channels, generator=rng, dtype=torch.float64)
+    mask = torch.rand(tokens, generator=rng, dtype=torch.float64)
+    expected = 0.0
+    for b in range(batch):
+        moved = size = 0.0
+        for n in range(tokens):
+            for c in range(channels):
+                back = float(source[n, c] - base[b, n, c])
+                moved += float(mask[n]) * float(clean[b, n, c] - base[b, n, c]) * back
+                size += float(mask[n]) * (back**2 + UNEDITED)
+        expected += (moved / size) ** 2 / batch
+    assert undone_edit(clean, base, source, mask).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_undone_edit_is_the_share_of_the_way_back_to_the_source():
+    rng = torch.Generator().manual_seed(0)
+    base, source = torch.randn(2, 6, 4, generator=rng), torch.randn(6, 4, generator=rng)
+    mask = torch.tensor([1.0, 1, 0, 1, 0, 0])
+    for share in (0.0, 0.3, 1.0, -0.2):
+        clean = base + share * (source - base)
+        assert undone_edit(clean, base, source, mask).item() == pytest.approx(share**2, rel=5e-3, abs=1e-12)
+    # What happens outside the mask, or across the way back, is another term's business.
+    outside = base + (mask == 0)[:, None] * (source - base)
+    assert undone_edit(outside, base, source, mask).item() == 0
+    back = (source - base) * mask[:, None]
+    across = torch.randn(2, 6, 4, generator=rng) * mask[:, None]
+    across -= back * (across * back).sum((1, 2), keepdim=True) / back.square().sum((1, 2), keepdim=True)
+    assert undone_edit(base + across, base, source, mask).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_where_the_base_edits_nothing_nothing_is_undone():
+    rng = torch.Generator().manual_seed(0)
+    base, mask = torch.randn(2, 6, 4, generator=rng), torch.ones(6)
+    clean = (base + 0.1 * torch.randn(2, 6, 4, generator=rng)).requires_grad_()
+    value = undone_edit(clean, base[:1].expand(2, -1, -1), base[0], mask)
+    value.backward()
+    assert value.item() < 1e-3 and clean.grad.abs().max() < 1
+    assert undone_edit(clean, base, base[0], torch.zeros(6)).item() == 0
+
+
+def test_shapes_of_undone_edit_are_checked():
+    x = torch.zeros(2, 3, 4)
+    with pytest.raises(ValueError, match=r"must be \[B, N, C\]"):
+        undone_edit(x, x[:1], x[0], torch.ones(3))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from configs.schema import AdvantageConfig, LearnerConfig
 from learner.algorithms.rc_grpo import accumulate, advantages_of, bare_norms
 from learner.anchors import AnchorBatch
+from learner.preservation import UNEDITED
 from rewards.compose import GroupReward
 
 STEPS, ANCHORS, CANDIDATES, TOKENS, CHANNELS = 2, 3, 5, 7, 4
@@ -250,6 +251,23 @@ def test_a_surrogate_of_weight_zero_leaves_the_preservation_terms_alone(batch, t
     (expected,) = torch.autograd.grad(0.3 * held + 4.0 * near, toy.mix)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
     assert set(stats.terms) == {"background", "velocity_anchor"} and leaped is not None
+
+
+def test_the_undone_edit_is_one_more_term(batch, toy):
+    config = settings(0.3, 4.0, undone_weight=20.0, velocity_region="edit")
+    config = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.0})})
+    stats, _, gradient = run(batch, toy, config, base=lambda x, sigma: 0.1 * x, unit=2.0)
+    sigma = batch.sigma[:, None, None]
+    v, base = toy(batch.predecessors, batch.sigma), 0.1 * batch.predecessors
+    inside = batch.preservation_mask == 1
+    held = (batch.predecessors - sigma * v - batch.source).square()[:, ~inside].mean()
+    near = (v - base).square()[:, inside].mean()
+    back = (batch.source - (batch.predecessors - sigma * base))[:, inside]
+    moved = (-(sigma * (v - base))[:, inside] * back).sum((1, 2))
+    share = moved / (back.square() + UNEDITED).sum((1, 2))
+    (expected,) = torch.autograd.grad(2.0 * (0.3 * held + 4.0 * near + 20.0 * share.square().mean()), toy.mix)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-14)
+    assert stats.terms["undone_edit"].value == pytest.approx(share.square().mean().item())
 
 
 def test_the_weight_of_the_surrogate_scales_its_gradient(batch, toy):
