@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -26,8 +25,8 @@ from cluster.raylet_watch import RayletWatch
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs import exits
+from configs.commands import resume
 from configs.rewards import JUDGES
-from configs.run_files import CONFIG
 from configs.schema import RunConfig
 from editing.task import Image
 from learner.answers import GroupLost, Spoiled, answer_of
@@ -301,10 +300,9 @@ class RayBackend:
     def _raylet_lost(self) -> None:
         """Ends the run where it is: without its raylet the learner, which alone could save, ends too, and Ray would end
         this process before it has wound up."""
-        file = quote(str(self._folder / CONFIG))
         self._notify("failed", error=RunInterrupted.__name__, reason=(
             "Ray's process on this node (raylet) has ended: it was killed, or the node ran out of memory. Continue "
-            f"from the last checkpoint with: python -m learner.main --config {file} --resume"))
+            f"from the last checkpoint with: {resume(self._folder)}"))
         os._exit(exits.RESUMABLE)
 
     def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
