@@ -34,6 +34,8 @@ SHIFT = 1.0
 """A measure of the look may shift by so many of its standard deviations at the start (of the base: over tasks)."""
 FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
 """A held-out PSNR, or another metric of the edit, may fall by so many dB, or by this share of the base's value."""
+MIN_TASKS = 8
+"""Fewer held-out tasks than this have no error to speak of."""
 ERRORS = 3.0
 """What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
 AGAIN = 1.5
@@ -138,7 +140,7 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> lis
     for name in (*EDITS, *DRIFTS):
         pairs = [(before[name], after[name]) for before, after in zip(base, rows, strict=True)
                  if name in before and name in after]
-        if len(pairs) < 2:
+        if len(pairs) < MIN_TASKS:
             continue
         gains, before = np.array([b - a for a, b in pairs]), np.array([a for a, _ in pairs])
         gain, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(pairs))

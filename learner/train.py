@@ -191,8 +191,8 @@ def _summary(
         return {"mean": found[0], "standard_error": found[1]}
 
     gain, gain_error = paired_gain(base, final)
-    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, mean_and_error(base)[0],
-                     gain, gain_error)
+    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, record.held_out_tasks,
+                     mean_and_error(base)[0], gain, gain_error)
     return {
         "name": record.config.name,
         "folder": str(record.folder),

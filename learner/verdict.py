@@ -22,6 +22,8 @@ FAR_SHARE = 0.25
 """A metric in 0..1 is far below the base when more than this share of the base's value is lost."""
 ERRORS = 2.0
 """Standard errors of the paired difference to either side: an interval of about 95 %."""
+MIN_TASKS = 8
+"""Fewer held-out tasks than this have no interval to speak of: nothing is called lost for them."""
 LARGEST_CHANGE = 10.0
 """An adapter whose change of some weight matrix is that many times larger than the matrix leaves nothing of the base,
 whether or not anything was measured."""
@@ -47,7 +49,7 @@ def skipped_steps(events: Iterable[Mapping[str, Any]]) -> int:
 
 
 def judged(
-    steps: int, skipped: int, change: float, base: Mapping[str, float], gain: Mapping[str, float],
+    steps: int, skipped: int, change: float, tasks: int, base: Mapping[str, float], gain: Mapping[str, float],
     gain_error: Mapping[str, float],
 ) -> Verdict:
     """The verdict on a run.
@@ -56,6 +58,7 @@ def judged(
         steps: of the run.
         skipped: how many of them changed nothing, because their gradient was not finite.
         change: the adapter's largest change of a weight matrix, relative to it; see `editing.editors.lora`.
+        tasks: how many are held out.
         base: held-out means of the base; empty without held-out tasks.
         gain: means of trained - base over the same tasks.
         gain_error: standard errors of these means; a metric of a single task has none.
@@ -63,7 +66,7 @@ def judged(
     idle = _idle(steps, skipped, change, gain, gain_error)
     if idle:
         return Verdict("nothing_learnt", tuple(idle))
-    ruin = [*_lost(base, gain, gain_error)]
+    ruin = _lost(base, gain, gain_error) if tasks >= MIN_TASKS else []
     if not change <= LARGEST_CHANGE:  # NaN is ruin too
         ruin.append(f"the adapter changes a weight matrix by {change:.3g} times its own size")
     return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")

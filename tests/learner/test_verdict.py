@@ -20,9 +20,9 @@ SHORT = [
     "--name", "r", "--learner.steps"]
 
 
-def verdict(steps=40, skipped=0, change=0.05, gain=None, error=None) -> Verdict:
+def verdict(steps=40, skipped=0, change=0.05, tasks=256, gain=None, error=None) -> Verdict:
     gain = {"background_psnr": 0.5, "edit_score": 0.01} if gain is None else gain
-    return judged(steps, skipped, change, BASE, gain, NO_ERROR if error is None else error)
+    return judged(steps, skipped, change, tasks, BASE, gain, NO_ERROR if error is None else error)
 
 
 def test_a_run_that_gained_or_lost_a_little_is_trained():
@@ -58,7 +58,7 @@ def test_a_run_that_ruined_its_editor(given, reason):
 def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
     def outcome(change, **more):
         gain = {"edit_change": change, "background_psnr": 2.0, **more}
-        return judged(40, 0, 0.05, {"edit_change": 0.2, **BASE}, gain, dict.fromkeys(gain, 0.005))
+        return judged(40, 0, 0.05, 256, {"edit_change": 0.2, **BASE}, gain, dict.fromkeys(gain, 0.005))
 
     assert outcome(-0.12).outcome == "ruined" and "copies its source" in outcome(-0.12).reasons[0]
     assert outcome(-0.12, edit_score=0.1).outcome == outcome(-0.095).outcome == outcome(0.1).outcome == "trained"
@@ -67,7 +67,7 @@ def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
 def test_a_loss_that_is_not_clear_of_its_interval_ruins_nothing():
     lost = {"background_psnr": -3.5, "edit_score": -0.2}
     assert verdict(gain=lost, error={"background_psnr": 0.3, "edit_score": 0.05}).outcome == "trained"
-    assert verdict(gain=lost, error={}).outcome == "trained"  # a single task has no interval
+    assert verdict(gain=lost, error={}).outcome == verdict(gain=lost, tasks=7).outcome == "trained"
     assert len(verdict(gain=lost, error={"background_psnr": 0.2, "edit_score": 0.02}).reasons) == 2
 
 
