@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -29,6 +30,7 @@ from rewards.judge.messages import JudgesDown
 from rewards.measure import measured
 from rewards.result import GroupScores, Score
 from rewards.scorers import SCORERS
+from rewards.threads import in_thread
 from rewards.watched import looks
 
 if TYPE_CHECKING:
@@ -109,7 +111,9 @@ class RewardPool:
             raise ValueError(f"rewards.weights: there is no scorer for {missing[0]!r}; known: {sorted(known)}.")
         self._waiting = {name: waiting[name] for name in self._names if name in waiting}
         self._plain = {name: scorers[name] for name in self._names if name not in waiting}
-        self._first, self._rehearsals, self._computing = tuple(first), tuple(rehearsals), asyncio.Lock()
+        self._first, self._rehearsals = tuple(first), tuple(rehearsals)
+        # One thread: several at once would only take each other's cores.
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="scorers")
 
     @property
     def waits(self) -> bool:
@@ -162,8 +166,7 @@ class RewardPool:
                  for name, scorer in scorers.items()}
         if not self._waiting:
             return {**found, **looks(given)}
-        async with self._computing:
-            return {**found, **await asyncio.to_thread(looks, given)}
+        return {**found, **await in_thread(self._computing, looks, given)}
 
     async def score_task(
         self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None
@@ -191,8 +194,7 @@ class RewardPool:
     def _in_thread(self, scorer: PlainScorer) -> WaitingScorer:
         """The scorer in a thread, so that the event loop takes the judges' answers meanwhile."""
         async def computed(given: ScoreInput) -> Sequence[Score]:
-            async with self._computing:  # several at once would only take each other's cores
-                return await asyncio.to_thread(scorer, given)
+            return await in_thread(self._computing, scorer, given)
 
         return computed
 
@@ -235,6 +237,7 @@ class RewardPool:
             await asyncio.gather(*(judge.close() for judge in self._judges.values()),
                                  *(asyncio.to_thread(scorer.close) for scorer in self._own.values()))
         finally:
+            self._computing.shutdown(wait=False, cancel_futures=True)
             if self._cache is not None:
                 await self._cache.close()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -64,8 +64,25 @@ class PoolThread:
         return self._pool.own_scorers()
 
     async def score_task(self, task: EditTask, images: NDArray[np.uint8]) -> Mapping[str, tuple[Score, ...]]:
-        """See `RewardPool.score_task`; cancelling it cancels what the pool does for it."""
-        return await asyncio.wrap_future(self._call(self._pool.score_task(task, images)))
+        """See `RewardPool.score_task`. Cancelled, it cancels what the pool does for it, and ends when that has ended:
+        until then the images are in memory, and in the budget of whoever asked."""
+        given_up, scoring = Event(), list[asyncio.Task[Mapping[str, tuple[Score, ...]]]]()
+
+        async def scored() -> Mapping[str, tuple[Score, ...]]:
+            if given_up.is_set():
+                raise asyncio.CancelledError
+            scoring.append(asyncio.ensure_future(self._pool.score_task(task, images)))
+            await asyncio.wait(scoring)
+            return scoring[0].result()
+
+        running = asyncio.wrap_future(self._call(scored()))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            given_up.set()
+            self._loop.call_soon_threadsafe(lambda: [one.cancel() for one in scoring])
+            await asyncio.wait({running})
+            raise
 
     async def statistics(self) -> Mapping[str, float]:
         """See `RewardPool.statistics`."""

@@ -72,6 +72,26 @@ def test_who_gives_up_cancels_the_work():
     assert pool.cancelled
 
 
+def test_who_gives_up_has_the_images_in_his_budget_until_the_pool_is_done_with_them():
+    pool = Pool()
+
+    async def hurried() -> bool:
+        scoring = asyncio.create_task(opened.score_task("compute", None))
+        assert await asyncio.to_thread(pool.begun.wait, 30)
+        later = asyncio.create_task(opened.score_task("wait", None))
+        await asyncio.sleep(0)
+        for one in (scoring, later):
+            one.cancel()
+        await asyncio.sleep(0.2)
+        still = not scoring.done()
+        pool.busy.set()
+        await asyncio.wait([scoring, later])
+        return still and scoring.cancelled() and later.cancelled()
+
+    with PoolThread(lambda: pool) as opened:
+        assert asyncio.run(hurried())
+
+
 def test_a_pool_that_computes_tells_its_last_numbers(monkeypatch):
     monkeypatch.setattr(pool_thread, "STATISTICS_SECONDS", 0.1)
     pool = Pool()
