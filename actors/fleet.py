@@ -108,14 +108,15 @@ class Fleet:
 
     def __init__(
         self, config: RunConfig, options: dict[str, object], when_ready: WhenReady, notify: Callable[..., None],
-        limits: Limits | None = None,
+        limits: Limits | None = None, tasks: ray.ObjectRef | None = None,
     ) -> None:
         """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
 
-        `limits` are those of the configuration, unless given.
+        `limits` are those of the configuration, unless given. `tasks` are the run's, which every worker is handed;
+        without them each opens its own.
         """
         cluster = config.cluster
-        self._config, self._when_ready, self._notify = config, when_ready, notify
+        self._config, self._when_ready, self._notify, self._tasks = config, when_ready, notify, tasks
         self._actor = ray.remote(RolloutActor).options(scheduling_strategy="SPREAD", **options)
         self._sent: _Sent | None = None
         self._last_proof = time.monotonic()
@@ -201,7 +202,7 @@ class Fleet:
 
     def _start_due(self) -> None:
         for slot in self.slots.due(time.monotonic()):
-            slot.worker = Worker(self._actor.remote(self._config), since=time.monotonic())
+            slot.worker = Worker(self._actor.remote(self._config, tasks=self._tasks), since=time.monotonic())
             if self._sent is not None:
                 self._send_weights(slot.worker)
 

@@ -14,6 +14,7 @@ from configs.schema import ManifestData, RunConfig, ShapesData
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
 from editing.manifest import FaultyLines, ManifestDataset, ManifestError
+from editing.manifest.packed import PackedManifest
 from editing.manifest.repeats import split
 from editing.remarks import of_manifest, of_overlap
 from editing.resize import resize_task
@@ -42,6 +43,10 @@ class Tasks:
     faults: Mapping[str, FaultyLines] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
+    def handed(self) -> Tasks:
+        """What other processes of the run are given: the tasks alone."""
+        return Tasks(self.train, self.held_out)
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Equal exactly when two runs train and measure on the same tasks."""
@@ -55,6 +60,9 @@ class ResizedTasks:
         self.source, self.indices, self.side, self.multiple = source, indices, side, multiple
         # A group's task is asked for several times in a row, and decoding a photograph takes a tenth of a second.
         self._task = lru_cache(maxsize=2)(self._load)
+
+    def __reduce__(self) -> tuple[type[ResizedTasks], tuple[object, ...]]:
+        return ResizedTasks, (self.source, self.indices, self.side, self.multiple)  # without what is decoded already
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -108,8 +116,8 @@ def open_tasks(config: RunConfig) -> Tasks:
         remarks = [*of_manifest("data.path", train, _check(data, train)),
                    *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
                    *of_overlap("data.held_out_path", train.items, held_out.items)]
-        return Tasks(ResizedTasks(train, range(len(train)), data.resolution, multiple),
-                     ResizedTasks(held_out, range(len(held_out)), data.resolution, multiple),
+        return Tasks(ResizedTasks(PackedManifest(train), range(len(train)), data.resolution, multiple),
+                     ResizedTasks(PackedManifest(held_out), range(len(held_out)), data.resolution, multiple),
                      {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)},
                      tuple(remarks))
     kept = len(train) - round(len(train) * data.held_out_fraction)
@@ -122,8 +130,9 @@ def open_tasks(config: RunConfig) -> Tasks:
     _refuse_missing_targets(config, train, trained)
     remarks = [*of_manifest("data.path", train, _check(data, train)),
                *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held])]
-    return Tasks(ResizedTasks(train, trained, data.resolution, multiple),
-                 ResizedTasks(train, held, data.resolution, multiple),
+    packed = PackedManifest(train)
+    return Tasks(ResizedTasks(packed, trained, data.resolution, multiple),
+                 ResizedTasks(packed, held, data.resolution, multiple),
                  {"data.path": _faulty(data, train)}, tuple(remarks))
 
 

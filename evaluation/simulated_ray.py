@@ -24,6 +24,7 @@ from actors.trajectory import Generated, Lease, TrajectoryGroup
 from actors.worker import Receipt, WrongVersion
 from configs.load import config_hash
 from configs.schema import RunConfig
+from editing.data import open_tasks
 from editing.weights import WeightReceipt, WeightVersion, fingerprint
 from evaluation.simulated import Work, scores_of
 from learner.backend import Published
@@ -154,7 +155,7 @@ class SimulatedRayBackend(RayBackend):
     """The real backend with sleeping processes."""
 
     def __init__(self, config: RunConfig, folder: Path, work: Work, arrays: Mapping[str, Any], tokens: int) -> None:
-        super().__init__(config, folder, lambda event, **fields: None)
+        super().__init__(config, folder, lambda event, **fields: None, open_tasks(config))
         self._work, self._arrays, self._tokens = work, arrays, tokens
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:

@@ -21,7 +21,7 @@ from actors.trajectory import Generated, Lease, Shown, TrajectoryGroup
 from actors.worker import GROUP_FAULTS, RolloutWorker
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
-from editing.data import open_tasks
+from editing.data import Tasks
 from editing.editors.lora import adapter_weights
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
@@ -65,8 +65,8 @@ class _Scoring:
 class InlineBackend:
     """See `learner.backend.Backend`. A full-size editor fits where two would not, since there is only one."""
 
-    def __init__(self, config: RunConfig, folder: Path, notify: Notify) -> None:
-        self._config, self._folder, self._notify = config, folder, notify
+    def __init__(self, config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) -> None:
+        self._config, self._folder, self._notify, self._tasks = config, folder, notify, tasks
         self._lease: Lease | None = None
         self._weights: WeightVersion | None = None
         self._moved = False  # whether the learner's weights have gone on since they were published
@@ -79,7 +79,7 @@ class InlineBackend:
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         config = self._config
-        tasks, editor = open_tasks(config), open_policy(config)
+        tasks, editor = self._tasks, open_policy(config)
         self._host = LearnerHost(config, self._folder, editor, tasks)
         self._worker = RolloutWorker(config, editor, tasks)
         self._pool = open_pool(config, tasks, folder=self._folder)

@@ -45,11 +45,11 @@ class LearnerGroup:
         self._first = self._processes[0]
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path) -> LearnerGroup:
-        """Asks Ray for the processes; `start` waits for them."""
+    def open(cls, config: RunConfig, folder: Path, tasks: ray.ObjectRef) -> LearnerGroup:
+        """Asks Ray for the processes, which are handed the run's tasks; `start` waits for them."""
         place, options = open_group(config), actor_options(config.cluster, config.cluster.gpus_for_learner)
         return cls(config, [
-            ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder)
+            ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder, tasks=tasks)
             for rank in range(learners(config))], place)
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:

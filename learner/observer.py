@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from actors.trajectory import Lease, Shown
 from configs.schema import RunConfig
+from editing.data import Tasks
 from editing.task import Image
 from rewards.result import GroupScores
 
@@ -22,7 +23,8 @@ class RunRecord:
     """What is about to run.
 
     `first_step` is the number of optimizer steps done already (0 for a new run, more after a resume);
-    `refused_checkpoints` says why newer checkpoints were passed over at a resume, one sentence each.
+    `refused_checkpoints` says why newer checkpoints were passed over at a resume, one sentence each; `tasks` are those
+    of the run, opened.
     """
 
     config: RunConfig
@@ -32,6 +34,7 @@ class RunRecord:
     train_tasks: int
     held_out_tasks: int
     refused_checkpoints: tuple[str, ...] = ()
+    tasks: Tasks | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from actors.trajectory import TrajectoryGroup
 from configs.output import protect_output
 from configs.schema import RunConfig
-from editing.data import open_tasks
+from editing.data import Tasks
 from editing.task import Image
 from rewards.pool import Split, open_pool
 from rewards.result import GroupScores
@@ -27,13 +27,13 @@ def secrets() -> dict[str, str]:
 
 
 class PoolActor:
-    """A `RewardPool` that opens its own tasks."""
+    """A `RewardPool` with the tasks that it is handed."""
 
-    def __init__(self, config: RunConfig, folder: Path, secrets: Mapping[str, str]) -> None:
+    def __init__(self, config: RunConfig, folder: Path, secrets: Mapping[str, str], tasks: Tasks) -> None:
         """`secrets` are the driver's: a cluster that ran before it has an environment of its own."""
         os.environ.update(secrets)
         protect_output(always=True)  # what it says of servers is worth no score
-        self._pool = open_pool(config, open_tasks(config), folder=folder)
+        self._pool = open_pool(config, tasks, folder=folder)
 
     async def start(self) -> dict[str, int]:
         """See `RewardPool.start`."""

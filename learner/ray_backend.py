@@ -28,6 +28,7 @@ from configs import exits
 from configs.commands import resume
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
+from editing.data import Tasks
 from editing.task import Image
 from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import (
@@ -102,10 +103,11 @@ def outcome(lease: Lease, losses: Sequence[GroupLost | Spoiled | None]) -> Taken
 class RayBackend:
     """See `learner.backend.Backend`."""
 
-    def __init__(self, config: RunConfig, folder: Path, notify: Notify) -> None:
-        """Connects to Ray, or starts it; processes come with `start`."""
+    def __init__(self, config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) -> None:
+        """Connects to Ray, or starts it; processes come with `start`, which all share `tasks`."""
         # Absolute: the processes of a cluster that runs already have a working directory of their own.
         self._config, self._folder, self._notify = config, folder.resolve(), notify
+        self._tasks = tasks
         self._runtime = connect(config.cluster)
         self._watch = RayletWatch(self._raylet_lost)
         self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
@@ -122,14 +124,15 @@ class RayBackend:
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         config = self._config
         cluster = config.cluster
-        self._learner = learner = LearnerGroup.open(config, self._folder)
+        tasks = ray.put(self._tasks)  # the fleet holds on to it: workers come later, too
+        self._learner = learner = LearnerGroup.open(config, self._folder, tasks)
         pool = actor_options(cluster, config.rewards.embedding.gpus)
         self._pool = ray.remote(PoolActor).options(**pool, **beside_the_driver()).remote(
-            config, self._folder, secrets())
+            config, self._folder, secrets(), tasks)
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(
             config, actor_options(cluster, cluster.gpus_per_rollout_worker, custom("rollout")), self._when_ready,
-            self._notify)
+            self._notify, tasks=tasks)
         learner.start(step, allowed)
         if config.rewards.judge.configured:
             self._wait_for_judges()

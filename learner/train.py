@@ -84,7 +84,7 @@ def _attempt(
         resumed = Resumed(spooled, None if checkpoint is None else checkpoint.state["extra"]["books"],
                           rolled_back_to(folder.path))
         record = RunRecord(config, config_hash(config), folder.path, first_step, len(tasks.train),
-                           len(tasks.held_out), refused)
+                           len(tasks.held_out), refused, tasks.handed())
         with EventLog(folder.path / EVENTS) as events:
             # A process that was killed at once may have left no line.
             events.write("resumed" if events.begun else "started", **_began(record, tasks, folder, allowed, resumed))
@@ -144,7 +144,8 @@ def _run(
     alarms.on_start(record)
     observers = [*observers, alarms]
     tasks, last = record.held_out_tasks, config.learner.steps
-    backend = make_backend(config, record.folder, announcer(events, observers))
+    assert record.tasks is not None
+    backend = make_backend(config, record.folder, announcer(events, observers), record.tasks)
     try:
         with phases.timed("total"):
             with phases.timed("start"):
@@ -164,15 +165,15 @@ def _run(
     return _summary(record, trained, base, final, exported, {**phases.seconds, **trained.seconds})
 
 
-def make_backend(config: RunConfig, folder: Path, notify: Notify) -> Backend:
+def make_backend(config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) -> Backend:
     """The backend that `cluster.mode` names; Ray is imported only when it is asked for."""
     if config.cluster.mode == "ray":
         from learner.ray_backend import RayBackend
 
-        return RayBackend(config, folder, notify)
+        return RayBackend(config, folder, notify, tasks)
     from learner.inline_backend import InlineBackend
 
-    return InlineBackend(config, folder, notify)
+    return InlineBackend(config, folder, notify, tasks)
 
 
 def _summary(

@@ -128,6 +128,14 @@ def _notes(decoded: Decoded, record: Record, white: PixelMask) -> tuple[Note, ..
     return tuple(note for note, holds in found.items() if holds)
 
 
+def load_task(manifest: Path, record: Record, digests: Mapping[str, str], max_pixels: int) -> EditTask:
+    """The task of a checked record; TaskError, with manifest and line, when a file is gone or has other content."""
+    try:
+        return _load(record, max_pixels, digests)[0]
+    except TaskError as error:
+        raise TaskError(f"{manifest}, line {record.line} ({record.task_id}): {error}") from error
+
+
 class ManifestDataset:
     """The tasks of a manifest, in its order; a `TaskSource`.
 
@@ -164,7 +172,7 @@ class ManifestDataset:
                 polarity that makes nearly all of the median picture editable.
         """
         self.path = Path(path)
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         if not 0 <= max_faulty_fraction <= 1:
             raise ManifestError(f"max_faulty_fraction must lie in [0, 1]; seen {max_faulty_fraction}.")
         lines = self._read_lines()
@@ -190,12 +198,7 @@ class ManifestDataset:
         if not 0 <= index < len(self.items):
             raise IndexError(f"the manifest has tasks 0 to {len(self.items) - 1}; asked for {index}.")
         item = self.items[index]
-        try:
-            return _load(item.record, self._max_pixels, item.digests)[0]
-        except TaskError as error:
-            raise TaskError(
-                f"{self.path}, line {item.record.line} ({item.record.task_id}): {error}"
-            ) from error
+        return load_task(self.path, item.record, item.digests, self.max_pixels)
 
     def _read_lines(self) -> list[tuple[int, bytes]]:
         try:
@@ -271,7 +274,7 @@ class ManifestDataset:
 
     def _decoded(self, record: Record) -> Checked:
         stamps = stamps_of(record.files())  # before they are read: what changes later is seen by them
-        task, digests, notes = _load(record, self._max_pixels, expected=None)
+        task, digests, notes = _load(record, self.max_pixels, expected=None)
         return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()), notes)
 
     def _judge(self, lines: int, max_faulty_fraction: float) -> None:

@@ -32,6 +32,13 @@ class ShapesDataset:
         self._photos = None if photo_folder is None else photos_digest(photo_folder, SIZE)
         self._task = lru_cache(maxsize=512)(self._make)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_task"}  # without what is painted
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._task = lru_cache(maxsize=512)(self._make)
+
     def _make(self, index: int) -> EditTask:
         edit = edit_at(self.split, self.seed, index, self.photo_folder)
         return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}")

@@ -28,7 +28,7 @@ class GalleryReport:
     """
 
     def __init__(self, tasks_of: Callable[[RunConfig], Tasks] = open_tasks) -> None:
-        """`tasks_of` opens the run's tasks; it is called once, when there is something to show."""
+        """`tasks_of` opens the tasks of a run that brings none; it is called once, when there is something to show."""
         self._tasks_of = tasks_of
         self._run: RunRecord | None = None
         self._tasks: Tasks | None = None
@@ -70,7 +70,7 @@ class GalleryReport:
 
     def _gallery(self, run: RunRecord, trained: EvaluationRecord) -> Gallery:
         if self._tasks is None:
-            self._tasks = self._tasks_of(run.config)
+            self._tasks = run.tasks or self._tasks_of(run.config)
         base = self._base
         before = {} if base is None else base.mean
         return Gallery(

@@ -20,7 +20,7 @@ def stub_worker(folder):
     """
 
     class Stub:
-        def __init__(self, config):
+        def __init__(self, config, tasks=None):
             with (folder / "broken").open("r+") as broken:
                 fcntl.flock(broken, fcntl.LOCK_EX)  # workers start beside each other
                 if (left := int(broken.read())) > 0:

@@ -1,13 +1,16 @@
 """Pictures that vanish or change while a run goes on cost their tasks, not the run (F18 at run time)."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from editing.data import CHECKED, open_tasks
 from learner.audit import audited
 from learner.backend import RunFailed
 from learner.events import read_events
+from learner.gallery import GalleryReport
 from learner.train import run
 from tests.editing.test_data import write_manifest
 from tests.learner.test_loop import Watcher
@@ -70,3 +73,29 @@ def test_more_of_it_than_the_limit_stops_the_run_with_its_state_saved(tiny_konte
     with pytest.raises(RunFailed, match=r"1 of 7 training tasks went bad .* data\.max_faulty_fraction = 0\.1 allows"
                                         r".*The run is saved up to step \d"):
         run(config, observers=[Vandal(data)])
+
+
+@pytest.mark.parametrize("mode", ["inline", pytest.param(
+    "ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])])
+def test_the_data_is_opened_once_per_run_and_handed_on(mode, request, tiny_kontext, tmp_path, monkeypatch):
+    if mode == "ray":
+        request.getfixturevalue("ray_cluster")
+    _, config = manifest_run(tiny_kontext, tmp_path, "once", mode)
+    config = config.model_copy(update={"report": config.report.model_copy(update={"gallery_tasks": 1})})
+    opened = []
+
+    def opening(asked):
+        opened.append(asked)
+        cache = tmp_path / "runs" / CHECKED
+        tasks = open_tasks(asked)
+        # Whoever opened the manifest after this would find it gone.
+        (found,) = cache.iterdir()
+        found.unlink()
+        Path(asked.data.path).unlink()
+        return tasks
+
+    monkeypatch.setattr("learner.train.open_tasks", opening)
+    report = GalleryReport()
+    summary = run(config, observers=[report])
+    assert len(opened) == 1 and summary["counters"]["trained"] == 10
+    assert (tmp_path / "runs" / "once" / "gallery" / "index.html").is_file()

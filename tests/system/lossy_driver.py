@@ -55,8 +55,8 @@ class LearnerHere(LearnerGroup):
     """A learner that no call can be lost to."""
 
     @classmethod
-    def open(cls, config, folder):
-        return cls(config, [Here(LearnerHost(config, folder))])
+    def open(cls, config, folder, tasks):
+        return cls(config, [Here(LearnerHost(config, folder, tasks=ray.get(tasks)))])
 
     def close(self):
         """There is no process to end."""
