@@ -104,6 +104,7 @@ def die(point: Point, witness: Path) -> None:
 
 def child(request: dict[str, Any], said: Path, witness: Path) -> int:
     """The run; everything it says goes to a file."""
+    from configs import exits
     from configs.schema import RunConfig
     from learner.main import guarded
     from learner.stopping import Stopping
@@ -118,7 +119,12 @@ def child(request: dict[str, Any], said: Path, witness: Path) -> int:
         arm(Point(**request["point"]), witness)
     config, stopping = RunConfig.model_validate(request["config"]), Stopping()
     stopping.install()
-    return guarded(config, lambda: run(config, request["resume"], stopping=stopping))
+
+    def work() -> int:
+        run(config, request["resume"], stopping=stopping)
+        return exits.DONE
+
+    return guarded(config, work)
 
 
 def serve() -> None:
