@@ -17,7 +17,8 @@ WAYS_OUT = (
     ("an embedding model of image and text", "--rewards.embedding.clip.path clip --rewards.weights.clip_text 1"),
     ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
     ("no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)",
-     "--learner.preservation.velocity_weight 4 --learner.preservation.velocity_region edit"),
+     "--learner.preservation.velocity_weight 2 --learner.preservation.velocity_region edit "
+     "--learner.preservation.undone_weight 30"),
 )
 """What to add to a configuration that would train no edit: in words, and as flags."""
 

@@ -74,7 +74,8 @@ def test_kontext_with_judges_differs_in_its_rewards_and_holds_no_edit():
     assert 0.1 <= judged.rewards.min_std <= 0.5  # in units of the usual spread, not of the judge's
     # Nothing holds the edit where it is rewarded, and no reward is used where none is for the edit.
     assert set(differences(alone, judged)) - {k for k in differences(alone, judged) if k.startswith("rewards.")} == {
-        "learner.surrogate.weight", "learner.preservation.background_weight", "learner.preservation.velocity_weight"}
+        "learner.surrogate.weight", "learner.preservation.background_weight", "learner.preservation.velocity_weight",
+        "learner.preservation.undone_weight"}
     assert alone.learner.preservation.velocity_weight > 0 == judged.learner.preservation.velocity_weight
     assert judged.learner.surrogate.weight > 0 == alone.learner.surrogate.weight
     elsewhere = load_config([
