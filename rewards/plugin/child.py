@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from configs.exits import STOP_SIGNALS
 from configs.output import protect_output
 from rewards.inputs import ScoreInput
 from rewards.plugin import wire
@@ -31,6 +32,10 @@ GRACE_SECONDS = 5.0
 def main(descriptor: int) -> None:
     """Serves the pool at the other end of the socket until that is closed."""
     protect_output(always=True)  # what the user's code prints costs no score
+    for stop in STOP_SIGNALS:
+        # Machines send them to every process of a run; the driver decides. Not SIG_IGN: what the user's code starts
+        # would inherit that.
+        signal.signal(stop, lambda *_: None)
     connection = socket.socket(fileno=descriptor)
     inbox: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_receive, args=(connection, inbox), daemon=True).start()

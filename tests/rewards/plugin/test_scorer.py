@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.exits import STOP_SIGNALS
 from rewards.inputs import ScoreInput
 from rewards.plugin.process import ScorerError
 from rewards.plugin.scorer import OwnScorer
@@ -142,6 +143,14 @@ def test_several_processes_score_at_the_same_time_and_one_that_hangs_holds_up_no
         still, scores, hung = asyncio.run(both(scorer))
     assert still and all(None not in values(one) for one in scores)
     assert "the reward pool is closed" in hung[0].error
+
+
+@pytest.mark.parametrize("stop", STOP_SIGNALS)
+def test_requests_to_stop_the_run_that_reach_every_process_cost_no_score(stop):
+    with loaded("process_id") as scorer:
+        (before,) = values(ask(scorer, given_of(1)))
+        os.kill(int(before), stop)
+        assert values(ask(scorer, given_of(1))) == [before]
 
 
 def test_what_a_scorer_has_started_ends_with_it(tmp_path):

@@ -106,3 +106,7 @@ def prints(given):
     print("é → ✓", flush=True)
     print("é → ✓", file=sys.stderr, flush=True)
     return [1.0] * len(given.images)
+
+
+def process_id(given):
+    return [os.getpid()] * len(given.images)
