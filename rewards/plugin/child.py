@@ -7,15 +7,17 @@ what comes, so that this is noticed even while the function computes.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib
 import inspect
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from configs.exits import STOP_SIGNALS
@@ -32,6 +34,8 @@ GRACE_SECONDS = 5.0
 def main(descriptor: int) -> None:
     """Serves the pool at the other end of the socket until that is closed."""
     protect_output(always=True)  # what the user's code prints costs no score
+    served = Event()
+    atexit.register(_end_all, served)  # before the user's code registers anything, and so after all of that
     for stop in STOP_SIGNALS:
         # Machines send them to every process of a run; the driver decides. Not SIG_IGN: what the user's code starts
         # would inherit that.
@@ -50,6 +54,7 @@ def main(descriptor: int) -> None:
     with asyncio.Runner() as runner:
         while (received := inbox.get()) is not None:
             wire.send(connection, wire.of_scores(scored(function, wire.to_input(*received), who, runner)), {})
+    served.set()
 
 
 class LoadError(Exception):
@@ -105,4 +110,17 @@ def _receive(connection: socket.socket, inbox: SimpleQueue[Any]) -> None:
     except (EOFError, OSError):  # the pool is closed, or its process is gone
         inbox.put(None)
         time.sleep(GRACE_SECONDS)
-        os.killpg(0, signal.SIGKILL)  # the session of this process, with all that the user's code has started
+        _end_session()
+
+
+def _end_all(served: Event) -> None:
+    """Where the pool is gone nobody else ends what the user's code has started; other ends keep their exit code."""
+    if served.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _end_session()
+
+
+def _end_session() -> None:
+    """Ends this process, with all that the user's code has started."""
+    os.killpg(0, signal.SIGKILL)

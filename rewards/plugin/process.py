@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import wait
-from threading import Event, Timer
+from threading import Event, Lock, Timer
 from typing import Any
 
 from rewards.inputs import ScoreInput
@@ -21,7 +22,7 @@ from rewards.result import Score
 LOAD_SECONDS = 900.0
 """Within which the user's module must have been imported, with all that it loads meanwhile."""
 LOOK_SECONDS = 0.2  # how soon the end of the process is noticed where a child of its own keeps its socket open
-CLOSE_SECONDS = 1.0
+CLOSE_SECONDS, CLOSE_LOOK_SECONDS = 1.0, 0.01
 # The modules that this process finds, it finds too: those of the user and ours, in the same order.
 _COMMAND = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -51,7 +52,7 @@ class ScorerProcess:
             ScorerError: when there is no such function.
             ScorerLost: when the process did not get so far.
         """
-        self._closing = closing
+        self._closing, self._ending = closing, Lock()
         self._connection, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -66,8 +67,12 @@ class ScorerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process.poll() is None
+        """Whether the process is there. One that has ended is left to be waited for, so that its number stays its own
+        until what it has started is ended too."""
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:  # waited for already
+            return False
 
     def ask(self, given: ScoreInput, deadline: float) -> tuple[Score, ...]:
         """One score per candidate; the process is ended when it takes longer than `deadline` seconds.
@@ -81,8 +86,9 @@ class ScorerProcess:
     def close(self) -> None:
         """Ends the process and all that it has started."""
         self._connection.close()  # asks it to end itself
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(CLOSE_SECONDS)
+        end = time.monotonic() + CLOSE_SECONDS
+        while self.alive and time.monotonic() < end:
+            time.sleep(CLOSE_LOOK_SECONDS)
         self._kill()
 
     def _exchange(self, message: Mapping[str, Any], arrays: wire.Arrays, seconds: float, overdue: str
@@ -113,10 +119,12 @@ class ScorerProcess:
         return answer
 
     def _kill(self) -> None:
-        if self.alive:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Ends what is left of the session: where the process has ended by itself, what it has started."""
+        with self._ending:
+            if self._process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
 
 
 def _end(code: int) -> str:

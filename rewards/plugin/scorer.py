@@ -14,6 +14,8 @@ from rewards.threads import in_thread
 
 LONGEST_PAUSE = 8.0
 """Seconds between two starts of a process that is lost again and again: none after the first loss, then 1, 2, 4, 8."""
+MOST_DOUBLINGS = 16
+"""Far beyond the longest pause: a thousand losses in a row are no reason for a number that is none."""
 
 
 class OwnScorer:
@@ -133,7 +135,7 @@ class _Place:
         if self.alive:
             return
         if self._losses > 1:
-            self._closing.wait(min(LONGEST_PAUSE, 2.0 ** (self._losses - 2)))
+            self._closing.wait(min(LONGEST_PAUSE, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
         if self._closing.is_set():  # nobody would end another process
             raise ScorerLost("the reward pool is closed")
         try:

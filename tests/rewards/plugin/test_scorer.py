@@ -15,6 +15,7 @@ import pytest
 
 from configs.exits import STOP_SIGNALS
 from rewards.inputs import ScoreInput
+from rewards.plugin import scorer as scorer_module
 from rewards.plugin.process import ScorerError
 from rewards.plugin.scorer import OwnScorer
 from tests.rewards.plugin import users_scorers
@@ -169,12 +170,32 @@ def test_what_a_scorer_has_started_ends_with_it(tmp_path):
     until(lambda: all(gone(int(pid)) for pid in file.read_text().split()))
 
 
-def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(tmp_path):
+@pytest.mark.parametrize("attribute", ["starts_a_process", "starts_a_process_and_exits"])
+def test_what_a_scorer_has_started_ends_when_its_process_ends_by_itself(tmp_path, attribute):
+    file = tmp_path / "pids"
+    with loaded(attribute) as scorer:
+        ask(scorer, given_of(1, instruction=str(file)))
+        if attribute == "starts_a_process":
+            assert not any(gone(int(pid)) for pid in file.read_text().split())
+            scorer.close()
+        until(lambda: all(gone(int(pid)) for pid in file.read_text().split()))
+
+
+def test_a_thousand_losses_in_a_row_are_not_the_last(monkeypatch):
+    monkeypatch.setattr(scorer_module, "LONGEST_PAUSE", 0.1)
+    with loaded("by_the_first_value") as scorer:
+        scorer._places[0]._losses = 5000
+        assert all(one.error for one in ask(scorer, asking_for(0)))
+        assert None not in values(ask(scorer, asking_for(9)))
+
+
+@pytest.mark.parametrize("attribute", ["starts_a_process", "starts_a_process_and_hangs"])
+def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(tmp_path, attribute):
     file = tmp_path / "pids"
     code = (f"import asyncio; from rewards.plugin.scorer import OwnScorer; "
             f"from tests.rewards.plugin.inputs import given_of; "
-            f"scorer = OwnScorer('mine', '{HERE}:starts_a_process_and_hangs', 600.0); "
-            f"asyncio.run(scorer(given_of(1, instruction={str(file)!r})))")
+            f"scorer = OwnScorer('mine', '{HERE}:{attribute}', 600.0); "
+            f"asyncio.run(scorer(given_of(1, instruction={str(file)!r}))); import time; time.sleep(600)")
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3]) as run:
         try:
             until(file.exists, 60)
