@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,6 +45,23 @@ def test_a_body_that_is_too_long_is_413_whatever_its_length_says():
         assert answer.status == 422
         assert pool.begun == 0
         assert client.score().status == 200
+
+
+def test_a_body_is_let_go_of_before_its_images_are_scored():
+    """Its memory is no longer counted then, so that others may have it."""
+    size = 16 * 2**20
+    tracemalloc.start()
+    try:
+        with serving(ScriptedPool(brightness)) as (client, pool):
+            threads, answers = in_threads(1, lambda: client.score(json.dumps(small_request()).encode() + b" " * size))
+            until(lambda: pool.begun == 1)
+            held = [trace.size for trace in tracemalloc.take_snapshot().filter_traces(
+                [tracemalloc.Filter(True, scoring.__file__)]).traces]
+            pool.held.set()
+            threads[0].join()
+    finally:
+        tracemalloc.stop()
+    assert answers[0].status == 200 and sum(held) < size // 16
 
 
 def test_pixels_of_a_picture_and_of_a_request_have_limits():
