@@ -45,7 +45,7 @@ class PolicyGate:
 
     def __init__(self, config: RunConfig, noise: float | None = None) -> None:
         """`noise` is that of an earlier process of the run; None = measured with the first group."""
-        self.noise = noise
+        self.noise = self._at_first = noise
         self._sampler, self._exploration = config.sampler, config.exploration
         self._dtype, self._micro_batch = config.editor.dtype, config.editor.micro_batch
 
@@ -98,10 +98,12 @@ class PolicyGate:
             self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)])]
         if not pairs:
             return None
-        if self.noise is None:
-            self.noise = self._measured(batch, velocity, group.group_size)
+        if self.noise is None or self._at_first is None:
+            self.noise = self._at_first = self._measured(batch, velocity, group.group_size)
         first = group.policy_version == 0
-        tolerance = (FIRST_MARGIN if first else MARGIN) * max(self.noise, FLOOR[self._dtype])
+        # Of what was measured: else every group of version 0 would widen the tolerance of the next.
+        known = self._at_first if first else self.noise
+        tolerance = (FIRST_MARGIN if first else MARGIN) * max(known, FLOOR[self._dtype])
         error = relative_distance(behaviour, batch.stored, batch, pairs)
         if not error <= tolerance:  # NaN fails too
             raise PolicyGateError(

@@ -1,6 +1,7 @@
 """The policy gate on the embedded editor: every way in which a group can be another's is refused, noise is not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.editors.lora import adapter_arrays, copy_arrays
 from editing.noise import NoiseRecipe
+from learner import gate
 from learner.gate import CEILING, FLOOR, PolicyGate, PolicyGateError, misplaced
 from tests.learner.rig import Rig, made_scores
 
@@ -109,6 +111,20 @@ def test_an_editor_whose_samples_depend_on_their_batch_is_refused(rig, monkeypat
                         lambda self, x, sigma, condition: velocity(self, x, sigma, condition) * (1 + 0.3 / len(x)))
     with pytest.raises(PolicyGateError, match="must not depend on what else is in its batch"):
         consumed(fresh, fresh.group(0, 0))
+
+
+def test_groups_of_version_0_do_not_widen_the_tolerance_of_the_next(rig, monkeypatch):
+    measured = 2 * FLOOR[rig.config.editor.dtype]
+    errors = iter([3.9, 3.9, 4.1])
+    monkeypatch.setattr(gate, "measured_noise", lambda *_: measured)
+    monkeypatch.setattr(gate, "relative_distance", lambda *_: measured * next(errors))
+    present, group = PolicyGate(rig.config), replace(rig.group(STEPS, 1), policy_version=0)
+    batch = SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    for _ in range(2):
+        assert present.check_policy(group, batch, None, None) == (3.9 * measured, 4 * measured)
+    assert present.noise == 3.9 * measured
+    with pytest.raises(PolicyGateError, match="policy version 0 differs"):
+        present.check_policy(group, batch, None, None)
 
 
 @pytest.mark.parametrize(("tokens", "channels", "editable"), [(64, 32, 9), (37, 24, 11), (12, 48, 12)])
