@@ -58,7 +58,8 @@ def print_faults(console: Console, faults: Sequence[Fault], each: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Checks a manifest and prints what it found; 0 when it can be used, 1 when not."""
+    """Checks a manifest and prints what it found; 0 when it can be used, 1 when not, or
+    when the contact sheet that was asked for cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m editing.validate", description="Check a manifest.")
     parser.add_argument("manifest", type=path_argument, help="the JSONL file")
     parser.add_argument("--mask-polarity", choices=POLARITIES, help="for lines that do not state their own")
@@ -87,7 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(summary_table(dataset))
     print_faults(console, dataset.faults, options.all_faults)
     if options.sheet is not None:
-        shown = write_sheet(dataset, options.sheet)
+        try:
+            shown = write_sheet(dataset, options.sheet)
+        except OSError as error:
+            said = f"--sheet: {options.sheet} cannot be written ({error.strerror or error}); name another file."
+            console.print(Text(said, style="red"), soft_wrap=True)
+            return 1
         console.print(Text(f"{options.sheet} shows {shown} of {len(dataset)} masks on their images."), soft_wrap=True)
     elif any(set(item.notes) & set(SUSPICIOUS) for item in dataset.items):
         words = [*(sys.argv[1:] if arguments is None else arguments), "--sheet", "sheet.html"]

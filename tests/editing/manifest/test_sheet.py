@@ -48,6 +48,12 @@ def test_suspicious_tasks_are_shown_first_and_the_rest_is_spread(folder):
     assert sorted(chosen(items, 200)) == list(range(70))
 
 
+def test_a_sheet_that_cannot_be_written_is_a_sentence(folder, tmp_path, capsys):
+    place = tmp_path / "no such folder" / "sheet.html"
+    assert main([str(manifest(folder, LINES["plain"][0])), "--sheet", str(place)]) == 1
+    assert f"--sheet: {place} cannot be written (No such file or directory)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("size", [(4000, 40), (1, 2), (64, 2048)])
 def test_extreme_shapes_are_drawn(size):
     edit_mask = np.zeros(size, bool)
