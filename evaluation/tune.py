@@ -33,7 +33,7 @@ from configs.errors import ConfigError
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
-from configs.schema import RunConfig
+from configs.schema import RunConfig, ShapesData
 from evaluation.ablation import ROWS, AblationError, Runner, collect, plan, run_process
 
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -94,9 +94,14 @@ def search(
     """All trials of all rows, done.
 
     Raises:
-        AblationError, ConfigError: see `evaluation.ablation`.
+        AblationError: when a row has nothing to measure by, and as `evaluation.ablation`; so ConfigError.
     """
-    start = [trial for row in rows for trial in first_round(row, load_config(["--config", row, *overrides]))]
+    configs = {row: load_config(["--config", row, *overrides]) for row in rows}
+    for row, config in configs.items():
+        if not isinstance(config.data, ShapesData) or not config.data.held_out_tasks:
+            raise AblationError(f"{row}: rows are compared by {OBJECTIVE} on validation scenes of the benchmark, so "
+                                "expected data.type shapes and data.held_out_tasks above 0")
+    start = [trial for row, config in configs.items() for trial in first_round(row, config)]
     done = _run(start, out, overrides, jobs, runner, say)
     further = [trial for row in rows for trial in second_round(best_of([t for t in done if t.row == row]))]
     return done + _run(further, out, overrides, jobs, runner, say)

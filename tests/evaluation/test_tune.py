@@ -50,6 +50,14 @@ def searched(tmp_path):
     return runner, tmp_path / "rows"
 
 
+@pytest.mark.parametrize(("row", "flags"), [("rdp", ["--data.held_out_tasks", "0"]), ("my_images", [])])
+def test_rows_without_scenes_to_compare_them_by_are_refused_before_a_run(tmp_path, capsys, row, flags):
+    runner = FakeRunner()
+    status = tune.main(["--rows", row, "--out", str(tmp_path / "runs"), "--write", str(tmp_path), *flags], runner)
+    said = capsys.readouterr().out
+    assert status == 1 and not runner.configs and f"{row}: rows are compared by editscore_truth" in said
+
+
 def test_every_row_has_the_same_budget_on_the_validation_split(searched):
     runner, _ = searched
     rows = [config.name.split("-")[0] for config in runner.configs]
