@@ -107,7 +107,8 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
         if values:
             shift = float(np.mean(values)) - start.mean[name]
             error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups)
-            drifts += _drift(name, shift, error, start.sd[name], step, "the candidates", "at the start")
+            drifts += _drift(name, start.mean[name], shift, error, start.sd[name], step, "the candidates",
+                             "at the start", known=_is_background(name))
     return [*found, *_largest(drifts)]
 
 
@@ -145,7 +146,10 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> lis
         gains, before = np.array([b - a for a, b in pairs]), np.array([a for a, _ in pairs])
         gain, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(pairs))
         if name in DRIFTS:
-            found += _drift(name, gain, error, float(before.std(ddof=1)), step, "held-out edits", "with the base")
+            # Inside the mask it is measured to the target where all tasks have one, else to the source.
+            known = _is_background(name) or all("edit_psnr" in row for row in base if name in row)
+            found += _drift(name, float(before.mean()), gain, error, float(before.std(ddof=1)), step, "held-out edits",
+                            "with the base", known)
             continue
         psnr = name.endswith("psnr")
         allowed = FALL_DECIBEL if psnr else FALL_SHARE * abs(float(before.mean()))
@@ -167,10 +171,14 @@ def _rise(first: Sequence[float], last: Sequence[float]) -> str:
     return f" while the training reward rose from {np.mean(first):.3g} to {np.mean(last):.3g}" if rise > noise else ""
 
 
-def _drift(name: str, shift: float, error: float, sd: float, step: int, what: str, when: str) -> list[_Found]:
-    """An alarm where the shift is beyond `SHIFT` standard deviations and its error; a cast that fades is none."""
+def _drift(
+    name: str, before: float, shift: float, error: float, sd: float, step: int, what: str, when: str, known: bool
+) -> list[_Found]:
+    """An alarm where the shift from `before` is beyond `SHIFT` standard deviations and its error. A cast that fades is
+    none, nor is any drift that does where the right look is `known`, so that it is 0 there."""
     size = shift if name.endswith("cast_drift") else abs(shift)
-    if not (size > SHIFT * sd and size > ERRORS * error):
+    fades = known and abs(before + shift) < abs(before)
+    if fades or not (size > SHIFT * sd and size > ERRORS * error):
         return []
     where, look = name.removesuffix("_drift").split("_")
     key = "velocity_weight" if where == "edit" else "background_weight"
@@ -178,6 +186,11 @@ def _drift(name: str, shift: float, error: float, sd: float, step: int, what: st
         f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit mask has shifted by "
         f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
         f"learner.preservation.{key}, or lower learner.optimizer.lr.")))]
+
+
+def _is_background(name: str) -> bool:
+    """Whether a drift is one outside the mask, where the right look is that of the source."""
+    return name.startswith("background_")
 
 
 def _largest(drifts: Sequence[_Found]) -> list[Alarm]:

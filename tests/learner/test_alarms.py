@@ -145,6 +145,21 @@ def test_a_look_may_shift_as_far_as_it_varied(name, shift, told):
         assert "outside the edit mask has shifted by" in alarm.sentence and "background_weight" in alarm.sentence
 
 
+@pytest.mark.parametrize(("name", "before", "shift", "told"), [
+    ("background_saturation_drift", -0.10, 0.05, False), ("background_saturation_drift", -0.05, 0.15, True),
+    ("background_saturation_drift", -0.10, -0.05, True), ("edit_saturation_drift", -0.10, 0.05, True)])
+def test_a_look_that_comes_nearer_to_the_source_outside_the_mask_is_no_alarm(name, before, shift, told):
+    start = [{name: [before + 0.02 * (i % 3 - 1)]} for i in range(30)]
+    assert bool(candidate_alarms(reference(start), [{name: [one[name][0] + shift]} for one in start], 12)) == told
+
+
+@pytest.mark.parametrize(("truth", "told"), [({"edit_psnr": 20.0}, False), ({}, True)])
+def test_nor_is_one_that_comes_nearer_to_the_target_inside(truth, told):
+    base = [{"edit_contrast_drift": -0.10 + 0.02 * (i % 3 - 1), **truth} for i in range(30)]
+    nearer = [{**row, "edit_contrast_drift": row["edit_contrast_drift"] + 0.08} for row in base]
+    assert bool(held_out_alarms(base, [nearer], 8)) == told
+
+
 def test_of_a_look_that_drifts_in_many_ways_the_worst_is_told_inside_and_outside():
     start = [{name: [0.02 * (i % 3)] for name in DRIFTS} for i in range(30)]
     far = {"edit_contrast_drift": 0.03, "edit_saturation_drift": 0.09, "background_cast_drift": 0.04}
