@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,11 @@ def mean_and_error(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float
         for name, column in columns.items() if len(column) > 1
     }
     return mean, error
+
+
+def paired_counts(base: Sequence[Mapping[str, float]], final: Sequence[Mapping[str, float]]) -> Counter[str]:
+    """On how many tasks both have each metric."""
+    return Counter(name for before, after in zip(base, final, strict=True) for name in after if name in before)
 
 
 def paired_gain(

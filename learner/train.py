@@ -29,7 +29,7 @@ from learner.rollback import Diverged, roll_back, rolled_back_to
 from learner.run_folder import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.spool import recover
 from learner.starting_point import starting_point
-from learner.statistics import mean_and_error, paired_gain
+from learner.statistics import mean_and_error, paired_counts, paired_gain
 from learner.stopping import Stopping
 from learner.verdict import judged, skipped_steps
 
@@ -192,7 +192,7 @@ def _summary(
         return {"mean": found[0], "standard_error": found[1]}
 
     gain, gain_error = paired_gain(base, final)
-    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, record.held_out_tasks,
+    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, paired_counts(base, final),
                      mean_and_error(base)[0], gain, gain_error)
     return {
         "name": record.config.name,

@@ -23,7 +23,7 @@ FAR_SHARE = 0.25
 ERRORS = 2.0
 """Standard errors of the paired difference to either side: an interval of about 95 %."""
 MIN_TASKS = 8
-"""Fewer held-out tasks than this have no interval to speak of: nothing is called lost for them."""
+"""Fewer held-out tasks that have a metric than this have no interval to speak of: it is not called lost for them."""
 LARGEST_CHANGE = 10.0
 """An adapter whose change of some weight matrix is that many times larger than the matrix leaves nothing of the base,
 whether or not anything was measured."""
@@ -49,8 +49,8 @@ def skipped_steps(events: Iterable[Mapping[str, Any]]) -> int:
 
 
 def judged(
-    steps: int, skipped: int, change: float, tasks: int, base: Mapping[str, float], gain: Mapping[str, float],
-    gain_error: Mapping[str, float],
+    steps: int, skipped: int, change: float, tasks: Mapping[str, int], base: Mapping[str, float],
+    gain: Mapping[str, float], gain_error: Mapping[str, float],
 ) -> Verdict:
     """The verdict on a run.
 
@@ -58,7 +58,7 @@ def judged(
         steps: of the run.
         skipped: how many of them changed nothing, because their gradient was not finite.
         change: the adapter's largest change of a weight matrix, relative to it; see `editing.editors.lora`.
-        tasks: how many are held out.
+        tasks: how many held-out tasks each gain was measured on.
         base: held-out means of the base; empty without held-out tasks.
         gain: means of trained - base over the same tasks.
         gain_error: standard errors of these means; a metric of a single task has none.
@@ -66,7 +66,8 @@ def judged(
     idle = _idle(steps, skipped, change, gain, gain_error)
     if idle:
         return Verdict("nothing_learnt", tuple(idle))
-    ruin = _lost(base, gain, gain_error) if tasks >= MIN_TASKS else []
+    known = {name: error for name, error in gain_error.items() if tasks[name] >= MIN_TASKS}
+    ruin = _lost(base, gain, known)
     if not change <= LARGEST_CHANGE:  # NaN is ruin too
         ruin.append(f"the adapter changes a weight matrix by {change:.3g} times its own size")
     return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")
@@ -88,7 +89,7 @@ def _idle(
 def _lost(base: Mapping[str, float], gain: Mapping[str, float], error: Mapping[str, float]) -> list[str]:
     found = []
     for name in GUARDED:
-        if name not in gain or name not in error:
+        if name not in error:
             continue
         far = FAR_DECIBEL if name.endswith("psnr") else FAR_SHARE * abs(base[name])
         highest = gain[name] + ERRORS * error[name]
@@ -96,7 +97,7 @@ def _lost(base: Mapping[str, float], gain: Mapping[str, float], error: Mapping[s
             unit = " dB" if name.endswith("psnr") else ""
             found.append(f"{name} fell from {base[name]:.3g} to {base[name] + gain[name]:.3g}{unit} on the held-out "
                          "tasks")
-    known = any(name in gain for name in GUARDED if name.startswith("edit"))
+    known = any(name in error for name in GUARDED if name.startswith("edit"))
     if not known and "edit_change" in error:
         left = base["edit_change"] + gain["edit_change"] + ERRORS * error["edit_change"]
         if left < COPIED_SHARE * base["edit_change"]:

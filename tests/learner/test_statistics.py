@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from configs.schema import RewardsConfig
-from learner.statistics import REWARD, mean_and_error, paired_gain, reward_statistics
+from learner.statistics import REWARD, mean_and_error, paired_counts, paired_gain, reward_statistics
 from rewards.result import GroupScores, Score
 
 
@@ -66,6 +66,7 @@ def test_the_gain_is_paired():
     base, final = [{"a": 1.0}, {"a": 10.0}, {"a": 3.0, "b": 1.0}], [{"a": 2.0}, {"a": 11.5}, {"a": 4.0}]
     mean, error = paired_gain(base, final)
     assert mean == {"a": pytest.approx(3.5 / 3)} and error["a"] == pytest.approx(1 / 6)
+    assert paired_counts(base, final) == {"a": 3}
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         paired_gain(base, final[:2])
 

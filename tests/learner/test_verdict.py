@@ -22,7 +22,7 @@ SHORT = [
 
 def verdict(steps=40, skipped=0, change=0.05, tasks=256, gain=None, error=None) -> Verdict:
     gain = {"background_psnr": 0.5, "edit_score": 0.01} if gain is None else gain
-    return judged(steps, skipped, change, tasks, BASE, gain, NO_ERROR if error is None else error)
+    return judged(steps, skipped, change, dict.fromkeys(gain, tasks), BASE, gain, NO_ERROR if error is None else error)
 
 
 def test_a_run_that_gained_or_lost_a_little_is_trained():
@@ -58,8 +58,12 @@ def test_a_run_that_ruined_its_editor(given, reason):
 def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
     def outcome(change, **more):
         gain = {"edit_change": change, "background_psnr": 2.0, **more}
-        return judged(40, 0, 0.05, 256, {"edit_change": 0.2, **BASE}, gain, dict.fromkeys(gain, 0.005))
+        tasks = {**dict.fromkeys(gain, 256), "edit_psnr": 7}
+        base = {"edit_change": 0.2, "edit_psnr": 20.0, **BASE}
+        return judged(40, 0, 0.05, tasks, base, gain, dict.fromkeys(gain, 0.005))
 
+    assert outcome(-0.12, edit_psnr=-9.0).reasons == outcome(-0.12).reasons  # seven targets say nothing
+    assert outcome(0.1, edit_psnr=-9.0).outcome == "trained"
     assert outcome(-0.12).outcome == "ruined" and "copies its source" in outcome(-0.12).reasons[0]
     assert outcome(-0.12, edit_score=0.1).outcome == outcome(-0.095).outcome == outcome(0.1).outcome == "trained"
 
