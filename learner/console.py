@@ -161,10 +161,23 @@ def final_table(
             table.add_row(name, "–", trained, "")
             continue
         change = value - base.mean[name]
-        style = "green" if change > 0 else "red" if change < 0 else ""
         table.add_row(name, amount(name, base.mean[name], base.standard_error.get(name)), trained,
-                      Text(("+" if change > 0 else "") + amount(name, change, gain_error.get(name)), style=style))
+                      Text(("+" if change > 0 else "") + amount(name, change, gain_error.get(name)),
+                           style=colour(name, base.mean[name], value)))
     return table
+
+
+def colour(name: str, base: float, trained: float) -> str:
+    """Green for a held-out metric that is better than the base's, red for a worse one, none where neither is clear."""
+    if name in ("edit_change", "background_cast_share"):
+        return ""
+    if name.endswith("_drift"):
+        better = abs(base) - abs(trained)
+    elif name == "edit_delta_e":
+        better = base - trained
+    else:
+        better = trained - base
+    return "green" if better > 0 else "red" if better < 0 else ""
 
 
 WARNINGS = {

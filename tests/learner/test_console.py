@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from configs.schema import RunConfig
-from learner.console import BARS, ConsoleReport, account, clock, final_table, step_line, trend
+from learner.console import BARS, ConsoleReport, account, clock, colour, final_table, step_line, trend
 from learner.observer import Counters, EvaluationRecord, RunRecord, StepRecord
 
 ACCOUNT = {
@@ -130,6 +130,15 @@ def test_the_final_table_has_base_trained_and_difference():
     assert rows["edit_psnr"] == ["18.00 ± 0.20 dB", "19.50 ± 0.20 dB", "+1.50 ± 0.11 dB"]
     assert rows["edit_score"] == ["0.500", "0.500", "0.000"]
     assert rows["edit_accuracy"] == ["–", "0.700", ""]
+
+
+@pytest.mark.parametrize(("name", "base", "trained", "said"), [
+    ("edit_psnr", 18.0, 19.0, "green"), ("edit_psnr", 18.0, 17.0, "red"), ("edit_score", 0.5, 0.5, ""),
+    ("edit_delta_e", 9.0, 8.0, "green"), ("edit_delta_e", 9.0, 9.5, "red"),
+    ("edit_saturation_drift", -0.2, -0.1, "green"), ("edit_saturation_drift", -0.1, 0.15, "red"),
+    ("edit_change", 0.2, 0.3, ""), ("background_cast_share", 0.2, 0.1, "")])
+def test_a_difference_has_the_colour_of_what_it_means(name, base, trained, said):
+    assert colour(name, base, trained) == said
 
 
 def test_the_end_says_what_to_type_next(tmp_path: Path):
