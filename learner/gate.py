@@ -44,8 +44,10 @@ class PolicyGate:
     """Remembers how large the noise of this run is. One per learner process."""
 
     def __init__(self, config: RunConfig, noise: float | None = None) -> None:
-        """`noise` is that of an earlier process of the run; None = measured with the first group."""
-        self.noise = self._at_first = noise
+        """`noise` is that of an earlier process of the run, which may have had another machine; with the first group it
+        is measured here too."""
+        self.noise = noise
+        self._here: float | None = None
         self._sampler, self._exploration = config.sampler, config.exploration
         self._dtype, self._micro_batch = config.editor.dtype, config.editor.micro_batch
 
@@ -89,7 +91,7 @@ class PolicyGate:
             group: as it came.
             batch: its anchors.
             behaviour: [P, N, C], leaps under the weights of the rollout.
-            velocity: under any weights; the noise is measured with it if it was not yet.
+            velocity: under any weights; the noise is measured with it if it was not yet in this process.
 
         Raises:
             PolicyGateError: when the error is above the tolerance, or the noise above what can be trained with.
@@ -98,18 +100,20 @@ class PolicyGate:
             self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)])]
         if not pairs:
             return None
-        if self.noise is None or self._at_first is None:
-            self.noise = self._at_first = self._measured(batch, velocity, group.group_size)
+        if self._here is None:
+            self._here = self._measured(batch, velocity, group.group_size)
+        if self.noise is None:
+            self.noise = self._here
         first = group.policy_version == 0
         # Of what was measured: else every group of version 0 would widen the tolerance of the next.
-        known = self._at_first if first else self.noise
+        known = self._here if first else max(self.noise, self._here)
         tolerance = (FIRST_MARGIN if first else MARGIN) * max(known, FLOOR[self._dtype])
         error = relative_distance(behaviour, batch.stored, batch, pairs)
         if not error <= tolerance:  # NaN fails too
             raise PolicyGateError(
                 f"group {group.lease.group_id}: a solver step under policy version {group.policy_version} differs from "
                 f"the rollout's by {error:.3g} of its length, expected at most {tolerance:.3g}; the same weights in "
-                f"other batches differ by {self.noise:.3g} here. Worker and learner do not hold the same weights, "
+                f"other batches differ by {known:.3g} here. Worker and learner do not hold the same weights, "
                 "encode the task alike, or run the same model code on the same kind of device")
         if first:
             self.noise = max(self.noise, error)

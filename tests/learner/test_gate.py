@@ -127,6 +127,19 @@ def test_groups_of_version_0_do_not_widen_the_tolerance_of_the_next(rig, monkeyp
         present.check_policy(group, batch, None, None)
 
 
+def test_a_run_that_goes_on_where_roundings_are_larger_is_not_refused(rig, monkeypatch):
+    earlier, here = FLOOR[rig.config.editor.dtype], 3 * FLOOR[rig.config.editor.dtype]
+    errors = iter([1.9, 2.1])
+    monkeypatch.setattr(gate, "measured_noise", lambda *_: here)
+    monkeypatch.setattr(gate, "relative_distance", lambda *_: here * next(errors))
+    resumed, group = PolicyGate(rig.config, earlier), rig.group(STEPS, 1)
+    batch = SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    assert resumed.check_policy(group, batch, None, None) == (1.9 * here, 2 * here)
+    assert resumed.noise == earlier  # a checkpoint has the same bytes wherever the run went on
+    with pytest.raises(PolicyGateError, match="do not hold the same weights"):
+        resumed.check_policy(group, batch, None, None)
+
+
 @pytest.mark.parametrize(("tokens", "channels", "editable"), [(64, 32, 9), (37, 24, 11), (12, 48, 12)])
 def test_misplaced_finds_what_was_moved_and_accuses_nobody(tokens, channels, editable):
     rng = torch.Generator().manual_seed(tokens)
