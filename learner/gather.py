@@ -175,7 +175,9 @@ class Gatherer:
             if item.spoiled:
                 self._skip(lease, item.reason)
             else:
-                self._retry(lease, item.reason, self._sampler.again)
+                # The same weights make the same latents of the same noise.
+                useless = NOT_FINITE in item.reason
+                self._retry(lease, item.reason, self._sampler.retry if useless else self._sampler.again)
             return
         self.ledger.deliver(lease)
         invalid = item.scores.invalid

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.trajectory import Generated, Lease
+from actors.trajectory import NOT_FINITE, Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
 from learner.backend import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
@@ -78,11 +78,13 @@ class FakeBackend:
         lease = self.out.pop(pick)
         fate = self.fate(lease)
         whole = delivery(self.config, lease)
-        if fate not in ("lost", "spoiled"):
+        if fate not in ("lost", "spoiled", "not finite"):
             self.notify("generated", group=lease.group_id, pid=1, version=lease.policy_version, seconds=0.0)
         self.calls.append((fate, lease.group_id))
         if fate == "lost":
             return Lost(lease, "killed")
+        if fate == "not finite":
+            return Lost(lease, f"its {NOT_FINITE}")
         if fate == "spoiled":
             return Lost(lease, "its file is gone", spoiled=True)
         if fate == "late":  # given up, but it arrives all the same

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.trajectory import NOT_FINITE
 from configs.schema import RunConfig
 from learner.backend import RunFailed
 from learner.events import EventLog, read_events
@@ -141,7 +142,8 @@ def test_a_group_that_grew_too_old_is_redone(tmp_path):
     assert reasons == ["stale: 1 steps old, cluster.staleness is 0"]
 
 
-@pytest.mark.parametrize(("fate", "reason"), [("lost", "killed"), ("unscored", "1 of 3 candidates")])
+@pytest.mark.parametrize(("fate", "reason"), [
+    ("lost", "killed"), ("unscored", "1 of 3 candidates"), ("not finite", NOT_FINITE)])
 def test_a_task_that_fails_again_and_again_stops_the_run(tmp_path, fate, reason):
     settings = config(attempts=2)
     backend = FakeBackend(settings, choose=lambda n: 0, fate=lambda lease: fate if lease.slot == 1 else "ok")
