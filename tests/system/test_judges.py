@@ -4,9 +4,12 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -75,14 +78,17 @@ def process(name: str) -> psutil.Process:
     return found
 
 
-async def meeting(given) -> list[float]:
-    """A scorer that says nothing before four groups wait for it."""
-    everybody = meetings.setdefault(asyncio.get_running_loop(), asyncio.Barrier(4))
-    await asyncio.wait_for(everybody.wait(), 120)
+def meeting(given) -> list[float]:
+    """A scorer that says nothing before four groups wait for it, each in a process of the same pool."""
+    folder = Path(tempfile.gettempdir()) / f"meeting-{os.getppid()}"
+    for stage in ("here", "gone"):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{stage}-{os.getpid()}").touch()
+        while stage == "here" and len(list(folder.glob("here-*"))) < 4:
+            time.sleep(0.05)
+    if len(list(folder.glob("gone-*"))) == 4:
+        shutil.rmtree(folder, ignore_errors=True)
     return [0.0] * len(given.images)
-
-
-meetings: dict[asyncio.AbstractEventLoop, asyncio.Barrier] = {}
 
 
 @pytest.mark.parametrize("mode", ["inline", pytest.param("ray", marks=RAY)], indirect=True)
@@ -92,7 +98,8 @@ def test_groups_are_rolled_out_while_others_wait_for_their_scores(mode, tiny_kon
     with ScriptedServer() as judge:
         run(judged(tiny_kontext, tmp_path, "overlap", mode, judge.url,
                    rewards={"weights": {"editscore": 1.0, "meeting": 1.0},
-                            "scorers": {"meeting": "tests.system.test_judges:meeting"},
+                            "scorers": {"meeting": "tests.system.test_judges:meeting"}, "scorer_processes": 4,
+                            "scorer_deadline": 120.0,
                             "judge": {"editscore": {"urls": [judge.url], "passes": 1}}},
                    learner={"steps": 1, "groups_per_step": 4},
                    # One worker with one group: the next one only begins when the one before is rolled out.
