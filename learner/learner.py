@@ -327,7 +327,7 @@ class Learner:
             checked = None if held.old is None else self._gate.check_policy(group, batch, held.old, velocity)
             if checked is not None:
                 totals.leap_errors.append(checked[0])
-                totals.leap_tolerance = checked[1]
+                totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
             totals.counts.update(
                 groups=1, flat_groups=int(batch.is_flat), filtered_groups=int(reward.filtered),
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),

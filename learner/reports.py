@@ -59,13 +59,12 @@ class StepReport:
         """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`,
         `undone_edit`) its mean over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities;
         where both took part, `background_to_surrogate`, the proportion of those norms, and the `preservation_unit`;
-        `ratio_deviation`
-        (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first update by
-        construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored state,
-        relative to the displacement; Euler rollouts) and the `leap_tolerance` that it was held against, `gradient_norm`
-        (before clipping), `lr`, `groups`, `flat_groups` (zero advantages), `filtered_groups` (those of them that do
-        vary, but by less than `rewards.min_std`), `full_mask_groups` (nothing to preserve), `invalid_candidates`,
-        `stale_groups`, `skipped_updates` (of the whole run)."""
+        `ratio_deviation` (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first
+        update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored
+        state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that one was held against,
+        `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages), `filtered_groups` (those of
+        them that do vary, but by less than `rewards.min_std`), `full_mask_groups` (nothing to preserve),
+        `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 
@@ -95,7 +94,7 @@ class StepTotals:
             already, taken again after a resume, are left out.
         unspooled: why a group was used without being on disk, by group id.
         leap_errors: per group.
-        leap_tolerance: what they are held against, see `learner.gate`.
+        leap_tolerance: the largest that they were held against: groups of version 0 have another, see `learner.gate`.
         gradient_norms: per update.
         lr: learning rate.
         skipped_updates: of the whole run.
