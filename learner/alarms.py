@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from learner.statistics import MIN_TASKS
 from rewards.measure import DRIFTS as LOOKS
 
 Group = Mapping[str, Sequence[float]]
@@ -34,8 +35,6 @@ SHIFT = 1.0
 """A measure of the look may shift by so many of its standard deviations at the start (of the base: over tasks)."""
 FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
 """A held-out PSNR, or another metric of the edit, may fall by so many dB, or by this share of the base's value."""
-MIN_TASKS = 8
-"""Fewer held-out tasks than this have no error to speak of."""
 ERRORS = 3.0
 """What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
 AGAIN = 1.5

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from learner.statistics import MIN_TASKS
+
 Outcome = Literal["trained", "nothing_learnt", "ruined"]
 """`trained`: nothing speaks against the adapter. `nothing_learnt`: it does nothing, or most steps were skipped.
 `ruined`: the editor lies far below its base."""
@@ -22,8 +24,6 @@ FAR_SHARE = 0.25
 """A metric in 0..1 is far below the base when more than this share of the base's value is lost."""
 ERRORS = 2.0
 """Standard errors of the paired difference to either side: an interval of about 95 %."""
-MIN_TASKS = 8
-"""Fewer held-out tasks that have a metric than this have no interval to speak of: it is not called lost for them."""
 LARGEST_CHANGE = 10.0
 """An adapter whose change of some weight matrix is that many times larger than the matrix leaves nothing of the base,
 whether or not anything was measured."""
