@@ -110,6 +110,7 @@ class ScorerProcess:
             answer, _ = wire.receive(self._connection)
         except (EOFError, OSError):
             self._kill()
+            self._connection.close()
             if late.is_set():
                 raise ScorerLost(f"{overdue.format(seconds=seconds)}, so its process was ended") from None
             raise ScorerLost("the reward pool is closed" if self._closing.is_set()

@@ -138,6 +138,8 @@ class _Place:
             self._closing.wait(min(LONGEST_PAUSE, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
         if self._closing.is_set():  # nobody would end another process
             raise ScorerLost("the reward pool is closed")
+        if self._process is not None:
+            self._process.close()  # what it has started may be left
         try:
             self._process = ScorerProcess(self._name, self._dotted, self._closing)
         except (ScorerLost, ScorerError):

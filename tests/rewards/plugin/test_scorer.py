@@ -181,6 +181,17 @@ def test_what_a_scorer_has_started_ends_when_its_process_ends_by_itself(tmp_path
         until(lambda: all(gone(int(pid)) for pid in file.read_text().split()))
 
 
+def test_what_one_had_started_that_ended_while_it_had_nothing_to_do_ends_when_it_is_replaced(tmp_path):
+    with loaded("starts_a_process") as scorer:
+        ask(scorer, given_of(1, instruction=str(tmp_path / "before")))
+        scoring, started = map(int, (tmp_path / "before").read_text().split())
+        os.kill(scoring, signal.SIGKILL)
+        os.waitid(os.P_PID, scoring, os.WEXITED | os.WNOWAIT)
+        assert not gone(started)
+        assert None not in values(ask(scorer, given_of(1, instruction=str(tmp_path / "after"))))
+        until(lambda: gone(started))
+
+
 def test_a_thousand_losses_in_a_row_are_not_the_last(monkeypatch):
     monkeypatch.setattr(scorer_module, "LONGEST_PAUSE", 0.1)
     with loaded("by_the_first_value") as scorer:
