@@ -298,7 +298,8 @@ def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, m
     config = tiny_run(tiny_kontext, tmp_path, "stuck", {
         "rewards": {"weights": {"stuck": 1.0}, "scorers": {"stuck": "tests.system.test_judges:stuck"}},
         "data": {"held_out_tasks": 0}, "cluster": {"mode": mode}})
-    with pytest.raises(RunFailed, match=r"has scored none of 2 groups for 5 s \(cluster\.group_timeout\)") as stopped:
+    limit = r"for 5 s \(cluster\.group_timeout \+ rewards\.scorer_deadline\)"
+    with pytest.raises(RunFailed, match=f"has scored none of 2 groups {limit}") as stopped:
         run(config)
     assert "saved up to step 1" in str(stopped.value)
 
