@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from cluster.auth import check_token_file
 from cluster.placement import OBJECT_STORE_BYTES
-from cluster.session_folder import private_folder
+from cluster.session_folder import private_folder, remove
 from configs.exits import STOP_SIGNALS
 from configs.schema import ClusterConfig
 
@@ -33,10 +33,14 @@ class ClusterError(RuntimeError):
 
 
 class Runtime:
-    """A connection to Ray; `close` ends the connection, and Ray itself if this started it."""
+    """A connection to Ray; `close` ends the connection, and Ray itself if this started it.
 
-    def __init__(self, ours: bool) -> None:
-        self._ours = ours
+    As a context it also removes the folder of a Ray that this started, unless it is left by an error: then people look
+    into Ray's logs.
+    """
+
+    def __init__(self, ours: bool, folder: Path | None = None) -> None:
+        self._ours, self._folder = ours, folder
 
     def close(self) -> None:
         """Leaves alone a Ray that was running, or connected to, before."""
@@ -50,6 +54,8 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is None and self._folder is not None:
+            remove(self._folder)
 
 
 def connect(config: ClusterConfig) -> Runtime:
@@ -72,10 +78,9 @@ def connect(config: ClusterConfig) -> Runtime:
     with _own_sigterm_handler():
         if address:
             _join(address)
-        else:
-            with _on_loopback(), _stop_signals_blocked():
-                _start_local(config.rollout_workers + 2)
-    return Runtime(ours=True)
+            return Runtime(ours=True)
+        with _on_loopback(), _stop_signals_blocked():
+            return Runtime(ours=True, folder=_start_local(config.rollout_workers + 2))
 
 
 @contextmanager
@@ -129,7 +134,8 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _start_local(processes: int) -> None:
+def _start_local(processes: int) -> Path:
+    """Starts it and returns its folder."""
     check_token_file()
     # Ray would make its workers give way to everything else on the machine, as if training were not what it is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -161,6 +167,7 @@ def _start_local(processes: int) -> None:
     except ClusterError:
         ray.shutdown()
         raise
+    return folder
 
 
 def _check_authentication() -> None:

@@ -4,6 +4,7 @@ password, have paths that are short enough."""
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def private_folder() -> Path:
     link = _within(Path("/tmp"))
     link.symlink_to(folder)
     return link
+
+
+def remove(folder: Path) -> None:
+    """Removes a `private_folder`, with the link that may stand for it; what Ray's last processes write is lost."""
+    for outer in {folder.parent, folder.resolve().parent}:
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def _within(base: Path) -> Path:

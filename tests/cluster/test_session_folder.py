@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session_folder import LONGEST_WITHIN, private_folder
+from cluster.session_folder import LONGEST_WITHIN, private_folder, remove
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,9 +53,22 @@ def test_it_is_private_holds_sockets_and_lies_where_temporary_files_go(short_fol
 @pytest.mark.fault
 @pytest.mark.ray
 def test_ray_starts_where_the_path_of_temporary_files_is_long(short_folder):
-    code = ("import ray; from cluster.runtime import connect; from configs.schema import ClusterConfig\n"
-            "with connect(ClusterConfig()): print(ray.get(ray.remote(lambda: 7).remote()))")
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "TMPDIR": str(of_length(short_folder, 90)), "RAY_TMPDIR": ""})
-    assert said.stdout == "7\n", said.stderr
-    assert [path.name for path in short_folder.rglob("plasma_store")] == ["plasma_store"]
+    base = of_length(short_folder, 90)
+    for last, remain in (("ray.get(ray.remote(lambda: print(7)).remote())", []), ("1 / 0", ["plasma_store"])):
+        code = ("import ray; from cluster.runtime import connect; from configs.schema import ClusterConfig\n"
+                f"with connect(ClusterConfig()): print(ray.get(ray.remote(lambda: 7).remote())); {last}")
+        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "TMPDIR": str(base), "RAY_TMPDIR": ""})
+        assert said.stdout == "7\n", said.stderr
+        # Its logs are kept only where there is a reason to look into them.
+        assert [path.name for path in short_folder.rglob("plasma_store")] == remain
+
+
+def test_a_folder_is_removed_with_the_link_that_stands_for_it(short_folder, monkeypatch):
+    for length in (20, 75):
+        base = of_length(short_folder, length)
+        monkeypatch.setenv("RAY_TMPDIR", str(base))
+        folder = private_folder()
+        (folder / "session").mkdir()
+        remove(folder)
+        assert not folder.parent.exists() and list(base.iterdir()) == []
