@@ -90,7 +90,8 @@ def train(
         except (LearnerLost, Diverged):
             raise
         except RunFailed as error:
-            raise RunFailed(f"{error} {_saved(backend, progress, events)}") from error
+            stop = "" if str(error).endswith((".", "!", "?")) else "."
+            raise RunFailed(f"{error}{stop} {_saved(backend, progress, events)}") from error
 
 
 def _train(

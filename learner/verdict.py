@@ -24,6 +24,8 @@ FAR_SHARE = 0.25
 """A metric in 0..1 is far below the base when more than this share of the base's value is lost."""
 ERRORS = 2.0
 """Standard errors of the paired difference to either side: an interval of about 95 %."""
+SMALLEST_CHANGE = 1e-7
+"""An adapter that changes no weight matrix by more than this share of it is lost in the rounding of float32."""
 LARGEST_CHANGE = 10.0
 """An adapter whose change of some weight matrix is that many times larger than the matrix leaves nothing of the base,
 whether or not anything was measured."""
@@ -81,6 +83,9 @@ def _idle(
         found.append(f"{skipped} of {steps} steps were skipped because their gradient was not finite")
     if change == 0:
         found.append("the adapter is as it was at the start: it changes no weight")
+    elif change < SMALLEST_CHANGE:
+        found.append(f"the adapter changes no weight matrix by more than {change:.1e} of its size, which is below the "
+                     "rounding of float32")
     elif gain and not any(gain.values()) and not any(error.values()):
         found.append("the trained editor makes of every held-out task what the base makes of it")
     return found

@@ -34,8 +34,13 @@ WIDTH = 160
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examines, prints, and returns the exit code."""
+    flags = sys.argv[1:] if argv is None else list(argv)
+    if {"-h", "--help"} & set(flags):
+        print(__doc__)
+        print("FLAGS OF A RUN are those that `python -m learner.main --help` explains.")
+        return exits.DONE
     try:
-        config = load_config(sys.argv[1:] if argv is None else list(argv))
+        config = load_config(flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST

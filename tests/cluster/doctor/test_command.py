@@ -58,3 +58,9 @@ def test_a_sample_of_the_data(tmp_path: Path, capsys, split):
     else:
         assert "data.photo_folder" in printed.err
     assert sample_main(["--nope"]) == exits.WRONG_REQUEST
+
+
+def test_help_explains_and_examines_nothing(capsys):
+    assert main(["--help"]) == exits.DONE
+    said = capsys.readouterr().out
+    assert "python -m cluster.doctor --config my_images" in said and "python -m learner.main --help" in said
