@@ -29,7 +29,8 @@ def starting_point(
         allowed: what may differ from the run so far, see `training_state.refusal_of_another_run`.
 
     Raises:
-        RunRefused: when checkpoints are gone or cannot be trusted and none is left, or the run was another one.
+        RunRefused: when checkpoints are gone or cannot be trusted and none is left, the event log is gone, or the run
+            was another one.
     """
     checkpoints = folder / "checkpoints"
     clear_unfinished(checkpoints)
@@ -49,6 +50,10 @@ def starting_point(
             f"--resume: the event log of {folder} says that step {saved} was saved, but {checkpoints} holds no "
             "checkpoint; the run would start over and overwrite what is there. Nothing was changed. Put the "
             f"checkpoints back, or {anew}")
+    if saved is None and checkpoint.step > 0:  # that of step 0 may be there before its line
+        raise RunRefused(
+            f"--resume: {checkpoint.path} is there, but the event log of {folder} tells of no checkpoint, so what "
+            f"happened before is not known any more. Nothing was changed. Put {folder / EVENTS} back, or {anew}")
     if saved is not None and saved > checkpoint.step and not refused:
         refused = (f"checkpoint {checkpoints / f'step_{saved:06d}'} is gone, which the event log says was saved.",)
     changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)

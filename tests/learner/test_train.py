@@ -203,6 +203,19 @@ def test_a_run_whose_event_log_is_none_is_refused_and_nothing_of_it_changed(unbr
     assert contents(tmp_path / "copy") == before
 
 
+@pytest.mark.parametrize("log", [None, ""])
+def test_a_run_whose_event_log_is_gone_is_refused_and_nothing_of_it_changed(unbroken, folder, tmp_path, log):
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    (tmp_path / "copy" / "events.jsonl").unlink()
+    if log is not None:
+        (tmp_path / "copy" / "events.jsonl").write_text(log)
+    before = contents(tmp_path / "copy")
+    config = load_config(["--config", str(tmp_path / "copy" / "config.yaml")])
+    with pytest.raises(RunRefused, match=r"tells of no checkpoint.* Put .*events.jsonl back, or train anew") as refused:
+        run(config, resume=True)
+    assert "step_0000" in str(refused.value) and contents(tmp_path / "copy") == before
+
+
 def test_the_checkpoint_before_one_that_is_gone_is_taken_and_that_is_said(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "lost", {"learner": {"steps": 2}, "checkpoint": {"every": 1}})
     run(config)
