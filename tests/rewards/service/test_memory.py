@@ -170,4 +170,5 @@ def test_large_images_are_scored_in_little_more_memory_than_they_take(running):
     peak = Peak(running)
     answer = running.client.score(source=black, edited=[black], mask=mask)
     assert answer.status == 200 and answer.json["components"]["background_ssim"][0]["value"] == 1.0
-    assert peak.growth < 5 * 2 * 3 * side * side, peak.growth / MIB
+    # Whole maps of float64 would take twenty times; allocators and threads make five to six of it.
+    assert peak.growth < 8 * 2 * 3 * side * side, peak.growth / MIB
