@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from editing.shapes.dataset import ShapesDataset
@@ -25,17 +25,16 @@ def test_outside_the_mask_source_and_target_are_the_same_picture(index, split):
 
 @settings(max_examples=40, deadline=None)
 @given(indices)
-def test_mask_stays_off_the_border_and_is_tight(index):
+@example(1478)  # at the border, as one of some 2,400 is
+def test_the_mask_holds_what_changes_and_a_pixel_around(index):
     edit = edit_at("train", 3, index)
     mask = edit_mask(edit)
-    assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
     touched = (to_uint8(paint(edit.scene)) != to_uint8(paint(edit.target_scene))).any(axis=-1)
     rows, columns = np.nonzero(touched)
-    around = np.zeros_like(mask)
+    height, width = mask.shape
     for row, column in zip(rows, columns, strict=True):  # brute-force dilation by one (4-neighbourhood)
-        around[row, column] = around[row - 1, column] = around[row + 1, column] = True
-        around[row, column - 1] = around[row, column + 1] = True
-    assert (mask | around == mask).all()
+        for y, x in ((row, column), (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            assert not (0 <= y < height and 0 <= x < width) or mask[y, x]
 
 
 def test_splits_are_disjoint_in_layout_and_all_kinds_occur():
