@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,31 @@ def summarise(runs: Sequence[Run], summaries: Mapping[str, Mapping[str, Any]]) -
     return rows
 
 
+class Ended(Exception):
+    """The runs did not come to their end, which has been said; `status` is the exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@contextmanager
+def runs_ended_in_words(console: Console) -> Iterator[None]:
+    """Says why runs within it failed or were stopped, and raises Ended then."""
+    # Whoever ends this process by SIGTERM means its runs as well.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (AblationError, ConfigError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise Ended(1) from error
+    except KeyboardInterrupt as stopped:
+        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
+        raise Ended(130) from stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
     """Runs the ablation and writes report.md and report.json; 0 when all runs ended well."""
     parser = argparse.ArgumentParser(
@@ -208,20 +234,13 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; more than one makes seconds incomparable")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
-    # Whoever ends this process by SIGTERM means its runs as well.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        runs = plan(options.rows, options.seeds, options.out, overrides)
-        summaries = collect(runs, max(1, options.jobs), runner, lambda text: console.print(text, markup=False))
-        rows = summarise(runs, summaries)
-    except (AblationError, ConfigError) as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with runs_ended_in_words(console):
+            runs = plan(options.rows, options.seeds, options.out, overrides)
+            summaries = collect(runs, max(1, options.jobs), runner, lambda text: console.print(text, markup=False))
+            rows = summarise(runs, summaries)
+    except Ended as ended:
+        return ended.status
     console.print(as_table(rows))
     command = ["python", "-m", "evaluation.ablation", *(sys.argv[1:] if arguments is None else arguments)]
     (options.out / "report.md").write_text(as_markdown(rows, command), encoding="utf-8")

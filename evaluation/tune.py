@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,12 +28,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import ConfigError
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import RunConfig, ShapesData
-from evaluation.ablation import ROWS, AblationError, Runner, collect, plan, run_process
+from evaluation.ablation import ROWS, AblationError, Ended, Runner, collect, plan, run_process, runs_ended_in_words
 
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 BACKGROUND_FACTORS = (0.5, 2.0)
@@ -152,18 +150,12 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        trials = search(options.rows, options.out, overrides, max(1, options.jobs), runner,
-                        lambda text: console.print(text, markup=False))
-    except (AblationError, ConfigError) as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with runs_ended_in_words(console):
+            trials = search(options.rows, options.out, overrides, max(1, options.jobs), runner,
+                            lambda text: console.print(text, markup=False))
+    except Ended as ended:
+        return ended.status
     for row in options.rows:
         best = best_of([trial for trial in trials if trial.row == row])
         _write(options.write / f"{Path(row).stem}.yaml", _extends(row, options.write), best.settings(),

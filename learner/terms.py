@@ -7,7 +7,7 @@ forward and one backward per pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -68,10 +68,10 @@ def backward_through_velocity(
         v = velocity(batch.predecessors[rows], batch.sigma[rows])
         pairs, share = _pairs(batch, rows, v)
         cotangent = torch.zeros_like(pairs.v)
-        for name, term in terms_of(pairs).items():
-            gradient = _gradient(term.value, pairs.v) * (term.weight * share)
+        terms = terms_of(pairs)
+        for name, gradient in _weighted_gradients(terms, pairs, share):
             cotangent += gradient
-            values[name] = values.get(name, 0.0) + share * term.value.item()
+            values[name] = values.get(name, 0.0) + share * terms[name].value.item()
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
         torch.autograd.backward([v], [scale * cotangent])
         leaped.append(pairs.anchors.detach())
@@ -90,8 +90,7 @@ def gradient_norms(
         with torch.no_grad():
             v = velocity(batch.predecessors[rows], batch.sigma[rows])
         pairs, share = _pairs(batch, rows, v)
-        for name, term in terms_of(pairs).items():
-            gradient = _gradient(term.value, pairs.v) * (term.weight * share)
+        for name, gradient in _weighted_gradients(terms_of(pairs), pairs, share):
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
     return {name: square ** 0.5 for name, square in squares.items()}
 
@@ -102,8 +101,13 @@ def _pairs(batch: AnchorBatch, rows: slice, v: Tensor) -> tuple[Pairs, float]:
     return Pairs(rows, leaf, euler_step(x, leaf, batch.sigma[rows], batch.sigma_next[rows])), x.shape[0] / batch.pairs
 
 
-def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
-    """d value / d leaf; zero for a constant (a full mask leaves no background to preserve)."""
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
-    return torch.autograd.grad(value, leaf, retain_graph=True)[0]
+def _weighted_gradients(
+    terms: Mapping[str, Term], pairs: Pairs, share: float
+) -> Iterator[tuple[str, Tensor]]:
+    """Of every term, its share of weight * d value / d v; zero for a constant (a full mask leaves no background)."""
+    for name, term in terms.items():
+        if term.value.requires_grad:
+            (gradient,) = torch.autograd.grad(term.value, pairs.v, retain_graph=True)
+            yield name, gradient * (term.weight * share)
+        else:
+            yield name, torch.zeros_like(pairs.v)
