@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def clock(seconds: float | None) -> str:
 
 def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
     """The same as a Markdown page."""
-    lines = ["# Ablation", "", f"`{' '.join(command)}`", "", NOTE, "",
+    lines = ["# Ablation", "", f"`{shlex.join(command)}`", "", NOTE, "",
              "| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|"]
     lines += ["| " + " | ".join(line) + " |" for line in cells(rows)]
     lines += ["", "| row | seeds | seconds of training |", "|---|---|---:|"]

@@ -49,6 +49,16 @@ def wait_for(config, process, event: str, count: int) -> None:
         time.sleep(0.05)
 
 
+def check_saved(process, folder):
+    """Waits for the end: the run says how to go on, and has saved what it had done."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, said
+    assert f"--config {folder}/config.yaml --resume" in said
+    events = list(read_events(folder / "events.jsonl"))
+    done = max(e["step"] for e in events if e["event"] == "step")
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_a_lost_terminal_and_a_batch_system_ask_as_well(tiny_kontext, tmp_path, number):
     config = tiny_run(tiny_kontext, tmp_path, "run", LONG)
@@ -59,12 +69,7 @@ def test_a_lost_terminal_and_a_batch_system_ask_as_well(tiny_kontext, tmp_path, 
         signal.signal(number, before)
     wait_for(config, process, "step", 2)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == exits.TERMINATED, said
-    assert f"--config {tmp_path}/run/config.yaml --resume" in said
-    events = list(read_events(tmp_path / "run" / "events.jsonl"))
-    done = max(e["step"] for e in events if e["event"] == "step")
-    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+    check_saved(process, tmp_path / "run")
 
 
 @pytest.mark.ray
@@ -78,12 +83,7 @@ def test_a_request_to_every_process_of_a_run_on_ray_is_one_to_the_driver(tiny_ko
     assert len(tree) > 5 and {"raylet", "gcs_server"} <= names
     for one in reversed(tree):  # the driver last, so that the others are not ended by it
         one.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == exits.TERMINATED, said
-    assert f"--config {tmp_path}/run/config.yaml --resume" in said
-    events = list(read_events(tmp_path / "run" / "events.jsonl"))
-    done = max(e["step"] for e in events if e["event"] == "step")
-    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [0, done]
+    check_saved(process, tmp_path / "run")
     _, left = psutil.wait_procs(tree[1:], timeout=60)
     assert left == []
 
