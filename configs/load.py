@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from configs.errors import ConfigError, nearest, shown
 from configs.layers import Layers, find_config, parse_yaml, refuse_tokens, unknown_key
-from configs.run_files import run_of
+from configs.run_files import hash_in, run_of
 from configs.schema import RunConfig
 from configs.tree import default_of, find_field, members, sections
 from configs.validate import validated
@@ -38,7 +38,8 @@ class CommandLine:
     """What was asked for: a configuration, and whether to only print it or to continue its run.
 
     `named` tells that the name was given as a flag: exactly that name is wanted. `allowed` names keys or sections that
-    may differ in the continued run, or `code`.
+    may differ in the continued run, or `code`. `copied` is what a resumed run's file says where that is a copy, outside
+    of the run's folder, of the configuration that a run wrote, and no flag says which run is meant.
     """
 
     config: RunConfig
@@ -46,6 +47,7 @@ class CommandLine:
     resume: bool
     named: bool
     allowed: tuple[str, ...] = ()
+    copied: RunConfig | None = None
 
 
 def load_config(argv: Sequence[str]) -> RunConfig:
@@ -79,11 +81,17 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     # A file that says no name is named after itself, so that two configs do not share a run folder.
     if "name" not in layers.values:
         layers.add({"name": file.stem}, f"the name of {file}")
-    layers.add(run_of(file), f"the folder of {file}")
+    run, flags = run_of(file), {path for path, _, _ in overrides}
+    layers.add(run, f"the folder of {file}")
+    copied = None
+    if "resume" in switches and not run and not flags & {"name", "folder"} and (written := hash_in(file)):
+        copied = validated(layers)
+        if config_hash(copied) != written:  # somebody has made it a configuration of his own
+            copied = None
     _add_overrides(layers, overrides)
     return CommandLine(
-        validated(layers), dry_run="dry-run" in switches, resume="resume" in switches,
-        named=any(path == "name" for path, _, _ in overrides), allowed=tuple(allowed))
+        validated(layers), dry_run="dry-run" in switches, resume="resume" in switches, named="name" in flags,
+        allowed=tuple(allowed), copied=copied)
 
 
 def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:

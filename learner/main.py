@@ -19,7 +19,7 @@ from configs.commands import resume
 from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
 from configs.help import print_help
-from configs.load import config_hash, parse_command_line, to_yaml
+from configs.load import CommandLine, config_hash, parse_command_line, to_yaml
 from configs.output import protect_output
 from configs.schema import RunConfig
 from learner.free_name import free_name
@@ -54,29 +54,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact = request.resume or request.named
     try:
         with nullcontext(request.config) if exact else free_name(request.config) as config:
-            return guarded(config, lambda: train(config, request.resume, request.allowed, stopping))
+            return guarded(config, lambda: train(config, request, stopping))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
 
 
-def train(config: RunConfig, resume: bool, allowed: Sequence[str], stopping: Stopping) -> int:
-    """Runs the training with everything that reports on it and returns the exit code of what came of it."""
+def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
+    """Runs the training, under the name that `config` has, with everything that reports on it and returns the exit code
+    of what came of it."""
     # Imported late: --help and --dry-run answer at once.
     from learner.console import ConsoleReport
     from learner.gallery import GalleryReport
     from learner.metrics_log import MetricsLog, check_tracker
     from learner.quiet import quiet_libraries
     from learner.reporting import Harmless
+    from learner.run_folder import continued_by_copy
     from learner.train import run
 
+    if request.copied is not None:
+        print(continued_by_copy(request.copied, config))
     if config.cluster.mode == "inline":
         quiet_libraries()
     check_tracker(config.report.tracker)
     console, metrics = ConsoleReport(), MetricsLog()
     try:
         # The gallery comes first: the console names it at the end only if it is there.
-        summary = run(config, resume, [GalleryReport(), metrics, console], allowed, stopping)
+        summary = run(config, request.resume, [GalleryReport(), metrics, console], request.allowed, stopping)
     finally:
         for report in (console, metrics):
             Harmless(report).close()

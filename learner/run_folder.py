@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from configs.commands import resume as how_to_resume
 from configs.load import config_hash, to_yaml
-from configs.run_files import CONFIG, LOCK
+from configs.run_files import CONFIG, HEADING, LOCK
 from configs.schema import RunConfig
 from learner.backend import RunRefused
 from learner.run_lock import RunLock
@@ -57,7 +58,7 @@ class RunFolder:
 
     def keep(self, config: RunConfig) -> None:
         """Writes the resolved configuration."""
-        write_text(self.path / CONFIG, f"# sha256 {config_hash(config)}\n{to_yaml(config)}")
+        write_text(self.path / CONFIG, f"{HEADING}{config_hash(config)}\n{to_yaml(config)}")
 
     def _refuse_a_second_run(self) -> None:
         if not self.path.exists() or not {path.name for path in self.path.iterdir()} - {LOCK}:
@@ -68,22 +69,53 @@ class RunFolder:
                          f"{how_to_resume(self.path)}")
 
     def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
-        stored = self.path / CONFIG
-        if not stored.is_file():
-            raise RunRefused(f"--resume: expected the run to continue in {self.path}, but there is no {stored}")
-        try:
-            before = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, ValueError) as error:
-            raise RunRefused(f"--resume: {stored} is not a configuration that this version reads: {error}") from error
-        saved, present = before.model_dump(mode="json"), config.model_dump(mode="json")
-        why = refusal(str(stored), changed_keys(saved, present, allowed))
+        saved, present = _stored(self.path), config.model_dump(mode="json")
+        why = refusal(str(self.path / CONFIG), changed_keys(saved, present, allowed))
         if why is not None:
             raise RunRefused(f"--resume: {why}")
-        self.changed = tuple(key for key in differing_keys(saved, present) if key not in ("name", "folder"))
+        self.changed = _differing(saved, present)
 
     def close(self) -> None:
         """Lets another process take the folder."""
         self._lock.close()
+
+
+def continued_by_copy(copy: RunConfig, config: RunConfig) -> str:
+    """The sentence that says which run is continued where only a copy of a configuration names it.
+
+    Args:
+        copy: what the file says, which some run wrote and which lies in no run's folder.
+        config: the same with the flags over it.
+
+    Raises:
+        RunRefused: when the run in that folder does not have this configuration: the copy may be another one's.
+    """
+    run = Path(config.folder) / config.name
+    saved = _stored(run)
+    differing = _differing(saved, copy.model_dump(mode="json"))
+    if differing and _differing(saved, config.model_dump(mode="json")):
+        raise RunRefused(
+            f"--resume: the configuration is a copy of one that a run wrote, which names {run}, but the run there has "
+            f"another one ({', '.join(differing)}), so it may not be the run that is meant. Nothing was changed. "
+            f"Continue the one that is, by the {CONFIG} in its own folder; the one in {run}: {how_to_resume(run)}")
+    return f"The configuration is a copy of that of {run}; the run in that folder is continued."
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    """The configuration that a run to be continued has, as JSON."""
+    stored = run / CONFIG
+    if not stored.is_file():
+        raise RunRefused(f"--resume: expected the run to continue in {run}, but there is no {stored}. A run that was "
+                         f"renamed or moved is continued by the {CONFIG} in its own folder")
+    try:
+        return RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8"))).model_dump(mode="json")
+    except (yaml.YAMLError, ValueError) as error:
+        raise RunRefused(f"--resume: {stored} is not a configuration that this version reads: {error}") from error
+
+
+def _differing(saved: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys that differ, without those that only name the run."""
+    return tuple(key for key in differing_keys(saved, present) if key not in ("name", "folder"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -106,6 +106,33 @@ def test_what_resumes_a_run_resumes_that_run(run: Path):
         RunFolder(request.config, resume=True).close()
 
 
+def test_a_copy_of_a_runs_configuration_continues_what_it_names_only_if_it_is_that_runs(run: Path, tmp_path):
+    from learner.run_folder import continued_by_copy
+
+    copy = tmp_path / "copies" / "x.yaml"
+    copy.parent.mkdir()
+    shutil.copy(run / "config.yaml", copy)
+    longer = ["--config", str(copy), "--resume", "--learner.steps", "500"]
+    request = parse_command_line(longer)
+    assert request.copied is not None and str(run) in continued_by_copy(request.copied, request.config)
+
+    shutil.move(run, run.parent / "kept")
+    with pytest.raises(RunRefused, match=r"there is no .*config\.yaml"):
+        continued_by_copy(request.copied, request.config)
+    # Another one of that name: a resume may change the steps, so it would be continued as it never was.
+    RunFolder(RunConfig.model_validate({"name": "r", "folder": str(run.parent), "learner": {"steps": 9}}),
+              resume=False).close()
+    request = parse_command_line(longer)
+    with pytest.raises(RunRefused, match=r"another one \(learner\.steps\).*Nothing was changed") as refused:
+        continued_by_copy(request.copied, request.config)
+    advised = parse_command_line(typed(str(refused.value)))
+    assert advised.copied is None and (advised.config.name, advised.config.learner.steps) == ("r", 9)
+    RunFolder(advised.config, resume=True).close()
+    assert parse_command_line([*longer, "--name", "r"]).copied is None  # a flag says which one is meant
+    copy.write_text(copy.read_text().replace("seed: 0", "seed: 5"))  # nor is an edited copy one
+    assert parse_command_line(longer).copied is None
+
+
 def test_a_run_in_use_does_not_advise_what_was_refused(run: Path, capsys):
     from learner.main import guarded
 
