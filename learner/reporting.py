@@ -8,6 +8,9 @@ from typing import Any
 from learner.observer import EvaluationRecord, GroupRecord, Observer, RunRecord, StepRecord
 from learner.saying import warn
 
+HARMLESS = (Exception, SystemExit)
+"""Whatever it is: a report is never worth a run. Libraries for terminals exit where the reader has ended."""
+
 
 class Harmless:
     """An observer whose errors are said, once per kind of call, instead of raised.
@@ -47,9 +50,20 @@ class Harmless:
     def _tell(self, call: Callable[..., None], *what: object) -> None:
         try:
             call(*what)
-        # Whatever it is: a report is never worth a run. Libraries for terminals exit where the reader has ended.
-        except (Exception, SystemExit) as error:
+        except HARMLESS as error:
             if call.__name__ not in self._said:
                 self._said.add(call.__name__)
-                warn("report_failed", report=type(self._observer).__name__, call=call.__name__,
-                     reason=f"{type(error).__name__}: {error}")
+                _failed(type(self._observer).__name__, call.__name__, error)
+
+
+def made(kind: type[Observer], make: Callable[[], Observer]) -> list[Observer]:
+    """What `make` gives, `Harmless`; no observer, and a warning, where it raises."""
+    try:
+        return [Harmless(make())]
+    except HARMLESS as error:
+        _failed(kind.__name__, "__init__", error)
+        return []
+
+
+def _failed(report: str, call: str, error: BaseException) -> None:
+    warn("report_failed", report=report, call=call, reason=f"{type(error).__name__}: {error}")

@@ -24,7 +24,7 @@ from learner.loop import Resumed, Trained, publish, train
 from learner.notices import announcer
 from learner.observer import Observer, RunRecord
 from learner.phases import Phases
-from learner.reporting import Harmless
+from learner.reporting import Harmless, made
 from learner.rollback import Diverged, roll_back, rolled_back_to
 from learner.run_folder import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.spool import recover
@@ -140,9 +140,11 @@ def _run(
     resumed: Resumed, stopping: Stopping | None,
 ) -> dict[str, Any]:
     config, phases = record.config, Phases()
-    alarms = Harmless(AlarmWatch(announcer(events, observers), read_events(record.folder / EVENTS)))
-    alarms.on_start(record)
-    observers = [*observers, alarms]
+    announce = announcer(events, observers)
+    alarms = made(AlarmWatch, lambda: AlarmWatch(announce, read_events(record.folder / EVENTS)))
+    for alarm in alarms:
+        alarm.on_start(record)
+    observers = [*observers, *alarms]
     tasks, last = record.held_out_tasks, config.learner.steps
     assert record.tasks is not None
     backend = make_backend(config, record.folder, announcer(events, observers), record.tasks)

@@ -3,6 +3,7 @@
 import pytest
 import structlog
 
+from learner.alarm_watch import AlarmWatch
 from learner.reporting import Harmless
 from learner.train import run
 from tests.learner.test_loop import Watcher
@@ -43,6 +44,19 @@ def test_reports_that_raise_end_no_run(tiny_kontext, tmp_path):
     assert sorted(line["call"] for line in failed) == sorted(set(broken.called))  # each is said once
     assert "BrokenPipeError: [Errno 32] Broken pipe" in [line["reason"] for line in failed]
     assert [record.step for record in watcher.steps] == [1, 2]  # the reports after it hear everything
+
+
+def test_nor_does_one_that_cannot_be_made(tiny_kontext, tmp_path, monkeypatch):
+    class Unmade(AlarmWatch):
+        def __init__(self, *_):
+            raise MemoryError("too long")
+
+    monkeypatch.setattr("learner.train.AlarmWatch", Unmade)
+    with structlog.testing.capture_logs() as said:
+        summary = run(tiny_run(tiny_kontext, tmp_path, "run", {"learner": {"steps": 1}}))
+    assert summary["counters"]["trained"] == 2
+    (failed,) = [line for line in said if line["event"] == "report_failed"]
+    assert (failed["report"], failed["call"], failed["reason"]) == ("Unmade", "__init__", "MemoryError: too long")
 
 
 def test_a_request_to_stop_is_no_fault_of_a_report():
