@@ -2,10 +2,11 @@
 
     python -m evaluation.tune --rows global rdp quickstart --out runs/tuning --jobs 2 --cluster.mode inline
 
-A comparison at one learning rate compares learning rates as much as methods. Here every row gets the same number of
-runs: first over LEARNING_RATES, then two around the best of them, over the weight of the background term where the row
-has one, else over the learning rate. The best run is the one that gains most in OBJECTIVE on scenes of the validation
-split, which the tables do not show. Finished runs are not done again. Flags such as --learner.steps 20 go to every run.
+A comparison at one learning rate compares learning rates as much as methods. Here every row gets RUNS runs: over
+LEARNING_RATES, then one beside the best of them (beyond it, where it is the first or the last), then two more, over the
+weight of the background term where the row has one, else over the learning rate. The best run is the one that gains
+most in OBJECTIVE on scenes of the validation split, which the tables do not show. Finished runs are not done again.
+Flags such as --learner.steps 20 go to every run.
 
 The rows are written to --write (evaluation/rows/tuned), each as what it changes of its preset, and all runs to
 tuning.json there, where those of rows that other calls searched stay.
@@ -19,7 +20,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,12 @@ from configs.paths import path_argument
 from configs.schema import RunConfig, ShapesData
 from evaluation.ablation import ROWS, AblationError, Ended, Runner, collect, plan, run_process, runs_ended_in_words
 
-LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RUNS = 6
+"""Per row."""
+LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+BEYOND = 2.0
+"""Factor on the learning rate at the border of what was tried."""
 BACKGROUND_FACTORS = (0.5, 2.0)
-LEARNING_RATE_FACTORS = (2**-0.5, 2**0.5)
 OBJECTIVE = "editscore_truth"
 """EditScore's formula from ground truth: it falls with what was not edited and with what was edited too much."""
 SEED = 0
@@ -63,16 +67,37 @@ class Trial:
         return {"learner": learner}
 
 
-def first_round(row: str, config: RunConfig) -> list[Trial]:
-    """Over the learning rate, at the row's own background weight."""
-    return [Trial(row, lr, _background_weight(config)) for lr in LEARNING_RATES]
+def next_trials(row: str, background_weight: float | None, done: Sequence[Trial]) -> list[Trial]:
+    """What to run after the trials that the row has `done`; nothing when it has had its RUNS.
+
+    Args:
+        row: preset or file.
+        background_weight: the row's own; None where it is not searched over.
+        done: trials of this row, with their gains.
+    """
+    if not done:
+        return [Trial(row, lr, background_weight) for lr in LEARNING_RATES]
+    if len(done) >= RUNS:
+        return []
+    if background_weight is None or len(done) == len(LEARNING_RATES):
+        return [Trial(row, next_lr({trial.lr: trial.objective for trial in done}), background_weight)]
+    best = best_of(done)
+    return [Trial(row, best.lr, background_weight * factor) for factor in BACKGROUND_FACTORS]
 
 
-def second_round(best: Trial) -> list[Trial]:
-    """Around the best of the first round, as many for every row."""
-    if best.background_weight is None:
-        return [Trial(best.row, best.lr * factor, None) for factor in LEARNING_RATE_FACTORS]
-    return [Trial(best.row, best.lr, best.background_weight * factor) for factor in BACKGROUND_FACTORS]
+def next_lr(found: Mapping[float, float]) -> float:
+    """Where to look next, given the objective by learning rate: beyond the best if it is the first or the last, else in
+    the middle (of the logarithm) of the wider gap beside it, of equal ones that to the better neighbour."""
+    tried = sorted(found)
+    place = tried.index(max(tried, key=found.__getitem__))
+    best = tried[place]
+    if place == 0:
+        return best / BEYOND
+    if place == len(tried) - 1:
+        return best * BEYOND
+    beside = max((tried[place - 1], tried[place + 1]),
+                 key=lambda lr: (round(abs(math.log(lr / best)), 6), found[lr]))
+    return math.sqrt(best * beside)
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -99,10 +124,11 @@ def search(
         if not isinstance(config.data, ShapesData) or not config.data.held_out_tasks:
             raise AblationError(f"{row}: rows are compared by {OBJECTIVE} on validation scenes of the benchmark, so "
                                 "expected data.type shapes and data.held_out_tasks above 0")
-    start = [trial for row, config in configs.items() for trial in first_round(row, config)]
-    done = _run(start, out, overrides, jobs, runner, say)
-    further = [trial for row in rows for trial in second_round(best_of([t for t in done if t.row == row]))]
-    return done + _run(further, out, overrides, jobs, runner, say)
+    done: list[Trial] = []
+    while further := [trial for row, config in configs.items() for trial in next_trials(
+            row, _background_weight(config), [one for one in done if one.row == row])]:
+        done += _run(further, out, overrides, jobs, runner, say)
+    return done
 
 
 def _run(

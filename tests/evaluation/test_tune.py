@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_every_row_has_the_same_budget_on_the_validation_split(searched):
     assert {row: rows.count(row) for row in rows} == {"rdp": 6, "quickstart": 6, "noise_reward": 6}
     assert {config.data.held_out_split for config in runner.configs} == {"validation"}
     assert {config.learner.steps for config in runner.configs} == {5}
+
+
+def test_the_learning_rate_is_looked_for_beyond_the_border_and_then_between(tmp_path):
+    for row, best, tried in (("rdp", 2e-2, [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]),
+                             ("rdp", 1e-4, [1e-3, 2e-3, 4e-3, 5e-4, 2.5e-4, 1.25e-4]),
+                             ("rdp", 2.2e-3, [1e-3, 2e-3, 4e-3, 2e-3 * 2**0.5, 2e-3 * 2**-0.5, 2e-3 * 2**0.25])):
+        done = []
+        while further := tune.next_trials(row, None, done):
+            done += [replace(trial, gains={tune.OBJECTIVE: -abs(math.log(trial.lr / best))}) for trial in further]
+        assert [trial.lr for trial in done] == pytest.approx(tried)
 
 
 def test_the_best_settings_become_rows_that_change_nothing_else(searched):
