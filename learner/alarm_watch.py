@@ -12,7 +12,6 @@ from learner.alarms import (
     DRIFTS,
     Alarm,
     Group,
-    Reference,
     Rows,
     candidate_alarms,
     due,
@@ -25,7 +24,7 @@ from learner.statistics import REWARD
 from rewards.result import Score
 
 STEPS, GROUPS = 5, 30
-"""The start, and what is lately, are at least so many steps, and so many that they have this number of groups."""
+"""The start is a run's first steps, lately its last ones: so many, and so many that they have this number of groups."""
 
 
 class AlarmWatch:
@@ -42,17 +41,15 @@ class AlarmWatch:
         """
         self._notify = notify
         events = list(before)
-        starts = [event for event in events if event["event"] == "start_measured"]
-        self._start = None if not starts else Reference(
-            *(starts[0][name] for name in ("groups", "unchanged_below", "mean", "sd")))
+        self._start: dict[int, list[Group]] = {
+            event["step"]: event["groups"] for event in standing(events, "start_measured")}
+        self._rewards: dict[int, float] = {event["step"]: event["reward_mean"] for event in standing(events, "step")}
         self._told = {told["metric"]: told["size"] for told in notifications(events)}
 
     def on_start(self, record: RunRecord) -> None:
         width = record.config.learner.groups_per_step
         self._steps = max(STEPS, -(-GROUPS // width))
-        self._groups: deque[list[Group]] = deque(maxlen=self._steps)  # per step
-        self._rewards: deque[float] = deque(maxlen=self._steps)
-        self._first_rewards: list[float] = []
+        self._recent: deque[list[Group]] = deque(maxlen=self._steps)
         self._now: list[Group] = []
         self._base: Rows = ()
         self._measured: list[Rows] = []
@@ -65,21 +62,15 @@ class AlarmWatch:
         self._now.append({name: found for name in (CHANGE, *DRIFTS) if (found := _values(scores.get(name, ())))})
 
     def on_step(self, record: StepRecord) -> None:
-        self._groups.append(self._now)
-        self._now = []
-        if REWARD in record.reward_mean:
-            self._rewards.append(record.reward_mean[REWARD])
-            if len(self._first_rewards) < self._steps:
-                self._first_rewards.append(record.reward_mean[REWARD])
-        if len(self._groups) < self._steps:
+        groups, self._now = self._now, []
+        self._rewards[record.step] = record.reward_mean[REWARD]
+        if record.step <= self._steps:
+            self._start[record.step] = groups
+            self._notify("start_measured", step=record.step, groups=groups)
             return
-        groups = [group for step in self._groups for group in step]
-        if self._start is None:
-            self._start = reference(groups)
-            self._notify("start_measured", step=record.step, **asdict(self._start))
-            self._groups.clear()  # what follows is compared with it
-        else:
-            self._tell(candidate_alarms(self._start, groups, record.step))
+        self._recent.append(groups)  # only what follows the start is compared with it
+        if len(self._recent) == self._steps:
+            self._tell(candidate_alarms(reference(_all(self._start.values())), _all(self._recent), record.step))
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
         if record.label == "base":
@@ -89,8 +80,10 @@ class AlarmWatch:
         final = record.label == "final"
         if not self._base or (len(self._measured) < 2 and not final):
             return
-        rewards = (self._first_rewards, list(self._rewards))
-        self._tell(held_out_alarms(self._base, self._measured[-1:] if final else self._measured, record.step, rewards))
+        rewards = [reward for _, reward in sorted(self._rewards.items())]
+        self._tell(held_out_alarms(
+            self._base, self._measured[-1:] if final else self._measured, record.step,
+            (rewards[:self._steps], rewards[-self._steps:])))
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Nothing: the summary has what was told."""
@@ -102,14 +95,23 @@ class AlarmWatch:
 
 
 def notifications(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a person was told of the steps in a run's weights; what a resume or a rollback undid is left out."""
-    told: list[dict[str, Any]] = []
+    """What a person was told of the steps in a run's weights."""
+    return [{name: told[name] for name in ("metric", "step", "size", "sentence")} for told in standing(events, "alarm")]
+
+
+def standing(events: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The events of a kind that tell of steps in a run's weights; what a resume or a rollback undid is left out."""
+    found: list[Mapping[str, Any]] = []
     for event in events:
         if event["event"] in ("resumed", "rolled_back"):
-            told = [one for one in told if one["step"] <= event["step"]]
-        elif event["event"] == "alarm":
-            told.append({name: event[name] for name in ("metric", "step", "size", "sentence")})
-    return told
+            found = [one for one in found if one["step"] <= event["step"]]
+        elif event["event"] == kind:
+            found.append(event)
+    return found
+
+
+def _all(steps: Iterable[list[Group]]) -> list[Group]:
+    return [group for groups in steps for group in groups]
 
 
 def _values(scores: tuple[Score, ...]) -> list[float]:

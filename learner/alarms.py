@@ -27,6 +27,8 @@ DRIFTS = tuple(f"{where}_{look}_drift" for where in ("edit", "background") for l
 EDITS = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr")
 """Held-out metrics of the edit, larger is better."""
 
+MIN_GROUPS = 8
+"""Fewer groups than this, of the start or of late, show nothing: they do not tell a measure's standard deviation."""
 LITTLE = 0.05
 """Candidates that changed less inside the mask than this share of them did at the start count as unchanged."""
 UNCHANGED_SHARE = 0.25
@@ -65,33 +67,32 @@ class Reference:
     """The candidates of a run's start.
 
     Attributes:
-        groups: how many groups it was taken from.
-        unchanged_below: `edit_change` of a candidate that counts as unchanged; None where it was not measured.
-        mean, sd: of the groups' means, by drift.
+        unchanged_below: `edit_change` of a candidate that counts as unchanged; None where too few groups have it.
+        mean, sd: of the groups' means, by drift that enough groups have.
+        groups: how many have it.
     """
 
-    groups: int
     unchanged_below: float | None
     mean: Mapping[str, float]
     sd: Mapping[str, float]
+    groups: Mapping[str, int]
 
 
 def reference(groups: Sequence[Group]) -> Reference:
     """What the groups of the start look like."""
-    changes = [value for group in groups for value in group.get(CHANGE, ())]
-    means = {name: _means(groups, name) for name in DRIFTS}
-    means = {name: values for name, values in means.items() if len(values) > 1}
+    changes = _changes(groups)
+    means = {name: values for name in DRIFTS if len(values := _means(groups, name)) >= MIN_GROUPS}
     return Reference(
-        groups=len(groups),
         unchanged_below=float(np.quantile(changes, LITTLE)) if changes else None,
         mean={name: float(np.mean(values)) for name, values in means.items()},
-        sd={name: float(np.std(values, ddof=1)) for name, values in means.items()})
+        sd={name: float(np.std(values, ddof=1)) for name, values in means.items()},
+        groups={name: len(values) for name, values in means.items()})
 
 
 def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
     """What the candidates of the last steps show, compared with those of the start."""
     found = []
-    changes = [value for group in recent for value in group.get(CHANGE, ())]
+    changes = _changes(recent)
     if start.unchanged_below is not None and changes:
         share = float(np.mean([value < start.unchanged_below for value in changes]))
         if share > UNCHANGED_SHARE:
@@ -103,9 +104,9 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
     drifts = []
     for name in start.sd:
         values = _means(recent, name)
-        if values:
+        if len(values) >= MIN_GROUPS:
             shift = float(np.mean(values)) - start.mean[name]
-            error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups)
+            error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups[name])
             drifts += _drift(name, start.mean[name], shift, error, start.sd[name], step, "the candidates",
                              "at the start", known=_is_background(name))
     return [*found, *_largest(drifts)]
@@ -200,6 +201,12 @@ def _largest(drifts: Sequence[_Found]) -> list[Alarm]:
         if where not in worst or one.excess > worst[where].excess:
             worst[where] = one
     return [one.alarm for one in worst.values()]
+
+
+def _changes(groups: Sequence[Group]) -> list[float]:
+    """The candidates' `edit_change`; none where too few groups have it."""
+    measured = [group[CHANGE] for group in groups if group.get(CHANGE)]
+    return [value for values in measured for value in values] if len(measured) >= MIN_GROUPS else []
 
 
 def _means(groups: Sequence[Group], name: str) -> list[float]:

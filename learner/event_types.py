@@ -290,13 +290,10 @@ class Alarm(Told):
 
 
 class StartMeasured(Record):
-    """What later candidates are compared with, see `learner.alarms.Reference`."""
+    """What a step at the start measured of its candidates, by group and measure; later ones are compared with it."""
 
     step: Positive
-    groups: Positive
-    unchanged_below: FiniteFloat | None
-    mean: dict[str, FiniteFloat]
-    sd: dict[str, FiniteFloat]
+    groups: list[dict[str, list[FiniteFloat]]]
 
 
 class Counters(Record):

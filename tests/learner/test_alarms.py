@@ -51,6 +51,7 @@ class Played:
             for slot, group in enumerate(groups[step * width : (step + 1) * width]):
                 watch.on_group(group_record(step, slot, group))
             watch.on_step(step_record(step + 1, found["rewards"][step]))
+            self.events.append({"event": "step", "step": step + 1, "reward_mean": found["rewards"][step]})
             rows = found["measured"].get(str(step + 1))
             if measured and rows is not None:
                 watch.on_evaluation(evaluation("final" if step + 1 == 40 else "training", step + 1, rows_of(rows)))
@@ -99,17 +100,37 @@ def test_and_earlier_by_held_out_measurements(name):
 
 def test_the_quickstart_is_not_told_of():
     played = Played(series("quickstart"), measured=True)
-    assert [event["event"] for event in played.events] == ["start_measured"]
+    assert played.alarms == {} and "start_measured" in {event["event"] for event in played.events}
 
 
-def test_a_resumed_run_keeps_its_start_and_repeats_nothing():
+def told(played: Played) -> list[dict]:
+    return [event for event in played.events if event["event"] == "alarm"]
+
+
+@pytest.mark.parametrize("step", [0, 2, 5, 7])
+def test_a_resumed_run_is_compared_with_its_own_start(step):
+    """Also where it was cut short before it had all of it: the start of a run is its first steps."""
+    found = series("my_images")
+    before = Played(found, measured=False, last=step + 1)  # one step more than what was saved
+    events = (*before.events, {"event": "resumed", "step": step})
+    resumed, whole = (Played(found, measured=True, first=first, before=log) for first, log in ((step, events), (0, ())))
+    assert told(resumed) == told(whole) and len(told(whole)) > 4
+    starts = [event for event in before.events[:-2] + resumed.events if event["event"] == "start_measured"]
+    assert starts == [event for event in whole.events if event["event"] == "start_measured"]
+
+
+def test_a_run_whose_start_nobody_measured_has_none_to_be_compared_with():
+    assert told(Played(series("my_images"), measured=False, first=15)) == []
+
+
+def test_a_resumed_run_repeats_nothing():
     found = series("my_images")
     before = Played(found, measured=False, last=20)
     assert CHANGE in before.alarms
     events = tuple(before.events)
     again = Played(found, measured=False, first=15, before=(*events, {"event": "resumed", "step": 15}))
-    # What came after step 15 is undone, so it is told; the start is that of the whole run.
-    assert again.events[0]["event"] == "alarm" and again.alarms[CHANGE][0][0] == 20
+    # What came after step 15 is undone, so it is told.
+    assert told(again)[0]["metric"] == CHANGE and told(again)[0]["step"] == 20
     kept = Played(found, measured=False, first=20, before=(*events, {"event": "resumed", "step": 20}))
     assert all(size > 1.5 * before.alarms[CHANGE][0][1] for _, size in kept.alarms.get(CHANGE, []))
 
@@ -194,6 +215,17 @@ def test_a_reward_that_only_wavers_did_not_rise():
         assert "reward rose" not in sentence(*rewards)
 
 
+def test_a_measure_that_few_groups_have_counts_by_those_that_have_it():
+    name, other = "background_saturation_drift", "edit_contrast_drift"
+    start = [{name: [0.02 * (i % 3)]} if i < 9 else {other: [0.0]} for i in range(30)]
+    assert reference(start).groups == {name: 9, other: 21}
+    shifted = [{name: [one[name][0] + 0.022]} for one in start[:9]]  # 2.7 standard errors of 9 groups, 3.4 of 30
+    assert candidate_alarms(reference(start), shifted, 12) == []
+    assert bool(candidate_alarms(reference(start), [{name: [0.05]}] * 8, 12))
+    assert candidate_alarms(reference(start), [{name: [0.05]}] * 7, 12) == []  # too few
+    assert reference(start[2:]).sd.keys() == {other}
+
+
 def test_candidates_that_were_not_measured_are_no_alarm():
     start = reference([{}] * 30)
     assert start.unchanged_below is None and start.sd == {}
@@ -222,4 +254,4 @@ def test_the_quickstart_is_silent(tmp_path):
     summary = run(config)
     assert summary["notifications"] == [] and summary["verdict"]["outcome"] == "trained"
     events = [e["event"] for e in read_events(tmp_path / "quickstart" / "events.jsonl")]
-    assert events.count("start_measured") == 1 and events.count("evaluated") == 5
+    assert events.count("start_measured") == 5 and events.count("evaluated") == 5

@@ -51,7 +51,7 @@ def test_a_run_that_was_copied_and_goes_on_under_another_name_holds(tiny_kontext
     longer = tiny_run(tiny_kontext, tmp_path, "fork", {**SMALL, "learner": {"steps": 4}})
     # A crash cut off the last line of the copy, and the process that goes on ended it.
     with (tmp_path / "fork" / "events.jsonl").open("ab") as file:
-        file.write(b'{"seq": 46, "time": 17')
+        file.write(f'{{"seq": {len(read(tmp_path / "run"))}, "time": 17'.encode())
     run(longer, resume=True)
     assert told(tmp_path / "fork" / "events.jsonl") == "finished after 4 of 4 steps"
     (resume,) = [event for event in read(tmp_path / "fork") if event["event"] == "resumed"]
