@@ -95,7 +95,8 @@ def _turned(data: bytes, name: str, max_pixels: int) -> tuple[PIL.Image, int]:
             raise TaskError(f"{name} must be a still picture; it is an animation.")
         picture.load()
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        return ImageOps.exif_transpose(picture), orientation if orientation in range(2, 9) else 1
+        ImageOps.exif_transpose(picture, in_place=True)
+        return picture, orientation if orientation in range(2, 9) else 1
     except DECODE_ERRORS as error:
         if isinstance(error, TaskError):
             raise
@@ -174,9 +175,14 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
     elif picture.mode not in ("L", "CMYK"):
-        picture = picture.convert("RGBA" if alpha is not None else "RGB").convert("RGB")
+        picture = _in_mode("RGB", _in_mode("RGBA", picture) if alpha is not None else picture)
     picture, described = to_srgb(picture, profile, name)
-    picture = picture.convert("RGB")
+    picture = _in_mode("RGB", picture)
     if alpha is not None:
         picture = PIL.composite(picture, PIL.new("RGB", picture.size, (255, 255, 255)), alpha)
     return Decoded(np.array(picture), orientation, described)
+
+
+def _in_mode(mode: str, picture: PIL.Image) -> PIL.Image:
+    """The picture in a mode; Pillow would copy one that is in it already, and let no other thread run meanwhile."""
+    return picture if picture.mode == mode else picture.convert(mode)
