@@ -254,7 +254,8 @@ class ServiceConfig(Section):
     max_megapixels: float = Field(16.0, gt=0)
     """Largest picture, by its header, before it is decoded."""
     max_total_megapixels: float = Field(64.0, gt=0)
-    """All pictures of one request, and of all requests that are scored at the same time (the others wait)."""
+    """All pictures of one request, and of all requests that are scored at the same time (the others wait). Requests of
+    at most a sixteenth of it share a sixteenth of their own, so that they do not wait for larger ones."""
     max_prompt: int = Field(8192, ge=1)
     """Longest instruction in characters."""
     queue: int = Field(64, ge=1)

@@ -40,6 +40,11 @@ class ScoreInput:
                 f"task {self.task.task_id}: acd must be [{len(self.images)}]; seen {list(self.acd.shape)}."
             )
 
+    @property
+    def pixels(self) -> int:
+        """Of all its images together, source and target included."""
+        return self.task.height * self.task.width * (len(self.images) + 1 + (self.task.target is not None))
+
 
 PlainScorer = Callable[[ScoreInput], Sequence[Score]]
 """One `Score` per candidate, at once."""

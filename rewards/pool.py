@@ -75,8 +75,8 @@ class Rollout(Protocol):
 class RewardPool:
     """Scores groups by the components that `rewards.weights` gives a weight other than 0.
 
-    Use one pool in one event loop. Without judges and scorers of the user's own (`waits` is False) nothing here ever
-    waits: the coroutines then need no event loop, see `at_once`.
+    Use one pool in one event loop. Without judges, scorers of the user's own and `small_pixels` (`waits` is False)
+    nothing here ever waits: the coroutines then need no event loop, see `at_once`.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class RewardPool:
         waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
         cache: ScoreCache | None = None, first: Sequence[Callable[[], Awaitable[object]]] = (),
         rehearsals: Sequence[Callable[[], Awaitable[object]]] = (), own: Mapping[str, OwnScorer] | None = None,
+        small_pixels: int | None = None,
     ) -> None:
         """Components by name; `open_pool` makes those that the configuration asks for.
 
@@ -97,6 +98,8 @@ class RewardPool:
             first: what `waiting` asks of the judges before their first question; awaited by `start`.
             rehearsals: one question of the run's own size to each judge; awaited by `start` after that.
             own: scorers of the user's own, awaited like `waiting`; closed with the pool.
+            small_pixels: for a pool that many clients ask: everything is computed in threads, and images of so many
+                pixels together or fewer do not wait there for larger ones.
 
         Raises:
             ValueError: when a weighted component has no scorer.
@@ -112,13 +115,15 @@ class RewardPool:
         self._waiting = {name: waiting[name] for name in self._names if name in waiting}
         self._plain = {name: scorers[name] for name in self._names if name not in waiting}
         self._first, self._rehearsals = tuple(first), tuple(rehearsals)
-        # One thread: several at once would only take each other's cores.
+        # One thread: several at once would only take each other's cores. Another one for what takes little of them.
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="scorers")
+        self._computing_small = ThreadPoolExecutor(1, thread_name_prefix="scorers small")
+        self._small_pixels = small_pixels
 
     @property
     def waits(self) -> bool:
-        """Whether scoring may have to wait for something outside this process."""
-        return bool(self._waiting)
+        """Whether scoring may have to wait: for something outside this process, or for other clients."""
+        return bool(self._waiting) or self._small_pixels is not None
 
     async def start(self) -> dict[str, int]:
         """Waits until every server of every judge has answered a picture, and then a question with two images of the
@@ -162,9 +167,9 @@ class RewardPool:
         """What a person should see of every run, whatever it is rewarded for: how the background is held, and
         `rewards.watched`."""
         scorers = {name: SCORERS[name] for name in WATCHED if name not in self._names}
-        found = {name: await _run(name, self._in_thread(scorer) if self._waiting else _at_once(scorer), given)
+        found = {name: await _run(name, self._in_thread(scorer) if self.waits else _at_once(scorer), given)
                  for name, scorer in scorers.items()}
-        if not self._waiting:
+        if not self.waits:
             return {**found, **looks(given)}
         return {**found, **await in_thread(self._computing, looks, given)}
 
@@ -178,7 +183,7 @@ class RewardPool:
             JudgesDown: see `score`.
         """
         given = ScoreInput(task, images, acd)
-        if not self._waiting:
+        if not self.waits:
             return {name: await _run(name, _at_once(scorer), given) for name, scorer in self._plain.items()}
         # The questions first: while they are under way, there is time to compute.
         scorers = {**self._waiting, **{name: self._in_thread(scorer) for name, scorer in self._plain.items()}}
@@ -194,7 +199,8 @@ class RewardPool:
     def _in_thread(self, scorer: PlainScorer) -> WaitingScorer:
         """The scorer in a thread, so that the event loop takes the judges' answers meanwhile."""
         async def computed(given: ScoreInput) -> Sequence[Score]:
-            return await in_thread(self._computing, scorer, given)
+            small = self._small_pixels is not None and given.pixels <= self._small_pixels
+            return await in_thread(self._computing_small if small else self._computing, scorer, given)
 
         return computed
 
@@ -237,7 +243,8 @@ class RewardPool:
             await asyncio.gather(*(judge.close() for judge in self._judges.values()),
                                  *(asyncio.to_thread(scorer.close) for scorer in self._own.values()))
         finally:
-            self._computing.shutdown(wait=False, cancel_futures=True)
+            for threads in (self._computing, self._computing_small):
+                threads.shutdown(wait=False, cancel_futures=True)
             if self._cache is not None:
                 await self._cache.close()
 
@@ -248,7 +255,8 @@ def weighted(config: RunConfig) -> tuple[str, ...]:
 
 
 def open_pool(
-    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None = None, folder: Path | None = None
+    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None = None, folder: Path | None = None,
+    small_pixels: int | None = None,
 ) -> RewardPool:
     """The pool that the configuration asks for, not started yet.
 
@@ -257,6 +265,7 @@ def open_pool(
         tasks: of the run.
         urls: servers by judge that somebody started, beside those of the configuration.
         folder: where an embedded cache keeps what it needs; None takes a temporary one.
+        small_pixels: see `RewardPool`.
 
     Raises:
         ScorerError: when a scorer of the user's own cannot be loaded.
@@ -272,14 +281,14 @@ def open_pool(
                 own[name] = OwnScorer(name, config.rewards.scorers[name], config.rewards.scorer_deadline,
                                       config.rewards.scorer_processes)
                 undone.callback(own[name].close)
-        pool = _with_others(config, tasks, urls, folder, own)
+        pool = _with_others(config, tasks, urls, folder, own, small_pixels)
         undone.pop_all()
     return pool
 
 
 def _with_others(
     config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None, folder: Path | None,
-    own: Mapping[str, OwnScorer],
+    own: Mapping[str, OwnScorer], small_pixels: int | None,
 ) -> RewardPool:
     """See `open_pool`; the user's scorers are there already."""
     names = weighted(config)
@@ -317,7 +326,8 @@ def _with_others(
             first.append(qwen_vl.digit_ids)
             rehearsals.append(qwen_vl.rehearse)
     return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first, own=own,
-                      rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals])
+                      rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
+                      small_pixels=small_pixels)
 
 
 async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[None]]) -> None:

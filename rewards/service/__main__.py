@@ -86,6 +86,7 @@ def _serve(config: RunConfig, access: Access) -> int:
     from rewards.plugin.process import ScorerError
     from rewards.pool import PoolError, open_pool, weighted
     from rewards.service.app import create_app
+    from rewards.service.lanes import small_pixels
     from rewards.service.pool_thread import PoolThread
     from rewards.service.server import make_server
 
@@ -97,7 +98,7 @@ def _serve(config: RunConfig, access: Access) -> int:
     if config.rewards.judge.configured:
         print("Waiting for the judges ...", flush=True)
     try:
-        with bound, PoolThread(lambda: open_pool(config, NO_TASKS)) as pool:
+        with bound, PoolThread(lambda: open_pool(config, NO_TASKS, small_pixels=small_pixels(config.service))) as pool:
             who = "with the token" if access.token else "for everyone on this machine"
             make_server(create_app(config, pool, access), (
                 f"Reward service on {url} {who}: {', '.join(weighted(config))}.")).run(sockets=[bound])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any, Protocol, TypeVar
@@ -21,8 +20,9 @@ from rewards.judge.messages import JudgesDown
 from rewards.result import GroupScores, Score
 from rewards.service.body import ComponentScore, ScoreResponse, parse
 from rewards.service.decode import Parcel, decode, unpack
+from rewards.service.lanes import Lane, Lanes
 from rewards.service.metrics import Metrics
-from rewards.service.queue import Admission, Budget, Shares
+from rewards.service.queue import Admission
 from rewards.service.refusal import Refusal, excerpt
 from rewards.threads import in_thread
 
@@ -34,12 +34,6 @@ SLOWEST = 2**20
 FIRST_PIECE = 2**16
 """Bytes of a body, or all of a shorter one, that must be there before the request gets a place and memory: whoever
 announces much and sends nothing holds nothing but a connection."""
-BODIES = 4
-"""Bodies of the largest size that may be in memory at the same time; of small ones accordingly more."""
-BODIES_OF_A_CLIENT = 2
-"""How many of them may be one client's, by its address."""
-DECODERS = 2
-"""Threads that parse and decode."""
 T = TypeVar("T")
 
 
@@ -72,9 +66,7 @@ class ScoreDesk:
         self._rewards, self._limits, self._scoring = rewards, limits, scoring
         self._admission, self._metrics = admission, metrics
         self._max_body = limits.max_body_megabytes * 2**20
-        self._bodies = Shares(BODIES * self._max_body, BODIES_OF_A_CLIENT * self._max_body)
-        self._pixels = Budget(int(limits.max_total_megapixels * 1e6))
-        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._lanes = Lanes(limits)
         self._numbers = count(1)
 
     async def answer(self, request: Request) -> ScoreResponse:
@@ -94,10 +86,12 @@ class ScoreDesk:
                 async with asyncio.timeout(self._limits.deadline) as limit, AsyncExitStack() as body_held:
                     # No more of a body is read before there is room for all of it; until then it waits at the client.
                     client = request.client.host if request.client else ""
-                    await body_held.enter_async_context(self._bodies.hold(client, declared))
-                    parcel = await self._received(incoming)
-                    async with self._pixels.hold(parcel.total_pixels):
-                        task, images = await in_thread(self._threads, decode, parcel, f"request {next(self._numbers)}")
+                    lane = self._lanes.of_body(declared)
+                    await body_held.enter_async_context(lane.bodies.hold(client, declared))
+                    parcel = await self._received(incoming, lane)
+                    lane = self._lanes.of_pixels(parcel.total_pixels)
+                    async with lane.pixels.hold(parcel.total_pixels):
+                        task, images = await in_thread(lane.threads, decode, parcel, f"request {next(self._numbers)}")
                         del parcel
                         await body_held.aclose()
                         stage = "being scored"
@@ -117,15 +111,15 @@ class ScoreDesk:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._lanes.close()
 
-    async def _received(self, incoming: _Incoming) -> Parcel:
+    async def _received(self, incoming: _Incoming, lane: Lane) -> Parcel:
         body = await incoming.whole()
 
         def opened() -> Parcel:
             return unpack(parse(body), self._limits)
 
-        return await in_thread(self._threads, opened)
+        return await in_thread(lane.threads, opened)
 
 
 def _refuse_other_types(request: Request) -> None:

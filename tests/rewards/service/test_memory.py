@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rewards.service import scoring
+from rewards.service import lanes
 from tests.rewards.service.hostile import (
     black_png,
     png_by_header,
@@ -138,7 +138,7 @@ def test_many_large_bodies_at_once_wait_at_their_clients(running):
     threads = [threading.Thread(target=send, args=(connection,)) for connection in connections]
     for thread in threads:
         thread.start()
-    until(lambda: len(arrived) == scoring.BODIES_OF_A_CLIENT)
+    until(lambda: len(arrived) == lanes.BODIES_OF_A_CLIENT)
     time.sleep(2)  # long enough for more, if more were read
     held = len(arrived)
     for connection in connections:
@@ -146,8 +146,8 @@ def test_many_large_bodies_at_once_wait_at_their_clients(running):
         connection.close()
     for thread in threads:
         thread.join()
-    assert held == scoring.BODIES_OF_A_CLIENT
-    assert peak.growth < (scoring.BODIES_OF_A_CLIENT + 2) * 32 * MIB, peak.growth / MIB
+    assert held == lanes.BODIES_OF_A_CLIENT
+    assert peak.growth < (lanes.BODIES_OF_A_CLIENT + 2) * 32 * MIB, peak.growth / MIB
     until(lambda: running.client.get("/readyz").json["queue"]["taken"] == 0)
     assert running.client.score().status == 200
 

@@ -12,7 +12,7 @@ import pytest
 
 from rewards.judge.messages import JudgesDown
 from rewards.result import Score
-from rewards.service import scoring, server
+from rewards.service import lanes, scoring, server
 from tests.rewards.service.running import (
     ScriptedPool,
     brightness,
@@ -27,6 +27,8 @@ from tests.rewards.service.running import (
 
 HEAD = (b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n")
+LARGE_BODY = json.dumps(small_request()).encode().ljust(2**19)
+"""A small request that takes half of the smallest limit."""
 
 
 def test_a_body_that_is_too_long_is_413_whatever_its_length_says():
@@ -168,13 +170,13 @@ def test_who_announces_much_and_sends_nothing_keeps_out_nobody(monkeypatch):
 
 
 def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
-    monkeypatch.setattr(scoring, "BODIES", 1)
-    monkeypatch.setattr(scoring, "BODIES_OF_A_CLIENT", 1)
+    monkeypatch.setattr(lanes, "BODIES", 1)
+    monkeypatch.setattr(lanes, "BODIES_OF_A_CLIENT", 1)
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
         first = socket.create_connection(("127.0.0.1", client.port))
         first.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == 1)
-        threads, answers = in_threads(1, client.score)
+        threads, answers = in_threads(1, lambda: client.score(LARGE_BODY))
         until(lambda: metric(client, "locus_queue_taken") == 2)
         assert not answers and pool.begun == 0
         first.close()
@@ -186,11 +188,11 @@ def test_one_client_never_holds_all_the_memory_for_bodies():
     """Two addresses of this machine are two clients."""
     with serving(settings=config(max_body_megabytes=1)) as (client, _):
         many = [socket.create_connection(("127.0.0.1", client.port), source_address=("127.0.0.2", 0))
-                for _ in range(scoring.BODIES + 1)]
+                for _ in range(lanes.BODIES + 1)]
         for connection in many:
             connection.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == len(many))
-        assert client.score().status == 200 and metric(client, "locus_queue_taken") == len(many)
+        assert client.score(LARGE_BODY).status == 200 and metric(client, "locus_queue_taken") == len(many)
         for connection in many:
             connection.close()
 
