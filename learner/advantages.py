@@ -16,9 +16,10 @@ ROUNDING = 1e-12
 def is_flat(rewards: Tensor, valid: Tensor | None = None, flat_tolerance: float = FLAT_TOLERANCE) -> bool:
     """True when the valid rewards of a group [G] do not differ, or fewer than two are valid.
 
-    Not to differ: population std <= flat_tolerance * max |reward|. Arguments and errors as
-    `group_advantages`.
+    Not to differ: population std <= flat_tolerance * max |reward|. Arguments and errors as `group_advantages`.
     """
+    if not flat_tolerance >= 0:  # NaN fails too
+        raise ValueError(f"expected flat_tolerance >= 0; seen {flat_tolerance}.")
     _, values = _valid_rewards(rewards, valid)
     return _is_flat(values, flat_tolerance)
 

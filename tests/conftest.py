@@ -13,6 +13,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+# What somebody has exported for runs and terminals of his own is none of the tests'.
+for name in ("RAY_ADDRESS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+
 # Deadlines, and complaints about slow examples, would make property tests depend on how busy the machine is.
 settings.register_profile("locus", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("locus")

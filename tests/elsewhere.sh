@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The suite under what a test must not depend on, in random order, as a user without a name, with an empty home, in the
-# C locale, at another clock:
+# C locale, at another clock, with a cluster's address and colours exported:
 #
 #   tests/elsewhere.sh short     a temporary folder of 6 letters, lines of 300
 #   tests/elsewhere.sh long      a temporary folder of 90 letters, lines of 40
@@ -25,5 +25,5 @@ trap 'rm -rf "$folder" "$home"' EXIT
 # Without a user namespace (some containers) it is the present user.
 other=(unshare --user --map-user=12345 --map-group=12345)
 "${other[@]}" true 2>/dev/null || other=()
-env -i PATH="$PATH" HOME="$home" LANG=C TZ="$zone" COLUMNS="$columns" ${CI:+CI="$CI"} \
+env -i PATH="$PATH" HOME="$home" LANG=C TZ="$zone" COLUMNS="$columns" FORCE_COLOR=1 RAY_ADDRESS=127.0.0.1:1 ${CI:+CI="$CI"} \
   "${other[@]}" .venv/bin/python -m pytest -p randomly -m "not fault" --basetemp "$folder" "$@"

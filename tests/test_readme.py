@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cluster.supervise.__main__ import checked
+from configs.edit_signal import check_edit_signal
 from configs.layers import preset_names
 from configs.load import load_config, parse_command_line
 from editing.task import EditTask
@@ -58,7 +59,7 @@ def test_every_command_is_one(module: str, arguments: list[str], tmp_path: Path)
         # A config in a run folder stands for one that a run has written.
         (tmp_path / "config.yaml").write_text("name: quickstart\n")
         known = [str(tmp_path / "config.yaml") if word.startswith("runs/") else word for word in arguments]
-        parse_command_line(known)
+        check_edit_signal(parse_command_line(known).config)
     elif module == "cluster.doctor":
         parse_command_line(arguments)
     elif module == "cluster.supervise":

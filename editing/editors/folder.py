@@ -128,15 +128,18 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: those that its index lists, or the only one.
 
     Raises:
-        FolderError: when there is neither an index nor exactly one such file.
+        FolderError: when there is neither an index nor exactly one such file, or the index is none.
     """
     index = sorted(folder.glob("*.safetensors.index.json"))
     if len(index) == 1:
-        return [folder / name for name in sorted(set(read_json(index[0]).get("weight_map", {}).values()))]
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise FolderError(f"{folder} should hold one .safetensors file, or an index of several; seen {len(files)}")
-    return files
+        files = read_json(index[0]).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+            raise FolderError(f"{index[0]} should hold a weight_map from names of weights to files")
+        return [folder / name for name in sorted(set(files.values()))]
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise FolderError(f"{folder} should hold one .safetensors file, or an index of several; seen {len(found)}")
+    return found
 
 
 def tensor_shapes(folder: Path) -> dict[str, Shape]:
@@ -163,6 +166,8 @@ def _headers(folder: Path) -> dict[str, dict[str, Any]]:
             if len(content) < length:
                 raise ValueError(f"expected a header of {length} bytes")
             header = json.loads(content)
+            if not isinstance(header, dict):
+                raise ValueError("expected a header that is a JSON object")
         except (OSError, ValueError) as error:
             raise FolderError(f"{path} cannot be read as safetensors ({error})") from error
         header.pop("__metadata__", None)

@@ -149,5 +149,6 @@ def test_the_quasi_norm_of_a_small_exponent_neither_overflows_nor_is_nan(p):
 
 
 def test_a_tolerance_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="flat_tolerance >= 0"):
-        group_advantages(torch.tensor([1.0, 2.0]), flat_tolerance=math.nan)
+    for asked in (group_advantages, is_flat):
+        with pytest.raises(ValueError, match="flat_tolerance >= 0"):
+            asked(torch.tensor([1.0, 2.0]), flat_tolerance=math.nan)

@@ -46,7 +46,8 @@ def test_parts_in_several_files_are_added(tiny_kontext, tmp_path):
     assert folder.stored_bytes(tmp_path) == sum(one.numel() * one.element_size() for one in weights.values())
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 4) + b"nope"])
+@pytest.mark.parametrize("content", [b"", b"junk", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 4) + b"nope",
+                                     struct.pack("<Q", 2) + b"[]"])
 def test_what_is_no_safetensors_file_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -65,3 +66,10 @@ def test_a_folder_without_weights_or_of_another_pipeline_is_a_sentence(tmp_path)
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(folder.FolderError, match="should hold a JSON object, but holds a list"):
         folder.editor_sizes(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": 5}, {"weight_map": {"x": 1}}])
+def test_an_index_that_is_none_is_a_sentence(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(folder.FolderError, match="should hold a weight_map from names of weights to files"):
+        folder.weight_files(tmp_path)
