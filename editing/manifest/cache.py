@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from editing.manifest.notes import Note
 
-VERSION = 1
+VERSION = 2
 """Raise when the same file would be checked or read in another way."""
 KEY = 32
 
@@ -41,6 +41,8 @@ class Checked(NamedTuple):
     height: int
     width: int
     editable: float
+    source: str
+    mask: str
     notes: tuple[Note, ...]
 
 

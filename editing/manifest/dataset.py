@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -49,7 +52,16 @@ class CheckedRecord:
     height: int
     width: int
     editable: float
+    source: str
+    """Digest of the source's pixels as they are edited, and of the edit mask's: equal for the same in another file."""
+    mask: str
     notes: tuple[Note, ...] = ()
+
+
+def pixel_digest(pixels: NDArray[Any]) -> str:
+    """BLAKE2b-64 (hex) of an array and its shape."""
+    shape = "x".join(map(str, pixels.shape)).encode()
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8, person=shape[:16]).hexdigest()
 
 
 def _load(
@@ -247,7 +259,8 @@ class ManifestDataset:
                     cache.put(text, found)
             except TaskError as error:
                 return Fault(number, task_id, str(error))
-            return CheckedRecord(record, found.digests, found.height, found.width, found.editable, found.notes)
+            return CheckedRecord(record, found.digests, found.height, found.width, found.editable, found.source,
+                                 found.mask, found.notes)
 
         items: list[CheckedRecord] = []
         faults: list[Fault] = []
@@ -275,7 +288,8 @@ class ManifestDataset:
     def _decoded(self, record: Record) -> Checked:
         stamps = stamps_of(record.files())  # before they are read: what changes later is seen by them
         task, digests, notes = _load(record, self.max_pixels, expected=None)
-        return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()), notes)
+        return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()),
+                       pixel_digest(task.source), pixel_digest(task.edit_mask), notes)
 
     def _judge(self, lines: int, max_faulty_fraction: float) -> None:
         faulty = len(self.faults)

@@ -1,27 +1,28 @@
-"""The same image in several lines: counted, and kept on one side when tasks are held out."""
+"""The same image in several lines: counted, and kept on one side when tasks are held out.
 
-import json
+An image is the same where all its pixels are, in whatever file they were saved; one that was scaled or compressed with
+a loss is another.
+"""
+
 from collections.abc import Sequence
 
 from editing.manifest.dataset import CheckedRecord
 
 
 def image_groups(items: Sequence[CheckedRecord]) -> list[list[int]]:
-    """Indices of the tasks of each image, by the content of its file, in the order in which images first appear."""
+    """Indices of the tasks of each image, in the order in which images first appear."""
     groups: dict[str, list[int]] = {}
     for index, item in enumerate(items):
-        groups.setdefault(item.digests["source"], []).append(index)
+        groups.setdefault(item.source, []).append(index)
     return list(groups.values())
 
 
 def repeated(items: Sequence[CheckedRecord]) -> list[int]:
     """Indices of the tasks that an earlier line has already: the same image, mask and instruction."""
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, str, str]] = set()
     found = []
     for index, item in enumerate(items):
-        record = item.record
-        mask = item.digests.get("mask") or json.dumps(record.mask_rle, sort_keys=True)
-        key = (item.digests["source"], mask, record.polarity, record.instruction)
+        key = (item.source, item.mask, item.record.instruction)
         if key in seen:
             found.append(index)
         seen.add(key)
@@ -53,5 +54,5 @@ def split(items: Sequence[CheckedRecord], held_out: int) -> tuple[list[int], lis
 
 def shared(train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> int:
     """How many held-out tasks show an image that is trained on."""
-    trained = {item.digests["source"] for item in train}
-    return sum(item.digests["source"] in trained for item in held_out)
+    trained = {item.source for item in train}
+    return sum(item.source in trained for item in held_out)

@@ -120,6 +120,36 @@ def test_what_is_trained_and_measured_on_is_told(tiny_kontext, tmp_path):
             "data.held_out_fraction: every held-out task shows an image that is trained on"]
 
 
+def test_pixels_that_were_saved_again_are_the_same_image(tiny_kontext, tmp_path, capsys):
+    """Another name, compression, or form of the mask; what one pixel tells apart is another image."""
+    path = write_manifest(tmp_path / "m.jsonl", 3)
+    image, mask = Image.open(tmp_path / "0.png"), np.asarray(Image.open(tmp_path / "mask.png")) > 0
+    image.save(tmp_path / "again.png", compress_level=0)
+    image.save(tmp_path / "again.webp", lossless=True)
+    image.putpixel((5, 5), (1, 2, 3))
+    image.save(tmp_path / "other.png")
+    assert (tmp_path / "again.png").read_bytes() != (tmp_path / "0.png").read_bytes()
+    flat = mask.T.reshape(-1)
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    rle = {"size": [30, 40], "counts": np.diff([0, *ends, flat.size]).tolist()}
+    line = json.loads(path.read_text().splitlines()[1])
+    del line["mask"]
+    with path.open("a") as file:
+        for name in ("again.png", "again.webp", "other.png"):
+            file.write(json.dumps({**line, "id": name, "source": name, "mask_rle": rle}) + "\n")
+    assert [sentence.partition(",")[0].partition("(")[0] for sentence in open_tasks(config(tiny_kontext, path)).remarks
+            ] == ["data.path: 6 tasks show 4 images.", "data.path: 2 tasks repeat an earlier one "]
+    assert main([str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "images 4 repeat an earlier task 2" in said
+    header, first, *_ = path.read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text(f"{header}\n{first}\n")
+    (tmp_path / "held.jsonl").write_text(f"{header}\n" + json.dumps({**line, "source": "again.webp", "mask_rle": rle}))
+    assert open_tasks(config(
+        tiny_kontext, tmp_path / "train.jsonl", held_out_path=str(tmp_path / "held.jsonl"))).remarks[-1].startswith(
+            "data.held_out_path: every held-out task shows an image that is trained on")
+
+
 def test_masks_that_may_lie_in_the_wrong_place_are_told_with_what_to_type(tiny_kontext, tmp_path):
     path = write_manifest(tmp_path / "my m.jsonl", 3)
     turned = Image.Exif()

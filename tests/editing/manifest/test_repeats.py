@@ -11,7 +11,7 @@ from editing.manifest.repeats import image_groups, repeated, shared, split
 
 def item(line, image, instruction="x", mask="m"):
     record = Record(line, f"line-{line}", Path("a"), Path("m"), None, "edit_is_white", False, instruction, None, None)
-    return CheckedRecord(record, {"source": image, "mask": mask}, 8, 8, 0.5)
+    return CheckedRecord(record, {"source": f"{line}", "mask": f"{line}"}, 8, 8, 0.5, image, mask)
 
 
 def items(images):
