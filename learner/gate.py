@@ -11,7 +11,9 @@ The last one compares real numbers, and the same weights give other roundings in
 those are is measured, not assumed: `measured_noise` leaps from the same states in the batches of training, of the
 rollout, and one by one, and groups of policy version 0, under which the adapter changes nothing yet, show what other
 processes add. Twice the noise is refused. On the embedded benchmark in bfloat16 the noise is .007 to .009 and weights
-one version old differ by .021 to .053; in float32 it is 8e-7.
+one version old differ by .021 to .053; in float32 it is 8e-7. Learner processes that train together share the largest.
+
+A group that is refused changes nothing that is kept: neither the noise nor what `learner.balance` has measured.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ FLOOR = {"float32": 5e-6, "bfloat16": 4e-3}
 """Noise by editor dtype below which a measurement is luck: kernels that happen to agree on one machine."""
 CEILING = {"float32": 1e-3, "bfloat16": 1e-1}
 """Noise above which an editor cannot be trained: its velocities depend on what else is in the batch."""
+GRID_ROUNDING = 1e-6
+"""Noise levels are computed on the CPU in float32, whatever the editor's device and dtype, so the same machine gives
+the same bits. On another one exp and log may round otherwise; other schedulers differ by thousandths."""
 SIGMAS = 8.0
 """Standard deviations of a correlation by which another candidate's noise must explain a state better than its own."""
 
@@ -65,7 +70,9 @@ class PolicyGate:
             raise PolicyGateError(
                 f"group {name} has latents {list(group.candidates.shape[2:])} per candidate, the learner's editor "
                 f"makes {list(source.shape)} of task {group.task_id}: the editors differ")
-        if not torch.equal(torch.tensor(group.sigmas), grid.cpu()):
+        sigmas = torch.tensor(group.sigmas)
+        same = sigmas.shape == grid.shape and bool(((sigmas - grid.cpu()).abs() <= GRID_ROUNDING).all())
+        if not same:  # NaN is not
             raise PolicyGateError(
                 f"group {name} was integrated over the grid {group.sigmas.tolist()}, the learner's editor has "
                 f"{grid.tolist()}: the schedulers differ")
@@ -100,13 +107,11 @@ class PolicyGate:
             self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)])]
         if not pairs:
             return None
-        if self._here is None:
-            self._here = self._measured(batch, velocity, group.group_size)
-        if self.noise is None:
-            self.noise = self._here
+        here = self._measured(batch, velocity, group.group_size) if self._here is None else self._here
+        noise = here if self.noise is None else self.noise
         first = group.policy_version == 0
         # Of what was measured: else every group of version 0 would widen the tolerance of the next.
-        known = self._here if first else max(self.noise, self._here)
+        known = here if first else max(noise, here)
         tolerance = (FIRST_MARGIN if first else MARGIN) * max(known, FLOOR[self._dtype])
         error = relative_distance(behaviour, batch.stored, batch, pairs)
         if not error <= tolerance:  # NaN fails too
@@ -115,8 +120,7 @@ class PolicyGate:
                 f"the rollout's by {error:.3g} of its length, expected at most {tolerance:.3g}; the same weights in "
                 f"other batches differ by {known:.3g} here. Worker and learner do not hold the same weights, "
                 "encode the task alike, or run the same model code on the same kind of device")
-        if first:
-            self.noise = max(self.noise, error)
+        self._here, self.noise = here, max(noise, error) if first else noise
         return error, tolerance
 
     def _measured(self, batch: AnchorBatch, velocity: Velocity, group_size: int) -> float:

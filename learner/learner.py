@@ -105,6 +105,7 @@ class Learner:
         self._totals = StepTotals()
         self._skipped_updates = self._skipped_in_a_row = 0
         self._offender: str | None = None  # the group that made the present gradient infinite or NaN
+        self._refused: str | None = None  # the group that the policy gate refused
         # A group may leave as soon as its gradient is taken if nothing else needs it.
         self._streaming = streaming(config.rewards.normalisation) and config.learner.updates_per_step == 1
 
@@ -146,11 +147,14 @@ class Learner:
         """The optimizer step over the groups consumed since the last one.
 
         Raises:
-            LearnerError: when groups are missing.
+            LearnerError: when groups are missing, or one was refused.
             PolicyGateError: as `consume`.
             PeersLost: when another of those that train together is gone.
         """
         config, totals = self.config.learner, self._totals
+        if self._refused is not None:
+            raise LearnerError(f"step {self.version} was given group {self._refused}, which the policy gate refused; "
+                               "continue from the last checkpoint")
         if self._intake.waiting != config.groups_per_step:
             raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
                                "(learner.groups_per_step); consume the rest before update()")
@@ -167,6 +171,7 @@ class Learner:
                 self.peers.add_up(self.parameters.values())
             with self._timed("optimizer"):
                 applied |= self._apply(totals.lr)
+        self._gate.noise = self.peers.largest(self._gate.noise)
         self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
         self.version += 1
         self._intake.trained(self.version)
@@ -257,7 +262,7 @@ class Learner:
         return dict(checkpoint.state["extra"])
 
     def _begin_step(self) -> None:
-        self._held, self._scores, self._totals = [], [], StepTotals()
+        self._held, self._scores, self._totals, self._refused = [], [], StepTotals(), None
 
     def _hold(self, group: TrajectoryGroup, staleness: int) -> _Held:
         task = self.tasks.train[group.lease.task_index]
@@ -292,26 +297,36 @@ class Learner:
             self._add_gradient(held, reward, first)
 
     def _weigh(self, rewards: Sequence[GroupReward]) -> None:
-        """Measures the step's groups for the unit of the preservation weights."""
-        sums = [0.0, 0.0, 0.0]
-        with self._timed("accumulate"):
-            for held, reward in zip(self._held, rewards, strict=True):
-                if held is not None:
-                    norms = rc_grpo.bare_norms(
-                        self._batch(held, reward), self._velocity(held.condition), self.config.learner,
-                        self.config.editor.micro_batch)
-                    sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
+        """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
+        it."""
+        sums, micro_batch = [0.0, 0.0, 0.0], self.config.editor.micro_batch
+        for held, reward in zip(self._held, rewards, strict=True):
+            if held is None:
+                continue
+            batch, velocity = self._batch(held, reward), self._velocity(held.condition)
+            if batch.is_flat:
+                continue
+            self._find_old_leaps(held, batch, velocity)
+            with self._timed("accumulate"), self._setting_aside(held.group):
+                behaviour = leaps(velocity, batch, micro_batch) if held.old is None else held.old
+                self._gate.check_policy(held.group, batch, behaviour, velocity)
+                norms = rc_grpo.bare_norms(batch, velocity, self.config.learner, micro_batch)
+                sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
         with self._timed("add_up"):
             self._balance = self._balance.plus(self.peers.total(sums))
+
+    def _find_old_leaps(self, held: _Held, batch: AnchorBatch, velocity: Velocity) -> None:
+        """The behaviour leaps of a stale group, under the weights that made it."""
+        if held.staleness > 0 and held.old is None:
+            with self._timed("old_leaps"), adapter_weights(
+                    self.editor.transformer, self._adapters[held.group.policy_version]):
+                held.old = leaps(velocity, batch, self.config.editor.micro_batch)
 
     def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
         config, group, totals = self.config, held.group, self._totals
         batch = self._batch(held, reward)
         velocity = self._velocity(held.condition)
-        if first and held.staleness > 0:
-            with self._timed("old_leaps"), adapter_weights(
-                    self.editor.transformer, self._adapters[group.policy_version]):
-                held.old = leaps(velocity, batch, config.editor.micro_batch)
+        self._find_old_leaps(held, batch, velocity)
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(
                 batch, velocity, self._base_velocity(held.condition), held.old, config.learner,
@@ -378,10 +393,12 @@ class Learner:
 
     @contextmanager
     def _setting_aside(self, group: TrajectoryGroup) -> Iterator[None]:
-        """Takes a refused group out of the spool: rolled out anew it may pass, from there it never would."""
+        """Takes a refused group out of the spool: rolled out anew it may pass, from there it never would. The step is
+        not made, as the gradient may have something of it."""
         try:
             yield
         except PolicyGateError:
+            self._refused = group.lease.group_id
             self.spool.set_aside(group.lease.group_id)
             raise
 

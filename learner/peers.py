@@ -68,9 +68,17 @@ class Peers:
         self._all_reduce(sums)
         return [float(value) for value in sums]
 
-    def _all_reduce(self, tensor: torch.Tensor) -> None:
+    def largest(self, value: float | None) -> float | None:
+        """The largest of the processes' values, which are above 0; None where none has one. Raises as `add_up`."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([0.0 if value is None else value], dtype=torch.float64)
+        self._all_reduce(found, distributed.ReduceOp.MAX)
+        return found.item() or None
+
+    def _all_reduce(self, tensor: torch.Tensor, how: distributed.ReduceOp.RedOpType = distributed.ReduceOp.SUM) -> None:
         try:
-            distributed.all_reduce(tensor)
+            distributed.all_reduce(tensor, how)
         except RuntimeError as error:
             raise PeersLost(
                 f"learner process {self.rank} of {self.size} lost the others in the middle of a step: "

@@ -16,7 +16,7 @@ from tests.learner.rig import Rig, made_scores
 def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Path) -> None:
     """Joins the others and trains `steps` on-policy steps of `config`.
 
-    The request may also ask to `exit` with a code instead, or to `spoil` the gradient.
+    The request may also ask to `exit` with a code instead, to `spoil` the gradient, or to begin with a `noise`.
     """
     torch.set_num_threads(1)
     rig = Rig(RunConfig.model_validate(request["config"]), request["folder"])
@@ -26,6 +26,7 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
     if request.get("exit"):
         answer.write_text(json.dumps(said))
         os._exit(request["exit"])
+    rig.learner._gate.noise = request.get("noise")
     for step in range(request["steps"]):
         try:
             rig.publish()
@@ -42,4 +43,5 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
         said["applied"].append(made.applied)
     weights = rig.learner.publish()
     arrays = {name: array.tolist() for name, array in weights.arrays.items()}
-    answer.write_text(json.dumps({**said, "fingerprint": weights.fingerprint, "arrays": arrays}))
+    said |= {"leap_noise": rig.learner.state["leap_noise"], "fingerprint": weights.fingerprint, "arrays": arrays}
+    answer.write_text(json.dumps(said))

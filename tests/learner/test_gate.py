@@ -12,9 +12,12 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.editors.lora import adapter_arrays, copy_arrays
 from editing.noise import NoiseRecipe
+from editing.weights import fingerprint
 from learner import gate
+from learner.balance import Balance
 from learner.gate import CEILING, FLOOR, PolicyGate, PolicyGateError, misplaced
-from tests.learner.rig import Rig, made_scores
+from learner.learner import LearnerError
+from tests.learner.rig import Rig, made_scores, weights_of
 
 STEPS = 2
 
@@ -68,13 +71,18 @@ def test_another_grid_is_refused_even_if_its_noise_levels_are_claimed(rig):
     with pytest.raises(PolicyGateError, match="schedulers differ"):
         consumed(rig, replace(group, sigmas=group.sigmas ** 1.01))
     with pytest.raises(PolicyGateError, match="schedulers differ"):
-        consumed(rig, replace(group, sigmas=np.nextafter(group.sigmas, 0)))
+        consumed(rig, replace(group, sigmas=group.sigmas * np.float32(1 - 1e-5)))
     sampler = rig.config.sampler
     longer = rig.config.model_copy(update={"sampler": sampler.model_copy(update={"steps": sampler.steps + 1})})
     task = rig.tasks.train[group.lease.task_index]
     other = roll_out(rig.actor, task, group.lease, longer, config_hash(rig.config))
     with pytest.raises(PolicyGateError, match="do not hold the same weights"):
         consumed(rig, replace(other, sigmas=group.sigmas))
+
+
+def test_a_grid_that_another_machine_rounds_otherwise_is_the_same(rig):
+    group = rig.group(STEPS, 1)
+    consumed(rig, replace(group, sigmas=np.nextafter(group.sigmas, 0)))
 
 
 def test_another_mask_or_seed_is_refused(rig):
@@ -98,6 +106,37 @@ def test_candidates_in_another_order_are_refused(rig, order):
         order[a], order[b] = b, a
     with pytest.raises(PolicyGateError, match="follows the noise of candidate"):
         consumed(rig, replace(group, candidates=group.candidates[:, order]))
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled"])
+def test_a_group_that_is_refused_changes_nothing_that_is_kept(rig, tmp_path, normalisation):
+    config = rig.config.model_copy(update={"rewards": rig.config.rewards.model_copy(
+        update={"normalisation": normalisation})})
+    fresh = Rig(config, tmp_path, balance=Balance())
+    own = adapter_arrays(fresh.actor.transformer)
+    group = fresh.group(0, 0)
+    copy_arrays(fresh.actor.transformer, {name: array + np.float32(0.05) for name, array in own.items()})
+    other = fresh.group(0, 1)
+    before = fresh.learner.state
+    fresh.learner.consume(group, made_scores(group))
+    with pytest.raises(PolicyGateError, match="do not hold the same weights"):
+        fresh.learner.consume(other, made_scores(other))
+        fresh.learner.update()
+    assert fresh.learner.state["balance"] == before["balance"] == {"surrogate": 0, "background": 0, "groups": 0}
+    assert weights_of(fresh.learner) == fingerprint(own)
+    with pytest.raises(LearnerError, match="which the policy gate refused"):
+        fresh.learner.update()  # the step is not made with what is left of the others
+
+
+def test_a_group_that_is_refused_adds_nothing_to_the_noise(rig, monkeypatch):
+    monkeypatch.setattr(gate, "measured_noise", lambda *_: 1e-7)
+    monkeypatch.setattr(gate, "relative_distance", lambda *_: 1.0)
+    fresh, group = PolicyGate(rig.config), rig.group(STEPS, 1)
+    for version in (0, STEPS):
+        with pytest.raises(PolicyGateError):
+            fresh.check_policy(replace(group, policy_version=version),
+                               SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None), None, None)
+    assert fresh.noise is None
 
 
 def test_the_noise_that_was_measured_goes_with_the_checkpoint(rig, tmp_path):
