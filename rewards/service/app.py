@@ -20,6 +20,7 @@ from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from rewards.service.access import Access
 from rewards.service.body import EXAMPLE, Problem, ScoreRequest, ScoreResponse
+from rewards.service.incoming import Refusable
 from rewards.service.metrics import Metrics
 from rewards.service.queue import Admission
 from rewards.service.refusal import Refusal
@@ -141,31 +142,33 @@ class Entrance:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        start, status = monotonic(), 0
+        start, status, seconds = monotonic(), 0, None
+        headers = Headers(scope=scope)
+        request = Refusable(headers, receive, send, self._max_body)
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+                status, seconds = message["status"], monotonic() - start
+            await request.send(message)
 
         try:
-            headers = Headers(scope=scope)
             self._access.check(scope["path"], headers)
             # Such a body comes in chunks, however short it says that it is; proxies may read it the other way.
             if "content-length" in headers and "transfer-encoding" in headers:
                 raise Refusal(400, TWO_LENGTHS)
             if int(headers.get("content-length", "0")) > self._max_body:
                 raise Refusal(413, SENTENCES[413])
-            await self._inner(scope, receive, noted)
+            await self._inner(scope, request.receive, noted)
         except Refusal as refusal:
             await _answer(refusal)(scope, receive, noted)
         except asyncio.CancelledError:  # the server is stopping and has waited long enough
             if status:
                 raise
-            await _answer(Refusal(503, SENTENCES[503], 10))(scope, receive, noted)
+            status = 503
+            await _answer(Refusal(503, SENTENCES[503], 10))(scope, receive, send)
         finally:
-            self._metrics.answered(scope["path"], status, monotonic() - start)
+            self._metrics.answered(scope["path"], status, monotonic() - start if seconds is None else seconds)
 
 
 def _answer(refusal: Refusal) -> JSONResponse:

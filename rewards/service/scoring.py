@@ -20,20 +20,13 @@ from rewards.judge.messages import JudgesDown
 from rewards.result import GroupScores, Score
 from rewards.service.body import ComponentScore, ScoreResponse, parse
 from rewards.service.decode import Parcel, decode, unpack
+from rewards.service.incoming import FIRST_PIECE, Incoming
 from rewards.service.lanes import Lane, Lanes
 from rewards.service.metrics import Metrics
 from rewards.service.queue import Admission
 from rewards.service.refusal import Refusal, excerpt
 from rewards.threads import in_thread
 
-PATIENCE_SECONDS = 5.0
-"""Within which a body's first piece must have arrived; then, from its turn to be read on, all of it, where every piece
-that arrives gives it the time of `SLOWEST` more."""
-SLOWEST = 2**20
-"""Bytes a second."""
-FIRST_PIECE = 2**16
-"""Bytes of a body, or all of a shorter one, that must be there before the request gets a place and memory: whoever
-announces much and sends nothing holds nothing but a connection."""
 T = TypeVar("T")
 
 
@@ -78,7 +71,7 @@ class ScoreDesk:
         """
         _refuse_other_types(request)
         declared = min(int(request.headers.get("content-length", self._max_body)), self._max_body)
-        incoming = _Incoming(request)
+        incoming = Incoming(request)
         await incoming.first(min(declared, FIRST_PIECE))
         with self._admission.place():
             stage = "waiting for its turn"
@@ -113,7 +106,7 @@ class ScoreDesk:
         """Ends the threads."""
         self._lanes.close()
 
-    async def _received(self, incoming: _Incoming, lane: Lane) -> Parcel:
+    async def _received(self, incoming: Incoming, lane: Lane) -> Parcel:
         body = await incoming.whole()
 
         def opened() -> Parcel:
@@ -130,46 +123,6 @@ def _refuse_other_types(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {excerpt(encoding)!r}.")
-
-
-class _Incoming:
-    """A body on its way here, which must not take its time."""
-
-    def __init__(self, request: Request) -> None:
-        self._pieces, self._body = request.stream(), bytearray()
-
-    async def first(self, length: int) -> None:
-        """Waits for so many bytes, or for all of the body if it is shorter.
-
-        Raises:
-            Refusal: 408 when they do not arrive in time.
-        """
-        await self._read(length, 0)
-
-    async def whole(self) -> bytearray:
-        """The body, which is kept nowhere else: it is let go of with the budget that it was counted in.
-
-        Raises:
-            Refusal: 408 when it does not arrive in time.
-        """
-        await self._read(None, 1 / SLOWEST)
-        body, self._body = self._body, bytearray()
-        return body
-
-    async def _read(self, length: int | None, seconds_per_byte: float) -> None:
-        start, before = asyncio.get_running_loop().time(), len(self._body)
-        try:
-            async with asyncio.timeout_at(start + PATIENCE_SECONDS) as limit:
-                while length is None or len(self._body) < length:
-                    piece = await anext(self._pieces, None)
-                    if piece is None:
-                        return
-                    self._body += piece
-                    limit.reschedule(start + PATIENCE_SECONDS + (len(self._body) - before) * seconds_per_byte)
-        except TimeoutError:
-            raise Refusal(
-                408, f"The body must arrive within {PATIENCE_SECONDS:g} s and at {SLOWEST:,} bytes/s or more; after "
-                f"{len(self._body):,} bytes there was still no end.") from None
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ import numpy as np
 from rewards.command import NO_TASKS
 from rewards.pool import RewardPool
 from rewards.result import Score
-from rewards.service import scoring
+from rewards.service import incoming, scoring
 from rewards.service.lanes import BODIES, BODIES_OF_A_CLIENT, small_pixels
 from rewards.service.pool_thread import PoolThread
 from tests.rewards.service.running import config, encoded, in_threads, metric, serving, small_request, until
@@ -96,7 +96,7 @@ def test_beside_large_bodies_that_take_all_the_memory_for_them():
         many = [socket.create_connection(("127.0.0.1", client.port), source_address=(address, 0))
                 for address in addresses]
         for connection in many:
-            connection.sendall(head + b" " * scoring.FIRST_PIECE)
+            connection.sendall(head + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == len(many))
         assert client.score(json.dumps(tiny_request()).encode()).json["rewards"] == [2.1]
         assert metric(client, "locus_queue_taken") == len(many)

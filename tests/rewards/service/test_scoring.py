@@ -12,7 +12,7 @@ import pytest
 
 from rewards.judge.messages import JudgesDown
 from rewards.result import Score
-from rewards.service import lanes, scoring, server
+from rewards.service import incoming, lanes, scoring, server
 from tests.rewards.service.running import (
     ScriptedPool,
     brightness,
@@ -58,7 +58,7 @@ def test_a_body_is_let_go_of_before_its_images_are_scored():
             threads, answers = in_threads(1, lambda: client.score(json.dumps(small_request()).encode() + b" " * size))
             until(lambda: pool.begun == 1)
             held = [trace.size for trace in tracemalloc.take_snapshot().filter_traces(
-                [tracemalloc.Filter(True, scoring.__file__)]).traces]
+                [tracemalloc.Filter(True, module.__file__) for module in (scoring, incoming)]).traces]
             pool.held.set()
             threads[0].join()
     finally:
@@ -144,19 +144,19 @@ def test_a_client_that_leaves_frees_its_place():
 
 @pytest.mark.parametrize("sent", [b"", b"{", b"{" * 2**17])
 def test_a_body_that_does_not_arrive_is_408(monkeypatch, sent):
-    monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 0.3)
     with serving() as (client, _), socket.create_connection(("127.0.0.1", client.port), timeout=30) as slow:
         slow.sendall(HEAD % 1_000_000 + sent)
         answer = b""
         while not answer.endswith(b'end."}'):
             answer += slow.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s and at 1,048,576 bytes/s" in answer
-        monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 30.0)
+        monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 30.0)
         assert client.score().status == 200
 
 
 def test_who_announces_much_and_sends_nothing_keeps_out_nobody(monkeypatch):
-    monkeypatch.setattr(scoring, "PATIENCE_SECONDS", 600.0)  # so that it is not their end that lets others in
+    monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 600.0)  # so that it is not their end that lets others in
     with serving(settings=config(max_body_megabytes=1, queue=2)) as (client, _):
         silent = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(8)]
         for connection in silent:
@@ -174,7 +174,7 @@ def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
     monkeypatch.setattr(lanes, "BODIES_OF_A_CLIENT", 1)
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
         first = socket.create_connection(("127.0.0.1", client.port))
-        first.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
+        first.sendall(HEAD % 2**20 + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == 1)
         threads, answers = in_threads(1, lambda: client.score(LARGE_BODY))
         until(lambda: metric(client, "locus_queue_taken") == 2)
@@ -190,7 +190,7 @@ def test_one_client_never_holds_all_the_memory_for_bodies():
         many = [socket.create_connection(("127.0.0.1", client.port), source_address=("127.0.0.2", 0))
                 for _ in range(lanes.BODIES + 1)]
         for connection in many:
-            connection.sendall(HEAD % 2**20 + b" " * scoring.FIRST_PIECE)
+            connection.sendall(HEAD % 2**20 + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == len(many))
         assert client.score(LARGE_BODY).status == 200 and metric(client, "locus_queue_taken") == len(many)
         for connection in many:
