@@ -60,6 +60,7 @@ class Began(Record):
         changed: keys of the configuration that differ from those of the process before, sorted.
         allowed: what `--allow-changed` named.
         data, code: fingerprints of the tasks and of sources and libraries.
+        seed: of the run; with `train_tasks` and `groups_per_step` it says which task each lease is for.
         steps, groups_per_step, updates_per_step, group_size, min_valid, staleness, publish_every, checkpoint_every,
             evaluate_every: the keys of the configuration that decide what must be in the lines that follow.
         train_tasks, held_out_tasks: how many there are.
@@ -73,6 +74,7 @@ class Began(Record):
     allowed: list[str]
     data: dict[str, str]
     code: dict[str, str]
+    seed: Annotated[int, Field(ge=0)]
     steps: Positive
     groups_per_step: Positive
     updates_per_step: Positive

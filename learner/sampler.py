@@ -54,6 +54,11 @@ class LeaseSampler:
         """The next attempt at the same task with the same noise, for a group that was lost."""
         return replace(lease, attempt=lease.attempt + 1, policy_version=version)
 
+    def task(self, step: int, slot: int) -> int:
+        """The task that a lease at this place is for, as long as no further one is skipped."""
+        order, place = self._place(step, slot)
+        return next(task for task in map(int, chain(order[place:], order[:place])) if task not in self._skipped)
+
     def skip(self, task: int) -> None:
         """No lease is for this task from now on.
 
@@ -65,12 +70,16 @@ class LeaseSampler:
         self._skipped.add(task)
 
     def _lease(self, step: int, slot: int, attempt: int, version: int) -> Lease:
-        epoch, place = divmod(step * self._groups + slot, self.num_tasks)
-        order = self._order(epoch)
-        task = next(task for task in map(int, chain(order[place:], order[:place])) if task not in self._skipped)
+        task, (order, place) = self.task(step, slot), self._place(step, slot)
+        epoch = (step * self._groups + slot) // self.num_tasks
         instead = () if task == order[place] else ("instead of", int(order[place]))
         seed = derive_seed(self._run_seed, epoch, task, attempt, *instead)
         return Lease(step, slot, task, attempt, seed, policy_version=version)
+
+    def _place(self, step: int, slot: int) -> tuple[NDArray[np.int64], int]:
+        """The order of the epoch, and the place in it."""
+        epoch, place = divmod(step * self._groups + slot, self.num_tasks)
+        return self._order(epoch), place
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         # Ranks of raw Philox words: unlike numpy's `permutation`, fixed for all time.

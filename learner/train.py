@@ -124,7 +124,7 @@ def _began(
     config = record.config
     return {
         "step": record.first_step, "config_hash": record.config_hash, "changed": list(folder.changed),
-        "allowed": list(allowed), "data": tasks.fingerprints, "code": code_fingerprint(),
+        "allowed": list(allowed), "data": tasks.fingerprints, "code": code_fingerprint(), "seed": config.seed,
         "steps": config.learner.steps, "groups_per_step": config.learner.groups_per_step,
         "updates_per_step": config.learner.updates_per_step, "group_size": config.exploration.group_size,
         "min_valid": config.rewards.min_valid, "staleness": config.cluster.staleness,

@@ -16,6 +16,10 @@ from learner.event_types import (
     TaskSkipped,
     Trained,
 )
+from learner.sampler import LeaseSampler
+
+MOST_TASKS = 10**7
+"""Training tasks whose order is drawn here again: far more than a run can open."""
 
 
 @dataclass
@@ -48,12 +52,18 @@ class Groups(Rule):
         self._expected = (0, 0)  # step and slot of the next first attempt
         self._skipped: set[int] = set()  # tasks that went bad
         self._requeued = -1  # task of the last group that was requeued
-        self._scored: dict[str, tuple[int, int]] = {}  # version and valid scores, of all processes
+        self._scored: dict[str, tuple[int, int, int]] = {}  # version, valid scores and task, of all processes
+        self._order: LeaseSampler | None = None  # of this process
 
     def begin(self, record: Began) -> None:
         self.history.counts["in flight when a process ended"] += self._in_flight()
         self._groups, self._newest, self._skipped = {}, {}, set()
         self._expected = (record.step, 0)
+        self._order = None
+        if record.train_tasks <= MOST_TASKS:
+            self._order = LeaseSampler(record.seed, record.train_tasks, record.groups_per_step)
+        else:
+            self.history.fault("P2", f"expected at most {MOST_TASKS:,} training tasks, got {record.train_tasks:,}")
 
     def close(self) -> None:
         lost = self._in_flight()
@@ -78,11 +88,15 @@ class Groups(Rule):
             history.fault("P3", f"group {name} was leased after {history.done} steps under version {record.version}; "
                                 f"expected one of steps {history.done} to {last}")
         self._place(name, step, slot, record.task)
+        expected = None if self._order is None else self._order.task(step, slot)
+        if expected is not None and record.task != expected:
+            history.fault("P2", f"group {name} is for task {record.task}, but in the run's order task {expected} comes "
+                                "there")
         before = self._newest.get((step, slot))
         if before is None:
             self._first_attempt(name, step, slot, attempt)
         else:
-            self._next_attempt(name, attempt, record.task, before)
+            self._next_attempt(name, attempt, before)
         self._groups[name] = self._newest[step, slot] = _Group(record.task, attempt, record.version)
 
     def _place(self, name: str, step: int, slot: int, task: int) -> None:
@@ -112,24 +126,25 @@ class Groups(Rule):
         step, slot = place
         return (step, slot + 1) if slot + 1 < self.history.process.groups_per_step else (step + 1, 0)
 
-    def _next_attempt(self, name: str, attempt: int, task: int, before: _Group) -> None:
+    def _next_attempt(self, name: str, attempt: int, before: _Group) -> None:
         history, skipped = self.history, before.task in self._skipped
         if before.end not in ("rejected", "requeued"):
             history.fault("P2", f"group {name} was leased, but attempt {before.attempt} was "
                                 f"{before.end or 'not lost'}")
         if attempt != before.attempt + 1 and not (skipped and attempt == before.attempt + 2):
             history.fault("P2", f"group {name} is attempt {attempt}, the one before it was {before.attempt}")
-        if task != before.task and not skipped:
-            history.fault("P2", f"group {name} is for task {task}, the attempt before it was for task {before.task}")
 
     def on_replayed(self, record: Leased) -> None:
         history, name = self.history, record.group
         step, slot, attempt = place_of(name)
         history.counts["replayed"] += 1
-        version, valid = self._scored.get(name, (None, None))
+        version, valid, task = self._scored.get(name, (None, None, record.task))
         if version != record.version:
             history.fault("P4", f"group {name} was taken from the spool as of version {record.version}, but it was "
                                 + ("never scored" if version is None else f"generated under {version}"))
+        if task != record.task:
+            history.fault("P2", f"group {name} was taken from the spool for task {record.task}, but it was scored for "
+                                f"task {task}")
         if history.published is None:
             history.fault("P4", f"group {name} was taken from the spool before the weights were published")
         if (step, slot) in self._newest:
@@ -169,7 +184,7 @@ class Groups(Rule):
             history.fault("P2", f"group {name} was scored, but it was "
                                 + (group.end or ("never generated" if group.made is None else "scored before")))
         group.valid = record.valid
-        self._scored[name] = (group.version, record.valid)
+        self._scored[name] = (group.version, record.valid, group.task)
 
     def on_spooled(self, record: Spooled | GroupReason) -> None:
         group = self._known(record.group, "spooled")
@@ -229,3 +244,6 @@ class Groups(Rule):
             self.history.fault("P2", f"task {record.task} went bad, but the line before it is not that of a group of "
                                      "it that was requeued for that")
         self._skipped.add(record.task)
+        # Without a task that is left, the run ends.
+        if self._order is not None and record.task < self._order.num_tasks > len(self._skipped):
+            self._order.skip(record.task)

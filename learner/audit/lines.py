@@ -16,6 +16,14 @@ NEW_PROCESS = ("started", "resumed", "rolled_back")
 """What may follow a line that a crash cut off: only another process finds it."""
 
 
+LARGEST_STEP = 3600.0
+"""Seconds by which a clock that is set goes back at most; one that is kept in step goes back by far less."""
+SMALLEST_STEP = 0.01
+LEAST_STEPS, STEPS_SHARE = 3, 0.05
+"""A process may see its clock go back so often, or at this share of its lines: some machines' clocks are set anew every
+few seconds."""
+
+
 class Head(Record):
     """What every line has besides the fields of its event."""
 
@@ -49,7 +57,7 @@ def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
     Raises:
         OSError: when the file cannot be read.
     """
-    seq, previous, cut_off = 0, FIRST, 0
+    seq, previous, cut_off, clock = 0, FIRST, 0, _Clock(fault)
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             text = raw.removesuffix(b"\n")
@@ -72,11 +80,38 @@ def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
                     fault(number, f"expected previous {before}, the digest of the line before, got {head.previous}: "
                                   "a line was changed, moved, added or taken out")
                 seq = head.seq + 1
+                clock.shows(number, head)
                 yield Line(number, head.event, read_record(head.event, values))
             except EventError as error:
                 fault(number, f"expected a line as learner.event_types describes it: {error}")
             except RecursionError:
                 fault(number, "expected an event, got JSON that is nested too deeply")
+    clock.ends()
+
+
+class _Clock:
+    """The times of a process's lines, which do not run backwards but where its clock is set; each process has its own
+    clock."""
+
+    def __init__(self, fault: Callable[[int, str], None]) -> None:
+        self._fault = fault
+        self._line, self._lines, self._back, self._time = 0, 0, 0, 0.0
+
+    def shows(self, number: int, head: Head) -> None:
+        """The time of the next line."""
+        if head.event in NEW_PROCESS:
+            self.ends()
+            self._lines, self._back, self._time = 0, 0, 0.0
+        back = self._time - head.time
+        if back > LARGEST_STEP:
+            self._fault(number, f"its time is {back:.0f} s before that of the line before it")
+        self._back += back > SMALLEST_STEP
+        self._line, self._lines, self._time = number, self._lines + 1, head.time
+
+    def ends(self) -> None:
+        """There are no further lines of this process."""
+        if self._back > max(LEAST_STEPS, STEPS_SHARE * self._lines):
+            self._fault(self._line, f"time ran backwards at {self._back} of the {self._lines} lines of this process")
 
 
 def _is_beginning(text: bytes, seq: int) -> bool:

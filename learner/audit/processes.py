@@ -8,7 +8,7 @@ from learner.event_types import Began, Failed, OfStep, StepReason, Told
 from learner.training_state import CHANGEABLE, changed_keys, is_within
 
 SETTINGS = {
-    "steps": "learner.steps", "groups_per_step": "learner.groups_per_step",
+    "seed": "seed", "steps": "learner.steps", "groups_per_step": "learner.groups_per_step",
     "updates_per_step": "learner.updates_per_step", "group_size": "exploration.group_size",
     "min_valid": "rewards.min_valid", "staleness": "cluster.staleness", "publish_every": "cluster.publish_every",
     "checkpoint_every": "checkpoint.every", "evaluate_every": "report.evaluate_every",

@@ -114,6 +114,24 @@ def not_on_disk(events):
     return without(events, "spooled")
 
 
+def one_task_for_all(events):
+    first = events[numbers(events, "leased")[0]]["task"]
+    return [{**event, "task": first} if event["event"] == "leased" else event for event in events]
+
+
+def another_order(events):
+    return changed(events, "started", seed=events[0]["seed"] + 1)
+
+
+def trained_long_ago(events):
+    return [{**event, "time": 1.0} if event["event"] == "trained" else event for event in events]
+
+
+def times_backwards(events):
+    times = [event["time"] for event in reversed(events)]
+    return [{**event, "time": time} for event, time in zip(events, times, strict=True)]
+
+
 def went_back(events):
     where = numbers(events, "step")[1] + 1
     return inserted(events, where, {**events[-1], "event": "rolled_back", "step": 0, "reason": ""})
@@ -153,6 +171,10 @@ DOCTORED = {
     counters_that_add_up: ["step 2 does not count what the lines before it say: leased 9 instead of 4"],
     too_old: ["group 000002.000.0 was 2 steps old, the limit is 0"],
     not_on_disk: ["group 000000.000.0 was trained on, but never spooled"],
+    one_task_for_all: ["group 000000.001.0 is for task ", "group 000002.001.0 is for task ", "in the run's order "],
+    another_order: ["in the run's order task "],
+    trained_long_ago: [" s before that of the line before it"],
+    times_backwards: ["time ran backwards at "],
     went_back: ["the run went back to step 0, but no process ended because it diverged"],
     a_step_that_was_skipped: ["step 2 was skipped, but its gradient norm is "],
 }
