@@ -81,7 +81,9 @@ def judge_words(judge: Mapping[str, float]) -> list[str]:
 def reward_words(record: StepRecord) -> list[str]:
     """Which candidates and components had nothing to say in a step."""
     words = [f"invalid {', '.join(f'{name} {count}' for name, count in record.invalid.items())}"] * bool(record.invalid)
-    return [*words, *([f"silent {', '.join(record.silent)}"] if record.silent else [])]
+    words += [f"silent {', '.join(record.silent)}"] * bool(record.silent)
+    floored = ", ".join(f"{name} in {count}" for name, count in record.floored.items())
+    return [*words, *([f"groups below rewards.floors: {floored}"] if floored else [])]
 
 
 def shown(record: StepRecord) -> list[str]:

@@ -252,6 +252,7 @@ def step_record(
         judge=judge,
         invalid=gatherer.invalid(),
         silent=rewards.silent,
+        floored=rewards.floored,
     )
 
 

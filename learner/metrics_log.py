@@ -80,6 +80,7 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "reward/zero_std_share": record.zero_std_share,
         **{f"reward/invalid/{name}": count for name, count in record.invalid.items()},
         **{f"reward/silent/{name}": 1 for name in record.silent},
+        **{f"reward/floored/{name}": count for name, count in record.floored.items()},
         **{f"judge/{name}": value for name, value in record.judge.items()},
         "rollout/groups_per_minute": record.groups_per_minute,
         "rollout/staleness_max": max(ages),

@@ -90,6 +90,7 @@ class StepRecord:
         invalid: how many candidates had no score since the step before, by component and reason
             (`editscore_unavailable`), those of rejected groups included.
         silent: components that contributed nothing to the step, see `rewards.compose.GroupReward`.
+        floored: components that varied by no more than their floor in so many groups of the step.
         learner: the learner's own numbers (`learner.reports.StepReport.metrics`: loss terms, gradient norms, clipped
             fraction, learning rate, ...) and its seconds by phase, `<phase>_seconds`.
     """
@@ -108,6 +109,7 @@ class StepRecord:
     judge: Mapping[str, float] = field(default_factory=dict)
     invalid: Mapping[str, int] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
+    floored: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ class RewardStatistics:
 
     `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard deviation
     within the group, `zero_std_share` the share of groups that teach nothing because their combined reward does not
-    vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step, see
+    vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step; `floored` are
+    those that counted as equal in so many groups because they varied by no more than their floor, see
     `rewards.compose.GroupReward`.
     """
 
@@ -37,6 +38,7 @@ class RewardStatistics:
     std: Mapping[str, float]
     zero_std_share: float
     silent: tuple[str, ...] = ()
+    floored: Mapping[str, int] = field(default_factory=dict)
 
 
 def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
@@ -56,6 +58,7 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
         std={name: float(np.mean(per_group)) for name, per_group in std.items()},
         zero_std_share=sum(flat) / len(flat),
         silent=combined[0].silent,
+        floored=Counter(name for reward in combined for name in reward.floored),
     )
 
 

@@ -28,6 +28,8 @@ class GroupReward:
         valid: bool [G], True where every weighted component has a value.
         silent: components that contributed nothing to any group because they did not vary (their spread is
             zero, so there is no scale to bring them to); always empty without normalisation.
+        floored: components whose values vary in this group, but by no more than their floor, so that they count as
+            equal.
         filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`.
     """
 
@@ -35,6 +37,7 @@ class GroupReward:
     valid: NDArray[np.bool_]
     silent: tuple[str, ...] = ()
     filtered: bool = False
+    floored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 1 or self.valid.shape != self.rewards.shape:
@@ -82,10 +85,13 @@ def compose(
         raise ValueError(f"weights: expected a component with a weight other than 0; seen {dict(weights)}.")
     valid = [_valid(group, names) for group in scores]
     rewards = [np.zeros(mask.shape) for mask in valid]
-    silent = []
+    silent, floored = [], [list[str]() for _ in scores]
     for name in names:
-        values = [_above(_values(group, name, mask), floors.get(name, 0.0))
-                  for group, mask in zip(scores, valid, strict=True)]
+        given = [_values(group, name, mask) for group, mask in zip(scores, valid, strict=True)]
+        values = [_above(part, floors.get(name, 0.0)) for part in given]
+        for found, before, after in zip(floored, given, values, strict=True):
+            if after is not before and _varies(before):
+                found.append(name)
         largest = max((float(np.abs(part).max()) for part in values if part.size), default=0.0)
         if normalisation == "minibatch":
             values = [part - _mean(values) for part in values]
@@ -100,8 +106,8 @@ def compose(
                 continue
         for reward, mask, part in zip(rewards, valid, values, strict=True):
             reward[mask] += weights[name] * part / scale
-    return [GroupReward(reward, mask, tuple(silent), is_filtered(reward[mask], min_std))
-            for reward, mask in zip(rewards, valid, strict=True)]
+    return [GroupReward(reward, mask, tuple(silent), is_filtered(reward[mask], min_std), tuple(found))
+            for reward, mask, found in zip(rewards, valid, floored, strict=True)]
 
 
 def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
@@ -114,10 +120,7 @@ def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
     """
     if rewards.size < 2:
         return False
-    largest = float(np.abs(rewards).max())
-    if largest == 0:
-        return False
-    spread = float(np.std(rewards / largest))  # divided first: squares of very small rewards would underflow
+    spread, largest = _spread(rewards)
     return spread > ROUNDING and spread * largest < min_std
 
 
@@ -155,9 +158,20 @@ def _above(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
     """The values [V] of a group, or their mean in all places where their spread is at most `floor`, or rounding."""
     if not values.size:
         return values
-    largest = float(np.abs(values).max())
-    spread = float(np.std(values / largest)) if largest > 0 else 0.0  # divided first: small squares would underflow
+    spread, largest = _spread(values)
     return values if spread > ROUNDING and spread * largest > floor else np.full_like(values, values.mean())
+
+
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Whether values [V] differ by more than rounding."""
+    return values.size > 0 and _spread(values)[0] > ROUNDING
+
+
+def _spread(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Population standard deviation as a part of the largest size, and that size."""
+    largest = float(np.abs(values).max())
+    # Divided first: squares of very small values would underflow.
+    return (float(np.std(values / largest)) if largest > 0 else 0.0), largest
 
 
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> NDArray[np.float64]:

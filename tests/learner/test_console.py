@@ -198,11 +198,13 @@ JUDGE = {"editscore_in_rotation": 2.0, "editscore_p50_seconds": 2.14, "editscore
 
 
 def test_judges_have_their_words_where_there_are_any():
-    line = step_line(step(judge=JUDGE, invalid={"editscore_bad_answer": 2}, silent=("acd", "x")), 1.0)
+    line = step_line(step(judge=JUDGE, invalid={"editscore_bad_answer": 2}, silent=("acd", "x"),
+                          floored={"qwen_vl": 3}), 1.0)
     assert "editscore p50 2.1 s, p95 3.4 s, errors 0.5%" in line and "qwen_vl not asked yet" in line
     assert "cache hits 25%" in line and "invalid editscore_bad_answer 2" in line and "silent acd, x" in line
+    assert "groups below rewards.floors: qwen_vl in 3" in line
     plain = step_line(step(), 1.0)
-    assert not any(word in plain for word in ("p50", "errors", "cache", "invalid", "silent"))
+    assert not any(word in plain for word in ("p50", "errors", "cache", "invalid", "silent", "floors"))
 
 
 @pytest.mark.parametrize("terminal", [True, False])

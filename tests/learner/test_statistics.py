@@ -54,6 +54,9 @@ def test_groups_below_min_std_count_as_flat_and_silent_components_are_named():
     assert reward_statistics(groups, filtered).zero_std_share == 0.5
     assert reward_statistics(groups, CONFIG).silent == ()
     assert reward_statistics(groups, RewardsConfig(weights=CONFIG.weights, normalisation="pooled")).silent == ("acd",)
+    assert reward_statistics(groups, CONFIG).floored == {}
+    high = RewardsConfig(weights=CONFIG.weights, floors={"edit_score": 0.1, "acd": 0.1})  # the spreads are .05 and .4
+    assert reward_statistics(groups, high).floored == {"edit_score": 1}
 
 
 def test_mean_and_standard_error_over_the_rows_that_have_the_metric():

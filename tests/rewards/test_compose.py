@@ -185,8 +185,16 @@ def test_below_its_floor_a_component_says_nothing_and_the_others_speak(normalisa
     np.testing.assert_allclose(both.rewards - both.rewards.mean(), alone.rewards - alone.rewards.mean(), atol=1e-9)
     (loud,) = compose([group], {"judge": 100.0, "psnr": 1.0}, normalisation)
     assert np.abs(loud.rewards - loud.rewards.mean() - alone.rewards + alone.rewards.mean()).max() > 1e-4
+    assert both.floored == ("judge",) and alone.floored == loud.floored == ()
     if normalisation != "none":
         assert both.silent == ("judge",) and loud.silent == ()
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+def test_only_groups_that_vary_by_less_than_the_floor_are_told_of(normalisation):
+    groups = [scored({"judge": values}) for values in ([0.5, 0.9], [0.5, 0.501], [0.5, 0.5], [0.1 + 0.2, 0.3])]
+    found = compose(groups, {"judge": 1.0}, normalisation, floors={"judge": 0.005})
+    assert [reward.floored for reward in found] == [(), ("judge",), (), ()]
 
 
 def test_a_floor_is_a_spread_in_the_components_own_unit():
