@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -94,6 +95,21 @@ def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Seq
             arguments = ("--config", row, "--seed", str(seed), "--name", name, "--folder", str(folder), *overrides)
             runs.append(Run(label, seed, name, folder, config_hash(load_config(arguments)), arguments))
     return runs
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Makes the folder and a file in it, so that hours of runs are not followed by a table that cannot be kept.
+
+    Raises:
+        AblationError: naming the flag.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AblationError(
+            f"{flag}: {folder} cannot be written ({error.strerror or error}); name another folder.") from error
 
 
 def read_summary(run: Run) -> Mapping[str, Any] | None:
@@ -237,6 +253,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     try:
         with runs_ended_in_words(console):
             runs = plan(options.rows, options.seeds, options.out, overrides)
+            check_writable(options.out, "--out")
             summaries = collect(runs, max(1, options.jobs), runner, lambda text: console.print(text, markup=False))
             rows = summarise(runs, summaries)
     except Ended as ended:

@@ -29,11 +29,22 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from configs.errors import shown
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import RunConfig, ShapesData
-from evaluation.ablation import ROWS, AblationError, Ended, Runner, collect, plan, run_process, runs_ended_in_words
+from evaluation.ablation import (
+    ROWS,
+    AblationError,
+    Ended,
+    Runner,
+    check_writable,
+    collect,
+    plan,
+    run_process,
+    runs_ended_in_words,
+)
 
 RUNS = 6
 """Per row."""
@@ -176,25 +187,34 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
+    record = options.write / "tuning.json"
     try:
         with runs_ended_in_words(console):
+            check_writable(options.out, "--out")
+            check_writable(options.write, "--write")
+            _recorded(record)
             trials = search(options.rows, options.out, overrides, max(1, options.jobs), runner,
                             lambda text: console.print(text, markup=False))
+            console.print(_table(trials))
+            check_writable(options.write, "--write")  # hours later
+            _record(record, trials, sys.argv[1:] if arguments is None else arguments)
     except Ended as ended:
         return ended.status
     for row in options.rows:
         best = best_of([trial for trial in trials if trial.row == row])
         _write(options.write / f"{Path(row).stem}.yaml", _extends(row, options.write), best.settings(),
                "# Written by evaluation.tune; tuning.json beside it holds the search.\n")
-    _record(options.write / "tuning.json", trials, sys.argv[1:] if arguments is None else arguments)
-    console.print(_table(trials))
     console.print(f"{options.write} holds the tuned rows and tuning.json", markup=False)
     return 0
 
 
 def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> None:
-    """Puts the trials in the place of earlier ones of their rows."""
-    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+    """Puts the trials in the place of earlier ones of their rows.
+
+    Raises:
+        AblationError: see `_recorded`.
+    """
+    earlier = _recorded(path)
     found = {Path(row).stem: {
         "command": ["python", "-m", "evaluation.tune", *arguments], "objective": OBJECTIVE, "seed": SEED,
         "trials": [asdict(trial) for trial in trials if trial.row == row],
@@ -202,17 +222,35 @@ def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> No
     path.write_text(json.dumps({"rows": {**earlier, **found}}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _recorded(path: Path) -> dict[str, Any]:
+    """The rows that earlier calls have searched, by name.
+
+    Raises:
+        AblationError: when the file is none that this module has written.
+    """
+    if not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = f"{type(error).__name__}: {error}"
+    if not isinstance(rows, dict):
+        raise AblationError(f"{path}: expected the searches of earlier calls, got {shown(rows)}; their rows would be "
+                            "lost. Restore the file, rename it, or name another folder with --write.")
+    return rows
+
+
 def _table(trials: Sequence[Trial]) -> Table:
-    shown = (OBJECTIVE, "edit_score", "edit_psnr", "background_psnr")
+    metrics = (OBJECTIVE, "edit_score", "edit_psnr", "background_psnr")
     table = Table(title="Gains on validation scenes", caption="* = chosen", caption_justify="left")
-    for column in ("row", "lr", "background", *shown):
+    for column in ("row", "lr", "background", *metrics):
         table.add_column(column, justify="left" if column == "row" else "right", overflow="fold")
     for trial in trials:
         best = best_of([other for other in trials if other.row == trial.row])
         gains = trial.gains or {}
         table.add_row(Path(trial.row).stem + ("*" if trial is best else ""), f"{trial.lr:.2g}",
                       "–" if trial.background_weight is None else f"{trial.background_weight:.2g}",
-                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in shown))
+                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in metrics))
     return table
 
 

@@ -110,6 +110,32 @@ def test_rows_of_another_call_stay(searched, tmp_path):
     assert after["global"]["command"][3:] == arguments
 
 
+@pytest.mark.parametrize("held", ["", '{"rows"', "[]", "{}", '{"rows": [1]}', "\x00"])
+def test_a_broken_record_of_earlier_searches_is_told_of_before_a_run_and_kept(tmp_path, capsys, held):
+    record = tmp_path / "rows" / "tuning.json"
+    record.parent.mkdir()
+    record.write_text(held)
+    runner = FakeRunner()
+    arguments = ["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(record.parent)]
+    assert tune.main(arguments, runner) == 1 and not runner.configs
+    said = capsys.readouterr().out
+    assert f"{record}: expected the searches of earlier calls, got " in said and "--write" in said
+    assert record.read_text() == held and list(record.parent.iterdir()) == [record]
+    record.rename(tmp_path / "rows" / "tuning.json.broken")
+    assert tune.main(arguments, runner) == 0 and list(json.loads(record.read_text())["rows"]) == ["rdp"]
+
+
+@pytest.mark.parametrize("flag", ["--out", "--write"])
+def test_a_folder_that_cannot_be_written_is_told_of_before_a_run(tmp_path, capsys, flag):
+    (tmp_path / "file").touch()
+    folder, runner = tmp_path / "file" / "rows", FakeRunner()
+    given = {"--out": str(tmp_path / "runs"), "--write": str(tmp_path / "rows"), flag: str(folder)}
+    assert tune.main(["--rows", "rdp", *(word for pair in given.items() for word in pair)], runner) == 1
+    said = capsys.readouterr().out
+    assert said == f"{flag}: {folder} cannot be written (Not a directory); name another folder.\n"
+    assert not runner.configs
+
+
 def test_finished_runs_are_not_done_again(tmp_path):
     arguments = ["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "rows")]
     assert tune.main(arguments, FakeRunner()) == 0
