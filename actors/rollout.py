@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.trajectory import Lease, Shown, TrajectoryGroup, derive_seed
+from actors.trajectory import NOT_FINITE, Lease, MessageError, Shown, TrajectoryGroup, derive_seed
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
@@ -88,33 +88,43 @@ def draw_anchors(seed: int, group_size: int, count: int) -> NDArray[np.int64]:
 
 
 def sample(editor: Editor, task: EditTask, seed: int, steps: int, solver: Solver) -> Image:
-    """The unperturbed edit of a task from the noise of `seed`, uint8 [H, W, 3]: what a user would get."""
+    """The unperturbed edit of a task from the noise of `seed`, uint8 [H, W, 3]: what a user would get.
+
+    Raises:
+        MessageError: when a latent is not finite: decoded, it would be an image like any other.
+    """
     condition = editor.encode(task)
     with torch.inference_mode():
-        return editor.decode(_integrate_one(editor, condition, seed, steps, solver), condition)[0]
+        return editor.decode(_integrate_one(editor, task, condition, seed, steps, solver), condition)[0]
 
 
 def show(
     editor: Editor, task: EditTask, index: int, seed: int, steps: int, solver: Solver, blocks: int
 ) -> Shown:
-    """The picture that `sample` gives, with the attention of the last `blocks` blocks over the token grid."""
+    """The image that `sample` gives, with the attention of the last `blocks` blocks over the token grid; raises as it.
+    """
     condition = editor.encode(task)
     mask = editor.token_mask(task.edit_mask, condition)
     with torch.inference_mode():
         with editor.attention_probe(mask, blocks, capture_map=True) as probe:
-            final = _integrate_one(editor, condition, seed, steps, solver)
+            final = _integrate_one(editor, task, condition, seed, steps, solver)
             attention = _numpy(probe.take_map())[0].reshape(condition.grid)
         image = editor.decode(final, condition)[0]
     return Shown(index=index, task_id=task.task_id, image=image, attention=attention)
 
 
-def _integrate_one(editor: Editor, condition: Condition, seed: int, steps: int, solver: Solver) -> Tensor:
+def _integrate_one(
+    editor: Editor, task: EditTask, condition: Condition, seed: int, steps: int, solver: Solver
+) -> Tensor:
     # The reference of a group does not depend on the strengths.
     recipe = NoiseRecipe(seed, alpha_edit=0.0, alpha_base=0.0, group_size=1)
     noise = recipe.reference(condition.tokens, condition.source_latents.shape[-1])[None].to(editor.device)
-    return integrate(
+    final = integrate(
         lambda x, sigma: editor.velocity(x, sigma, condition), noise, editor.sigmas(steps, condition), solver
     ).final
+    if not bool(final.isfinite().all()):
+        raise MessageError(f"task {task.task_id}: its {NOT_FINITE}")
+    return final
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -89,6 +89,10 @@ class RolloutWorker:
         """The held-out tasks as the held version edits them (`base`: as the editor without adapter does).
 
         A task's noise follows from its index alone: base and trained, every run and every worker, the same.
+
+        Raises:
+            TaskError: when a task went bad.
+            MessageError: when a latent is not finite.
         """
         sampler = self._config.sampler
         with self._policy(base):
@@ -99,7 +103,7 @@ class RolloutWorker:
             ]
 
     def show_held_out(self, indices: Sequence[int], base: bool) -> list[Shown]:
-        """The pictures of `sample_held_out`, with the attention of the text over each."""
+        """The images of `sample_held_out`, with the attention of the text over each; raises as it."""
         sampler = self._config.sampler
         with self._policy(base):
             return [

@@ -147,14 +147,16 @@ class HeldOut:
     """Measurements on held-out tasks.
 
     Attributes:
-        metrics: per task the metrics it has; none for one that is spoiled.
-        shown: pictures of the first few, without the spoiled.
+        metrics: per task the metrics it has; none for one that is spoiled or not finite.
+        shown: images of the first few, without those.
         spoiled: why a task could not be measured, by its index.
+        not_finite: of which tasks the editor makes no image, by index, since its latents contain NaN or infinity.
     """
 
     metrics: Sequence[Mapping[str, float]]
     shown: tuple[Shown, ...]
     spoiled: Mapping[int, str] = field(default_factory=dict)
+    not_finite: Mapping[int, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -336,11 +336,12 @@ class Checkpoint(Record):
 
 
 class Evaluated(Record):
-    """The held-out tasks were measured."""
+    """The held-out tasks were measured, `tasks` of them; of `not_finite` others the editor makes no image."""
 
     label: Literal["base", "training", "final"]
     step: Count
     tasks: Count
+    not_finite: Count
     mean: dict[str, FiniteFloat]
     standard_error: dict[str, FiniteFloat]
 

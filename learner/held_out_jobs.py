@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.fleet import FETCH_SECONDS, Fleet, Job
-from actors.trajectory import Shown
+from actors.trajectory import NOT_FINITE, Shown
 from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import HeldOut, RunFailed
 
@@ -40,6 +40,7 @@ class HeldOutJobs:
         self._metrics: dict[int, Mapping[str, float]] = {}
         self._shown: dict[int, Shown] = {}
         self._spoiled: dict[int, str] = {}
+        self._not_finite: dict[int, str] = {}
 
     def measure(self, indices: Sequence[int], shown: int, wait: Callable[[], None]) -> HeldOut:
         """See `learner.backend.Backend.measure_held_out`; `wait` returns when something may have happened.
@@ -58,7 +59,7 @@ class HeldOutJobs:
             wait()
         return HeldOut(
             [self._metrics[index] for index in indices],
-            tuple(self._shown[index] for index in indices if index in self._shown), self._spoiled)
+            tuple(self._shown[index] for index in indices if index in self._shown), self._spoiled, self._not_finite)
 
     def _add(self, method: Literal["held_out", "shown"], chunks: Any) -> None:
         for chunk in chunks:
@@ -82,12 +83,13 @@ class HeldOutJobs:
         self._open -= 1
 
     def _failed(self, chunk: _Chunk, why: str, spoiled: bool) -> None:
-        if spoiled and len(chunk.indices) > 1:  # one of them: which one?
+        not_finite = NOT_FINITE in why  # done again, the same weights would make the same latents
+        if (spoiled or not_finite) and len(chunk.indices) > 1:  # one of them: which one?
             self._open -= 1
             self._add(chunk.method, ((index,) for index in chunk.indices))
-        elif spoiled:
+        elif spoiled or not_finite:
             self._open -= 1
-            self._spoiled[chunk.indices[0]] = why
+            (self._not_finite if not_finite else self._spoiled)[chunk.indices[0]] = why
             if chunk.method == "held_out":
                 self._metrics[chunk.indices[0]] = {}
         elif chunk.attempt >= self._max_attempts:

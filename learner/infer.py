@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PIL
 
+from actors.trajectory import MessageError
 from configs.commands import resume
 from configs.errors import ConfigError
 from configs.layers import Layers
@@ -244,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
             pictures = [task.source, *([] if edited.base is None else [edited.base]), edited.trained]
             save(side_by_side(pictures), path)
             written.append(f"{path}  (source, {'base, trained' if edited.base is not None else 'edited'})")
-    except (InferError, ConfigError, TaskError, EditorError, AdapterError, ManifestError) as error:
+    except (InferError, ConfigError, TaskError, MessageError, EditorError, AdapterError, ManifestError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join([*report(edited), *written]))

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.trajectory import Generated, Lease, Shown, TrajectoryGroup
+from actors.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup
 from actors.worker import GROUP_FAULTS, RolloutWorker
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
@@ -171,6 +171,7 @@ class InlineBackend:
         metrics: list[Mapping[str, float]] = []
         pictures: list[Shown] = []
         spoiled: dict[int, str] = {}
+        not_finite: dict[int, str] = {}
         with self._published_weights():
             for index in indices:  # one at a time: pictures of a whole data set need not fit into memory
                 try:
@@ -179,9 +180,11 @@ class InlineBackend:
                     drawn = self._worker.show_held_out([index], base) if len(metrics) < shown else []
                 except TaskError as error:
                     row, drawn, spoiled[index] = {}, [], str(error)
+                except MessageError as error:
+                    row, drawn, not_finite[index] = {}, [], str(error)
                 metrics.append(row)
                 pictures += drawn
-        return HeldOut(metrics, tuple(pictures), spoiled)
+        return HeldOut(metrics, tuple(pictures), spoiled, not_finite)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self._host.save(extra)

@@ -16,7 +16,7 @@ from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
 from learner.alarm_watch import AlarmWatch, notifications
-from learner.backend import Backend, Exported, Notify
+from learner.backend import Backend, Exported, HeldOut, Notify
 from learner.code_version import code_fingerprint
 from learner.events import EventLog, read_events
 from learner.held_out import measure
@@ -32,8 +32,6 @@ from learner.starting_point import starting_point
 from learner.statistics import mean_and_error, paired_counts, paired_gain
 from learner.stopping import Stopping
 from learner.verdict import judged, skipped_steps
-
-Metrics = Sequence[Mapping[str, float]]
 
 
 def run(
@@ -179,7 +177,7 @@ def make_backend(config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) 
 
 
 def _summary(
-    record: RunRecord, trained: Trained, base: Metrics, final: Metrics, exported: Exported,
+    record: RunRecord, trained: Trained, before: HeldOut, after: HeldOut, exported: Exported,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Everything a person asks after a run, JSON values."""
@@ -193,9 +191,10 @@ def _summary(
     def block(found: tuple[dict[str, float], dict[str, float]]) -> dict[str, dict[str, float]]:
         return {"mean": found[0], "standard_error": found[1]}
 
+    base, final = before.metrics, after.metrics
     gain, gain_error = paired_gain(base, final)
     verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, paired_counts(base, final),
-                     mean_and_error(base)[0], gain, gain_error)
+                     mean_and_error(base)[0], gain, gain_error, len(after.not_finite.keys() - before.not_finite.keys()))
     return {
         "name": record.config.name,
         "folder": str(record.folder),

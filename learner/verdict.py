@@ -52,7 +52,7 @@ def skipped_steps(events: Iterable[Mapping[str, Any]]) -> int:
 
 def judged(
     steps: int, skipped: int, change: float, tasks: Mapping[str, int], base: Mapping[str, float],
-    gain: Mapping[str, float], gain_error: Mapping[str, float],
+    gain: Mapping[str, float], gain_error: Mapping[str, float], not_finite: int = 0,
 ) -> Verdict:
     """The verdict on a run.
 
@@ -64,6 +64,7 @@ def judged(
         base: held-out means of the base; empty without held-out tasks.
         gain: means of trained - base over the same tasks.
         gain_error: standard errors of these means; a metric of a single task has none.
+        not_finite: of how many held-out tasks only the base makes an image. They are in none of the means.
     """
     idle = _idle(steps, skipped, change, gain, gain_error)
     if idle:
@@ -72,6 +73,8 @@ def judged(
     ruin = _lost(base, gain, known)
     if not change <= LARGEST_CHANGE:  # NaN is ruin too
         ruin.append(f"the adapter changes a weight matrix by {change:.3g} times its own size")
+    if not_finite:
+        ruin.append(f"of {not_finite} held-out tasks the trained editor makes latents that are not finite")
     return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")
 
 

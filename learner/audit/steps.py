@@ -221,9 +221,9 @@ class Steps(Rule):
             self._owed.remove(what)
         if history.published != history.done:
             history.fault("P4", f"version {history.published} was measured after {history.done} steps")
-        if record.tasks + self._lacking != process.held_out_tasks:
-            history.fault("log", f"{record.tasks} held-out tasks were measured and {self._lacking} went bad, expected "
-                                 f"{process.held_out_tasks} in all")
+        if record.tasks + record.not_finite + self._lacking != process.held_out_tasks:
+            history.fault("log", f"{record.tasks} held-out tasks were measured, {record.not_finite} had no image and "
+                                 f"{self._lacking} went bad, expected {process.held_out_tasks} in all")
         self._lacking = 0
 
     def on_task_skipped(self, record: TaskSkipped) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from actors.rollout import draw_anchors, roll_out, sample, show
-from actors.trajectory import Lease
+from actors.trajectory import NOT_FINITE, Lease, MessageError
 from configs.schema import RunConfig
 from editing.editors.base import Editor
 from editing.editors.load import load_editor
@@ -126,6 +126,15 @@ def test_a_sample_is_the_reference_of_a_rollout_with_that_seed(editor, task):
     # The same noise, in a batch of one: equal up to the rounding of other kernels.
     assert np.abs(alone.astype(int) - group.images[0].astype(int)).max() <= 1
     assert not np.array_equal(alone, sample(editor, task, LEASE.seed + 1, 4, "euler"))
+
+
+def test_latents_that_are_not_finite_are_no_image(tiny_kontext, task):
+    broken = load_editor(tiny_kontext)
+    with torch.no_grad():
+        next(broken.transformer.parameters()).fill_(float("nan"))
+    for edit in (lambda: sample(broken, task, 1, 4, "euler"), lambda: show(broken, task, 5, 1, 4, "euler", 3)):
+        with pytest.raises(MessageError, match=f"^task t: its {NOT_FINITE}"):
+            edit()
 
 
 def test_show_gives_the_sample_and_where_the_text_looked(editor, task):
