@@ -17,7 +17,7 @@ from editing.manifest import FaultyLines, ManifestDataset, ManifestError
 from editing.manifest.packed import PackedManifest
 from editing.manifest.repeats import split
 from editing.remarks import of_manifest, of_overlap
-from editing.resize import resize_task
+from editing.resize import Fit, resize_task
 from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask, TaskSource
 
@@ -108,11 +108,12 @@ def open_tasks(config: RunConfig) -> Tasks:
         return Tasks(ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
                      ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder))
     multiple = pixel_multiple(config.editor.path)
+    fit = Fit(data.resolution, multiple, "half" in config.token_masks.model_dump().values())
     cache = Path(config.folder) / CHECKED
-    train = _open_manifest(data, data.path, cache)
+    train = _open_manifest(data, data.path, cache, fit)
     if data.held_out_path is not None:
         _refuse_missing_targets(config, train, range(len(train)))
-        held_out = _open_manifest(data, data.held_out_path, cache)
+        held_out = _open_manifest(data, data.held_out_path, cache, fit)
         remarks = [*of_manifest("data.path", train, _check(data, train)),
                    *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
                    *of_overlap("data.held_out_path", train.items, held_out.items)]
@@ -136,10 +137,10 @@ def open_tasks(config: RunConfig) -> Tasks:
                  {"data.path": _faulty(data, train)}, tuple(remarks))
 
 
-def _open_manifest(data: ManifestData, path: str, cache: Path) -> ManifestDataset:
+def _open_manifest(data: ManifestData, path: str, cache: Path, fit: Fit) -> ManifestDataset:
     return ManifestDataset(
         Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction,
-        follow_links=data.follow_links, cache_folder=cache)
+        follow_links=data.follow_links, cache_folder=cache, fit=fit)
 
 
 def _check(data: ManifestData, manifest: ManifestDataset) -> str:

@@ -23,6 +23,10 @@ BINARY_TOLERANCE = 16
 """A mask value counts as black up to this and as white from 255 minus this."""
 
 
+STRIP = 256
+"""Rows of a mask that are taken to numbers at a time."""
+
+
 def to_edit_mask(white: PixelMask, polarity: MaskPolarity) -> PixelMask:
     """bool [H, W], True = editable, of a mask's white pixels under the stated polarity."""
     if polarity not in POLARITIES:
@@ -41,10 +45,10 @@ def area_coverage(mask: PixelMask, grid: tuple[int, int]) -> NDArray[np.float64]
         raise TaskError(f"a mask must be bool [H, W], not empty; seen {mask.dtype} {list(mask.shape)}.")
     if min(grid) < 1:
         raise TaskError(f"a grid must have at least one row and one column; seen {grid}.")
-    share = mask.astype(np.float64)
-    for axis, cells in enumerate(grid):
-        share = _pool_axis(share, axis, cells)
-    return share
+    rows, columns = grid
+    # In strips, since the float64 of a photograph's mask take a hundred megabytes.
+    strips = (mask[start : start + STRIP].astype(np.float64) for start in range(0, mask.shape[0], STRIP))
+    return _pool_axis(np.concatenate([_pool_axis(strip, 1, columns) for strip in strips]), 0, rows)
 
 
 def _pool_axis(values: NDArray[np.float64], axis: int, cells: int) -> NDArray[np.float64]:
@@ -74,6 +78,32 @@ def threshold_coverage(coverage: NDArray[np.float64], threshold: float = 0.5) ->
     if not chosen.any():
         chosen.flat[int(coverage.argmax())] = True
     return chosen
+
+
+def loses_a_part(coverage: NDArray[np.float64], chosen: PixelMask) -> bool:
+    """Whether a connected part of the cells that a mask touches has no chosen cell: thin parts are covered too little.
+
+    Cells are connected where they share a side; parts of a mask that lie closer together than a cell are one.
+    Example: coverage [[1, 0, 0.2]] and the cells of one half and more lose the second part.
+    """
+    touched = coverage > 1e-9
+    reached, more = chosen & touched, touched
+    while not np.array_equal(reached, more):
+        more = reached
+        for axis in (0, 1):
+            reached = _along(_along(reached, touched, axis), touched, axis, backwards=True)
+    return bool((touched & ~reached).any())
+
+
+def _along(reached: PixelMask, touched: PixelMask, axis: int, backwards: bool = False) -> PixelMask:
+    """All touched cells that a reached one has no untouched cell before, in one direction of an axis."""
+    if backwards:
+        return np.flip(_along(np.flip(reached, axis), np.flip(touched, axis), axis), axis)
+    shape = (-1, 1) if axis == 0 else (1, -1)
+    place = np.arange(reached.shape[axis]).reshape(shape)
+    last_reached = np.maximum.accumulate(np.where(reached, place, -1), axis=axis)
+    last_gap = np.maximum.accumulate(np.where(touched, -1, place), axis=axis)
+    return reached | (touched & (last_reached > last_gap))
 
 
 def pool_mask(edit_mask: PixelMask, grid: tuple[int, int], threshold: float = 0.5) -> torch.Tensor:

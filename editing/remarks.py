@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 
 from editing.manifest.dataset import CheckedRecord, ManifestDataset
-from editing.manifest.notes import SUSPICIOUS, counts
+from editing.manifest.notes import SUSPICIOUS, Note, counts
 from editing.manifest.repeats import image_groups, repeated, shared
 
 
 def of_manifest(key: str, manifest: ManifestDataset, command: str) -> list[str]:
     """Of the manifest that configuration key `key` names; `command` checks it."""
-    items = manifest.items
-    found = [f"{key}: {count:,} line{'s' * (count > 1)}: {note}. Look at the masks: {command} --sheet sheet.html"
-             for note, count in counts(item.notes for item in items).items() if note in SUSPICIOUS]
+    items, noted = manifest.items, counts(item.notes for item in manifest.items)
+
+    def lines(note: Note) -> str:
+        return f"{key}: {noted[note]:,} line{'s' * (noted[note] > 1)}: {note}"
+
+    found = [f"{lines(note)}. Look at the masks: {command} --sheet sheet.html" for note in noted if note in SUSPICIOUS]
+    if Note.PART_LOST in noted:
+        first = next(item.record.line for item in items if Note.PART_LOST in item.notes)
+        found.append(f"{lines(Note.PART_LOST)}; the first is line {first}. Raise data.resolution, leave token_masks at "
+                     "any, or draw thicker masks.")
     images, again = len(image_groups(items)), repeated(items)
     if images < len(items):
         found.append(f"{key}: {len(items):,} tasks show {images:,} image{'s' * (images > 1)}.")

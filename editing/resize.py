@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as PIL
 
-from editing.masks import area_coverage, threshold_coverage
+from editing.masks import area_coverage, loses_a_part, threshold_coverage
 from editing.task import EditTask, Image, PixelMask, TaskError
 
 
@@ -56,6 +57,26 @@ def resize_mask(mask: PixelMask, size: tuple[int, int]) -> PixelMask:
     if resized.all() and not mask.all() and resized.size > 1:
         resized.flat[int(coverage.argmin())] = False
     return resized
+
+
+class Fit(NamedTuple):
+    """How a run takes its images: at about `side`² pixels (None: as they are), both lengths multiples of `multiple`,
+    which is the side of a token; `half`: whether some use needs tokens that the mask covers to one half."""
+
+    side: int | None
+    multiple: int
+    half: bool = False
+
+
+def part_is_lost(mask: PixelMask, fit: Fit) -> bool:
+    """Whether a connected part of a mask is thinner than half a pixel at that size, so that none of it is left; where
+    tokens must be covered to one half, than half a token."""
+    size = fitted_size(mask.shape[0], mask.shape[1], fit.side, fit.multiple)
+    resized = resize_mask(mask, size)
+    if mask.shape != size and loses_a_part(area_coverage(mask, size), resized):
+        return True
+    coverage = area_coverage(resized, (size[0] // fit.multiple, size[1] // fit.multiple))
+    return fit.half and loses_a_part(coverage, threshold_coverage(coverage))
 
 
 def resize_task(task: EditTask, side: int | None, multiple: int) -> EditTask:

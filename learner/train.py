@@ -57,10 +57,10 @@ def run(
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
     check_edit_signal(config)
-    observers = [Harmless(observer) for observer in observers]
+    observers, tasks = [Harmless(observer) for observer in observers], open_tasks(config)
     while True:
         try:
-            return _attempt(config, resume, observers, allowed, stopping)
+            return _attempt(config, tasks, resume, observers, allowed, stopping)
         except Diverged as diverged:
             step, resume = roll_back(Path(config.folder) / config.name, diverged), True
             for observer in observers:
@@ -68,10 +68,9 @@ def run(
 
 
 def _attempt(
-    config: RunConfig, resume: bool, observers: Sequence[Observer], allowed: Sequence[str],
+    config: RunConfig, tasks: Tasks, resume: bool, observers: Sequence[Observer], allowed: Sequence[str],
     stopping: Stopping | None,
 ) -> dict[str, Any]:
-    tasks = open_tasks(config)
     folder = RunFolder(config, resume, allowed)
     try:
         checkpoint, refused = starting_point(config, folder.path, tasks, allowed) if resume else (None, ())

@@ -14,7 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 # What somebody has exported for runs and terminals of his own is none of the tests'.
-for name in ("RAY_ADDRESS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+for name in ("RAY_ADDRESS", "TERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 
 # Deadlines, and complaints about slow examples, would make property tests depend on how busy the machine is.

@@ -25,5 +25,6 @@ trap 'rm -rf "$folder" "$home"' EXIT
 # Without a user namespace (some containers) it is the present user.
 other=(unshare --user --map-user=12345 --map-group=12345)
 "${other[@]}" true 2>/dev/null || other=()
-env -i PATH="$PATH" HOME="$home" LANG=C TZ="$zone" COLUMNS="$columns" FORCE_COLOR=1 RAY_ADDRESS=127.0.0.1:1 ${CI:+CI="$CI"} \
+env -i PATH="$PATH" HOME="$home" LANG=C TZ="$zone" COLUMNS="$columns" TERM=dumb FORCE_COLOR=1 \
+  RAY_ADDRESS=127.0.0.1:1 ${CI:+CI="$CI"} \
   "${other[@]}" .venv/bin/python -m pytest -p randomly -m "not fault" --basetemp "$folder" "$@"

@@ -25,6 +25,7 @@ from editing.manifest.notes import Note
 from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
 from editing.masks import POLARITIES, MaskPolarity, decode_rle, load_mask_png, looks_row_major, to_edit_mask
+from editing.resize import Fit, part_is_lost
 from editing.task import EditTask, PixelMask, TaskError
 
 BATCH = 32
@@ -166,6 +167,7 @@ class ManifestDataset:
         max_faulty_fraction: float = 0.05,
         follow_links: bool = False,
         cache_folder: Path | None = None,
+        fit: Fit | None = None,
     ) -> None:
         """Opens a manifest and checks every line.
 
@@ -178,6 +180,7 @@ class ManifestDataset:
             max_faulty_fraction: share of lines in [0, 1] that may be faulty and skipped.
             follow_links: whether links may lead out of the root, see `editing.manifest.paths.Root`.
             cache_folder: where to keep what was found, so that lines are checked once; None checks all of them.
+            fit: the size at which images are edited, to be told of masks that lose a part there.
 
         Raises:
             ManifestError: unreadable, a wrong header, no valid line, too many faulty ones, or a
@@ -195,7 +198,9 @@ class ManifestDataset:
         except TaskError as error:
             raise ManifestError(f"{self.path}: {error}") from error
         self.root = where.folder
-        cache = CheckCache(cache_folder, f"{self.path.resolve()}/{self.root}/{polarity}/{max_pixels}/{follow_links}")
+        self._fit = fit
+        cache = CheckCache(
+            cache_folder, f"{self.path.resolve()}/{self.root}/{polarity}/{max_pixels}/{follow_links}/{fit}")
         self.items, self.faults = self._check(lines, polarity, where, cache)
         cache.save()
         self._judge(len(lines), max_faulty_fraction)
@@ -288,6 +293,8 @@ class ManifestDataset:
     def _decoded(self, record: Record) -> Checked:
         stamps = stamps_of(record.files())  # before they are read: what changes later is seen by them
         task, digests, notes = _load(record, self.max_pixels, expected=None)
+        if self._fit is not None and part_is_lost(task.edit_mask, self._fit):
+            notes += (Note.PART_LOST,)
         return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()),
                        pixel_digest(task.source), pixel_digest(task.edit_mask), notes)
 

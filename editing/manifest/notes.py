@@ -11,6 +11,7 @@ class Note(StrEnum):
     TURNED_MASK = "mask may be drawn on the image as it is stored, before EXIF turns it (both have the same size)"
     CONVERTED = "colour profile converted to sRGB"
     ROW_MAJOR = "mask_rle looks as if its runs went along the rows (COCO's go down the columns)"
+    PART_LOST = "part of the mask is too thin for the size at which the run edits, and is lost there"
     SQUARE_RLE = "mask_rle of a square image: rows and columns cannot be told apart"
 
 

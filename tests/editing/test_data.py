@@ -191,3 +191,18 @@ def test_settings_can_be_chosen_on_scenes_that_are_neither_trained_on_nor_report
 
     train, validation, test = map(layouts, (chosen.train, chosen.held_out, reported.held_out))
     assert not validation & test and not validation & train and not test & train
+
+
+def test_masks_that_lose_a_part_at_the_size_of_training_are_told(tiny_kontext, tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", 3)
+    thin = np.zeros((300, 400), np.uint8)
+    thin[80:200, 100:250] = thin[20, 20:380] = 255
+    Image.fromarray(thin).save(tmp_path / "thin.png")
+    Image.fromarray(np.full((300, 400, 3), 9, np.uint8)).save(tmp_path / "1.png")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2].replace("mask.png", "thin.png"), *lines[3:]]))
+    (sentence,) = open_tasks(config(tiny_kontext, path)).remarks
+    assert sentence == ("data.path: 1 line: part of the mask is too thin for the size at which the run edits, and is "
+                        "lost there; the first is line 3. Raise data.resolution, leave token_masks at any, or draw "
+                        "thicker masks.")
+    assert open_tasks(config(tiny_kontext, path, resolution=300)).remarks == ()

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.resize import fitted_size, resize_image, resize_mask, resize_task
+from editing.masks import loses_a_part
+from editing.resize import Fit, fitted_size, part_is_lost, resize_image, resize_mask, resize_task
 from editing.task import EditTask, TaskError
 
 
@@ -101,3 +102,30 @@ def test_shrinking_averages_instead_of_picking():
 def test_senseless_sizes_are_refused(side, multiple):
     with pytest.raises(TaskError, match="at least 1"):
         resize_task(make_task(), side, multiple)
+
+
+@pytest.mark.parametrize(("width", "gap", "half", "lost"), [
+    (1, 40, False, True), (3, 40, False, True), (4, 40, False, False), (8, 40, False, False),
+    (8, 40, True, True), (24, 40, True, False), (64, 40, True, False),
+    (1, 0, False, False)])
+def test_a_mask_that_loses_a_connected_part_says_so(width, gap, half, lost):
+    """A bar beside a large square, edited at an eighth of its size in tokens of 4 x 4."""
+    mask = np.zeros((512, 512), dtype=bool)
+    mask[64:256, 64:256] = True
+    mask[64:448, 256 + gap : 256 + gap + width] = True
+    fit = Fit(64, 4, half)
+    assert part_is_lost(mask, fit) == lost
+    assert not part_is_lost(mask, Fit(512, 4)) and not part_is_lost(mask[:, 64:256], fit)
+    left = resize_mask(mask, (64, 64))[:, (256 + gap) // 8:].any()
+    assert half or gap == 0 or left != lost
+
+
+def test_a_part_that_winds_is_one_part():
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[::2] = True  # a snake
+    mask[1, 8] = mask[3, 0] = mask[5, 8] = mask[7, 0] = True
+    chosen = np.zeros_like(mask)
+    chosen[8, 8] = True
+    assert not loses_a_part(mask.astype(float), chosen)
+    mask[5, 8] = False
+    assert loses_a_part(mask.astype(float), chosen)

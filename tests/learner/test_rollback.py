@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from editing.data import open_tasks
 from learner.audit import audited
 from learner.checkpoint import load_latest
 from learner.events import read_events
@@ -28,7 +29,8 @@ def spoiled(monkeypatch, bad):
 
 def test_the_run_goes_back_to_before_the_trouble_and_ends_well(tiny_kontext, tmp_path, monkeypatch):
     spoiled(monkeypatch, lambda lease: lease.step >= 3 and lease.attempt == 0)
-    watcher = Watcher()
+    watcher, opened = Watcher(), []
+    monkeypatch.setattr("learner.train.open_tasks", lambda asked: opened.append(asked) or open_tasks(asked))
     summary = run(tiny_run(tiny_kontext, tmp_path, "back", {"learner": {"steps": 10}}), observers=[watcher])
     events = list(read_events(tmp_path / "back" / "events.jsonl"))
     # It happened: steps 4 to 8 were skipped, and no checkpoint was made of them.
@@ -41,6 +43,7 @@ def test_the_run_goes_back_to_before_the_trouble_and_ends_well(tiny_kontext, tmp
     assert all(step.learner["skipped_updates"] == 0 for step in watcher.steps[-8:])
     assert all(np.isfinite(array).all() for array in load_file(summary["adapter"]).values())
     assert summary["counters"]["trained"] == 20 and summary["first_step"] == 2
+    assert len(opened) == 1  # its data is what it was
     faults = audited(tmp_path / "back" / "events.jsonl").faults
     assert not any(faults.values()), faults
     again = {e["group"] for e in events if e["event"] == "leased" and e["seq"] > back["seq"]}
