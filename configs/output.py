@@ -5,23 +5,39 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 
 import structlog
 
+PATIENCE_SECONDS = 1.0
+"""How long a reader that has stopped to read (a pager, a terminal on hold) is waited for before lines are dropped."""
 GONE = (errno.EPIPE, errno.EIO)
 """Errors of a write whose reader has ended or whose terminal is lost."""
 
 
+def takes_more(number: int, seconds: float = 0.0) -> bool:
+    """Whether a few bytes can be written to a stream now, or within so many seconds, without waiting for its reader."""
+    waiting = select.poll()
+    waiting.register(number, select.POLLOUT)
+    return bool(waiting.poll(1000 * seconds))
+
+
 class _Unfailing(io.FileIO):
-    """Drops what nobody reads any more and, if `always`, whatever cannot be written."""
+    """Drops what nobody reads any more and, if `always`, whatever cannot be written, or not without waiting."""
 
     always = False
+    _stuck = False
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
         """Returns how many bytes are dealt with, written or dropped."""
         size = memoryview(data).nbytes  # type: ignore[arg-type]
         try:
+            if self.always:
+                self._stuck = not takes_more(self.fileno(), 0.0 if self._stuck else PATIENCE_SECONDS)
+                if self._stuck:
+                    return size
+                data = memoryview(data)[: select.PIPE_BUF]  # type: ignore[arg-type]
             # None where the stream does not block and takes nothing at the moment.
             written: int | None = super().write(data)  # type: ignore[arg-type]
         except OSError as error:
@@ -39,8 +55,9 @@ def protect_output(always: bool = False) -> None:
     number.
 
     Args:
-        always: nothing that is printed is worth an end, so that a full disk does not end the command either. Where the
-            output is the result, a full disk stays an error.
+        always: nothing that is printed is worth an end or a wait, so that a full disk does not end the command either,
+            and a reader that has stopped to read misses lines. Where the output is the result, a full disk stays an
+            error.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)

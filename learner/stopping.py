@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from configs.exits import STOP_SIGNALS
+from configs.output import takes_more
 
 GRACE_SECONDS = 20.0
 """How long a run may take to get to such a place and to save. Kubernetes kills 30 s after SIGTERM, spot instances and
@@ -68,8 +69,9 @@ class Stopping:
             raise self.requested
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         # Not print: a signal handler may interrupt a print.
-        with suppress(OSError):  # whoever read this has been asked to end, too
-            os.write(2, b"\nStopping: the steps so far are saved first. Once more to stop at once.\n")
+        with suppress(OSError):  # whoever read this has been asked to end, too, or has stopped to read
+            if takes_more(2):
+                os.write(2, b"\nStopping: the steps so far are saved first. Once more to stop at once.\n")
 
     def _late(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,24 @@ def test_a_reader_that_has_ended_ends_nothing(tmp_path, always):
     finally:
         os.close(write)
     assert (tmp_path / "witness").read_text() == "BrokenPipeError"
+
+
+def test_a_reader_that_has_stopped_to_read_holds_up_nothing():
+    """As a pager does that shows its first page."""
+    read, write = os.pipe()
+    code = ("from configs.output import protect_output; protect_output(always=True)\n"
+            "for number in range(30_000): print(f'line {number}', 'x' * 90)\n"
+            "raise SystemExit(7)")
+    try:
+        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, timeout=300).returncode
+        os.close(write)
+        with open(read, "rb") as reader:
+            lines = reader.read()
+    finally:
+        for number in (read, write):
+            with suppress(OSError):
+                os.close(number)
+    assert said == 7 and lines.startswith(b"line 0 xxx") and 10_000 < len(lines) < 300_000
 
 
 @pytest.mark.parametrize(("always", "code"), [(True, 7), (False, 1)])

@@ -192,6 +192,32 @@ def test_a_request_waits_for_a_good_moment(stopping):
     assert reached and signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
+def test_a_request_waits_for_a_good_moment_where_nobody_reads_what_is_said():
+    """In a process of its own: standard error is a pipe that is full."""
+    code = """
+import os, signal
+from learner.stopping import Stopping, Terminated
+read, write = os.pipe()
+os.set_blocking(write, False)
+try:
+    while os.write(write, bytes(4096)):
+        pass
+except BlockingIOError:
+    os.set_blocking(write, True)
+os.dup2(write, 2)
+stopping = Stopping()
+stopping.install()
+try:
+    with stopping.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("went on", stopping.requested is not None, flush=True)
+except Terminated:
+    print("stopped", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=300)
+    assert done.stdout == "went on True\nstopped\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_request_does_not_wait(stopping, number, monkeypatch):
     monkeypatch.setattr("learner.stopping.AGAIN_SECONDS", 0.0)
