@@ -7,8 +7,11 @@ editor to copy the source: measured on the embedded benchmark, 40 steps of them 
 from __future__ import annotations
 
 from configs.errors import ConfigError
-from configs.rewards import COMPONENT_KINDS
+from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES
 from configs.schema import RunConfig
+
+NEGLIGIBLE = 0.01
+"""A reward whose weight times range is below this share of all rewards' is drowned by them: it rewards nothing."""
 
 WAYS_OUT = (
     ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
@@ -24,14 +27,26 @@ WAYS_OUT = (
 
 
 def edit_rewards(config: RunConfig) -> tuple[str, ...]:
-    """The components that reward the edit: of kind `edit`, with a weight above 0. A scorer of the user's own is one
-    unless `rewards.scorer_kinds` says otherwise."""
-    kinds = {**COMPONENT_KINDS, **dict.fromkeys(config.rewards.scorers, "edit"), **config.rewards.scorer_kinds}
-    return tuple(name for name, weight in config.rewards.weights.items() if weight > 0 and kinds[name] == "edit")
+    """The components that reward the edit: of kind `edit`, with a weight above 0 that is not negligible.
+
+    A scorer of the user's own is one unless `rewards.scorer_kinds` says otherwise; its range is not known, so that any
+    weight above 0 counts. Normalised components all have the same spread, whatever their range.
+    """
+    rewards = config.rewards
+    kinds = {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
+    raw = rewards.normalisation == "none"
+    sizes = {name: abs(weight) * (COMPONENT_RANGES[name].width if raw and name in COMPONENT_RANGES else 1.0)
+             for name, weight in rewards.weights.items()}
+    least = NEGLIGIBLE * sum(sizes.values())
+    return tuple(name for name, weight in rewards.weights.items() if weight > 0 and kinds[name] == "edit" and (
+        name in rewards.scorers or sizes[name] >= least))
 
 
 def keeps_the_edit(config: RunConfig) -> bool:
-    """Whether the velocity is anchored to the base editor's inside the mask too, so that the edit stays what it was."""
+    """Whether the velocity is anchored to the base editor's inside the mask too, so that the edit stays what it was.
+
+    How firmly, its weight does not say by itself: the pull is zero at the base and grows with the distance from it.
+    """
     preservation = config.learner.preservation
     return preservation.velocity_weight > 0 and preservation.velocity_region != "background"
 
@@ -50,8 +65,11 @@ def check_edit_signal(config: RunConfig) -> None:
             f"{rewarding[0]} out of rewards.weights")
     if rewarding or keeps_the_edit(config):
         return
+    negligible = "" if not any(weight > 0 and COMPONENT_KINDS.get(name) == "edit"
+                               for name, weight in config.rewards.weights.items()) else (
+        f" (one below {NEGLIGIBLE:.0%} of all rewards, by weight times range, does not count)")
     weights = ", ".join(f"{name} {weight:g}" for name, weight in config.rewards.weights.items())
     raise ConfigError("\n".join([
-        f"rewards.weights: expected a reward for the edit, got {weights}; nothing here rewards the edit or keeps it, "
-        "so the run would teach the editor to change nothing. Add one of",
+        f"rewards.weights: expected a reward for the edit{negligible}, got {weights}; nothing here rewards the edit or "
+        "keeps it, so the run would teach the editor to change nothing. Add one of",
         *(f"  {flags}\n      {words}" for words, flags in WAYS_OUT)]))

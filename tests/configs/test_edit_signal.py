@@ -29,15 +29,21 @@ MINE = ["--rewards.scorers.mine", "m:f"]
     [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
     [*MINE, *COPYING, "--rewards.weights.mine", "0"],
     ["--rewards.weights", "{background_psnr: 0.5, acd: 0.5}", "--rewards.normalisation", "pooled"],
+    ["--rewards.weights", "{edit_psnr: 1.0e-9, background_psnr: 1}"],
+    ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
+    ["--rewards.weights", "{edit_score: 0.01, background_psnr: 0.1}"],  # of a range of 1, against one of 40 dB
+    ["--rewards.weights", "{edit_score: 0.001, background_psnr: 1}", "--rewards.normalisation", "pooled"],
 ])
 def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
-    with pytest.raises(ConfigError, match=r"rewards\.weights: expected a reward for the edit, got .*change nothing"):
+    with pytest.raises(ConfigError, match=r"rewards\.weights: expected a reward for the edit.*, got .*change nothing"):
         check_edit_signal(load_config(flags))
 
 
 @pytest.mark.parametrize("flags", [
     [],
-    ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
+    ["--rewards.weights", "{edit_psnr: 0.1, background_psnr: 5}"],
+    ["--rewards.weights", "{edit_psnr: 1.0e-9}"],  # there is no other
+    ["--rewards.weights", "{edit_score: 0.02, background_psnr: 1}", "--rewards.normalisation", "pooled"],
     [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
     [*MINE, "--rewards.weights", "{mine: 1}"],
     [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
