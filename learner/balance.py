@@ -8,8 +8,10 @@ So `learner.preservation` weights count in units of the surrogate's gradient:
     unit = mean ||d surrogate / d v|| / mean ||d background / d v||       over the first groups of the run
 
 with weight 1 for both and the weights they had then, and frozen from there on: a background that improves pulls less.
-Groups without advantages or without background tell nothing. Until one did the preservation terms are off (their scale
-would stay in Adam's memory); a run without surrogate has nothing to weigh against, and its unit is 1.
+Groups without advantages or without background tell nothing, and do not count towards those of the freeze. Until one
+told something the preservation terms are off (their scale would stay in Adam's memory): the unit in the step's record
+is 0, nothing is trained on such groups alone, and a run in which that lasts says so (`learner.notices`). A run without
+surrogate has nothing to weigh against, and its unit is 1.
 """
 
 from __future__ import annotations
@@ -39,11 +41,16 @@ class Balance:
 
     def wanted(self, config: LearnerConfig) -> bool:
         """Whether groups have to be measured before they can be trained on."""
-        weights = config.preservation
-        weighed = max(weights.background_weight, weights.velocity_weight, weights.undone_weight) > 0
-        return config.surrogate.weight > 0 and weighed and self.groups < GROUPS
+        return weighs(config) and self.groups < GROUPS
 
     def plus(self, sums: Sequence[float]) -> Balance:
         """With further (surrogate, background, groups)."""
         surrogate, background, groups = sums
         return Balance(self.surrogate + surrogate, self.background + background, self.groups + groups)
+
+
+def weighs(config: LearnerConfig) -> bool:
+    """Whether preservation terms are weighed against a surrogate."""
+    weights = config.preservation
+    used = max(weights.background_weight, weights.velocity_weight, weights.undone_weight) > 0
+    return config.surrogate.weight > 0 and used

@@ -39,7 +39,7 @@ from editing.flow import Velocity
 from editing.weights import Arrays, WeightVersion
 from learner.algorithms import rc_grpo
 from learner.anchors import AnchorBatch, anchor_batch, leaps
-from learner.balance import Balance
+from learner.balance import Balance, weighs
 from learner.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from learner.gate import PolicyGate, PolicyGateError
 from learner.intake import Intake
@@ -177,7 +177,7 @@ class Learner:
         self._intake.trained(self.version)
         self._keep_adapter()
         totals.skipped_updates = self._skipped_updates
-        totals.unit = self._balance.unit(config)
+        totals.unit = self._balance.unit(config) if weighs(config) else None
         self._begin_step()
         return StepReport(self.version, applied, self._skipped_in_a_row, totals)
 

@@ -19,7 +19,7 @@ from learner.gather import Gatherer
 from learner.held_out import measure
 from learner.judge_watch import JudgeWatch
 from learner.ledger import staleness
-from learner.notices import FlatAlarm, announcer
+from learner.notices import FlatAlarm, announcer, waiting
 from learner.observer import Counters, GroupRecord, Observer, StepRecord
 from learner.phases import Phases
 from learner.reports import StepReport
@@ -143,6 +143,9 @@ def _train(
         sentence = alarm.sentence(record.zero_std_share)
         if sentence is not None:
             announce("alarm", metric="zero_std_share", step=done, size=record.zero_std_share, sentence=sentence)
+        unit = record.learner.get("preservation_unit")
+        if (off := waiting(done, steps, unit)) is not None:
+            announce("alarm", metric="preservation_unit", step=done, size=unit, sentence=off)
         if measuring:
             with phases.timed("evaluation"):
                 measure(config, backend, "training", done, held_out_tasks, events, observers)

@@ -96,3 +96,15 @@ class FlatAlarm:
         return (f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: their "
                 "candidates all got about the same reward. Look at the scores (a judge that always says the same?), "
                 "lower rewards.min_std, or raise exploration.alpha_edit.") if due else None
+
+
+def waiting(done: int, steps: int, unit: float | None) -> str | None:
+    """Says once, after `FLAT_STEPS` steps or at the end of a shorter run, that the preservation terms are still off;
+    `unit` is that of the step, see `learner.balance`."""
+    if unit != 0 or done != min(FLAT_STEPS, steps):
+        return None
+    return (f"the preservation terms have been off for {done} steps: their weights count in units of the surrogate's "
+            "gradient, which is not known before a group has candidates of different reward and tokens outside its "
+            "edit mask. Until then nothing holds the rest of the image, or the edit. Look at the scores, or train on "
+            "preservation alone, as preset keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the "
+            "edit.")

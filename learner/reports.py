@@ -58,7 +58,8 @@ class StepReport:
     def metrics(self) -> dict[str, float]:
         """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`,
         `undone_edit`) its mean over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities;
-        where both took part, `background_to_surrogate`, the proportion of those norms, and the `preservation_unit`;
+        where both took part, `background_to_surrogate`, the proportion of those norms; the `preservation_unit`, 0 while
+        it is not known, so that the preservation terms are off;
         `ratio_deviation` (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first
         update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored
         state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that one was held against,
@@ -98,7 +99,7 @@ class StepTotals:
         gradient_norms: per update.
         lr: learning rate.
         skipped_updates: of the whole run.
-        unit: of the preservation weights, see `learner.balance`.
+        unit: of the preservation weights, see `learner.balance`; None where there is none.
     """
 
     stats: list[GroupStats] = field(default_factory=list)
@@ -111,7 +112,7 @@ class StepTotals:
     gradient_norms: list[float] = field(default_factory=list)
     lr: float = 0.0
     skipped_updates: int = 0
-    unit: float = 0.0
+    unit: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """See `StepReport.metrics`; what is not finite is left out."""
@@ -132,8 +133,9 @@ class StepTotals:
             terms = [s.terms[name] for s in self.stats if name in s.terms]
             found[name] = _mean([term.value for term in terms])
             found[f"{name}_gradient"] = _mean([term.gradient for term in terms])
-        if {"surrogate", "background"} <= found.keys():
+        if self.unit is not None:
             found["preservation_unit"] = self.unit
+        if {"surrogate", "background"} <= found.keys():
             found["background_to_surrogate"] = _ratio(found["background_gradient"], found["surrogate_gradient"])
         clipped = [s.clipped_fraction for s in self.stats if "surrogate" in s.terms]
         if clipped:

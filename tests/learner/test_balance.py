@@ -7,7 +7,10 @@ import pytest
 from configs.schema import LearnerConfig
 from learner.balance import GROUPS, Balance
 from learner.checkpoint import load_step
+from learner.train import run
 from tests.learner.rig import Rig, made_scores, tiny_config
+from tests.learner.test_loop import Watcher
+from tests.learner.tiny_run import tiny_run
 
 HELD = {"preservation": {"background_weight": 0.4}}
 
@@ -55,7 +58,31 @@ def test_groups_without_advantages_leave_the_preservation_terms_off(fresh):
         consumed(r, group, [1.0] * group.group_size)
     metrics = r.learner.update().metrics
     assert "background" not in metrics and r.learner.state["balance"]["groups"] == 0
+    assert metrics["preservation_unit"] == 0 == metrics["gradient_norm"]
     assert r.step(1).metrics["background_to_surrogate"] == pytest.approx(0.4, rel=1e-6)
+
+
+def test_flat_groups_do_not_count_for_the_freeze(fresh):
+    r = fresh(learner=HELD)
+    for step in range(3):
+        r.publish()
+        first, second = r.groups(step)
+        consumed(r, first, [1.0] * first.group_size)
+        consumed(r, second)
+        assert r.learner.update().metrics["preservation_unit"] > 0
+        assert r.learner.state["balance"]["groups"] == step + 1
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+def test_a_run_whose_groups_are_all_flat_says_so_and_trains_nothing(tiny_kontext, tmp_path, steps):
+    watcher, held = Watcher(), {"background_weight": 1.0, "velocity_weight": 1.0}
+    config = tiny_run(tiny_kontext, tmp_path, "r", {
+        "rewards": {"min_std": 1e3}, "learner": {"steps": steps, "preservation": held}, "data": {"held_out_tasks": 0}})
+    summary = run(config, observers=[watcher])
+    assert [step.learner["flat_groups"] for step in watcher.steps] == [2] * steps  # it happened
+    told = [one for one in summary["notifications"] if one["metric"] == "preservation_unit"]
+    assert [one["step"] for one in told] == [min(steps, 5)] and watcher.notices.count(told[0]["sentence"]) == 1
+    assert summary["adapter_change"] == 0 and summary["verdict"]["outcome"] == "nothing_learnt"
 
 
 def test_a_restored_learner_weighs_as_before(fresh):
