@@ -6,12 +6,12 @@ Only these fields, of these types, in these ranges: a line that fits is a line t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, FiniteFloat
 
-from configs.errors import expectation, shown
+from configs.errors import shown
+from learner.event_record import Count, EventError, GroupId, Hex, Positive, Record, Seconds, validated
 
 Event = Literal[
     "started", "resumed", "leased", "generated", "scored", "spooled", "replayed", "trained", "rejected", "requeued",
@@ -21,34 +21,6 @@ Event = Literal[
     "judge_server_started", "judge_server_lost", "start_measured", "alarm", "step", "published", "checkpoint",
     "evaluated", "spool_refused", "not_spooled", "not_saved", "stopping", "finished", "failed",
 ]
-
-LARGEST = 10**12
-"""No count, number or process id of a run is larger."""
-
-Count = Annotated[int, Field(ge=0, le=LARGEST)]
-Positive = Annotated[int, Field(ge=1, le=LARGEST)]
-Seconds = Annotated[FiniteFloat, Field(ge=0, le=LARGEST)]
-Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
-GroupId = Annotated[str, StringConstraints(
-    pattern=r"^([0-9]{6}|[1-9][0-9]{6,11})\.([0-9]{3}|[1-9][0-9]{3,11})\.(0|[1-9][0-9]{0,11})$")]
-"""See `actors.trajectory.Lease.group_id`: step, slot and attempt."""
-
-
-MAX_TOLD = 5
-"""Faulty fields of one event that a sentence names."""
-
-
-class EventError(ValueError):
-    """An event that is not described here, or not as it is described; the sentence names every field."""
-
-
-class Record(BaseModel):
-    """The fields of an event. `strict`: nothing is converted, a number as text is a fault."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-R = TypeVar("R", bound=Record)
 
 
 class Began(Record):
@@ -385,23 +357,3 @@ def read_record(event: object, fields: Mapping[str, Any]) -> Record:
     if kind is None:
         raise EventError(f"expected an event of learner.event_types.RECORDS, got {shown(event)}")
     return validated(kind, fields)
-
-
-def validated(kind: type[R], fields: Mapping[str, Any]) -> R:
-    """A record of that kind.
-
-    Raises:
-        EventError: when the fields are not as described.
-    """
-    try:
-        return kind.model_validate(dict(fields))
-    except ValidationError as error:
-        raise EventError("; ".join(_sentence(detail) for detail in error.errors()[:MAX_TOLD])) from error
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    field = ".".join(str(part)[:80] for part in detail["loc"])
-    if detail["type"] == "missing":
-        return f"{field}: expected a value, got none"
-    expected = "no such field" if detail["type"] == "extra_forbidden" else expectation(detail)
-    return f"{field}: expected {expected}, got {shown(detail['input'])}"

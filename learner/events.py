@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from configs.commands import command
-from learner.event_types import Event, EventError, read_record
+from learner.event_record import EventError
+from learner.event_types import Event, read_record
 from learner.saying import warn
 
 FIRST = "0" * 16

@@ -12,7 +12,7 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from learner.backend import RunRefused
 from learner.checkpoint import Checkpoint, clear_unfinished, load_latest
-from learner.event_types import EventError
+from learner.event_record import EventError
 from learner.events import read_events
 from learner.training_state import refusal_of_another_run
 

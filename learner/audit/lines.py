@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import shown
-from learner.event_types import Count, EventError, Hex, Record, Seconds, read_record, validated
+from learner.event_record import Count, EventError, Hex, Record, Seconds, validated
+from learner.event_types import read_record
 from learner.events import FIRST, digest
 
 NEW_PROCESS = ("started", "resumed", "rolled_back")

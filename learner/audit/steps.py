@@ -8,6 +8,7 @@ from actors.trajectory import NOT_FINITE
 from configs.errors import shown
 from learner.audit.groups import place_of
 from learner.audit.history import History, Rule, Saved
+from learner.event_record import Record
 from learner.event_types import (
     Began,
     Checkpoint,
@@ -15,7 +16,6 @@ from learner.event_types import (
     GroupReason,
     OfStep,
     Published,
-    Record,
     Step,
     StepReason,
     StepSkipped,

@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from learner.event_types import RECORDS, Event, EventError
+from learner.event_record import EventError
+from learner.event_types import RECORDS, Event
 from learner.events import FIRST, EventLog, digest, read_events
 
 
