@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.own_names import PACKAGES
+from configs.own_names import PACKAGES, ROOT
 from tests.test_import_direction import MAY_IMPORT
 
 COMMANDS = ("learner.main", "learner.infer", "editing.validate", "rewards.score", "cluster.scale")
@@ -26,6 +26,16 @@ def test_a_file_that_hides_a_package_is_named(tmp_path: Path, file: str, command
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"{tmp_path / file} has the name of a package of Locus, ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_called_like_the_package_of_the_command_is_named_by_python_as_readme_says(tmp_path: Path, command: str):
+    name = command.partition(".")[0]
+    (tmp_path / f"{name}.py").touch()
+    done = started(tmp_path, command, "--help")
+    words = "__path__ attribute not found on {!r}"
+    assert (done.returncode, done.stdout) == (1, "") and words.format(name) in done.stderr
+    assert words.format("learner") in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_folders_of_data_and_other_files_hide_nothing(tmp_path: Path):
