@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -33,12 +32,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(candidates)}
     close = difflib.get_close_matches(word.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.75)
     return leaves[close[0]] if close else ""
-
-
-def shown(value: Any) -> str:
-    """A value for a message: short, and on one line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _BOUNDS = {

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from configs.errors import ConfigError, nearest, shown
+from configs.errors import ConfigError, nearest
 from configs.paths import TOKEN, expanded
 from configs.schema import RunConfig
+from configs.text import shown
 from configs.tree import is_section, join, known_paths, tag_of, variants
 
 PRESETS = Path(__file__).parent / "presets"

@@ -19,10 +19,11 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
-from configs.errors import ConfigError, nearest, shown
+from configs.errors import ConfigError, nearest
 from configs.layers import Layers, find_config, parse_yaml, refuse_tokens, unknown_key
 from configs.run_files import hash_in, run_of
 from configs.schema import RunConfig
+from configs.text import shown
 from configs.tree import default_of, find_field, members, sections
 from configs.validate import validated
 

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from configs.errors import ConfigError, expectation, shown
+from configs.errors import ConfigError, expectation
 from configs.layers import Layers
 from configs.schema import RunConfig
+from configs.text import shown
 from configs.tree import find_field, members, tag_of, type_words, variants
 
 

@@ -29,11 +29,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import shown
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import RunConfig, ShapesData
+from configs.text import shown
 from evaluation.ablation import (
     ROWS,
     AblationError,

@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
-from configs.errors import expectation, shown
+from configs.errors import expectation
+from configs.text import shown
 
 LARGEST = 10**12
 """No count, number or process id of a run is larger."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from configs.errors import shown
+from configs.text import shown
 from learner.event_record import Count, EventError, GroupId, Hex, Positive, Record, Seconds, validated
 
 Event = Literal[

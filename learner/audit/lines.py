@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import shown
+from configs.text import shown
 from learner.event_record import Count, EventError, Hex, Record, Seconds, validated
 from learner.event_types import read_record
 from learner.events import FIRST, digest

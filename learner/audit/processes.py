@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.errors import shown
+from configs.text import shown
 from learner.audit.history import History, Rule, Saved
 from learner.event_types import Began, Failed, OfStep, StepReason, Told
 from learner.training_state import CHANGEABLE, changed_keys, is_within

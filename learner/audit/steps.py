@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.trajectory import NOT_FINITE
-from configs.errors import shown
+from configs.text import shown
 from learner.audit.groups import place_of
 from learner.audit.history import History, Rule, Saved
 from learner.event_record import Record

@@ -22,9 +22,10 @@ from typing import Any
 
 from configs.exits import STOP_SIGNALS
 from configs.output import protect_output
+from configs.text import told
 from rewards.inputs import ScoreInput
 from rewards.plugin import wire
-from rewards.plugin.values import checked, shown, told
+from rewards.plugin.values import checked, typed
 from rewards.result import Score
 
 GRACE_SECONDS = 5.0
@@ -82,7 +83,7 @@ def found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
     except AttributeError as error:
         raise LoadError(f"{key}: {module_name} has no {attribute!r}") from error
     if not callable(found) or inspect.isclass(found):
-        raise LoadError(f"{key}: expected {dotted} to be a function of one ScoreInput, got {shown(found)}")
+        raise LoadError(f"{key}: expected {dotted} to be a function of one ScoreInput, got {typed(found)}")
     return found
 
 

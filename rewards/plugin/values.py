@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from configs.text import shown
 from rewards.result import Score
-
-LONGEST = 300
-"""Characters of an exception's text that are told."""
 
 
 def checked(returned: Any, size: int, who: str) -> tuple[Score, ...]:
     """One score per candidate from what a scorer returned; errors that name it where that is not possible."""
     values = _plain(returned)
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        return (Score(error=f"{who}: expected {size} numbers, one per candidate; got {shown(returned)}"),) * size
+        return (Score(error=f"{who}: expected {size} numbers, one per candidate; got {typed(returned)}"),) * size
     if len(values) != size:
         return (Score(error=f"{who}: expected {size} numbers, one per candidate; got {len(values)}"),) * size
     return tuple(_one(_plain(value), f"{who}: candidate {i}") for i, value in enumerate(values))
@@ -27,7 +25,7 @@ def _one(value: Any, where: str) -> Score:
         return value if value.error is None else Score(error=f"{where}: {value.error}", reason=value.reason)
     # A truth value is refused, since a mask returned by mistake would pass for scores of 0 and 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Score(error=f"{where}: expected a number; got {shown(value)}")
+        return Score(error=f"{where}: expected a number; got {typed(value)}")
     try:
         number = float(value)
     except OverflowError:
@@ -40,16 +38,6 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def shown(value: object) -> str:
+def typed(value: object) -> str:
     """A value for a sentence, with its type."""
-    return f"{type(value).__name__} {value!r:.80}"
-
-
-def told(error: BaseException) -> str:
-    """An exception of the user's code for a sentence: its type, and what it says as one printable, bounded line."""
-    try:
-        said = str(error)
-    except Exception as another:  # the user's class may do anything
-        said = f"no text: {type(another).__name__}"
-    line = "".join(letter if letter.isprintable() else " " for letter in said[:LONGEST]).strip()
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return f"{type(value).__name__} {shown(value)}"

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from configs.text import one_line
 from editing.masks import MaskPolarity
-from rewards.service.refusal import Refusal, excerpt
+from rewards.service.refusal import Refusal
 
 MAX_RLE = 1_000_000
 """Longest `counts` of a run-length mask, in characters (compressed) or numbers."""
@@ -137,14 +138,14 @@ def parse(body: bytes | bytearray) -> ScoreRequest:
 def _refusal(error: ValidationError) -> Refusal:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return Refusal(400, f"The body must be a JSON object; it cannot be read: {excerpt(first['msg'], 120)}.")
+        return Refusal(400, f"The body must be a JSON object; it cannot be read: {one_line(first['msg'], 120)}.")
     where = _path(first["loc"])
     if first["type"] == "extra_forbidden":
         return Refusal(422, f"{where}: unknown field. Expected source, edited, instruction and mask (png with polarity "
                             "or rle), and optionally target and caption.")
     if first["type"] == "missing":
         return Refusal(422, f"{where}: expected, but not there.")
-    said = excerpt(first["msg"], 120)
+    said = one_line(first["msg"], 120)
     return Refusal(422, f"{where}: {said[:1].lower()}{said[1:]}.")
 
 
@@ -155,7 +156,7 @@ def _path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         elif not part.startswith("is:"):  # the tag of a variant, which is not in the request
-            text += f".{excerpt(part)}"
+            text += f".{one_line(part)}"
     return text.removeprefix(".") or "The body"
 
 

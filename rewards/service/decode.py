@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.rewards import ServiceConfig
+from configs.text import one_line
 from editing.images import PictureTooLarge, decode_image, picture_size
 from editing.masks import MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, Image, PixelMask, TaskError
 from rewards.service.body import PngMask, Rle, RleMask, ScoreRequest
-from rewards.service.refusal import Refusal, excerpt
+from rewards.service.refusal import Refusal
 
 MAX_SCANS = 100
 """Most scans of a JPEG (encoders write about ten). Each costs a pass over the whole picture, but few bytes."""
@@ -126,7 +127,7 @@ def _file(text: str, name: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
         raise Refusal(422, f"{name} must be a file's bytes in base64, without prefix or line breaks; seen text "
-                           f"like {excerpt(text, 40)!r}. The service opens no URLs and no paths.") from None
+                           f"like {one_line(text, 40)!r}. The service opens no URLs and no paths.") from None
 
 
 def _pixels(data: bytes, name: str, limits: ServiceConfig) -> int:
@@ -144,6 +145,6 @@ def _checked(step: Callable[[], T]) -> T:
     try:
         return step()
     except PictureTooLarge as error:
-        raise Refusal(413, excerpt(str(error), 300)) from None
+        raise Refusal(413, one_line(str(error), 300)) from None
     except TaskError as error:
-        raise Refusal(422, excerpt(str(error), 300)) from None
+        raise Refusal(422, one_line(str(error), 300)) from None

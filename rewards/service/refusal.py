@@ -18,9 +18,3 @@ class Refusal(Exception):
         if self.retry_after is not None:
             return {"Retry-After": str(self.retry_after)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-
-
-def excerpt(text: str, longest: int = 60) -> str:
-    """A piece of somebody's text for a sentence: one printable line, bounded."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in text[: longest + 1])
-    return line if len(line) <= longest else f"{line[: longest - 3]}..."

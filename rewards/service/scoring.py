@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
 from configs.rewards import RewardsConfig, ServiceConfig
+from configs.text import one_line
 from editing.task import EditTask
 from rewards.compose import compose
 from rewards.judge.messages import JudgesDown
@@ -24,7 +25,7 @@ from rewards.service.incoming import FIRST_PIECE, Incoming
 from rewards.service.lanes import Lane, Lanes
 from rewards.service.metrics import Metrics
 from rewards.service.queue import Admission
-from rewards.service.refusal import Refusal, excerpt
+from rewards.service.refusal import Refusal
 from rewards.threads import in_thread
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class ScoreDesk:
                     f"The request was still {stage} after {self._limits.deadline:g} s (service.deadline); try again "
                     "later or with fewer pictures.", self._admission.retry_after) from None
             except JudgesDown as error:
-                raise Refusal(503, f"The judges give no scores: {excerpt(str(error), 300)}",
+                raise Refusal(503, f"The judges give no scores: {one_line(str(error), 300)}",
                               self._admission.retry_after) from None
         self._metrics.scored(components)
         return _response(components, self._rewards.weights)
@@ -119,10 +120,10 @@ def _refuse_other_types(request: Request) -> None:
     media, _, _ = request.headers.get("content-type", "").partition(";")
     if media.strip().lower() != "application/json":
         raise Refusal(415, "The body must be JSON with the header 'Content-Type: application/json', not pickle or form "
-                           f"data; seen {excerpt(media.strip()) or 'no type'!r}.")
+                           f"data; seen {one_line(media.strip()) or 'no type'!r}.")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {excerpt(encoding)!r}.")
+        raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {one_line(encoding)!r}.")
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -145,7 +146,7 @@ def _response(components: Mapping[str, tuple[Score, ...]], weights: Mapping[str,
     return ScoreResponse(
         components={
             name: [ComponentScore(
-                value=score.value, error=None if score.error is None else excerpt(score.error, 500),
+                value=score.value, error=None if score.error is None else one_line(score.error, 500),
                 passes=list(score.passes)) for score in scores]
             for name, scores in components.items()},
         rewards=[value if valid else None

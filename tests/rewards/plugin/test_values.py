@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.plugin.values import checked, told
+from rewards.plugin.values import checked
 from rewards.result import Score
 
 
@@ -49,18 +49,3 @@ def test_a_column_of_scores_is_not_taken_for_scores():
 def test_an_error_that_the_scorer_gives_names_it():
     got = checked([Score(error="no face found"), 1.0], 2, "mine (m:f)")
     assert got == (Score(error="mine (m:f): candidate 0: no face found"), Score(value=1.0))
-
-
-class Unreadable(Exception):
-    def __str__(self):
-        raise ValueError("no")
-
-
-@pytest.mark.parametrize(("error", "text"), [
-    (KeyError("sharp"), "KeyError: 'sharp'"), (SystemExit(3), "SystemExit: 3"),
-    (KeyboardInterrupt(), "KeyboardInterrupt"),
-    (RuntimeError("a\x1b[31m\nb" + "x" * 100_000), "RuntimeError: a [31m b" + "x" * 292),
-    (Unreadable(), "Unreadable: no text: ValueError"),
-], ids=lambda value: type(value).__name__)
-def test_an_exception_is_one_printable_bounded_line(error, text):
-    assert told(error) == text

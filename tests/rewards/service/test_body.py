@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.service.body import EXAMPLE, MAX_ITEMS, RleMask, ScoreRequest, parse
-from rewards.service.refusal import Refusal, excerpt
+from rewards.service.refusal import Refusal
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -61,8 +61,3 @@ def test_many_small_values_are_refused_before_they_are_built(piece, monkeypatch)
     monkeypatch.setattr(ScoreRequest, "model_validate_json", lambda body: pytest.fail("it was parsed"))
     got = read(b'{"edited": [' + piece * (MAX_ITEMS + 1))
     assert isinstance(got, Refusal) and got.status == 413
-
-
-def test_excerpts_are_one_bounded_printable_line():
-    assert excerpt("a\nb\x1b[31m") == "a?b?[31m"
-    assert excerpt("x" * 60) == "x" * 60 and excerpt("x" * 61) == "x" * 57 + "..."
