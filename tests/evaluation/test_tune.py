@@ -155,6 +155,22 @@ def test_control_rows_are_configurations_that_start(row):
     check_edit_signal(load_config(["--config", str(CONTROLS / f"{row}.yaml")]))
 
 
+@pytest.mark.parametrize("row", ["noise_reward", "no_reward"])
+def test_control_rows_differ_from_the_tuned_quickstart_in_the_reward_alone(row):
+    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")])
+    control = load_config(["--config", str(CONTROLS / f"{row}.yaml")])
+    assert control.rewards.weights != tuned.rewards.weights
+    assert control == tuned.model_copy(update={"name": row, "rewards": control.rewards})
+
+
+def test_the_background_control_has_no_other_term_and_the_learning_rate_of_the_tuned_quickstart():
+    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")]).learner
+    learner = load_config(["--config", str(CONTROLS / "background_only.yaml")]).learner
+    assert learner.optimizer == tuned.optimizer and learner.surrogate.weight == 0
+    terms = learner.preservation
+    assert terms.background_weight == 1 and terms.velocity_weight < 1e-6 and terms.undone_weight == 0
+
+
 def test_noise_knows_nothing_and_constant_less():
     images = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
     images[1] = images[0]
