@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -44,18 +45,33 @@ def main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     inbox: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_receive, args=(connection, inbox), daemon=True).start()
-    opening, _ = inbox.get()
+    with suppress(OSError):  # the pool went while it was answered; the user's own errors end in `scored`
+        if not _serve(connection, inbox):
+            return
+    served.set()
+
+
+def _serve(connection: socket.socket, inbox: SimpleQueue[Any]) -> bool:
+    """Answers until the pool is gone; False where the function cannot be loaded, which is told to the pool.
+
+    Raises:
+        OSError: when the pool is gone before it has its answer.
+    """
+    opened = inbox.get()
+    if opened is None:
+        return True
+    opening, _ = opened
     try:
         function = found(opening["name"], opening["dotted"])
     except LoadError as error:
         wire.send(connection, {"error": str(error)}, {})
-        return
+        return False
     wire.send(connection, {"error": None}, {})
     who = f"{opening['name']} ({opening['dotted']})"
     with asyncio.Runner() as runner:
         while (received := inbox.get()) is not None:
             wire.send(connection, wire.of_scores(scored(function, wire.to_input(*received), who, runner)), {})
-    served.set()
+    return True
 
 
 class LoadError(Exception):

@@ -200,7 +200,8 @@ def test_a_thousand_losses_in_a_row_are_not_the_last(monkeypatch):
         assert None not in values(ask(scorer, asking_for(9)))
 
 
-@pytest.mark.parametrize("attribute", ["starts_a_process", "starts_a_process_and_hangs"])
+@pytest.mark.parametrize("attribute", [
+    "starts_a_process", "starts_a_process_and_hangs", "starts_a_process_and_answers_late"])
 def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(tmp_path, attribute):
     file = tmp_path / "pids"
     code = (f"import asyncio; from rewards.plugin.scorer import OwnScorer; "

@@ -98,6 +98,13 @@ def starts_a_process_and_hangs(given):
         time.sleep(1)
 
 
+def starts_a_process_and_answers_late(given):
+    """After two seconds, when whoever waits for the file has long ended the run."""
+    scores = starts_a_process(given)
+    time.sleep(2)
+    return scores
+
+
 def starts_a_process_and_exits(given):
     starts_a_process(given)
     os._exit(0)
