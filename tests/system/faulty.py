@@ -15,12 +15,12 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
     from actors.fleet import RolloutActor
 
     class Faulty(RolloutActor):
-        def __init__(self, config):
+        def __init__(self, config, tasks):
             if "start" in plan and not self.strikes("the first starts"):
                 with (struck / "cannot start").open("a") as file:
                     file.write("x")
                 raise RuntimeError("the driver of this GPU is too old")
-            super().__init__(config)
+            super().__init__(config, tasks=tasks)
 
         def strikes(self, name):
             import json
