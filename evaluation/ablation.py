@@ -197,6 +197,13 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
     return done
 
 
+def paired_final(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The base's means and what was gained on the tasks that both editors have an image of: a run that makes none of
+    its worst tasks must not win by their absence."""
+    gain = summary["gain"]["mean"]
+    return {name: value + gain[name] for name, value in summary["base"]["mean"].items() if name in gain}
+
+
 def summarise(runs: Sequence[Run], summaries: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """The table's rows, in the order of the runs."""
     rows = []
@@ -210,7 +217,7 @@ def summarise(runs: Sequence[Run], summaries: Mapping[str, Mapping[str, Any]]) -
             seeds=tuple(run.seed for run in mine),
             config_hashes=tuple(run.config_hash for run in mine),
             training_seconds=sum(seconds) / len(seconds) if seconds else None,
-            metrics=compare([s["base"]["mean"] for s in found], [s["final"]["mean"] for s in found], METRICS),
+            metrics=compare([s["base"]["mean"] for s in found], [paired_final(s) for s in found], METRICS),
         ))
     return rows
 

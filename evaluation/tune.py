@@ -150,8 +150,7 @@ def _run(
     summaries = collect(runs, jobs, runner, say)
     found = []
     for trial, run in zip(trials, runs, strict=True):
-        base, final = summaries[run.name]["base"]["mean"], summaries[run.name]["final"]["mean"]
-        gains = {name: final[name] - base[name] for name in sorted(base.keys() & final.keys())}
+        gains = dict(sorted(summaries[run.name]["gain"]["mean"].items()))  # on the tasks that both have an image of
         found.append(Trial(trial.row, trial.lr, trial.background_weight, gains))
     return found
 

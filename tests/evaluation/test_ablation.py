@@ -47,7 +47,8 @@ class FakeRunner:
         (folder / "summary.json").write_text(json.dumps({
             "config_hash": ablation.config_hash(config), "first_step": 25 if resumed else 0,
             "seconds": {"step": 100.0 + config.seed, "rollout": 60.0}, "base": {"mean": BASE, "standard_error": {}},
-            "final": {"mean": {name: value + gain for name, value in BASE.items()}, "standard_error": {}}}))
+            "final": {"mean": {name: value + gain for name, value in BASE.items()}, "standard_error": {}},
+            "gain": {"mean": dict.fromkeys(BASE, gain), "standard_error": {}}}))
         return exits.UNUSABLE if config.name in self.ruined else exits.DONE
 
 
@@ -196,3 +197,9 @@ def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path, capsys
     # Interrupted while it starts a thread, a pool does not know of it and does not wait; the interpreter does.
     assert ended.wait(60) and status == 130 and len(commands) == 1 and told == [True]
     assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_a_run_without_images_of_its_worst_tasks_gains_nothing_by_their_absence():
+    summary = {"base": {"mean": {"edit_score": 0.5}}, "final": {"mean": {"edit_score": 0.8}},  # of fewer tasks
+               "gain": {"mean": {"edit_score": -0.1}}}
+    assert ablation.paired_final(summary) == pytest.approx({"edit_score": 0.4})

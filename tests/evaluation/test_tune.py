@@ -37,7 +37,8 @@ class FakeRunner:
         base = {"editscore_truth": 0.6, "edit_score": 0.6, "background_psnr": 28.0}
         (folder / "summary.json").write_text(json.dumps({
             "config_hash": config_hash(config), "first_step": 0, "seconds": {"step": 1.0}, "base": {"mean": base},
-            "final": {"mean": {**base, "editscore_truth": 0.6 + gain}}}))
+            "final": {"mean": {**base, "editscore_truth": 0.6 + gain}},
+            "gain": {"mean": {**dict.fromkeys(base, 0.0), "editscore_truth": gain}}}))
         return exits.DONE
 
 
