@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.trajectory import NOT_FINITE, Lease, MessageError, Shown, TrajectoryGroup, derive_seed
+from actors.trajectory import Lease, MessageError, Shown, TrajectoryGroup, derive_seed, not_finite
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
 from editing.noise import NoiseRecipe, noise_digest
-from editing.task import EditTask, Image
+from editing.task import EditTask, Image, NotFinite
 
 
 def roll_out(
@@ -34,7 +34,7 @@ def roll_out(
 
     Raises:
         EditorError: when the editor cannot take the task.
-        MessageError: when a latent is not finite.
+        MessageError: when latents or pixels are not finite.
     """
     start = time.monotonic()
     # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
@@ -58,7 +58,10 @@ def roll_out(
                 noise, sigmas, config.sampler.solver, keep=kept,
             )
             acd = None if probe is None else _numpy(probe.take())
-        images = editor.decode(trajectory.final, condition)
+        try:
+            images = editor.decode(trajectory.final, condition)
+        except NotFinite as error:
+            raise not_finite(lease, str(error)) from error
     chosen = torch.from_numpy(anchors).to(editor.device)
     return TrajectoryGroup(
         lease=lease,
@@ -91,11 +94,11 @@ def sample(editor: Editor, task: EditTask, seed: int, steps: int, solver: Solver
     """The unperturbed edit of a task from the noise of `seed`, uint8 [H, W, 3]: what a user would get.
 
     Raises:
-        MessageError: when a latent is not finite: decoded, it would be an image like any other.
+        MessageError: when latents or pixels are not finite.
     """
     condition = editor.encode(task)
     with torch.inference_mode():
-        return editor.decode(_integrate_one(editor, task, condition, seed, steps, solver), condition)[0]
+        return _decode_one(editor, task, condition, _integrate_one(editor, condition, seed, steps, solver))
 
 
 def show(
@@ -107,24 +110,26 @@ def show(
     mask = editor.token_mask(task.edit_mask, condition)
     with torch.inference_mode():
         with editor.attention_probe(mask, blocks, capture_map=True) as probe:
-            final = _integrate_one(editor, task, condition, seed, steps, solver)
+            final = _integrate_one(editor, condition, seed, steps, solver)
             attention = _numpy(probe.take_map())[0].reshape(condition.grid)
-        image = editor.decode(final, condition)[0]
+        image = _decode_one(editor, task, condition, final)
     return Shown(index=index, task_id=task.task_id, image=image, attention=attention)
 
 
-def _integrate_one(
-    editor: Editor, task: EditTask, condition: Condition, seed: int, steps: int, solver: Solver
-) -> Tensor:
+def _integrate_one(editor: Editor, condition: Condition, seed: int, steps: int, solver: Solver) -> Tensor:
     # The reference of a group does not depend on the strengths.
     recipe = NoiseRecipe(seed, alpha_edit=0.0, alpha_base=0.0, group_size=1)
     noise = recipe.reference(condition.tokens, condition.source_latents.shape[-1])[None].to(editor.device)
-    final = integrate(
+    return integrate(
         lambda x, sigma: editor.velocity(x, sigma, condition), noise, editor.sigmas(steps, condition), solver
     ).final
-    if not bool(final.isfinite().all()):
-        raise MessageError(f"task {task.task_id}: its {NOT_FINITE}")
-    return final
+
+
+def _decode_one(editor: Editor, task: EditTask, condition: Condition, final: Tensor) -> Image:
+    try:
+        return editor.decode(final, condition)[0]
+    except NotFinite as error:
+        raise MessageError(f"task {task.task_id}: its {error}") from error
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from editing.task import NOT_FINITE
+
 REFERENCE_INDEX = 0  # the unperturbed candidate
-NOT_FINITE = "latents contain NaN or infinity"
-"""In the sentence of a group that is lost for it, whichever process says so."""
 
 
 class MessageError(ValueError):
@@ -43,6 +43,12 @@ def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part and on nothing else (not on process, platform or order of use)."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def not_finite(lease: Lease, what: str) -> MessageError:
+    """Of a group in which `what` is; an editor that makes such before any training wants another dtype."""
+    hint = "" if lease.policy_version else ", the editor before any training; does editor.dtype float32 help?"
+    return MessageError(f"group {lease.group_id}: its {what}, under policy version {lease.policy_version}{hint}")
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,7 @@ class TrajectoryGroup:
             raise MessageError(f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
                                f"in 1..{size - 1}, got {self.anchors.tolist()}")
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
-            raise MessageError(
-                f"group {self.lease.group_id}: its {NOT_FINITE}, under policy version {self.policy_version}" + (
-                    ", the editor before any training; does editor.dtype float32 help?" * (self.policy_version == 0)))
+            raise not_finite(self.lease, f"latents {NOT_FINITE}")
 
     @property
     def group_size(self) -> int:

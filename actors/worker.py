@@ -74,7 +74,7 @@ class RolloutWorker:
         Raises:
             WrongVersion: when the lease asks for a version the worker does not hold.
             TaskError: when the task went bad.
-            MessageError: when a latent is not finite.
+            MessageError: when latents or pixels are not finite.
         """
         if lease.policy_version != self._version:
             raise WrongVersion(
@@ -92,7 +92,7 @@ class RolloutWorker:
 
         Raises:
             TaskError: when a task went bad.
-            MessageError: when a latent is not finite.
+            MessageError: when latents or pixels are not finite.
         """
         sampler = self._config.sampler
         with self._policy(base):

@@ -18,6 +18,14 @@ PixelMask = NDArray[np.bool_]
 """bool [H, W]; for an edit mask True means editable."""
 
 
+NOT_FINITE = "contain NaN or infinity"
+"""In the sentence of latents or pixels that are no picture, whichever process says so."""
+
+
+class NotFinite(ArithmeticError):
+    """Latents, or the pixels decoded from them, are not finite; as bytes they would be a picture like any other."""
+
+
 class TaskError(ValueError):
     """A task, or a piece of one, is not what it must be; the message says what was expected and seen."""
 

@@ -6,9 +6,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from actors.trajectory import NOT_FINITE, Generated, Lease
+from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import ManifestData, RunConfig
+from editing.task import NOT_FINITE
 from learner.backend import Backend, Delivered, Lost, LostOnTheWay, Notify, RunFailed, Taken
 from learner.events import EventLog
 from learner.ledger import Ledger, homogeneity_fault, staleness
@@ -200,9 +201,10 @@ class Gatherer:
         limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
         if self._failures[place] >= limit and NOT_FINITE in reason and self.version > 0:
             raise Diverged(
-                f"Policy version {self.version} makes latents that are not finite: a group of step {lease.step + 1} "
-                f"was redone {limit} times (cluster.max_attempts) in vain. It is not the task but the weights, which "
-                "have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start again.")
+                f"Policy version {self.version} makes latents or pixels that are not finite: a group of step "
+                f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) in vain. It is not the task but "
+                "the weights, which have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start "
+                "again.")
         if self._failures[place] >= limit:
             raise RunFailed(
                 f"A group of step {lease.step + 1} (training task {lease.task_index}, policy version {self.version}) "

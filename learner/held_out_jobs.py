@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.fleet import FETCH_SECONDS, Fleet, Job
-from actors.trajectory import NOT_FINITE, Shown
+from actors.trajectory import Shown
+from editing.task import NOT_FINITE
 from learner.answers import GroupLost, Spoiled, answer_of
 from learner.backend import HeldOut, RunFailed
 

@@ -74,7 +74,7 @@ def judged(
     if not change <= LARGEST_CHANGE:  # NaN is ruin too
         ruin.append(f"the adapter changes a weight matrix by {change:.3g} times its own size")
     if not_finite:
-        ruin.append(f"of {not_finite} held-out tasks the trained editor makes latents that are not finite")
+        ruin.append(f"of {not_finite} held-out tasks only the base makes an image")
     return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")
 
 

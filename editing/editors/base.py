@@ -133,7 +133,11 @@ class Editor(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor, condition: Condition) -> Image:
-        """The pictures of clean latents [B, N, C], uint8 array [B, H, W, 3]."""
+        """The pictures of clean latents [B, N, C], uint8 array [B, H, W, 3].
+
+        Raises:
+            NotFinite: when the latents are not, or what the decoder makes of them (some overflow in half precision).
+        """
 
     @abstractmethod
     def attention_probe(

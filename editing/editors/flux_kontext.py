@@ -23,7 +23,7 @@ from editing.editors.base import Condition, Editor, EditorError
 from editing.editors.folder import CACHED_CONDITIONS, PIPELINE_TEXT_TOKENS
 from editing.editors.probe import AttentionProbe, probe_flux_attention
 from editing.masks import TokenMask, token_mask
-from editing.task import EditTask, Image, PixelMask
+from editing.task import NOT_FINITE, EditTask, Image, NotFinite, PixelMask
 
 
 class FluxKontextEditor(Editor):
@@ -214,6 +214,8 @@ class FluxKontextEditor(Editor):
 
     def decode(self, latents: Tensor, condition: Condition) -> Image:
         """See `Editor.decode`; the same rounding as the pipeline's PIL output."""
+        if not bool(latents.isfinite().all()):
+            raise NotFinite(f"latents {NOT_FINITE}")
         parts = latents.split(self.micro_batch or latents.shape[0])
         return np.concatenate([self._decode(part, condition) for part in parts])
 
@@ -224,9 +226,10 @@ class FluxKontextEditor(Editor):
             latents.to(vae.dtype), condition.height, condition.width, pipeline.vae_scale_factor
         )
         unpacked = unpacked / vae.config.scaling_factor + vae.config.shift_factor
-        pixels = pipeline.image_processor.postprocess(
-            vae.decode(unpacked, return_dict=False)[0], output_type="np"
-        )
+        decoded = vae.decode(unpacked, return_dict=False)[0]
+        if not bool(decoded.isfinite().all()):
+            raise NotFinite(f"decoded pixels {NOT_FINITE}")
+        pixels = pipeline.image_processor.postprocess(decoded, output_type="np")
         return (pixels * 255).round().astype(np.uint8)
 
     @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.trajectory import NOT_FINITE
 from configs.text import shown
+from editing.task import NOT_FINITE
 from learner.audit.groups import place_of
 from learner.audit.history import History, Rule, Saved
 from learner.event_record import Record
@@ -146,7 +146,7 @@ class Steps(Rule):
         skipped = self.steps[-1].skipped if self.steps else 0
         if skipped != MAX_SKIPPED_STEPS and NOT_FINITE not in self._lost:
             self.history.fault("P7", f"the run went back after {skipped} skipped steps in a row, expected "
-                                     f"{MAX_SKIPPED_STEPS}, or a group that was lost because its {NOT_FINITE}")
+                                     f"{MAX_SKIPPED_STEPS}, or a group that was lost because its latents {NOT_FINITE}")
 
     def on_published(self, record: Published) -> None:
         history, version = self.history, record.version

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from actors.rollout import draw_anchors, roll_out, sample, show
-from actors.trajectory import NOT_FINITE, Lease, MessageError
+from actors.trajectory import Lease, MessageError
 from configs.schema import RunConfig
 from editing.editors.base import Editor
 from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
 from editing.noise import NoiseRecipe
-from editing.task import EditTask
+from editing.task import NOT_FINITE, EditTask
 
 LEASE = Lease(step=3, slot=1, task_index=7, attempt=0, seed=123456789, policy_version=3)
 
@@ -128,13 +128,30 @@ def test_a_sample_is_the_reference_of_a_rollout_with_that_seed(editor, task):
     assert not np.array_equal(alone, sample(editor, task, LEASE.seed + 1, 4, "euler"))
 
 
-def test_latents_that_are_not_finite_are_no_image(tiny_kontext, task):
+@pytest.mark.parametrize(("part", "what"), [("transformer", "latents"), ("vae", "decoded pixels")])
+def test_what_is_not_finite_is_no_image(tiny_kontext, task, part, what):
     broken = load_editor(tiny_kontext)
     with torch.no_grad():
-        next(broken.transformer.parameters()).fill_(float("nan"))
+        next((broken.transformer if part == "transformer" else broken.pipeline.vae.decoder).parameters()).fill_(np.nan)
     for edit in (lambda: sample(broken, task, 1, 4, "euler"), lambda: show(broken, task, 5, 1, 4, "euler", 3)):
-        with pytest.raises(MessageError, match=f"^task t: its {NOT_FINITE}"):
+        with pytest.raises(MessageError, match=f"^task t: its {what} {NOT_FINITE}$"):
             edit()
+    with pytest.raises(MessageError, match=f"^group 000003.001.0: its {what} {NOT_FINITE}, under policy version 3$"):
+        roll_out(broken, task, LEASE, config(), "hash")
+
+
+def test_one_candidate_that_ends_in_nan_after_the_trained_steps_loses_the_group(tiny_kontext, task, monkeypatch):
+    broken = load_editor(tiny_kontext)
+    whole, last = broken.velocity, broken.sigmas(4, broken.encode(task))[3]
+
+    def velocity(latents, sigma, condition):
+        found = whole(latents, sigma, condition)
+        found[4, 0, 0] = torch.where(sigma[0] <= last, float("inf"), found[4, 0, 0])
+        return found
+
+    monkeypatch.setattr(broken, "velocity", velocity)
+    with pytest.raises(MessageError, match=f"its latents {NOT_FINITE}"):
+        roll_out(broken, task, LEASE, config(trained_steps=[1]), "hash")
 
 
 def test_show_gives_the_sample_and_where_the_text_looked(editor, task):

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.trajectory import NOT_FINITE, Generated, Lease
+from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
+from editing.task import NOT_FINITE
 from learner.backend import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
 from learner.reports import StepReport, StepTotals
 from rewards.result import GroupScores, Score
@@ -84,7 +85,7 @@ class FakeBackend:
         if fate == "lost":
             return Lost(lease, "killed")
         if fate == "not finite":
-            return Lost(lease, f"its {NOT_FINITE}")
+            return Lost(lease, f"its latents {NOT_FINITE}")
         if fate == "spoiled":
             return Lost(lease, "its file is gone", spoiled=True)
         if fate == "late":  # given up, but it arrives all the same

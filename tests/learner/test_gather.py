@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.trajectory import NOT_FINITE
 from configs.schema import RunConfig
+from editing.task import NOT_FINITE
 from learner.backend import RunFailed
 from learner.events import EventLog, read_events
 from learner.gather import Gatherer

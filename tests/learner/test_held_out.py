@@ -1,10 +1,10 @@
 """Held-out tasks of which an editor makes no image have no measurement, and no comparison has them."""
 
-
 import pytest
 
-from actors.trajectory import NOT_FINITE, MessageError
+from actors.trajectory import MessageError
 from actors.worker import RolloutWorker
+from editing.task import NOT_FINITE
 from learner.events import read_events
 from learner.held_out_jobs import HeldOutJobs
 from learner.train import run
@@ -21,7 +21,7 @@ def broken(request, monkeypatch):
 
     def sometimes(worker, indices, base):
         if BROKEN in indices and ("base" if base else "trained") in request.param:
-            raise MessageError(f"task shapes-held-out-{BROKEN}: its {NOT_FINITE}")
+            raise MessageError(f"task shapes-held-out-{BROKEN}: its latents {NOT_FINITE}")
         return whole(worker, indices, base)
 
     monkeypatch.setattr(RolloutWorker, "sample_held_out", sometimes)
@@ -39,9 +39,9 @@ def test_such_a_task_is_told_of_and_in_no_comparison(tiny_kontext, tmp_path, bro
     assert both == [0, 2] and summary["gain"]["mean"]["edit_psnr"] == pytest.approx(
         sum(final[i]["edit_psnr"] - base[i]["edit_psnr"] for i in both) / 2)
     told = [one for one in summary["notifications"] if one["metric"] == "held_out_not_finite"]
-    assert len(told) == len(broken) and all(f"shapes-held-out-{BROKEN}: its {NOT_FINITE}" in one["sentence"]
+    assert len(told) == len(broken) and all(f"shapes-held-out-{BROKEN}: its latents {NOT_FINITE}" in one["sentence"]
                                             for one in told)
-    ruined = "of 1 held-out tasks the trained editor makes latents that are not finite"
+    ruined = "of 1 held-out tasks only the base makes an image"
     assert (ruined in summary["verdict"]["reasons"]) == (broken == ("trained",))
 
 
@@ -56,7 +56,7 @@ def test_on_ray_it_is_found_in_its_chunk_and_not_done_again():
             indices = job.arguments[0]
             asked.append(indices)
             if BROKEN in indices:
-                job.failed(f"MessageError: task t: its {NOT_FINITE}", False)
+                job.failed(f"MessageError: task t: its latents {NOT_FINITE}", False)
             else:
                 job.done(None, indices)
 

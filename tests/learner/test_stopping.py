@@ -15,6 +15,7 @@ from configs import exits
 from learner.audit import audited
 from learner.events import EventLog, read_events
 from learner.stopping import Stopping, Terminated
+from tests.descendants import descendants
 from tests.learner.tiny_run import tiny_run
 
 pytestmark = pytest.mark.fault
@@ -78,7 +79,7 @@ def test_a_request_to_every_process_of_a_run_on_ray_is_one_to_the_driver(tiny_ko
     config = tiny_run(tiny_kontext, tmp_path, "run", {**LONG, "cluster": {"mode": "ray", "rollout_workers": 1}})
     process = start(config)
     wait_for(config, process, "step", 2)
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    tree = [psutil.Process(process.pid), *descendants(of=process.pid)]
     names = {one.name() for one in tree}
     assert len(tree) > 5 and {"raylet", "gcs_server"} <= names
     for one in reversed(tree):  # the driver last, so that the others are not ended by it
@@ -94,7 +95,7 @@ def test_a_run_whose_raylet_is_killed_says_so_at_once(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "run", {**LONG, "cluster": {"mode": "ray", "rollout_workers": 1}})
     process = start(config)
     wait_for(config, process, "step", 2)
-    tree = psutil.Process(process.pid).children(recursive=True)
+    tree = descendants(of=process.pid)
     (raylet,) = (one for one in tree if one.name() == "raylet")
     agents = [one for one in tree if one.name().endswith("Agent")]  # they try for a minute to tell Ray's dead server
     raylet.kill()

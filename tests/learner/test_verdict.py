@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from actors.trajectory import NOT_FINITE
 from configs import exits
+from editing.task import NOT_FINITE
 from learner.audit import audited
 from learner.events import read_events
 from learner.main import main
@@ -87,7 +87,7 @@ def test_what_was_undone_was_not_skipped():
     (["--editor.lora.alpha", "1e30"], "nothing_learnt", "1 of 1 steps were skipped"),
     (["--learner.optimizer.lr", "1e-30"], "nothing_learnt", "below the rounding of float32"),
     (["--learner.optimizer.lr", "1e3"], "ruined", "times its own size"),
-    (["--learner.optimizer.lr", "1e10"], "ruined", "of 2 held-out tasks the trained editor makes latents that are not"),
+    (["--learner.optimizer.lr", "1e10"], "ruined", "of 2 held-out tasks only the base makes an image"),
 ])
 def test_a_run_of_no_use_has_an_exit_code_of_its_own(tiny_kontext, tmp_path, capfd, flags, outcome, reason):
     code = main([*SHORT, "1", "--folder", str(tmp_path), "--editor.path", str(tiny_kontext), "--data.train_tasks", "4",
@@ -108,7 +108,8 @@ def test_latents_that_are_not_finite_are_no_fault_of_a_task(tiny_kontext, tmp_pa
     assert sum(e["event"] == "requeued" and NOT_FINITE in e["reason"] for e in events) == 12
     assert [e["step"] for e in events if e["event"] == "rolled_back"] == [0]
     assert code == exits.UNUSABLE and "lower learner.optimizer.lr or editor.lora.alpha" in said
-    assert "Policy version 1 makes latents that are not finite" in said and "not the task but the weights" in said
+    assert "Policy version 1 makes latents or pixels that are not finite" in said
+    assert "not the task but the weights" in said
     assert "--resume" not in said
     faults = audited(tmp_path / "r" / "events.jsonl").faults
     assert not any(faults.values()), faults

@@ -19,6 +19,7 @@ from configs import exits
 from configs.load import to_yaml
 from learner.events import read_events
 from learner.train import run
+from tests.descendants import descendants
 from tests.learner.sweep import KILLS, kept, seed  # noqa: F401 (fixture)
 from tests.learner.tiny_run import tiny_run
 
@@ -46,13 +47,7 @@ class Life:
 
     def learner(self) -> psutil.Process | None:
         """Ray's processes are children of this one, which started Ray."""
-        for one in psutil.Process().children(recursive=True):
-            try:
-                if one.create_time() > self.began and "ray::LearnerHost" in " ".join(one.cmdline()):
-                    return one
-            except psutil.NoSuchProcess:
-                pass
-        return None
+        return next((one for one in descendants("ray::LearnerHost") if one.create_time() > self.began), None)
 
     def ends(self, draw: random.Random, strike: bool) -> tuple[int, str]:
         """The exit code, and who was killed."""

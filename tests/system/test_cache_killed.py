@@ -1,13 +1,12 @@
 """The run's own score cache is killed in the middle of it: scoring goes on, and the adapter is the same."""
 
-import os
 import signal
 
-import psutil
 import pytest
 
 from learner.audit import audited
 from learner.train import run
+from tests.descendants import descendants
 from tests.judges.scripted import ScriptedServer
 from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
@@ -27,7 +26,7 @@ class Killer(Watcher):
     def on_group(self, record):
         super().on_group(record)
         if record.step == 1 and self.killed is None:
-            (server,) = caches()
+            (server,) = descendants("valkey-server")
             self.guard = server.parent()
             self.guard.suspend()
             server.kill()
@@ -41,16 +40,11 @@ class Killer(Watcher):
     def on_step(self, record):
         super().on_step(record)
         if record.step > 5:  # it is wanted back
-            assert eventually(lambda: caches() and caches()[0].pid != self.killed)
+            assert eventually(lambda: [one.pid for one in descendants("valkey-server")] not in ([], [self.killed]))
 
     def release(self):
         if self.guard is not None and self.guard.is_running():
             self.guard.send_signal(signal.SIGCONT)
-
-
-def caches() -> list[psutil.Process]:
-    return [one for one in psutil.Process(os.getpid()).children(recursive=True)
-            if one.status() != psutil.STATUS_ZOMBIE and "valkey-server" in one.name()]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -70,4 +64,4 @@ def test_a_run_goes_on_without_its_score_cache_and_finds_it_again(mode, request,
     assert not [event for event in events if event["event"] in ("rejected", "requeued", "judge_trouble", "failed")]
     assert not any(audited(tmp_path / "killed" / "events.jsonl").faults.values())
     assert same_adapter(tmp_path / "without", tmp_path / "killed")
-    assert caches() == []
+    assert descendants("valkey-server") == []

@@ -29,6 +29,7 @@ from learner.checkpoint import load_latest
 from learner.events import read_events
 from learner.learner_group import LearnerGroup
 from learner.train import run
+from tests.descendants import descendants
 from tests.judges.processes import ScriptedProcess
 from tests.judges.scripted import ScriptedServer
 from tests.learner.adapters import same_adapter
@@ -73,8 +74,7 @@ def events_of(folder: Path, name: str) -> list[dict]:
 
 def process(name: str) -> psutil.Process:
     """The Ray actor of that class."""
-    (found,) = [one for one in psutil.Process().children(recursive=True)
-                if one.status() != psutil.STATUS_ZOMBIE and f"ray::{name}" in " ".join(one.cmdline())]
+    (found,) = descendants(f"ray::{name}")
     return found
 
 

@@ -4,13 +4,13 @@ import os
 import signal
 
 import numpy as np
-import psutil
 import pytest
 
 from actors.fleet import Fleet
 from learner.backend import RunFailed
 from learner.events import read_events
 from learner.train import run
+from tests.descendants import descendants
 from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
@@ -120,9 +120,7 @@ class KillerOfTheLearner(Watcher):
     def on_step(self, record):
         super().on_step(record)
         if record.step == 2:
-            (learner,) = [
-                process for process in psutil.Process().children(recursive=True)
-                if process.name().startswith("ray::LearnerHos") or "ray::LearnerHost" in " ".join(process.cmdline())]
+            (learner,) = descendants("ray::LearnerHost")
             learner.kill()
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from learner.audit import audited
 from learner.backend import LearnerLost
 from learner.train import run
+from tests.descendants import descendants
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
@@ -31,8 +32,7 @@ def settings(editor, folder, name, mode):
 
 
 def learner_process() -> psutil.Process:
-    (found,) = [one for one in psutil.Process().children(recursive=True)
-                if one.status() != psutil.STATUS_ZOMBIE and "ray::LearnerHost" in " ".join(one.cmdline())]
+    (found,) = descendants("ray::LearnerHost")
     return found
 
 
@@ -89,7 +89,7 @@ def test_a_killed_driver_loses_nothing(ray_cluster, inline, tiny_kontext, tmp_pa
     while not list(spool.glob("000002.*.safetensors")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
-    left = psutil.Process(process.pid).children(recursive=True)
+    left = descendants(of=process.pid)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     _, alive = psutil.wait_procs(left, timeout=30)
