@@ -290,8 +290,8 @@ class RewardsConfig(Section):
     embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
     """Scale of a component before weighting: none (raw units), pooled (its within-group standard deviation
-    pooled over the step's groups; the default where a judge or an embedding model is configured), minibatch (z-score
-    over all candidates of the step, the paper's wording)."""
+    pooled over the step's groups; the default where a judge or CLIP is configured), minibatch (z-score over all
+    candidates of the step, the paper's wording)."""
     acd_blocks: int = Field(2, ge=1)
     """How many of the last transformer blocks attention concentration is averaged over (paper: 10)."""
     min_valid: int = Field(2, ge=2)
@@ -308,8 +308,8 @@ class RewardsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _judge_by_default(cls, values: Any) -> Any:
-        """Where a judge or an embedding model is configured, components are pooled, and it says whether the edit was
-        done: unless normalisation and weights are given."""
+        """Where a judge or CLIP is configured, components are pooled, and it says whether the edit was done: unless
+        normalisation and weights are given."""
         if not isinstance(values, Mapping) or not {"judge", "embedding"} & values.keys():
             return values
         try:

@@ -78,7 +78,7 @@ class Gatherer:
         nothing has arrived for a while.
 
         Raises:
-            Diverged: when the policy makes nothing but latents that are not finite.
+            Diverged: when the policy makes nothing but latents or pixels that are not finite.
             RunFailed: when a task was redone `cluster.max_attempts` times in vain, too many tasks went bad, or the
                 backend gives up.
         """

@@ -19,8 +19,8 @@ def measure(
 ) -> HeldOut:
     """The metrics of each held-out task under the published weights (`base`: without the adapter).
 
-    None without held-out tasks; those of a task that went bad meanwhile, or of which the editor makes latents that are
-    not finite, are empty, so that every comparison leaves it out on both sides.
+    None without held-out tasks; those of a task that went bad meanwhile, or of which the editor makes latents or
+    pixels that are not finite, are empty, so that every comparison leaves it out on both sides.
     """
     if tasks == 0:
         return HeldOut([], ())

@@ -4,6 +4,7 @@
 
 The folder has a manifest.jsonl whose lines say `edited`: pictures that were made of `source`, one or a list.
 
+    {"locus_manifest": 1, "mask_polarity": "edit_is_white"}
     {"source": "cat.png", "mask": "cat_mask.png", "instruction": "make the cat red", "edited": ["1.png", "2.png"]}
 
 `mask` may be missing. Several edits of the same source are what tells whether a judge can order candidates.

@@ -151,14 +151,14 @@ def test_the_default_port_of_the_service_is_the_one_that_is_named():
 
 
 def test_manifest_lines_with_edits_are_read(tmp_path: Path):
-    (line,) = (block for block in blocks("json") if '"edited"' in block)
-    fields = json.loads(line)
+    (lines,) = (block for block in blocks("json") if '"edited"' in block)
+    fields = json.loads(lines.splitlines()[-1])
     write_edits(tmp_path, sources=1, candidates=2)
     for name, file in ((fields["source"], "source_0.png"), (fields["mask"], "mask.png"),
                        *zip(fields["edited"], ("edited_0_0.png", "edited_0_1.png"), strict=True)):
         (tmp_path / file).rename(tmp_path / name)
-    (tmp_path / "manifest.jsonl").write_text(line)
-    (files,) = read_manifest(tmp_path, "edit_is_white")
+    (tmp_path / "manifest.jsonl").write_text(lines)
+    (files,) = read_manifest(tmp_path, None)  # as the commands do without --mask-polarity
     assert isinstance(ScoreInput(*files.load(), None), ScoreInput) and len(files.edited) == 2
 
 
