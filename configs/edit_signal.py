@@ -16,7 +16,7 @@ NEGLIGIBLE = 0.01
 WAYS_OUT = (
     ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
                                    "--rewards.weights.qwen_vl 1"),
-    ("target images in the data", "--rewards.weights.edit_psnr 0.05"),
+    ("target images in the data", "--rewards.weights '{edit_psnr: 0.25, background_psnr: 0.05}'"),
     ("an embedding model of image and text", "--rewards.embedding.clip.path clip --rewards.weights.clip_text 1"),
     ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
     ("no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)",
@@ -27,7 +27,8 @@ WAYS_OUT = (
 
 
 def edit_rewards(config: RunConfig) -> tuple[str, ...]:
-    """The components that reward the edit: of kind `edit`, with a weight above 0 that is not negligible.
+    """The components that reward the edit: of kind `edit`, with a weight above 0 that is not negligible, and with a
+    noise floor that their spread can be above.
 
     A scorer of the user's own is one unless `rewards.scorer_kinds` says otherwise; its range is not known, so that any
     weight above 0 counts. Normalised components all have the same spread, whatever their range.
@@ -35,11 +36,19 @@ def edit_rewards(config: RunConfig) -> tuple[str, ...]:
     rewards = config.rewards
     kinds = {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
     raw = rewards.normalisation == "none"
-    sizes = {name: abs(weight) * (COMPONENT_RANGES[name].width if raw and name in COMPONENT_RANGES else 1.0)
-             for name, weight in rewards.weights.items()}
+    widths = {name: COMPONENT_RANGES[name].width if name in COMPONENT_RANGES else None for name in rewards.weights}
+    sizes = {name: abs(weight) * ((widths[name] or 1.0) if raw else 1.0) for name, weight in rewards.weights.items()}
     least = NEGLIGIBLE * sum(sizes.values())
-    return tuple(name for name, weight in rewards.weights.items() if weight > 0 and kinds[name] == "edit" and (
-        name in rewards.scorers or sizes[name] >= least))
+
+    def counts(name: str) -> bool:
+        width = widths[name]
+        if width is None:
+            return raw or sizes[name] >= least
+        # Values between two bounds have a standard deviation of at most half their distance.
+        return sizes[name] >= least and rewards.noise_floors[name] < width / 2
+
+    return tuple(name for name, weight in rewards.weights.items()
+                 if weight > 0 and kinds[name] == "edit" and counts(name))
 
 
 def keeps_the_edit(config: RunConfig) -> bool:
@@ -57,6 +66,10 @@ def check_edit_signal(config: RunConfig) -> None:
     Raises:
         ConfigError: with the ways out, each as flags to add.
     """
+    for name, weight in config.rewards.weights.items():
+        if weight < 0 and COMPONENT_KINDS.get(name) == "edit":
+            raise ConfigError(f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
+                              "reward an edit that is not done")
     rewarding, used = edit_rewards(config), config.learner.surrogate.weight > 0
     if rewarding and not used:
         raise ConfigError(

@@ -120,7 +120,8 @@ class PolicyGate:
                 f"the rollout's by {error:.3g} of its length, expected at most {tolerance:.3g}; the same weights in "
                 f"other batches differ by {known:.3g} here. Worker and learner do not hold the same weights, "
                 "encode the task alike, or run the same model code on the same kind of device")
-        self._here, self.noise = here, max(noise, error) if first else noise
+        # No later group is allowed more than those of version 0: stale weights would be within it.
+        self._here, self.noise = here, max(noise, min(error, tolerance / MARGIN)) if first else noise
         return error, tolerance
 
     def _measured(self, batch: AnchorBatch, velocity: Velocity, group_size: int) -> float:

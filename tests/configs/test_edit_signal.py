@@ -23,7 +23,6 @@ MINE = ["--rewards.scorers.mine", "m:f"]
 @pytest.mark.parametrize("flags", [
     COPYING,
     ["--rewards.weights", "{edit_score: 0, background_psnr: 1}"],
-    ["--rewards.weights", "{edit_score: -1, background_psnr: 1}"],
     [*COPYING, "--learner.preservation.background_weight", "9"],
     [*COPYING, "--learner.preservation.velocity_weight", "1", "--learner.preservation.velocity_region", "background"],
     [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
@@ -33,6 +32,8 @@ MINE = ["--rewards.scorers.mine", "m:f"]
     ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
     ["--rewards.weights", "{edit_score: 0.01, background_psnr: 0.1}"],  # of a range of 1, against one of 40 dB
     ["--rewards.weights", "{edit_score: 0.001, background_psnr: 1}", "--rewards.normalisation", "pooled"],
+    [*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}", "--rewards.normalisation", "pooled"],
+    ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.5"],
 ])
 def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
     with pytest.raises(ConfigError, match=r"rewards\.weights: expected a reward for the edit.*, got .*change nothing"):
@@ -46,11 +47,29 @@ def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
     ["--rewards.weights", "{edit_score: 0.02, background_psnr: 1}", "--rewards.normalisation", "pooled"],
     [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
     [*MINE, "--rewards.weights", "{mine: 1}"],
+    ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.4"],
     [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
     ["--rewards.judge.qwen_vl.urls", "[http://host:8000/v1]"],
 ])
 def test_what_rewards_or_keeps_the_edit_is_not(flags):
     check_edit_signal(load_config(flags))
+
+
+def test_a_reward_for_an_edit_that_is_not_done_is_refused():
+    with pytest.raises(ConfigError, match=r"rewards\.weights\.edit_psnr: expected a weight of at least 0, got -1"):
+        check_edit_signal(load_config(["--rewards.weights", "{edit_score: 1, edit_psnr: -1, background_psnr: 1}"]))
+
+
+def test_the_advised_weights_are_not_best_served_by_a_copy():
+    """By the base's PSNR on the embedded benchmark, inside and outside the mask, and that of the source: the pixels
+    themselves are 60 dB, and what the editor's own decoder can show of them 36 dB."""
+    (flags,) = (flags for words, flags in WAYS_OUT if "target" in words)
+    weights = load_config(shlex.split(flags)).rewards.weights
+    assert set(weights) == {"edit_psnr", "background_psnr"}
+    base, copy = {"edit_psnr": 21.3, "background_psnr": 28.3}, {"edit_psnr": 12.0, "background_psnr": 60.0}
+    assert sum(weights[name] * base[name] for name in weights) > sum(weights[name] * copy[name] for name in weights)
+    preset = (Path(__file__).parents[2] / "configs" / "presets" / "my_images.yaml").read_text()
+    assert str(weights).replace("'", "") in preset
 
 
 def test_every_component_that_says_it_rewards_the_edit_is_enough():

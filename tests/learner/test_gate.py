@@ -161,9 +161,26 @@ def test_groups_of_version_0_do_not_widen_the_tolerance_of_the_next(rig, monkeyp
     batch = SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
     for _ in range(2):
         assert present.check_policy(group, batch, None, None) == (3.9 * measured, 4 * measured)
-    assert present.noise == 3.9 * measured
+    assert present.noise == 2 * measured
     with pytest.raises(PolicyGateError, match="policy version 0 differs"):
         present.check_policy(group, batch, None, None)
+
+
+def test_no_later_group_is_allowed_more_than_those_of_version_0(rig, monkeypatch):
+    measured = 2 * FLOOR[rig.config.editor.dtype]
+    errors = iter([1.5, 2.9, 3.1, 3.9, 3.9, 4.1])
+    monkeypatch.setattr(gate, "measured_noise", lambda *_: measured)
+    monkeypatch.setattr(gate, "relative_distance", lambda *_: measured * next(errors))
+    present, batch = PolicyGate(rig.config), SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    first, later = replace(rig.group(STEPS, 1), policy_version=0), rig.group(STEPS, 1)
+    present.check_policy(first, batch, None, None)
+    assert present.check_policy(later, batch, None, None) == (2.9 * measured, 3 * measured)
+    with pytest.raises(PolicyGateError):
+        present.check_policy(later, batch, None, None)
+    present.check_policy(first, batch, None, None)
+    assert present.check_policy(later, batch, None, None) == (3.9 * measured, 4 * measured)
+    with pytest.raises(PolicyGateError):
+        present.check_policy(later, batch, None, None)
 
 
 def test_a_run_that_goes_on_where_roundings_are_larger_is_not_refused(rig, monkeypatch):
