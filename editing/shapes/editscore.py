@@ -5,7 +5,8 @@ EditScore (arXiv 2509.23909) asks a judge for four numbers and combines them:
     O = sqrt( min(success, minimal over-editing) * min(naturalness, freedom from artefacts) )
 
 Here every part lies in (0, 1] and is 1 for the exact target image alone, so that O is: whatever deviates from the
-truth, inside the mask or outside, costs something.
+truth, inside the mask or outside, costs something. The minima are the formula's own: beside a worse part, what is wrong
+in the other part of its minimum costs nothing more.
 """
 
 from __future__ import annotations

@@ -36,6 +36,10 @@ def edit_verdict(images: np.ndarray, edit: Edit) -> EditVerdict:
     other outcomes: more saturated than the truth scores higher than the truth. With it the score is 1 at the truth
     and nowhere else, and it falls along every straight line that leaves the truth, since d_a - d_j and d_a - D_j
     both grow there. What lies outside the mask is not looked at: see `editing.shapes.editscore` for the whole edit.
+
+    It is a distance: a wrong outcome that looks much like the asked one has a score as well. Over the 256 test scenes
+    the untouched source has .016 on average, the nearest wrong outcome painted exactly .29, and at most (a square for a
+    circle of the same colour) .71. Whether the asked outcome is the nearest says `correct`.
     """
     mask = edit_mask(edit)
     if images.shape[1:3] != mask.shape:
