@@ -67,7 +67,7 @@ def judged(
         not_finite: of how many held-out tasks only the base makes an image. They are in none of the means.
     """
     idle = _idle(steps, skipped, change, gain, gain_error)
-    if idle:
+    if idle and not not_finite:  # weights that spoil an image have learnt something
         return Verdict("nothing_learnt", tuple(idle))
     known = {name: error for name, error in gain_error.items() if tasks[name] >= MIN_TASKS}
     ruin = _lost(base, gain, known)

@@ -20,9 +20,10 @@ SHORT = [
     "--name", "r", "--learner.steps"]
 
 
-def verdict(steps=40, skipped=0, change=0.05, tasks=256, gain=None, error=None) -> Verdict:
+def verdict(steps=40, skipped=0, change=0.05, tasks=256, gain=None, error=None, not_finite=0) -> Verdict:
     gain = {"background_psnr": 0.5, "edit_score": 0.01} if gain is None else gain
-    return judged(steps, skipped, change, dict.fromkeys(gain, tasks), BASE, gain, NO_ERROR if error is None else error)
+    return judged(steps, skipped, change, dict.fromkeys(gain, tasks), BASE, gain, NO_ERROR if error is None else error,
+                  not_finite)
 
 
 def test_a_run_that_gained_or_lost_a_little_is_trained():
@@ -54,6 +55,14 @@ def test_a_run_that_learnt_nothing(given, reason):
 def test_a_run_that_ruined_its_editor(given, reason):
     found = verdict(**given)
     assert found.outcome == "ruined" and len(found.reasons) == 1 and reason in found.reasons[0]
+
+
+@pytest.mark.parametrize("given", [
+    {"gain": {}, "error": {}}, {"gain": {"background_psnr": 2.0, "edit_score": 0.3}}, {"skipped": 21},
+    {"gain": dict.fromkeys(BASE, 0.0), "error": dict.fromkeys(BASE, 0.0)}])
+def test_an_editor_that_makes_no_image_of_a_task_is_ruined_whatever_else_it_does(given):
+    assert verdict(**given, not_finite=120) == Verdict(
+        "ruined", ("of 120 held-out tasks only the base makes an image",))
 
 
 def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
