@@ -190,6 +190,7 @@ def _summary(
     def block(found: tuple[dict[str, float], dict[str, float]]) -> dict[str, dict[str, float]]:
         return {"mean": found[0], "standard_error": found[1]}
 
+    assert record.tasks is not None
     base, final = before.metrics, after.metrics
     gain, gain_error = paired_gain(base, final)
     verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, paired_counts(base, final),
@@ -198,6 +199,8 @@ def _summary(
         "name": record.config.name,
         "folder": str(record.folder),
         "config_hash": record.config_hash,
+        "code": code_fingerprint(),
+        "data": record.tasks.fingerprints,
         "steps": record.config.learner.steps,
         "first_step": record.first_step,
         "held_out_tasks": record.held_out_tasks,

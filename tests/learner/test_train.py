@@ -69,6 +69,8 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
     assert summary["reward_std"]["first_step"] == watcher.steps[0].reward_std["reward"] > 0
     assert summary["reward_std"]["last_step"] == watcher.steps[-1].reward_std["reward"]
     assert summary["seconds"]["total"] >= summary["seconds"]["training"] >= summary["seconds"]["rollout"] > 0
+    started = next(read_events(path / "events.jsonl"))
+    assert summary["code"] == started["code"] and summary["data"] == started["data"]
     events = [event["event"] for event in read_events(path / "events.jsonl")]
     assert events[0] == "started" and events[-1] == "finished" and events.count("trained") == 8
     assert events.count("published") == 5 and events.count("checkpoint") == 3
