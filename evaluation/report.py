@@ -9,32 +9,45 @@ from typing import Any
 
 from rich.table import Table
 
+from evaluation.runs import Outcome, unusable
 from evaluation.statistics import Comparison
 
 COLUMNS = ("metric", "row", "seeds", "base", "trained", "difference", "95 % interval", "")
 MARKS = {1: "▲", -1: "▼", 0: ""}
 """Above or below the base with a 95 % interval that excludes zero."""
+BAD = "✗"
+"""In a terminal, where the words have no room: not all runs of the row are usable."""
 NOTE = ("Means over seeds. The difference is trained minus base on the same held-out tasks and noise; its interval is "
-        "Student's t over the seeds. ▲ and ▼: the interval excludes zero.")
+        "Student's t over the seeds. ▲ and ▼: the interval excludes zero. Ruined runs: the trained editor lies far "
+        "below the base or makes no image of some tasks, which are then in no difference. Diverged runs: the weights "
+        "grew beyond all numbers, and nothing was measured.")
 
 
 @dataclass(frozen=True)
 class Row:
     """One configuration over its seeds.
 
-    `training_seconds` is the mean wall time of all optimizer steps, over the runs that were not interrupted; None
-    when all were.
+    `config_hashes` and `outcomes` are in the order of `seeds`. A metric is over the seeds that have it, which may be
+    fewer. `training_seconds` is the mean wall time of all optimizer steps, over the runs that were not interrupted and
+    did not diverge; None when there are none.
     """
 
     name: str
     seeds: tuple[int, ...]
     config_hashes: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
     training_seconds: float | None
     metrics: Mapping[str, Comparison]
 
+    @property
+    def unusable(self) -> str:
+        """How many of its runs trained no usable editor, such as `ruined 2 of 5`; empty for none."""
+        return unusable(self.outcomes)
 
-def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    """The table's cells under COLUMNS, metric by metric, all rows below each."""
+
+def cells(rows: Sequence[Row], bad: str | None = None) -> Iterator[tuple[str, ...]]:
+    """The table's cells under COLUMNS, metric by metric, all rows below each; `bad` in the place of the words that say
+    how many runs are not usable."""
     for metric in dict.fromkeys(name for row in rows for name in row.metrics):
         for row in (row for row in rows if metric in row.metrics):
             found = row.metrics[metric]
@@ -42,17 +55,21 @@ def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
             interval = "–"
             if difference.low is not None and difference.high is not None:
                 interval = f"{difference.low:+.{digits}f} … {difference.high:+.{digits}f}"
-            yield (metric, row.name, str(len(row.seeds)), f"{found.base:.{digits}f}", f"{found.final:.{digits}f}",
-                   f"{difference.mean:+.{digits}f}", interval, MARKS[difference.sign])
+            of = f" of {len(row.seeds)}" if difference.count < len(row.seeds) else ""
+            remark = bad if bad is not None and row.unusable else row.unusable
+            yield (metric, row.name, f"{difference.count}{of}", f"{found.base:.{digits}f}", f"{found.final:.{digits}f}",
+                   f"{difference.mean:+.{digits}f}", interval, f"{MARKS[difference.sign]} {remark}".strip())
 
 
 def as_table(rows: Sequence[Row]) -> Table:
     """For a terminal."""
-    table = Table(title="Held-out gains", caption=NOTE, caption_justify="left")
+    unusable_rows = [row for row in rows if row.unusable]
+    note = f"{NOTE} {BAD}: the row has such runs, see the last lines." if unusable_rows else NOTE
+    table = Table(title="Held-out gains", caption=note, caption_justify="left")
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
     last = None
-    for line in cells(rows):
+    for line in cells(rows, BAD):
         if last is not None and line[0] != last:
             table.add_section()
         table.add_row("" if line[0] == last else line[0], *line[1:])
@@ -60,6 +77,9 @@ def as_table(rows: Sequence[Row]) -> Table:
     table.add_section()
     for row in rows:
         table.add_row("seconds of training", row.name, str(len(row.seeds)), "", clock(row.training_seconds))
+    for row in unusable_rows:
+        for words in row.unusable.split(", "):
+            table.add_row(words, row.name, style="red")
     return table
 
 
@@ -73,11 +93,13 @@ def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
     lines = ["# Ablation", "", f"`{shlex.join(command)}`", "", NOTE, "",
              "| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|"]
     lines += ["| " + " | ".join(line) + " |" for line in cells(rows)]
-    lines += ["", "| row | seeds | seconds of training |", "|---|---|---:|"]
-    lines += [f"| {row.name} | {' '.join(map(str, row.seeds))} | {clock(row.training_seconds)} |" for row in rows]
+    lines += ["", "| row | seeds | seconds of training | |", "|---|---|---:|---|"]
+    lines += [f"| {row.name} | {' '.join(map(str, row.seeds))} | {clock(row.training_seconds)} | "
+              f"{row.unusable} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
-    """The same as JSON values, with the hash of every run's configuration."""
-    return {"command": list(command), "confidence": 0.95, "rows": [asdict(row) for row in rows]}
+    """The same as JSON values, with the hash of every run's configuration and what every run came to."""
+    return {"command": list(command), "confidence": 0.95,
+            "rows": [{**asdict(row), "unusable": row.unusable} for row in rows]}

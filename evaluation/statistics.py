@@ -105,7 +105,8 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> Inter
 def compare(
     base: Sequence[Mapping[str, float]], final: Sequence[Mapping[str, float]], metrics: Sequence[str]
 ) -> dict[str, Comparison]:
-    """Each metric's comparison over seeds; metrics that no seed has are left out.
+    """Each metric's comparison over the seeds that have it on both sides, which `difference.count` counts; metrics that
+    no seed has are left out.
 
     Args:
         base: one mapping per seed, mean over the held-out tasks per metric, before training.
@@ -113,19 +114,14 @@ def compare(
         metrics: the names wanted, in this order.
 
     Raises:
-        ValueError: when only some of the seeds have a metric, or the numbers of seeds differ.
+        ValueError: when the numbers of seeds differ.
     """
     found = {}
     for name in metrics:
-        present = [name in row for row in (*base, *final)]
-        if not any(present):
+        pairs = [(before[name], after[name]) for before, after in zip(base, final, strict=True)
+                 if name in before and name in after]
+        if not pairs:
             continue
-        if not all(present):
-            raise ValueError(
-                f"{name} is there in {sum(present)} of {len(present)} measurements; seeds of a row must measure "
-                "the same metrics on the same tasks."
-            )
-        pairs = [(before[name], after[name]) for before, after in zip(base, final, strict=True)]
         found[name] = Comparison(
             base=math.fsum(before for before, _ in pairs) / len(pairs),
             final=math.fsum(after for _, after in pairs) / len(pairs),

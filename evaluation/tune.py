@@ -5,8 +5,8 @@
 A comparison at one learning rate compares learning rates as much as methods. Here every row gets RUNS runs: over
 LEARNING_RATES, then one beside the best of them (beyond it, where it is the first or the last), then two more, over the
 weight of the background term where the row has one, else over the learning rate. The best run is the one that gains
-most in OBJECTIVE on scenes of the validation split, which the tables do not show. Finished runs are not done again.
-Flags such as --learner.steps 20 go to every run.
+most in OBJECTIVE on scenes of the validation split, which the tables do not show, among those that did not ruin their
+editor or diverge. Finished runs are not done again. Flags such as --learner.steps 20 go to every run.
 
 The rows are written to --write (evaluation/rows/tuned), each as what it changes of its preset, and all runs to
 tuning.json there, where those of rows that other calls searched stay.
@@ -21,7 +21,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,25 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from configs import exits
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import RunConfig, ShapesData
 from configs.text import shown
-from evaluation.ablation import (
-    ROWS,
+from evaluation.ablation import ROWS
+from evaluation.runs import (
+    UNUSABLE,
     AblationError,
     Ended,
+    Outcome,
     Runner,
     check_writable,
     collect,
     plan,
     run_process,
     runs_ended_in_words,
+    unusable,
 )
 
 RUNS = 6
@@ -59,16 +63,21 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search: the row, what it sets, and its gains over the base (None before it is done)."""
+    """One run of the search: the row, what it sets, and, once it is done, its gains over the base and its outcome."""
 
     row: str
     lr: float
     background_weight: float | None
     gains: dict[str, float] | None = None
+    outcome: Outcome | None = None
 
     @property
     def objective(self) -> float:
-        return -math.inf if self.gains is None else self.gains[OBJECTIVE]
+        """The gain in OBJECTIVE; below all others where there is none, and where the editor is of no use: its gain is
+        over the tasks that it still has an image of."""
+        if self.gains is None or self.outcome in UNUSABLE:
+            return -math.inf
+        return self.gains.get(OBJECTIVE, -math.inf)
 
     def settings(self) -> dict[str, Any]:
         """As a part of a configuration."""
@@ -128,7 +137,7 @@ def search(
     """All trials of all rows, done.
 
     Raises:
-        AblationError: when a row has nothing to measure by, and as `evaluation.ablation`; so ConfigError.
+        AblationError: when a row has nothing to measure by, and as `evaluation.runs`; so ConfigError.
     """
     configs = {row: load_config(["--config", row, *overrides]) for row in rows}
     for row, config in configs.items():
@@ -147,11 +156,11 @@ def _run(
 ) -> list[Trial]:
     files = [_written(trial, out / "trials") for trial in trials]
     runs = plan([str(file) for file in files], [SEED], out, ["--data.held_out_split", "validation", *overrides])
-    summaries = collect(runs, jobs, runner, say)
+    done = collect(runs, jobs, runner, say)
     found = []
     for trial, run in zip(trials, runs, strict=True):
-        gains = dict(sorted(summaries[run.name]["gain"]["mean"].items()))  # on the tasks that both have an image of
-        found.append(Trial(trial.row, trial.lr, trial.background_weight, gains))
+        gains = dict(sorted(done[run.name].gain.items()))
+        found.append(replace(trial, gains=gains, outcome=done[run.name].outcome))
     return found
 
 
@@ -175,7 +184,7 @@ def _write(path: Path, extends: str, settings: dict[str, Any], comment: str = ""
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
-    """Searches and writes; 0 when all runs ended well."""
+    """Searches and writes; 0 when every row has its tuned row, `exits.UNUSABLE` when one has no usable run."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -199,12 +208,25 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
             _record(record, trials, sys.argv[1:] if arguments is None else arguments)
     except Ended as ended:
         return ended.status
-    for row in options.rows:
-        best = best_of([trial for trial in trials if trial.row == row])
-        _write(options.write / f"{Path(row).stem}.yaml", _extends(row, options.write), best.settings(),
+    written = [_write_best(row, [trial for trial in trials if trial.row == row], options.write, console)
+               for row in options.rows]
+    console.print(f"{options.write} holds {'the tuned rows and ' if any(written) else ''}tuning.json", markup=False)
+    return exits.DONE if all(written) else exits.UNUSABLE
+
+
+def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Console) -> bool:
+    """Writes the tuned row; says that there is none, and returns False, where no trial can be chosen."""
+    path, best = folder / f"{Path(row).stem}.yaml", best_of(trials)
+    if best.objective > -math.inf:
+        _write(path, _extends(row, folder), best.settings(),
                "# Written by evaluation.tune; tuning.json beside it holds the search.\n")
-    console.print(f"{options.write} holds the tuned rows and tuning.json", markup=False)
-    return 0
+        return True
+    count = unusable([trial.outcome for trial in trials if trial.outcome is not None])
+    console.print(
+        f"{row}: no tuned row is written, for no run trained a usable editor with a gain in {OBJECTIVE} "
+        f"({count or 'nothing was measured'}). Try a lower editor.lora.alpha or fewer learner.steps."
+        + (f" {path} is of an earlier search." if path.exists() else ""), markup=False, soft_wrap=True)
+    return False
 
 
 def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> None:
@@ -242,14 +264,16 @@ def _recorded(path: Path) -> dict[str, Any]:
 def _table(trials: Sequence[Trial]) -> Table:
     metrics = (OBJECTIVE, "edit_score", "edit_psnr", "background_psnr")
     table = Table(title="Gains on validation scenes", caption="* = chosen", caption_justify="left")
-    for column in ("row", "lr", "background", *metrics):
+    for column in ("row", "lr", "background", *metrics, "outcome"):
         table.add_column(column, justify="left" if column == "row" else "right", overflow="fold")
     for trial in trials:
         best = best_of([other for other in trials if other.row == trial.row])
         gains = trial.gains or {}
-        table.add_row(Path(trial.row).stem + ("*" if trial is best else ""), f"{trial.lr:.2g}",
+        chosen = trial is best and best.objective > -math.inf
+        table.add_row(Path(trial.row).stem + ("*" if chosen else ""), f"{trial.lr:.2g}",
                       "–" if trial.background_weight is None else f"{trial.background_weight:.2g}",
-                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in metrics))
+                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in metrics),
+                      trial.outcome or "")
     return table
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pytest
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import load_config
-from evaluation import ablation
+from evaluation import ablation, runs
 from evaluation.report import as_markdown
 from evaluation.statistics import student_interval
+from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
 
 BASE = {"edit_score": 0.5, "editscore_truth": 0.5, "edit_accuracy": 0.5, "edit_psnr": 20.0, "background_psnr": 26.0,
         "background_ssim": 0.9, "edit_delta_e": 9.0, "edit_saturation_drift": 0.01, "edit_sharpness_drift": 0.0,
@@ -23,13 +23,13 @@ GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 
 
 class FakeRunner:
-    """Writes what a run would write; `status` by run name for those that fail; `ruined` ones end with 3."""
+    """Writes what a run would write; `status` by run name for those that fail; `ruined` and `diverged` ones end with 3,
+    and `blind` ones are ruined to where no held-out task has an image."""
 
-    def __init__(
-        self, status: dict[str, int] | None = None, silent: tuple[str, ...] = (), ruined: tuple[str, ...] = ()
-    ):
+    def __init__(self, status=None, silent=(), ruined=(), blind=(), diverged=()):
         self.commands: list[list[str]] = []
-        self.status, self.silent, self.ruined = status or {}, silent, ruined
+        self.status, self.silent, self.ruined, self.blind = status or {}, silent, ruined, blind
+        self.diverged = diverged
 
     def __call__(self, command, log: Path, stop: threading.Event) -> int:
         self.commands.append(list(command))
@@ -43,13 +43,14 @@ class FakeRunner:
         log.write_text("".join(f"line {n}\n" for n in range(100)) + "the reason\n")
         if self.status.get(config.name, 0) or config.name in self.silent:
             return self.status.get(config.name, 0)
-        gain = GAIN[config.name.split("-")[0]][config.seed]
-        (folder / "summary.json").write_text(json.dumps({
-            "config_hash": ablation.config_hash(config), "first_step": 25 if resumed else 0,
-            "seconds": {"step": 100.0 + config.seed, "rollout": 60.0}, "base": {"mean": BASE, "standard_error": {}},
-            "final": {"mean": {name: value + gain for name, value in BASE.items()}, "standard_error": {}},
-            "gain": {"mean": dict.fromkeys(BASE, gain), "standard_error": {}}}))
-        return exits.UNUSABLE if config.name in self.ruined else exits.DONE
+        if config.name in self.diverged:
+            write_events(config, DIVERGED)
+            return exits.UNUSABLE
+        gain = dict.fromkeys(BASE, GAIN[config.name.split("-")[0]][config.seed])
+        bad = config.name in (*self.ruined, *self.blind)
+        write_summary(config, BASE, {} if config.name in self.blind else gain, "ruined" if bad else "trained",
+                      first_step=25 if resumed else 0, step_seconds=100.0 + config.seed)
+        return exits.UNUSABLE if bad else exits.DONE
 
 
 def run(tmp_path, *more, runner=None):
@@ -92,9 +93,50 @@ def test_only_an_interval_without_zero_is_marked(tmp_path):
     assert ours[0].endswith("|  |")
 
 
-def test_a_row_that_ruins_its_editor_is_a_result(tmp_path):
+def lines_of(tmp_path, start):
+    return [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith(start)]
+
+
+def test_a_row_that_ruins_its_editor_is_a_result_and_marked(tmp_path, capsys):
     status, _ = run(tmp_path, runner=FakeRunner(ruined=("rdp-seed1",)))
-    assert status == 0 and len(json.loads((tmp_path / "report.json").read_text())["rows"]) == 2
+    rdp, ours = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert status == 0 and rdp["outcomes"] == ["trained", "ruined", "trained"] and rdp["unusable"] == "ruined 1 of 3"
+    assert rdp["metrics"]["edit_score"]["difference"]["count"] == 3 and ours["unusable"] == ""
+    assert "ruined 1 of 3" in capsys.readouterr().out
+    assert lines_of(tmp_path, "| edit_score | rdp |")[0].endswith("| 3 | 0.5000 | 0.6100 | +0.1100 | "
+                                                                  "+0.0852 … +0.1348 | ▲ ruined 1 of 3 |")
+    assert lines_of(tmp_path, "| rdp |") == ["| rdp | 0 1 2 | 101 | ruined 1 of 3 |"]
+    assert lines_of(tmp_path, "| quickstart |") == ["| quickstart | 0 1 2 | 101 |  |"]
+
+
+@pytest.mark.parametrize("how", ["blind", "diverged"])
+def test_a_seed_that_measured_nothing_leaves_the_others_of_its_row(tmp_path, how):
+    status, runner = run(tmp_path, runner=FakeRunner(**{how: ("rdp-seed1",)}))
+    assert status == 0 and len(runner.commands) == 6
+    rdp, _ = json.loads((tmp_path / "report.json").read_text())["rows"]
+    words = {"blind": "ruined", "diverged": "diverged"}[how]
+    assert rdp["seeds"] == [0, 1, 2] and rdp["unusable"] == f"{words} 1 of 3"
+    found = rdp["metrics"]["edit_score"]["difference"]
+    assert (found["count"], found["mean"]) == (2, pytest.approx((GAIN["rdp"][0] + GAIN["rdp"][2]) / 2))
+    assert lines_of(tmp_path, "| edit_score | rdp | 2 of 3 |")[0].endswith(f"{words} 1 of 3 |")
+
+
+def test_a_row_without_any_measurement_is_in_the_report(tmp_path, capsys):
+    names = [f"rdp-seed{seed}" for seed in range(3)]
+    status, _ = run(tmp_path, runner=FakeRunner(diverged=names[:2], blind=names[2:]))
+    rdp, ours = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert status == 0 and rdp["metrics"] == {} and ours["metrics"]
+    said = capsys.readouterr().out
+    assert "ruined 1 of 3" in said and "diverged 2 of 3" in said
+    # The ruined one knows its time.
+    assert lines_of(tmp_path, "| rdp |") == ["| rdp | 0 1 2 | 102 | ruined 1 of 3, diverged 2 of 3 |"]
+
+
+def test_a_run_that_diverged_is_not_done_again(tmp_path):
+    run(tmp_path, runner=FakeRunner(diverged=("rdp-seed1",)))
+    report = (tmp_path / "report.md").read_text()
+    status, runner = run(tmp_path)
+    assert status == 0 and runner.commands == [] and (tmp_path / "report.md").read_text() == report
 
 
 def test_finished_runs_are_not_done_again(tmp_path):
@@ -126,6 +168,20 @@ def test_a_finished_run_of_another_configuration_is_refused(tmp_path, capsys):
     assert "another configuration" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("code", [None, {}, {"sources": "0" * 64}])
+def test_a_finished_run_of_other_code_is_refused(tmp_path, capsys, code):
+    run(tmp_path, runner=FakeRunner(diverged=("quickstart-seed2",)))
+    file = tmp_path / "rdp-seed1" / "summary.json"
+    summary = json.loads(file.read_text())
+    del summary["code"]
+    file.write_text(json.dumps(summary if code is None else {**summary, "code": code}))
+    status, runner = run(tmp_path)
+    said = capsys.readouterr().out
+    assert status == 1 and runner.commands == []
+    assert f"{tmp_path / 'rdp-seed1'} holds a run of other code: the code has changed since (sources" in said
+    assert "choose another --out or delete that folder" in said
+
+
 @pytest.mark.parametrize(("runner", "words"), [
     (FakeRunner(status={"quickstart-seed0": 3}), "status 3"),
     (FakeRunner(silent=("quickstart-seed0",)), "without a summary.json"),
@@ -150,34 +206,14 @@ def test_wrong_settings_are_found_before_anything_runs(tmp_path, capsys):
     assert status == 1 and runner.commands == []
     assert "did you mean" in capsys.readouterr().out
     with pytest.raises(ConfigError):
-        ablation.plan(["no_such_preset"], [0], tmp_path, [])
-
-
-@pytest.mark.parametrize(("rows", "seeds"), [(["rdp", "rdp"], [0]), (["rdp"], [1, 1])])
-def test_rows_and_seeds_stand_once(tmp_path, rows, seeds):
-    with pytest.raises(ablation.AblationError, match="must stand once"):
-        ablation.plan(rows, seeds, tmp_path, [])
+        runs.plan(["no_such_preset"], [0], tmp_path, [])
 
 
 def test_one_seed_gives_means_without_an_interval(tmp_path):
-    runs = ablation.plan(["rdp"], [0], tmp_path, [])
-    rows = ablation.summarise(runs, ablation.collect(runs, 1, FakeRunner(), lambda text: None))
+    planned = runs.plan(["rdp"], [0], tmp_path, [])
+    rows = ablation.summarise(planned, runs.collect(planned, 1, FakeRunner(), lambda text: None))
     assert rows[0].metrics["edit_score"].difference.low is None
     assert "| – |  |" in as_markdown(rows, [])
-
-
-def test_a_real_process_writes_its_output_to_the_log(tmp_path):
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", "import sys; print('seen'); sys.exit(5)"]
-    assert ablation.run_process(command, log, threading.Event()) == 5
-    assert log.read_text().splitlines()[-1] == "seen"
-
-
-def test_a_running_process_is_ended_when_the_ablation_is(tmp_path):
-    stop = threading.Event()
-    stop.set()
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    assert ablation.run_process(command, tmp_path / "log", stop) == -signal.SIGTERM
 
 
 def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path, capsys):
@@ -197,9 +233,3 @@ def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path, capsys
     # Interrupted while it starts a thread, a pool does not know of it and does not wait; the interpreter does.
     assert ended.wait(60) and status == 130 and len(commands) == 1 and told == [True]
     assert "the same command goes on" in capsys.readouterr().out
-
-
-def test_a_run_without_images_of_its_worst_tasks_gains_nothing_by_their_absence():
-    summary = {"base": {"mean": {"edit_score": 0.5}}, "final": {"mean": {"edit_score": 0.8}},  # of fewer tasks
-               "gain": {"mean": {"edit_score": -0.1}}}
-    assert ablation.paired_final(summary) == pytest.approx({"edit_score": 0.4})

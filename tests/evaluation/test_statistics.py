@@ -88,12 +88,12 @@ def test_a_paired_gain_is_seen_where_the_levels_differ_more_than_it():
     assert student_interval([row["m"] for row in final]).sign == 0
 
 
-def test_metrics_nobody_has_are_left_out_and_half_measured_ones_refused():
+def test_metrics_nobody_has_are_left_out_and_others_are_over_the_seeds_that_have_them():
     rows = [{"m": 1.0}, {"m": 2.0}]
     assert list(compare(rows, rows, ["x", "m"])) == ["m"]
-    assert isinstance(compare(rows, rows, ["m"])["m"], Comparison)
-    with pytest.raises(ValueError, match="3 of 4"):
-        compare(rows, [{"m": 1.0}, {}], ["m"])
+    assert compare(rows, [{}, {}], ["m"]) == compare([{}, {}], rows, ["m"]) == {}
+    found = compare([*rows, {}], [{"m": 1.5}, {}, {"m": 9.0}], ["m"])["m"]
+    assert found == Comparison(1.0, 1.5, Interval(0.5, None, None, 1))
     with pytest.raises(ValueError, match="shorter"):
         compare(rows, rows[:1], ["m"])
 

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 
 from configs import exits
-from configs.load import config_hash, load_config
+from configs.load import load_config
 from evaluation import tune
 from evaluation.controls import constant, noise
 from rewards.inputs import ScoreInput
+from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
 
 CONTROLS = Path("evaluation/rows")
 BEST_LR, BEST_WEIGHT = 1e-3, 0.4
 
 
 class FakeRunner:
-    """A run gains most at BEST_LR and BEST_WEIGHT."""
+    """A run gains most at BEST_LR and BEST_WEIGHT; `lost` says by learning rate how a run ends badly."""
 
-    def __init__(self):
-        self.configs = []
+    def __init__(self, lost=None):
+        self.configs, self.lost = [], lost or {}
 
     def __call__(self, command, log: Path, stop: threading.Event) -> int:
         config = load_config(list(command[3:]))
@@ -32,14 +33,17 @@ class FakeRunner:
         gain = -abs(math.log(learner.optimizer.lr / BEST_LR))
         if learner.preservation.background_weight:
             gain -= abs(math.log(learner.preservation.background_weight / BEST_WEIGHT))
-        folder = Path(config.folder) / config.name
-        folder.mkdir(parents=True)
         base = {"editscore_truth": 0.6, "edit_score": 0.6, "background_psnr": 28.0}
-        (folder / "summary.json").write_text(json.dumps({
-            "config_hash": config_hash(config), "first_step": 0, "seconds": {"step": 1.0}, "base": {"mean": base},
-            "final": {"mean": {**base, "editscore_truth": 0.6 + gain}},
-            "gain": {"mean": {**dict.fromkeys(base, 0.0), "editscore_truth": gain}}}))
-        return exits.DONE
+        lost = self.lost.get(next((lr for lr in self.lost if math.isclose(lr, learner.optimizer.lr)), 0.0))
+        if lost == "diverged":
+            write_events(config, DIVERGED)
+        elif lost == "blind":
+            write_summary(config, base, {}, "ruined")
+        elif lost == "ruined":  # of the tasks that are left it makes more than any other
+            write_summary(config, base, dict.fromkeys(base, 0.3), "ruined")
+        else:
+            write_summary(config, base, {**dict.fromkeys(base, 0.0), "editscore_truth": gain})
+        return exits.UNUSABLE if lost else exits.DONE
 
 
 @pytest.fixture
@@ -142,6 +146,43 @@ def test_finished_runs_are_not_done_again(tmp_path):
     assert tune.main(arguments, FakeRunner()) == 0
     again = FakeRunner()
     assert tune.main(arguments, again) == 0 and again.configs == []
+
+
+@pytest.mark.parametrize("how", ["diverged", "ruined", "blind"])
+def test_a_run_of_no_use_never_wins_and_ends_nothing(tmp_path, capsys, how):
+    runner = FakeRunner({BEST_LR: how, 2 * BEST_LR: how})
+    arguments = ["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "rows")]
+    assert tune.main(arguments, runner) == 0 and len(runner.configs) == 6
+    trials = json.loads((tmp_path / "rows" / "tuning.json").read_text())["rows"]["rdp"]["trials"]
+    assert [trial["outcome"] for trial in trials[:3]] == [how.replace("blind", "ruined")] * 2 + ["trained"]
+    lr = load_config(["--config", str(tmp_path / "rows" / "rdp.yaml")]).learner.optimizer.lr
+    usable = [trial for trial in trials if trial["outcome"] == "trained"]
+    assert lr == max(usable, key=lambda trial: trial["gains"]["editscore_truth"])["lr"]
+    assert how.replace("blind", "ruined") in capsys.readouterr().out
+    again = FakeRunner()
+    assert tune.main(arguments, again) == 0 and again.configs == []
+
+
+def test_a_row_without_a_usable_run_is_said_and_not_written(tmp_path, capsys):
+    bad = dict.fromkeys([lr * 2.0**-n for n in range(6) for lr in tune.LEARNING_RATES], "ruined")
+    arguments = ["--rows", "rdp", "quickstart", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "rows")]
+    earlier = tmp_path / "rows" / "quickstart.yaml"
+    earlier.parent.mkdir()
+    earlier.write_text("kept")
+    assert tune.main(arguments, FakeRunner({**bad, BEST_LR: "diverged"})) == exits.UNUSABLE
+    said = capsys.readouterr().out
+    assert "rdp: no tuned row is written, for no run trained a usable editor" in said and "*" not in said.replace(
+        "* = chosen", "")
+    assert "(ruined 5 of 6, diverged 1 of 6)" in said and "editor.lora.alpha" in said
+    assert said.count("earlier search") == 1 and f"{earlier} is of an earlier search" in said
+    assert earlier.read_text() == "kept"
+    assert {path.name for path in earlier.parent.iterdir()} == {"quickstart.yaml", "tuning.json"}
+
+
+def test_a_row_that_learnt_nothing_has_the_gain_that_it_measured():
+    trial = tune.Trial("rdp", 1e-3, None, {tune.OBJECTIVE: 0.0}, "nothing_learnt")
+    assert trial.objective == 0.0
+    assert tune.best_of([replace(trial, gains={tune.OBJECTIVE: -0.1}, outcome="trained"), trial]) is trial
 
 
 def test_a_row_that_does_not_exist_is_a_sentence(tmp_path, capsys):

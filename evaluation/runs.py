@@ -1,0 +1,293 @@
+"""Runs of configurations as processes of their own: planned, done unless they have come to their end before, and read.
+
+A run that ruins its editor, or whose weights grow beyond all numbers, is a result like any other; `Finished` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from configs import exits
+from configs.errors import ConfigError
+from configs.load import config_hash, load_config
+from configs.run_files import EVENTS
+from learner.code_version import code_fingerprint
+from learner.events import EventError, read_events
+
+LOG_TAIL = 30
+"""Lines of a failed run's log that are shown."""
+
+Runner = Callable[[Sequence[str], Path, threading.Event], int]
+"""(command, log file, stop) -> exit status; ends early when `stop` is set."""
+POLL_SECONDS = 0.5
+Outcome = Literal["trained", "nothing_learnt", "ruined", "diverged"]
+"""The outcomes of `learner.verdict`, and that of a run that stopped because its weights grew beyond all numbers."""
+UNUSABLE: tuple[Outcome, ...] = ("ruined", "diverged")
+
+
+class AblationError(RuntimeError):
+    """The ablation cannot be completed; the sentence says which run, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a row of the table under one seed."""
+
+    row: str
+    seed: int
+    name: str
+    folder: Path
+    config_hash: str
+    arguments: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The run's own folder."""
+        return self.folder / self.name
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a run that has come to its end.
+
+    Attributes:
+        outcome: what its editor is worth.
+        base: held-out means per metric before training; empty where the run diverged.
+        gain: means of trained - base per metric, over the tasks that both editors have an image of; empty where there
+            are none.
+        training_seconds: wall time of all its optimizer steps; None where it is not known: a continued run knows those
+            since it was continued.
+        data: fingerprints of the tasks by name.
+    """
+
+    outcome: Outcome
+    base: Mapping[str, float]
+    gain: Mapping[str, float]
+    training_seconds: float | None
+    data: Mapping[str, str]
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The base's means and what was gained on the tasks that both editors have an image of: a run that makes none
+        of its worst tasks must not win by their absence."""
+        return {name: value + self.gain[name] for name, value in self.base.items() if name in self.gain}
+
+
+def unusable(outcomes: Sequence[Outcome]) -> str:
+    """How many runs trained no usable editor, such as `ruined 1 of 5, diverged 2 of 5`; empty for none."""
+    return ", ".join(f"{outcome} {outcomes.count(outcome)} of {len(outcomes)}" for outcome in UNUSABLE
+                     if outcome in outcomes)
+
+
+def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]) -> list[Run]:
+    """Every run that the table needs, seed by seed, so that an interrupted ablation has whole columns.
+
+    Args:
+        rows: presets or paths of YAML files.
+        seeds: of the runs.
+        folder: of the run folders.
+        overrides: flags of `learner.main` for every run.
+
+    Raises:
+        AblationError: when rows or seeds stand twice, or a flag belongs to the ablation.
+        ConfigError: when a configuration is wrong; nothing has started then.
+    """
+    taken = ("--seed", "--name", "--folder", "--config", "--resume", "--dry-run")
+    for flag in overrides:
+        if flag.partition("=")[0] in taken:
+            raise AblationError(f"{flag}: the ablation sets this for every run; leave it out (known: --rows, --seeds, "
+                                "--out, --jobs, and flags of single settings such as --learner.steps 20).")
+    labels = [Path(row).stem for row in rows]
+    for what, values in (("--rows", labels), ("--seeds", list(seeds))):
+        if len(set(values)) != len(values):
+            raise AblationError(f"{what}: every one must stand once; seen {' '.join(map(str, values))}.")
+    runs = []
+    for seed in seeds:
+        for row, label in zip(rows, labels, strict=True):
+            name = f"{label}-seed{seed}"
+            arguments = ("--config", row, "--seed", str(seed), "--name", name, "--folder", str(folder), *overrides)
+            runs.append(Run(label, seed, name, folder, config_hash(load_config(arguments)), arguments))
+    return runs
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Makes the folder and a file in it, so that hours of runs are not followed by a table that cannot be kept.
+
+    Raises:
+        AblationError: naming the flag.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AblationError(
+            f"{flag}: {folder} cannot be written ({error.strerror or error}); name another folder.") from error
+
+
+def read_finished(run: Run) -> Finished | None:
+    """What came of a run that was done before; None when it has not come to its end.
+
+    Raises:
+        AblationError: when the folder holds a run of another configuration or of other code.
+    """
+    summary_file = run.path / "summary.json"
+    if not summary_file.is_file():
+        return _read_diverged(run)
+    summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
+    _refuse_another_run(run, summary)
+    seconds = float(summary["seconds"]["step"]) if summary["first_step"] == 0 else None
+    return Finished(summary["verdict"]["outcome"], summary["base"]["mean"], summary["gain"]["mean"], seconds,
+                    summary["data"])
+
+
+def _read_diverged(run: Run) -> Finished | None:
+    """As the event log has it: a run that diverged leaves no summary."""
+    try:
+        events = list(read_events(run.path / EVENTS))
+    except EventError as error:
+        raise AblationError(str(error)) from error
+    if not events or (events[-1]["event"], events[-1].get("error")) != ("failed", "Diverged"):
+        return None
+    kinds = {event["event"] for event in events}
+    if "rolled_back" not in kinds and any(run.path.glob("checkpoints/step_*")):
+        return None  # killed before it could go back, which it does once
+    began = next(event for event in reversed(events) if event["event"] in ("started", "resumed"))
+    _refuse_another_run(run, began)
+    return Finished("diverged", {}, {}, None, began["data"])
+
+
+def _refuse_another_run(run: Run, found: Mapping[str, Any]) -> None:
+    what_to_do = "choose another --out or delete that folder."
+    if found["config_hash"] != run.config_hash:
+        raise AblationError(
+            f"{run.path} holds a run of another configuration ({found['config_hash'][:12]}, wanted "
+            f"{run.config_hash[:12]}); {what_to_do}")
+    code, present = found.get("code", {}), code_fingerprint()  # summaries of earlier code do not say theirs
+    changed = [name for name in present if code.get(name) != present[name]]
+    if changed:
+        raise AblationError(
+            f"{run.path} holds a run of other code: the code has changed since ({', '.join(changed)}), and runs are "
+            f"compared under one code only; {what_to_do}")
+
+
+def _refuse_differing_data(runs: Sequence[Run], done: Mapping[str, Finished]) -> None:
+    """Runs of a row are configured for the same tasks; files may have changed between them all the same."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.row, run)
+        if done[run.name].data != done[other.name].data:
+            raise AblationError(
+                f"{other.path} and {run.path} are runs on different data: files that data names changed between them. "
+                "Choose another --out or delete the folder of the run that is not to count.")
+
+
+def execute(run: Run, runner: Runner, stop: threading.Event) -> Finished:
+    """Does a run, or continues one that was interrupted, and returns what came of it.
+
+    Raises:
+        AblationError: when it fails; the message ends with the end of its log.
+    """
+    command = [sys.executable, "-m", "learner.main", *run.arguments]
+    if (run.path / "config.yaml").is_file():
+        command.append("--resume")
+    log = run.folder / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    status = runner(command, log, stop)
+    finished = read_finished(run)
+    if status in (exits.DONE, exits.UNUSABLE) and finished is not None:  # a control row may well ruin its editor
+        return finished
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
+    why = f"ended with status {status}" if status else "ended without a summary.json"
+    raise AblationError("\n".join([f"Run {run.name} {why}. The end of {log}:", *tail]))
+
+
+def run_process(command: Sequence[str], log: Path, stop: threading.Event) -> int:
+    """Runs a command with its output appended to the log; asks it to end when `stop` is set; its exit status."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        file.flush()
+        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+            while (status := process.poll()) is None:
+                if stop.wait(POLL_SECONDS):
+                    process.terminate()
+                    return process.wait()
+            return status
+
+
+def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str], None]) -> dict[str, Finished]:
+    """What came of all runs by name, doing those that are missing, `jobs` at a time.
+
+    Raises:
+        AblationError: of a run that failed; those that have not started by then do not start. Also when runs of a row
+            had different data.
+    """
+    done = {run.name: finished for run in runs if (finished := read_finished(run)) is not None}
+    missing = [run for run in runs if run.name not in done]
+    say(f"{len(runs)} runs: {len(done)} finished before, {len(missing)} to do, {jobs} at a time")
+
+    failed, stop = threading.Event(), threading.Event()
+
+    def one(run: Run) -> tuple[str, Finished] | None:
+        if failed.is_set():
+            return None
+        try:
+            finished = execute(run, runner, stop)
+        except BaseException:
+            failed.set()
+            raise
+        took = "" if finished.training_seconds is None else f" after {finished.training_seconds:.0f} s of training"
+        say(f"{run.name}: finished{took}" + (f", {finished.outcome}" if finished.outcome in UNUSABLE else ""))
+        return run.name, finished
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:  # a run is under way as soon as it is submitted
+            futures = [pool.submit(one, run) for run in missing]
+            wait(futures)
+        except KeyboardInterrupt:
+            failed.set()
+            stop.set()
+            raise
+    # All have ended here, and `result` raises what one of them raised.
+    done.update(pair for future in futures if (pair := future.result()) is not None)
+    _refuse_differing_data(runs, done)
+    return done
+
+
+class Ended(Exception):
+    """The runs did not come to their end, which has been said; `status` is the exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@contextmanager
+def runs_ended_in_words(console: Console) -> Iterator[None]:
+    """Says why runs within it failed or were stopped, and raises Ended then."""
+    # Whoever ends this process by SIGTERM means its runs as well.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (AblationError, ConfigError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise Ended(1) from error
+    except KeyboardInterrupt as stopped:
+        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
+        raise Ended(130) from stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)
