@@ -59,6 +59,8 @@ BACKGROUND_FACTORS = (0.5, 2.0)
 OBJECTIVE = "editscore_truth"
 """EditScore's formula from ground truth: it falls with what was not edited and with what was edited too much."""
 SEED = 0
+SPLIT = "validation"
+ON_SPLIT = ("--data.held_out_split", SPLIT)
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,18 @@ def search(
     """All trials of all rows, done.
 
     Raises:
-        AblationError: when a row has nothing to measure by, and as `evaluation.runs`; so ConfigError.
+        AblationError: when a row has nothing to measure by or would be tuned on another split, and as
+            `evaluation.runs`; so ConfigError.
     """
     configs = {row: load_config(["--config", row, *overrides]) for row in rows}
     for row, config in configs.items():
         if not isinstance(config.data, ShapesData) or not config.data.held_out_tasks:
             raise AblationError(f"{row}: rows are compared by {OBJECTIVE} on validation scenes of the benchmark, so "
                                 "expected data.type shapes and data.held_out_tasks above 0")
+        data = load_config(["--config", row, *ON_SPLIT, *overrides]).data
+        if isinstance(data, ShapesData) and data.held_out_split != SPLIT:  # however the flag is spelt
+            raise AblationError(f"--data.held_out_split: rows are tuned on the {SPLIT} split, so that none is chosen "
+                                f"by scenes that the tables show; seen {data.held_out_split}. Leave the flag out.")
     done: list[Trial] = []
     while further := [trial for row, config in configs.items() for trial in next_trials(
             row, _background_weight(config), [one for one in done if one.row == row])]:
@@ -155,7 +162,7 @@ def _run(
     trials: Sequence[Trial], out: Path, overrides: Sequence[str], jobs: int, runner: Runner, say: Callable[[str], None]
 ) -> list[Trial]:
     files = [_written(trial, out / "trials") for trial in trials]
-    runs = plan([str(file) for file in files], [SEED], out, ["--data.held_out_split", "validation", *overrides])
+    runs = plan([str(file) for file in files], [SEED], out, [*ON_SPLIT, *overrides])
     done = collect(runs, jobs, runner, say)
     found = []
     for trial, run in zip(trials, runs, strict=True):

@@ -185,6 +185,16 @@ def test_a_row_that_learnt_nothing_has_the_gain_that_it_measured():
     assert tune.best_of([replace(trial, gains={tune.OBJECTIVE: -0.1}, outcome="trained"), trial]) is trial
 
 
+@pytest.mark.parametrize("flags", [
+    ["--data.held_out_split", "test"], ["--data.held-out-split=test"], ["--data", "{held_out_split: test}"]])
+def test_scenes_of_the_tables_are_not_tuned_on(tmp_path, capsys, flags):
+    runner = FakeRunner()
+    status = tune.main(["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(tmp_path), *flags], runner)
+    said = capsys.readouterr().out
+    assert status == 1 and not runner.configs
+    assert "--data.held_out_split: rows are tuned on the validation split" in said and "Leave the flag out" in said
+
+
 def test_a_row_that_does_not_exist_is_a_sentence(tmp_path, capsys):
     assert tune.main(["--rows", "rpd", "--out", str(tmp_path)], FakeRunner()) == 1
     assert "rpd" in capsys.readouterr().out
