@@ -78,6 +78,21 @@ def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
     assert outcome(-0.12, edit_score=0.1).outcome == outcome(-0.095).outcome == outcome(0.1).outcome == "trained"
 
 
+@pytest.mark.parametrize(("truth", "gain", "tasks", "outcome"), [
+    ("edit_psnr", -1.5, 100, "ruined"), ("edit_psnr", 1.5, 100, "ruined"), ("edit_psnr", -1.5, 8, "ruined"),
+    ("edit_score", 0.05, 8, "ruined"), ("edit_score", 0.05, 99, "ruined"), ("edit_score", 0.05, 100, "trained"),
+    ("editscore_truth", 0.05, 100, "trained"), ("edit_accuracy", 0.05, 100, "trained")])
+def test_only_a_metric_that_knows_the_asked_outcome_of_every_task_says_more(truth, gain, tasks, outcome):
+    """A target is one right picture of many: a copy of the source may be as near to it as a real edit."""
+    base = {"edit_change": 0.25, "background_psnr": 28.0, truth: 12.0 if truth == "edit_psnr" else 0.6}
+    gains = {"edit_change": -0.245, "background_psnr": 12.0, truth: gain}
+    found = judged(100, 0, 0.01, {**dict.fromkeys(base, 100), truth: tasks}, base, gains,
+                   {"edit_change": 0.005, "background_psnr": 0.2, truth: 0.2})
+    assert found.outcome == outcome
+    assert found.reasons == (() if outcome == "trained" else (
+        "edit_change fell from 0.25 to 0.005: the editor copies its source",))
+
+
 def test_a_loss_that_is_not_clear_of_its_interval_ruins_nothing():
     lost = {"background_psnr": -3.5, "edit_score": -0.2}
     assert verdict(gain=lost, error={"background_psnr": 0.3, "edit_score": 0.05}).outcome == "trained"
