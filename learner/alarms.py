@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from learner.statistics import MIN_TASKS
+from learner.verdict import COPIED_SHARE
 from rewards.measure import DRIFTS as LOOKS
 
 Group = Mapping[str, Sequence[float]]
@@ -25,18 +26,24 @@ Rewards = tuple[Sequence[float], Sequence[float]]
 CHANGE = "edit_change"
 DRIFTS = tuple(f"{where}_{look}_drift" for where in ("edit", "background") for look in LOOKS)
 EDITS = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr")
-"""Held-out metrics of the edit, larger is better."""
+BACKGROUNDS = ("background_psnr", "background_ssim")
+"""Held-out metrics of the edit and of what lies outside its mask, larger is better."""
 
 MIN_GROUPS = 8
 """Fewer groups than this, of the start or of late, show nothing: they do not tell a measure's standard deviation."""
 LITTLE = 0.05
-"""Candidates that changed less inside the mask than this share of them did at the start count as unchanged."""
-UNCHANGED_SHARE = 0.25
-"""At the start `LITTLE` of the candidates are unchanged; five times as many are an alarm."""
+"""Candidates that changed no more inside the mask than this share of them did at the start count as unchanged."""
+UNCHANGED_GROWTH = 5.0
+"""So many times as many unchanged candidates as at the start are an alarm."""
 SHIFT = 1.0
 """A measure of the look may shift by so many of its standard deviations at the start (of the base: over tasks)."""
+VISIBLE = {**dict.fromkeys(LOOKS, 0.5 / 255), "sharpness": 0.1 / 255}
+"""A shift of a look that is no larger is one that nobody can see. The looks are means over a region (contrast: a
+standard deviation) of gamma-encoded values in 0..1, where half of an 8-bit level is lost in rounding. Sharpness is the
+mean step between neighbours, most of which are equal: a tenth of a level is a blur that takes ten levels from one step
+in a hundred."""
 FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
-"""A held-out PSNR, or another metric of the edit, may fall by so many dB, or by this share of the base's value."""
+"""A held-out PSNR, or another of these metrics, may fall by so many dB, or by this share of the base's value."""
 ERRORS = 3.0
 """What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
 AGAIN = 1.5
@@ -67,12 +74,14 @@ class Reference:
     """The candidates of a run's start.
 
     Attributes:
-        unchanged_below: `edit_change` of a candidate that counts as unchanged; None where too few groups have it.
-        mean, sd: of the groups' means, by drift that enough groups have.
+        unchanged: the largest `edit_change` of a candidate that counts as unchanged; None where too few groups have it.
+        unchanged_share: of the candidates; more than `LITTLE` where many have the same `edit_change`, exact copies say.
+        mean, sd: of the groups' means, by drift and `edit_change` where enough groups have it.
         groups: how many have it.
     """
 
-    unchanged_below: float | None
+    unchanged: float | None
+    unchanged_share: float
     mean: Mapping[str, float]
     sd: Mapping[str, float]
     groups: Mapping[str, int]
@@ -80,10 +89,12 @@ class Reference:
 
 def reference(groups: Sequence[Group]) -> Reference:
     """What the groups of the start look like."""
-    changes = _changes(groups)
-    means = {name: values for name in DRIFTS if len(values := _means(groups, name)) >= MIN_GROUPS}
+    changes = [value for group in groups for value in group.get(CHANGE, ())]
+    means = {name: values for name in (CHANGE, *DRIFTS) if len(values := _means(groups, name)) >= MIN_GROUPS}
+    unchanged = float(np.quantile(changes, LITTLE)) if CHANGE in means else None
     return Reference(
-        unchanged_below=float(np.quantile(changes, LITTLE)) if changes else None,
+        unchanged=unchanged,
+        unchanged_share=0.0 if unchanged is None else _share(changes, unchanged),
         mean={name: float(np.mean(values)) for name, values in means.items()},
         sd={name: float(np.std(values, ddof=1)) for name, values in means.items()},
         groups={name: len(values) for name, values in means.items()})
@@ -91,25 +102,15 @@ def reference(groups: Sequence[Group]) -> Reference:
 
 def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
     """What the candidates of the last steps show, compared with those of the start."""
-    found = []
-    changes = _changes(recent)
-    if start.unchanged_below is not None and changes:
-        share = float(np.mean([value < start.unchanged_below for value in changes]))
-        if share > UNCHANGED_SHARE:
-            found.append(Alarm(CHANGE, step, share, (
-                f"step {step}: {share:.0%} of the candidates changed next to nothing inside the edit mask (edit_change "
-                f"below {start.unchanged_below:.3g}, as {LITTLE:.0%} did at the start): the editor learns to copy its "
-                "source. Give the edit more weight in rewards.weights, or hold it with "
-                "learner.preservation.velocity_weight.")))
     drifts = []
-    for name in start.sd:
+    for name in DRIFTS:
         values = _means(recent, name)
-        if len(values) >= MIN_GROUPS:
+        if name in start.mean and len(values) >= MIN_GROUPS:
             shift = float(np.mean(values)) - start.mean[name]
             error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups[name])
             drifts += _drift(name, start.mean[name], shift, error, start.sd[name], step, "the candidates",
                              "at the start", known=_is_background(name))
-    return [*found, *_largest(drifts)]
+    return [*_copied(start, recent, step), *_largest(drifts)]
 
 
 def held_out_alarms(
@@ -136,9 +137,40 @@ def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
             if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
 
 
+def _copied(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
+    """The alarm of an editor that learns to copy its source, if it does: many times more candidates are unchanged,
+    or less than `COPIED_SHARE` of the change is left, which also tells where the base itself fails many of its edits.
+
+    Its size is the larger of the share of unchanged candidates and the share of the start's change that is lost; they
+    are the same where some candidates become copies and the others stay as they were.
+    """
+    means = _means(recent, CHANGE)
+    if start.unchanged is None or len(means) < MIN_GROUPS:
+        return []
+    found = []
+    share = _share([value for group in recent for value in group.get(CHANGE, ())], start.unchanged)
+    if share > UNCHANGED_GROWTH * start.unchanged_share:
+        found.append((share, (
+            f"{share:.0%} of the candidates changed next to nothing inside the edit mask (edit_change no more than "
+            f"{start.unchanged:.3g}, as {start.unchanged_share:.0%} did at the start)")))
+    before, left = start.mean[CHANGE], float(np.mean(means))
+    error = math.hypot(COPIED_SHARE * start.sd[CHANGE] / math.sqrt(start.groups[CHANGE]),
+                       float(np.std(means, ddof=1)) / math.sqrt(len(means)))
+    if COPIED_SHARE * before - left > ERRORS * error:
+        found.append((1 - left / before, (
+            f"inside the edit mask the candidates change {left / before:.0%} of what they did at the start (mean "
+            f"edit_change {left:.3g} against {before:.3g})")))
+    if not found:
+        return []
+    size, seen = max(found)
+    return [Alarm(CHANGE, step, size, (
+        f"step {step}: {seen}: the editor learns to copy its source. Give the edit more weight in rewards.weights, or "
+        "hold it with learner.preservation.velocity_weight."))]
+
+
 def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> list[_Found]:
     found: list[_Found] = []
-    for name in (*EDITS, *DRIFTS):
+    for name in (*EDITS, *BACKGROUNDS, *DRIFTS):
         pairs = [(before[name], after[name]) for before, after in zip(base, rows, strict=True)
                  if name in before and name in after]
         if len(pairs) < MIN_TASKS:
@@ -157,9 +189,16 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> lis
             unit = " dB" if psnr else ""
             found.append(_Found(excess=-gain / allowed, alarm=Alarm(name, step, -gain, (
                 f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} from the base's "
-                f"{before.mean():.3g}{unit}{_rise(*rewards)}. What is rewarded is not the edit: look at the gallery, "
-                "change rewards.weights, or lower learner.optimizer.lr."))))
+                f"{before.mean():.3g}{unit}{_rise(*rewards)}. {_advice(name)}"))))
     return found
+
+
+def _advice(name: str) -> str:
+    if _is_background(name):
+        return ("The editor changes what lies outside the edit mask: look at the gallery, raise "
+                "learner.preservation.background_weight, or lower learner.optimizer.lr.")
+    return ("What is rewarded is not the edit: look at the gallery, change rewards.weights, or lower "
+            "learner.optimizer.lr.")
 
 
 def _rise(first: Sequence[float], last: Sequence[float]) -> str:
@@ -174,22 +213,23 @@ def _rise(first: Sequence[float], last: Sequence[float]) -> str:
 def _drift(
     name: str, before: float, shift: float, error: float, sd: float, step: int, what: str, when: str, known: bool
 ) -> list[_Found]:
-    """An alarm where the shift from `before` is beyond `SHIFT` standard deviations and its error. A cast that fades is
-    none, nor is any drift that does where the right look is `known`, so that it is 0 there."""
+    """An alarm where the shift from `before` is beyond `SHIFT` standard deviations, its error, and what can be seen. A
+    cast that fades is none, nor is any drift that does where the right look is `known`, so that it is 0 there."""
     size = shift if name.endswith("cast_drift") else abs(shift)
     fades = known and abs(before + shift) < abs(before)
-    if fades or not (size > SHIFT * sd and size > ERRORS * error):
-        return []
     where, look = name.removesuffix("_drift").split("_")
+    allowed = max(SHIFT * sd, VISIBLE[look])
+    if fades or not (size > allowed and size > ERRORS * error):
+        return []
     key = "velocity_weight" if where == "edit" else "background_weight"
-    return [_Found(excess=size / max(SHIFT * sd, 1e-12), alarm=Alarm(name, step, shift, (
+    return [_Found(excess=size / allowed, alarm=Alarm(name, step, shift, (
         f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit mask has shifted by "
         f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
         f"learner.preservation.{key}, or lower learner.optimizer.lr.")))]
 
 
 def _is_background(name: str) -> bool:
-    """Whether a drift is one outside the mask, where the right look is that of the source."""
+    """Whether a metric is one of what lies outside the mask, where the source is right."""
     return name.startswith("background_")
 
 
@@ -203,10 +243,8 @@ def _largest(drifts: Sequence[_Found]) -> list[Alarm]:
     return [one.alarm for one in worst.values()]
 
 
-def _changes(groups: Sequence[Group]) -> list[float]:
-    """The candidates' `edit_change`; none where too few groups have it."""
-    measured = [group[CHANGE] for group in groups if group.get(CHANGE)]
-    return [value for values in measured for value in values] if len(measured) >= MIN_GROUPS else []
+def _share(values: Sequence[float], most: float) -> float:
+    return float(np.mean([value <= most for value in values]))
 
 
 def _means(groups: Sequence[Group], name: str) -> list[float]:
