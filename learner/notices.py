@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learner.backend import Notify
+from learner.balance import LEAST_SHARE
 from learner.events import Event, EventLog
 from learner.judge_watch import FAILURES
 from learner.observer import Observer
@@ -104,7 +105,8 @@ def waiting(done: int, steps: int, unit: float | None) -> str | None:
     if unit != 0 or done != min(FLAT_STEPS, steps):
         return None
     return (f"the preservation terms have been off for {done} steps: their weights count in units of the surrogate's "
-            "gradient, which is not known before a group has candidates of different reward and tokens outside its "
-            "edit mask. Until then nothing holds the rest of the image, or the edit. Look at the scores, or train on "
-            "preservation alone, as preset keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the "
-            "edit.")
+            "gradient, which is not known before a group has candidates of different reward, tokens outside its edit "
+            f"mask, and there a background whose gradient is more than {LEAST_SHARE:g} of the surrogate's. Until then "
+            "nothing holds the rest of the image, or the edit. Look at the scores, lower "
+            "learner.preservation.background_tolerance where it is above 0, or train on preservation alone, as preset "
+            "keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the edit.")

@@ -10,7 +10,6 @@ with the unit of `learner.balance`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from configs.schema import AdvantageConfig, LearnerConfig, PreservationConfig, S
 from editing.flow import Velocity, predicted_clean
 from learner.advantages import group_advantages
 from learner.anchors import AnchorBatch
+from learner.balance import tells
 from learner.preservation import source_anchored_background, undone_edit, velocity_anchor
 from learner.surrogate import ClippedObjective, categorical_kl, clipped_objective, log_policy, masked_distance
 from learner.terms import Pairs, Term, TermStats, backward_through_velocity, gradient_norms
@@ -135,7 +135,7 @@ def bare_norms(
     batch: AnchorBatch, velocity: Velocity, config: LearnerConfig, micro_batch: int | None
 ) -> tuple[float, float, float]:
     """(surrogate, background, 1): both terms' gradient norms at the velocities, at weight 1 and ratio 1, and that the
-    group was counted; zeros where one of them has no gradient. Arguments as of `accumulate`."""
+    group was counted; zeros where they tell nothing of the unit (`learner.balance`). Arguments as of `accumulate`."""
     if batch.is_flat:
         return 0.0, 0.0, 0.0
 
@@ -147,9 +147,7 @@ def bare_norms(
 
     norms = gradient_norms(batch, velocity, terms_of, micro_batch)
     surrogate, background = norms["surrogate"], norms["background"]
-    if not (0 < surrogate < math.inf and 0 < background < math.inf):
-        return 0.0, 0.0, 0.0
-    return surrogate, background, 1.0
+    return (surrogate, background, 1.0) if tells(surrogate, background) else (0.0, 0.0, 0.0)
 
 
 def _background(batch: AnchorBatch, pairs: Pairs, config: PreservationConfig) -> Tensor:

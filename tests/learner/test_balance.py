@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pytest
 
 from configs.schema import LearnerConfig
-from learner.balance import GROUPS, Balance
+from learner.algorithms import rc_grpo
+from learner.balance import GROUPS, LEAST_SHARE, Balance, tells
 from learner.checkpoint import load_step
 from learner.train import run
 from tests.learner.rig import Rig, made_scores, tiny_config
@@ -71,6 +72,51 @@ def test_flat_groups_do_not_count_for_the_freeze(fresh):
         consumed(r, second)
         assert r.learner.update().metrics["preservation_unit"] > 0
         assert r.learner.state["balance"]["groups"] == step + 1
+
+
+@pytest.fixture
+def faint(monkeypatch):
+    """Backgrounds that pull by 1e-9 of what they would, until it is called."""
+    background = rc_grpo._background
+    monkeypatch.setattr(rc_grpo, "_background", lambda *given: 1e-9 * background(*given))
+    return lambda: monkeypatch.setattr(rc_grpo, "_background", background)
+
+
+def test_a_background_that_hardly_pulls_does_not_become_the_unit(fresh, faint):
+    r, other = fresh(learner=HELD), fresh(learner=HELD)
+    first = r.step(0).metrics
+    assert first["preservation_unit"] == 0 < first["surrogate_gradient"] and "background" not in first
+    assert r.learner.state["balance"] == {"surrogate": 0.0, "background": 0.0, "groups": 0.0}
+    # What is resumed there weighs as what was not, once a background pulls.
+    r.learner.save()
+    other.learner.restore(load_step(r.learner.folder, 1))
+    faint()
+    units = [one.step(1).metrics["preservation_unit"] for one in (r, other)]
+    assert units[0] == units[1] and 0 < units[0] < 1 / LEAST_SHARE
+
+
+def test_a_run_whose_background_hardly_pulls_says_so(tiny_kontext, tmp_path, faint):
+    watcher = Watcher()
+    config = tiny_run(tiny_kontext, tmp_path, "r", {
+        "learner": {"steps": 6, "preservation": {"background_weight": 1.0}}, "data": {"held_out_tasks": 0}})
+    summary = run(config, observers=[watcher])
+    assert [step.learner["preservation_unit"] for step in watcher.steps] == [0.0] * 6
+    (told,) = [one for one in summary["notifications"] if one["metric"] == "preservation_unit"]
+    assert told["step"] == 5 and "more than 0.001 of the surrogate's" in told["sentence"]
+
+
+def test_an_ordinary_run_has_the_same_unit_as_without_the_least_share(fresh, monkeypatch):
+    at = fresh(learner=HELD)
+    found = at.step(0).metrics["preservation_unit"]
+    monkeypatch.setattr("learner.balance.LEAST_SHARE", 0.0)
+    assert fresh(learner=HELD).step(0).metrics["preservation_unit"] == found > 0
+
+
+@pytest.mark.parametrize(("norms", "told"), [
+    ((8e-3, 3e-3), True), ((8e-3, 8e-12), False), ((8e-3, 0.0), False), ((0.0, 3e-3), False),
+    ((8e-3, float("nan")), False), ((float("inf"), 3e-3), False), ((8e-3, float("inf")), False)])
+def test_only_norms_of_which_both_pull_tell_the_unit(norms, told):
+    assert tells(*norms) == told
 
 
 @pytest.mark.parametrize("steps", [2, 6])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.events import EventLog, read_events
-from learner.notices import FLAT_STEPS, FlatAlarm, announcer, notice
+from learner.notices import FLAT_STEPS, FlatAlarm, announcer, notice, waiting
 from tests.learner.test_loop import Watcher
 
 
@@ -54,3 +54,11 @@ def test_an_alarm_begins_each_stretch_of_flat_steps(shares):
     for share, now in zip(shares, told, strict=True):
         high = high + 1 if share > 0.9 else 0
         assert now == (high == FLAT_STEPS)
+
+
+def test_preservation_terms_that_stay_off_are_told_of_once_with_all_that_keeps_them_off():
+    told = [waiting(done, 40, 0.0) for done in range(1, 12)]
+    assert [done for done, sentence in enumerate(told, 1) if sentence] == [FLAT_STEPS]
+    assert "candidates of different reward" in told[FLAT_STEPS - 1]
+    assert "more than 0.001 of the surrogate's" in told[FLAT_STEPS - 1]
+    assert waiting(FLAT_STEPS, 40, 2.5) is waiting(FLAT_STEPS, 40, None) is None

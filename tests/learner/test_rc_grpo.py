@@ -300,6 +300,14 @@ def test_groups_that_tell_nothing_are_not_counted(batch, toy):
         assert bare_norms(silent, toy, settings(0.3), None) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(("share", "counted"), [(1e-9, False), (0.99e-3, False), (1.01e-3, True), (0.4, True)])
+def test_a_group_whose_background_hardly_pulls_is_not_counted(batch, toy, share, counted):
+    surrogate, background, _ = bare_norms(batch, toy, settings(0.3), None)
+    weak = replace(batch, advantages=batch.advantages * background / (share * surrogate))  # the surrogate is linear
+    expected = (pytest.approx(background / share), background, 1.0) if counted else (0.0, 0.0, 0.0)
+    assert bare_norms(weak, toy, settings(0.3), None) == expected
+
+
 def test_the_unit_scales_the_preservation_terms_and_nothing_else(batch, toy):
     base = lambda x, sigma: 0.1 * x  # noqa: E731
     at_weight = run(batch, toy, settings(0.6, 8.0), base=base)
