@@ -7,7 +7,7 @@ editor to copy the source: measured on the embedded benchmark, 40 steps of them 
 from __future__ import annotations
 
 from configs.errors import ConfigError
-from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES
+from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES, RewardsConfig
 from configs.schema import RunConfig
 
 NEGLIGIBLE = 0.01
@@ -26,14 +26,13 @@ WAYS_OUT = (
 """What to add to a configuration that would train no edit: in words, and as flags."""
 
 
-def edit_rewards(config: RunConfig) -> tuple[str, ...]:
+def edit_rewards(rewards: RewardsConfig) -> tuple[str, ...]:
     """The components that reward the edit: of kind `edit`, with a weight above 0 that is not negligible, and with a
     noise floor that their spread can be above.
 
     A scorer of the user's own is one unless `rewards.scorer_kinds` says otherwise; its range is not known, so that any
     weight above 0 counts. Normalised components all have the same spread, whatever their range.
     """
-    rewards = config.rewards
     kinds = {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
     raw = rewards.normalisation == "none"
     widths = {name: COMPONENT_RANGES[name].width if name in COMPONENT_RANGES else None for name in rewards.weights}
@@ -70,7 +69,7 @@ def check_edit_signal(config: RunConfig) -> None:
         if weight < 0 and COMPONENT_KINDS.get(name) == "edit":
             raise ConfigError(f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
                               "reward an edit that is not done")
-    rewarding, used = edit_rewards(config), config.learner.surrogate.weight > 0
+    rewarding, used = edit_rewards(config.rewards), config.learner.surrogate.weight > 0
     if rewarding and not used:
         raise ConfigError(
             f"learner.surrogate.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but no "

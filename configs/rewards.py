@@ -285,7 +285,8 @@ class RewardsConfig(Section):
     the same time."""
     floors: dict[str, float] = Field({})
     """Per component, in its own unit: a group in which its standard deviation is no larger learns nothing from it, so
-    that noise is not scaled up to a reward. Components that are not named have a floor just above their noise."""
+    that noise is not scaled up to a reward, and nothing at all where that is so of every reward for the edit.
+    Components that are not named have a floor just above their noise."""
     judge: JudgeConfig = JudgeConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
@@ -298,7 +299,8 @@ class RewardsConfig(Section):
     """A group with fewer fully scored candidates is rejected and its task redone."""
     min_std: float = Field(0.0, ge=0)
     """Groups whose combined reward varies by less than this get no advantages: population standard deviation, after
-    normalisation and weights. It keeps the noise of a judge from being blown up; 0 leaves out only flat groups."""
+    normalisation and weights (pooled, 1 is the step's own spread; `floors` has a judge's unit). 0 leaves out only flat
+    groups."""
 
     @property
     def noise_floors(self) -> Mapping[str, float]:

@@ -48,7 +48,7 @@ from learner.reports import ConsumeReport, StepReport, StepTotals
 from learner.schedule import learning_rate
 from learner.spool import Spool
 from learner.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
-from rewards.compose import GroupReward, compose, streaming
+from rewards.compose import GroupReward, composed, streaming
 from rewards.result import GroupScores
 
 
@@ -137,7 +137,7 @@ class Learner:
                 self._held.append(held)
                 self._scores.append(scores)
             elif held is not None:
-                (reward,) = self._rewards([scores])
+                (reward,) = composed([scores], self.config.rewards)
                 self._accumulate(held, reward, first=True)
         word, reason = refusal or (None, None)
         return ConsumeReport(
@@ -159,7 +159,7 @@ class Learner:
             raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
                                "(learner.groups_per_step); consume the rest before update()")
         totals.lr = learning_rate(self.version, config.steps, config.optimizer)
-        rewards = self._rewards(self._scores)
+        rewards = composed(self._scores, self.config.rewards)
         if self._held and self._balance.wanted(config):
             self._weigh(rewards)
         applied = False
@@ -286,10 +286,6 @@ class Learner:
                 return
         if seconds is not None:
             totals.spooled[name] = seconds
-
-    def _rewards(self, scores: Sequence[GroupScores]) -> list[GroupReward]:
-        config = self.config.rewards
-        return compose(scores, config.weights, config.normalisation, config.min_std, config.noise_floors)
 
     def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from configs.edit_signal import edit_rewards
 from configs.schema import RunConfig
 from learner.backend import Backend, Delivered, LearnerLost, Notify, RunFailed, Unsaved
 from learner.events import EventLog
@@ -106,7 +107,7 @@ def _train(
             announce("stopping", step=progress.done, sentence=_saved(backend, progress, events))
             raise stopping.requested
 
-    judges, alarm = JudgeWatch(backend, announce), FlatAlarm()
+    judges, alarm = JudgeWatch(backend, announce), FlatAlarm(edit_rewards(config.rewards))
     sampler = LeaseSampler(config.seed, train_tasks, config.learner.groups_per_step, resumed.anew_from)
     gatherer = Gatherer(
         config, backend, sampler, events, first_step, resumed.spooled, resumed.books, pause, announce)
@@ -140,7 +141,7 @@ def _train(
                                 f"{why}. Make room, and continue with --resume.")
         record = step_record(config, done, gatherer, groups, report, phases, judges.look())
         show_step(record, events, observers)
-        sentence = alarm.sentence(record.zero_std_share)
+        sentence = alarm.sentence(record.zero_std_share, record.edit_flat_share)
         if sentence is not None:
             announce("alarm", metric="zero_std_share", step=done, size=record.zero_std_share, sentence=sentence)
         unit = record.learner.get("preservation_unit")
@@ -247,6 +248,7 @@ def step_record(
         reward_mean=rewards.mean,
         reward_std=rewards.std,
         zero_std_share=rewards.zero_std_share,
+        edit_flat_share=rewards.edit_flat_share,
         staleness=dict(sorted(ages.items())),
         groups_per_minute=60 * len(groups) / phases.seconds["step"],
         counters=gatherer.ledger.balance(),

@@ -85,18 +85,29 @@ def _servers(count: float) -> str:
 class FlatAlarm:
     """Says once when nearly all groups teach nothing for some steps, and again only after it was better."""
 
-    def __init__(self) -> None:
-        self._shares: deque[float] = deque(maxlen=FLAT_STEPS)
+    def __init__(self, edit: Sequence[str]) -> None:
+        """For a run in which these components reward the edit."""
+        self._edit = " and ".join(edit)
+        self._shares: deque[tuple[float, float]] = deque(maxlen=FLAT_STEPS)
         self._told = False
 
-    def sentence(self, share: float) -> str | None:
-        """The alarm, if this step's share of flat groups (0..1) makes it due."""
-        self._shares.append(share)
-        high = len(self._shares) == FLAT_STEPS and min(self._shares) > FLAT_SHARE
-        due, self._told = high and not self._told, high
-        return (f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: their "
-                "candidates all got about the same reward. Look at the scores (a judge that always says the same?), "
-                "lower rewards.min_std, or raise exploration.alpha_edit.") if due else None
+    def sentence(self, share: float, edit_share: float) -> str | None:
+        """The alarm, if this step's share of flat groups (0..1) makes it due; `edit_share` is that of the groups in
+        which no reward for the edit is above its floor, which are all flat."""
+        self._shares.append((share, edit_share))
+        flat, edit_flat = (len(self._shares) == FLAT_STEPS and min(shares) > FLAT_SHARE
+                           for shares in zip(*self._shares, strict=True))
+        due, self._told = flat and not self._told, flat
+        if not due:
+            return None
+        begin = f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: "
+        if edit_flat:
+            return (f"{begin}between their candidates, no reward for the edit ({self._edit}) varied by more than its "
+                    "floor. They are left out, because other rewards alone teach an editor to change nothing. Look at "
+                    f"the scores of {self._edit} (a judge that always says the same?) and at rewards.floors, or raise "
+                    "exploration.alpha_edit.")
+        return (f"{begin}their candidates all got about the same reward. Look at the scores (a judge that always says "
+                "the same?), lower rewards.min_std, or raise exploration.alpha_edit.")
 
 
 def waiting(done: int, steps: int, unit: float | None) -> str | None:

@@ -64,8 +64,8 @@ class StepReport:
         update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored
         state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that one was held against,
         `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages), `filtered_groups` (those of
-        them that do vary, but by less than `rewards.min_std`), `full_mask_groups` (nothing to preserve),
-        `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run)."""
+        them that do vary, but by less than `rewards.min_std` or by no reward for the edit), `full_mask_groups` (nothing
+        to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from configs.schema import RewardsConfig
 from learner.advantages import is_flat
-from rewards.compose import compose
+from rewards.compose import composed
 from rewards.result import GroupScores
 
 REWARD = "reward"
@@ -29,21 +29,23 @@ class RewardStatistics:
 
     `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard deviation
     within the group, `zero_std_share` the share of groups that teach nothing because their combined reward does not
-    vary, or by less than `rewards.min_std`. `silent` components contributed nothing to the whole step; `floored` are
-    those that counted as equal in so many groups because they varied by no more than their floor, see
-    `rewards.compose.GroupReward`.
+    vary, or by less than `rewards.min_std`, or by other rewards than those for the edit alone; in the share
+    `edit_flat_share` no reward for the edit is above its floor (0 where there is no such reward). `silent` components
+    contributed nothing to the whole step; `floored` are those that counted as equal in so many groups because they
+    varied by no more than their floor, see `rewards.compose.GroupReward`.
     """
 
     mean: Mapping[str, float]
     std: Mapping[str, float]
     zero_std_share: float
+    edit_flat_share: float
     silent: tuple[str, ...] = ()
     floored: Mapping[str, int] = field(default_factory=dict)
 
 
 def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
     """Statistics over the valid candidates of at least one group, each with at least one valid candidate."""
-    combined = compose(groups, config.weights, config.normalisation, config.min_std, config.noise_floors)
+    combined = composed(groups, config)
     valid = [reward.valid for reward in combined]
     names = {name: None for group in groups for name in (*group.components, *group.diagnostics)}
     values = {name: [found for group, ok in zip(groups, valid, strict=True) if (found := _values(group, name, ok))]
@@ -57,6 +59,7 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
         mean={name: float(np.mean([v for group in per_group for v in group])) for name, per_group in values.items()},
         std={name: float(np.mean(per_group)) for name, per_group in std.items()},
         zero_std_share=sum(flat) / len(flat),
+        edit_flat_share=sum(reward.edit_flat for reward in combined) / len(combined),
         silent=combined[0].silent,
         floored=Counter(name for reward in combined for name in reward.floored),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.edit_signal import edit_rewards
+from configs.rewards import RewardsConfig
 from rewards.result import GroupScores
 
 Normalisation = Literal["none", "pooled", "minibatch"]
@@ -30,7 +32,9 @@ class GroupReward:
             zero, so there is no scale to bring them to); always empty without normalisation.
         floored: components whose values vary in this group, but by no more than their floor, so that they count as
             equal.
-        filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`.
+        edit_flat: there are rewards for the edit, and none of them contributed to the differences in this group.
+        filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`, or the edit is
+            flat. What else is rewarded is largest where nothing is edited, and alone it teaches to edit nothing.
     """
 
     rewards: NDArray[np.float64]
@@ -38,6 +42,7 @@ class GroupReward:
     silent: tuple[str, ...] = ()
     filtered: bool = False
     floored: tuple[str, ...] = ()
+    edit_flat: bool = False
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 1 or self.valid.shape != self.rewards.shape:
@@ -48,14 +53,22 @@ class GroupReward:
             raise ValueError(f"rewards must be finite; seen {self.rewards.tolist()}.")
 
 
+def composed(scores: Sequence[GroupScores], config: RewardsConfig) -> list[GroupReward]:
+    """The rewards that a run with this configuration trains on; see `compose`."""
+    return compose(scores, config.weights, config.normalisation, config.min_std, config.noise_floors,
+                   edit_rewards(config))
+
+
 def compose(
     scores: Sequence[GroupScores], weights: Mapping[str, float], normalisation: Normalisation, min_std: float = 0.0,
-    floors: Mapping[str, float] = MappingProxyType({}),
+    floors: Mapping[str, float] = MappingProxyType({}), edit: Collection[str] = (),
 ) -> list[GroupReward]:
     """R_i = sum_c w_c z_c(i) of every group, where z depends on the normalisation.
 
         none       z = s                                          raw units
-        pooled     z = (s - group mean) / pooled within-group std    adopted: method reference, section 1.6
+        pooled     z = (s - group mean) / pooled within-group std    adopted: method reference, section 1.6;
+                   pooled over the groups in which the component is above its floor: the others say nothing of its
+                   scale, and with them in it the rest would be blown up by as much as sqrt(number of groups)
         minibatch  z = (s - mean) / std over all given groups     RC-GRPO-Editing, arXiv 2604.09386 (wording)
 
     Means and spreads (population, float64) are those of the valid candidates. `pooled` spares the scale of a
@@ -72,9 +85,12 @@ def compose(
             group is no larger, its values there count as equal: all normalisations would scale its noise to the size
             of a signal. Values that differ by rounding alone always do.
         min_std: see `is_filtered`; in units of the combined reward, so after normalisation and weights.
+        edit: the components that reward the edit, each with a weight. Where there are some, a group in which none of
+            them is above its floor is filtered; without any, no group is for that reason.
 
     Raises:
-        ValueError: for an unknown normalisation, or a group that lacks a weighted component.
+        ValueError: for an unknown normalisation, a group that lacks a weighted component, or a reward for the edit
+            without a weight.
     """
     if normalisation not in get_args(Normalisation):
         raise ValueError(
@@ -83,15 +99,21 @@ def compose(
     names = [name for name, weight in weights.items() if weight != 0]
     if not names:
         raise ValueError(f"weights: expected a component with a weight other than 0; seen {dict(weights)}.")
+    unweighted = sorted(set(edit) - set(names))
+    if unweighted:
+        raise ValueError(f"edit: expected components with a weight ({', '.join(names)}); seen {unweighted[0]!r}.")
     valid = [_valid(group, names) for group in scores]
     rewards = [np.zeros(mask.shape) for mask in valid]
     silent, floored = [], [list[str]() for _ in scores]
+    edit_flat = [len(edit) > 0] * len(scores)
     for name in names:
         given = [_values(group, name, mask) for group, mask in zip(scores, valid, strict=True)]
-        values = [_above(part, floors.get(name, 0.0)) for part in given]
-        for found, before, after in zip(floored, given, values, strict=True):
-            if after is not before and _varies(before):
+        above = [_is_above(part, floors.get(name, 0.0)) for part in given]
+        for found, part, ok in zip(floored, given, above, strict=True):
+            if not ok and _is_above(part, 0.0):
                 found.append(name)
+        values = [part if ok or not part.size else np.full_like(part, part.mean())
+                  for part, ok in zip(given, above, strict=True)]
         largest = max((float(np.abs(part).max()) for part in values if part.size), default=0.0)
         if normalisation == "minibatch":
             values = [part - _mean(values) for part in values]
@@ -99,15 +121,19 @@ def compose(
             values = [_within(part) for part in values]
         scale = 1.0
         if normalisation != "none":
-            scale = math.sqrt(_mean([np.square(part) for part in values]))
+            scaling = [part for part, ok in zip(values, above, strict=True) if ok or normalisation == "minibatch"]
+            scale = math.sqrt(_mean([np.square(part) for part in scaling]))
             # Rounding leaves a trace of a constant component; its scale would blow that up to noise.
             if scale <= 1e-9 * largest:
                 silent.append(name)
                 continue
+        if name in edit:
+            edit_flat = [flat and not ok for flat, ok in zip(edit_flat, above, strict=True)]
         for reward, mask, part in zip(rewards, valid, values, strict=True):
             reward[mask] += weights[name] * part / scale
-    return [GroupReward(reward, mask, tuple(silent), is_filtered(reward[mask], min_std), tuple(found))
-            for reward, mask, found in zip(rewards, valid, floored, strict=True)]
+    return [GroupReward(reward, mask, tuple(silent), is_filtered(reward[mask], math.inf if flat else min_std),
+                        tuple(found), flat)
+            for reward, mask, found, flat in zip(rewards, valid, floored, edit_flat, strict=True)]
 
 
 def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
@@ -154,17 +180,12 @@ def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
     )
 
 
-def _above(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """The values [V] of a group, or their mean in all places where their spread is at most `floor`, or rounding."""
+def _is_above(values: NDArray[np.float64], floor: float) -> bool:
+    """Whether the spread of a group's values [V] is more than `floor`, and than rounding."""
     if not values.size:
-        return values
+        return False
     spread, largest = _spread(values)
-    return values if spread > ROUNDING and spread * largest > floor else np.full_like(values, values.mean())
-
-
-def _varies(values: NDArray[np.float64]) -> bool:
-    """Whether values [V] differ by more than rounding."""
-    return values.size > 0 and _spread(values)[0] > ROUNDING
+    return spread > ROUNDING and spread * largest > floor
 
 
 def _spread(values: NDArray[np.float64]) -> tuple[float, float]:

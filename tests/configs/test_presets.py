@@ -71,7 +71,8 @@ def test_kontext_with_judges_differs_in_its_rewards_and_holds_no_edit():
     alone, judged = load_config(["--config", "kontext_1gpu"]), load_config(["--config", "kontext_judged"])
     assert judged.rewards.judge.configured == ("editscore",) and judged.rewards.judge.editscore.serve.replicas == 2
     assert judged.rewards.weights["editscore"] == max(judged.rewards.weights.values())
-    assert 0.1 <= judged.rewards.min_std <= 0.5  # in units of the usual spread, not of the judge's
+    # What published runs leave out, in the judge's own unit; pooled, min_std would be in that of the step.
+    assert judged.rewards.noise_floors["editscore"] == 0.02 and judged.rewards.min_std == 0
     # Nothing holds the edit where it is rewarded, and no reward is used where none is for the edit.
     assert set(differences(alone, judged)) - {k for k in differences(alone, judged) if k.startswith("rewards.")} == {
         "learner.surrogate.weight", "learner.preservation.background_weight", "learner.preservation.velocity_weight",

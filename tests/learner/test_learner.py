@@ -15,6 +15,7 @@ from learner.algorithms import rc_grpo
 from learner.checkpoint import CheckpointError, load_latest, load_step
 from learner.learner import Learner, LearnerError
 from learner.spool import read_spooled
+from rewards.result import GroupScores, Score
 from tests.learner.rig import Rig, made_scores, moved, renamed, tiny_config, weights_of
 
 
@@ -194,6 +195,20 @@ def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
     metrics = r.learner.update().metrics
     assert metrics["flat_groups"] == 2 and metrics["filtered_groups"] == 1
     assert "surrogate" not in metrics and metrics["background"] > 0
+
+
+@pytest.mark.parametrize(("weights", "learnt"), [
+    ({"edit_psnr": 1.0, "background_psnr": 0.5}, False), ({"edit_psnr": 0.0, "background_psnr": 0.5}, True)])
+def test_what_else_is_rewarded_is_not_learnt_alone_where_there_are_rewards_for_the_edit(rig, weights, learnt):
+    r = rig(rewards={"weights": weights, "normalisation": "pooled"},
+            learner={"preservation": {"background_weight": 0.0}})
+    for group, edit in zip(r.groups(0), ([20.0] * 4, [20.0, 20.01, 20.0, 20.01]), strict=True):  # floor: .02 dB
+        rows = {"edit_psnr": edit, "background_psnr": [28.0, 29.0, 28.5, 29.5]}
+        r.learner.consume(group, GroupScores(group.lease.group_id, 0, {
+            name: tuple(Score(value=v) for v in rows[name]) for name in weights}, 0.0))
+    metrics = r.learner.update().metrics
+    assert metrics["filtered_groups"] == metrics["flat_groups"] == (0 if learnt else 2)
+    assert ("surrogate" in metrics) == learnt == (metrics["gradient_norm"] > 0)
 
 
 def test_a_candidate_without_a_score_has_no_influence(rig):

@@ -1,7 +1,7 @@
 """The loop over a fake backend: what is called when, and what observers and diary hear."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -12,6 +12,8 @@ from learner.loop import Resumed, gallery_steps, train
 from learner.observer import Counters, EvaluationRecord, GroupRecord, StepRecord
 from learner.rollback import Diverged
 from learner.stopping import Stopping, Terminated
+from rewards.result import Score
+from tests.learner import fake_backend
 from tests.learner.fake_backend import FakeBackend
 
 
@@ -252,6 +254,26 @@ def test_flat_rewards_raise_an_alarm_once(tmp_path):
     assert "taught nothing in 5 steps in a row" in sentence and "rewards.min_std" in sentence
     (event,) = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "alarm"]
     assert event["step"] == 5 and event["sentence"] == sentence
+
+
+def test_a_judge_that_is_constant_beside_other_rewards_raises_the_alarm_and_is_named(tmp_path, monkeypatch):
+    def delivery(config, lease, valid=None):
+        whole = fake_backend_delivery(config, lease, valid)
+        background = whole.scores.components["background_psnr"]
+        judge = tuple(Score(value=0.6) for _ in background)
+        return replace(whole, scores=replace(whole.scores, components={
+            "background_psnr": background, "editscore": judge}))
+
+    fake_backend_delivery = fake_backend.delivery
+    monkeypatch.setattr(fake_backend, "delivery", delivery)
+    _, watcher, _ = run(tmp_path, learner={"steps": 8, "groups_per_step": 2}, rewards={
+        "weights": {"editscore": 1.0, "background_psnr": 0.25}, "judge": {"editscore": {"urls": ["http://host:1/v1"]}}})
+    assert [(step.zero_std_share, step.edit_flat_share) for step in watcher.steps] == [(1.0, 1.0)] * 8
+    assert all(step.reward_std["reward"] > 0 for step in watcher.steps)  # of the background: it is not learnt
+    (sentence,) = watcher.notices
+    assert "no reward for the edit (editscore) varied" in sentence
+    (event,) = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "alarm"]
+    assert (event["metric"], event["step"], event["size"]) == ("zero_std_share", 5, 1.0)
 
 
 def test_invalid_candidates_are_counted_by_reason(tmp_path):

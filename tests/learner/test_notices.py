@@ -48,12 +48,24 @@ def test_every_event_is_in_the_diary_and_some_are_told(tmp_path):
 
 @given(st.lists(st.sampled_from([0.0, 0.9, 0.91, 1.0]), max_size=40))
 def test_an_alarm_begins_each_stretch_of_flat_steps(shares):
-    alarm = FlatAlarm()
-    told = [alarm.sentence(share) is not None for share in shares]
+    alarm = FlatAlarm(("editscore",))
+    told = [alarm.sentence(share, 0.0) is not None for share in shares]
     high = 0
     for share, now in zip(shares, told, strict=True):
         high = high + 1 if share > 0.9 else 0
         assert now == (high == FLAT_STEPS)
+
+
+@pytest.mark.parametrize(("edit_shares", "expected"), [
+    ([1.0] * FLAT_STEPS, ("no reward for the edit (editscore and clip_text) varied by more than its floor",
+                          "Look at the scores of editscore and clip_text", "rewards.floors")),
+    ([1.0] * (FLAT_STEPS - 1) + [0.5], ("all got about the same reward", "lower rewards.min_std")),
+])
+def test_the_alarm_says_what_is_flat(edit_shares, expected):
+    alarm = FlatAlarm(("editscore", "clip_text"))
+    *early, sentence = [alarm.sentence(1.0, share) for share in edit_shares]
+    assert early == [None] * (FLAT_STEPS - 1)
+    assert all(words in sentence for words in (*expected, "more than 90% of the groups", "exploration.alpha_edit"))
 
 
 def test_preservation_terms_that_stay_off_are_told_of_once_with_all_that_keeps_them_off():

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from configs.schema import RewardsConfig
@@ -43,7 +44,7 @@ def test_only_candidates_that_are_whole_count():
 def test_flat_groups_are_counted_in_spite_of_rounding():
     flat = group("a", edit_score=[0.1 + 0.2, 0.3, 0.3], acd=[0.0, 0.0, 0.0])
     zero = group("b", edit_score=[0.0, 0.0, 0.0], acd=[0.0, 0.0, 0.0])
-    varied = group("c", edit_score=[0.3, 0.3, 0.3], acd=[0.0, 1e-2, 0.0])
+    varied = group("c", edit_score=[0.3, 0.31, 0.3], acd=[0.0, 0.0, 0.0])
     assert reward_statistics([flat, zero, varied, varied], CONFIG).zero_std_share == 0.5
 
 
@@ -57,6 +58,34 @@ def test_groups_below_min_std_count_as_flat_and_silent_components_are_named():
     assert reward_statistics(groups, CONFIG).floored == {}
     high = RewardsConfig(weights=CONFIG.weights, floors={"edit_score": 0.1, "acd": 0.1})  # the spreads are .05 and .4
     assert reward_statistics(groups, high).floored == {"edit_score": 1}
+
+
+JUDGED = {"editscore": 1.0, "background_psnr": 0.25, "acd": 0.25}
+SERVED = {"editscore": {"urls": ["http://127.0.0.1:8000/v1"]}}
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+@pytest.mark.parametrize("told_apart", [0, 6])
+def test_groups_whose_edit_nobody_tells_apart_teach_nothing(normalisation, noise, told_apart):
+    """A judge that always says .6, or that with its noise, beside a background and attention that vary."""
+    rng = np.random.default_rng(0)
+    groups = [group(str(i), editscore=(0.6 + (0.1 if i < told_apart else noise) * rng.standard_normal(12)).tolist(),
+                    background_psnr=(28 + 0.1 * rng.standard_normal(12)).tolist(),
+                    acd=(1.5 + 0.05 * rng.standard_normal(12)).tolist()) for i in range(24)]
+    got = reward_statistics(groups, RewardsConfig(weights=JUDGED, judge=SERVED, normalisation=normalisation))
+    assert got.edit_flat_share == got.zero_std_share == (24 - told_apart) / 24
+
+
+def test_what_rewards_the_edit_is_said_by_the_kind_of_a_component():
+    groups = [group("a", mine=[0.5, 0.5], acd=[1.0, 2.0]), group("b", mine=[0.1, 0.9], acd=[1.0, 2.0])]
+    mine = {"scorers": {"mine": "my_scorers:mine"}, "weights": {"mine": 1.0, "acd": 1.0}}
+    edit = reward_statistics(groups, RewardsConfig(**mine))
+    assert edit.edit_flat_share == edit.zero_std_share == 0.5
+    for without in (RewardsConfig(**mine, scorer_kinds={"mine": "preservation"}),
+                    RewardsConfig(weights={"acd": 1.0})):
+        kept = reward_statistics(groups, without)
+        assert kept.edit_flat_share == kept.zero_std_share == 0
 
 
 def test_mean_and_standard_error_over_the_rows_that_have_the_metric():

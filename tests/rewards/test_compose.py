@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from learner.advantages import group_advantages, is_flat
@@ -43,8 +43,8 @@ def by_loops(batch, weights, normalisation):
             continue
         if normalisation == "pooled":
             centres = [statistics.fmean(row) if row else 0.0 for row in rows]
-            squares = [(v - c) ** 2 for row, c in zip(rows, centres, strict=True) for v in row]
-            scale = math.sqrt(sum(squares) / len(flat))
+            squares = [(v - c) ** 2 for row, c in zip(rows, centres, strict=True) if len(set(row)) > 1 for v in row]
+            scale = math.sqrt(statistics.fmean(squares or [0.0]))
         elif normalisation == "minibatch":
             centres = [statistics.fmean(flat)] * len(rows)
             scale = statistics.pstdev(flat)
@@ -202,3 +202,79 @@ def test_a_floor_is_a_spread_in_the_components_own_unit():
     for floor, said in ((0.99e-3, True), (1.01e-3, False)):
         (reward,) = compose([scored({"a": values})], {"a": 1.0}, "none", floors={"a": floor})
         assert (len(set(reward.rewards.tolist())) == 2) == said
+
+
+CONSTANT, NOISE, TOLD_APART = [0.6, 0.6, 0.6], [0.6, 0.605, 0.595], [0.2, 0.5, 0.7]
+SPEAKING = [28.0, 28.3, 27.9]
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+@pytest.mark.parametrize("says_nothing", [CONSTANT, NOISE])
+def test_a_group_in_which_no_reward_for_the_edit_is_above_its_floor_is_filtered(normalisation, says_nothing):
+    """The background alone would teach to copy the source."""
+    groups = [scored({"judge": judge, "psnr": SPEAKING}) for judge in (says_nothing, TOLD_APART)]
+    weights, floors = {"judge": 1.0, "psnr": 0.25}, {"judge": 0.01, "psnr": 0.02}
+    one, other = compose(groups, weights, normalisation, floors=floors, edit=("judge",))
+    assert one.edit_flat and one.filtered and not other.edit_flat and not other.filtered
+    # All groups flat: the same, though the other component is all that is left.
+    (alone,) = compose(groups[:1], weights, normalisation, floors=floors, edit=("judge",))
+    assert alone.edit_flat and alone.filtered
+    for found in compose(groups, weights, normalisation, floors=floors):  # nothing rewards the edit there
+        assert not found.edit_flat and not found.filtered
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+def test_one_reward_for_the_edit_above_its_floor_is_enough(normalisation):
+    groups = [scored({"judge": CONSTANT, "other": other, "psnr": SPEAKING}) for other in (NOISE, TOLD_APART)]
+    found = compose(groups, {"judge": 1.0, "other": 0.5, "psnr": 0.25}, normalisation, floors={"other": 0.01},
+                    edit=("judge", "other"))
+    assert [reward.filtered for reward in found] == [True, False]
+
+
+def test_a_group_that_does_not_vary_at_all_is_flat_and_not_filtered():
+    (reward,) = compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("judge",))
+    assert reward.edit_flat and not reward.filtered
+    with pytest.raises(ValueError, match=r"expected components with a weight .*seen 'other'"):
+        compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("other",))
+
+
+@pytest.mark.parametrize("says_nothing", [CONSTANT, NOISE])
+def test_groups_at_their_floor_leave_the_pooled_scale_of_the_others_alone(says_nothing):
+    speaking = [scored({"judge": TOLD_APART}), scored({"judge": [0.1, 0.4, 0.3]})]
+    alone = compose(speaking, {"judge": 1.0}, "pooled", floors={"judge": 0.01})
+    among = compose([*speaking, *[scored({"judge": says_nothing})] * 22], {"judge": 1.0}, "pooled",
+                    floors={"judge": 0.01})
+    for one, other in zip(alone, among, strict=False):
+        assert one.rewards.tobytes() == other.rewards.tobytes()
+    assert not any(reward.rewards.any() for reward in among[2:])
+
+
+def over_all_groups(batch, weights, normalisation):
+    """Scales over all groups, whether they vary or not."""
+    rewards = [np.zeros(len(group["a"])) for group in batch]
+    for name, weight in weights.items():
+        parts = [np.array(group[name]) for group in batch]
+        if normalisation == "pooled":
+            parts = [part - math.fsum(part) / len(part) for part in parts]
+        elif normalisation == "minibatch":
+            parts = [part - math.fsum(v for p in parts for v in p) / sum(map(len, parts)) for part in parts]
+        scale = 1.0
+        if normalisation != "none":
+            scale = math.sqrt(math.fsum(v for part in parts for v in np.square(part)) / sum(map(len, parts)))
+        for reward, part in zip(rewards, parts, strict=True):
+            reward += weight * part / scale
+    return rewards
+
+
+@pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
+@given(st.lists(st.integers(2, 5).flatmap(
+    lambda size: st.fixed_dictionaries(dict.fromkeys("ab", st.lists(values, min_size=size, max_size=size)))),
+    min_size=1, max_size=5))
+def test_where_all_groups_are_above_their_floor_floors_change_no_bit(normalisation, batch):
+    floors = {"a": 0.5, "b": 0.01}
+    assume(all(np.std(group[name]) > floor for group in batch for name, floor in floors.items()))
+    weights = {"a": 1.5, "b": -0.3}
+    found = compose([scored(group) for group in batch], weights, normalisation, floors=floors, edit=("a",))
+    for got, expected in zip(found, over_all_groups(batch, weights, normalisation), strict=True):
+        assert got.rewards.tobytes() == expected.tobytes()
+        assert not got.filtered and not got.edit_flat
