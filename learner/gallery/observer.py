@@ -11,7 +11,7 @@ from editing.task import EditTask, Image, TaskError
 from learner.gallery.page import Gallery, GalleryError, GalleryGroup, GalleryTask, write_gallery
 from learner.observer import EvaluationRecord, GroupRecord, RunRecord, StepRecord
 from learner.saying import warn
-from rewards.compose import compose
+from rewards.compose import composed
 from rewards.inputs import ScoreInput
 from rewards.result import GroupScores
 from rewards.scorers import SCORERS
@@ -84,11 +84,11 @@ class GalleryReport:
     def _groups(self, run: RunRecord, step: int) -> list[GalleryGroup]:
         assert self._tasks is not None
         rewards = run.config.rewards
-        composed = dict(zip((scores.group_id for scores in self._scores[step]),
-                            compose(self._scores[step], rewards.weights, rewards.normalisation), strict=True))
+        trained_on = dict(zip((scores.group_id for scores in self._scores[step]),
+                              composed(self._scores[step], rewards), strict=True))
         groups = []
         for record, images in self._pictures[step]:
-            reward = composed[record.scores.group_id]
+            reward = trained_on[record.scores.group_id]
             groups.append(GalleryGroup(
                 task=self._tasks.train[record.lease.task_index], step=step + 1, images=images,
                 rewards=tuple(float(value) if valid else None
