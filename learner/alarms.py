@@ -36,7 +36,8 @@ LITTLE = 0.05
 UNCHANGED_GROWTH = 5.0
 """So many times as many unchanged candidates as at the start are an alarm."""
 SHIFT = 1.0
-"""A measure of the look may shift by so many of its standard deviations at the start (of the base: over tasks)."""
+"""A measure of the look may shift by so many of its standard deviations, over groups (the larger of those at the start
+and now) or held-out tasks (the base's)."""
 VISIBLE = {**dict.fromkeys(LOOKS, 0.5 / 255), "sharpness": 0.1 / 255}
 """A shift of a look that is no larger is one that nobody can see. The looks are means over a region (contrast: a
 standard deviation) of gamma-encoded values in 0..1, where half of an 8-bit level is lost in rounding. Sharpness is the
@@ -106,10 +107,11 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
     for name in DRIFTS:
         values = _means(recent, name)
         if name in start.mean and len(values) >= MIN_GROUPS:
-            shift = float(np.mean(values)) - start.mean[name]
-            error = start.sd[name] * math.sqrt(1 / len(values) + 1 / start.groups[name])
-            drifts += _drift(name, start.mean[name], shift, error, start.sd[name], step, "the candidates",
-                             "at the start", known=_is_background(name))
+            shift, sd = float(np.mean(values)) - start.mean[name], float(np.std(values, ddof=1))
+            error = math.hypot(sd / math.sqrt(len(values)), start.sd[name] / math.sqrt(start.groups[name]))
+            # A few groups have much of the variation: a start without them varies too little to compare with.
+            drifts += _drift(name, start.mean[name], shift, error, max(sd, start.sd[name]), step, "the candidates",
+                             "at the start and now", known=_is_background(name))
     return [*_copied(start, recent, step), *_largest(drifts)]
 
 

@@ -205,6 +205,19 @@ def test_exact_copies_count():
     assert len(candidate_alarms(often, [{CHANGE: copies * 12}] * 30, 40)) == 1
 
 
+def test_a_start_that_happens_to_vary_little_is_no_measure_of_what_follows():
+    """Few tasks have much of the variation; as in a run of the quickstart that was warned of at step 18."""
+    name = "background_contrast_drift"
+    usual = np.random.default_rng(0).normal(0, 0.006, 60)
+    start = reference([{name: [value]} for value in usual])
+    some = usual.copy()
+    some[:12] -= 0.033
+    assert abs(some.mean() - usual.mean()) > usual.std(ddof=1)
+    assert candidate_alarms(start, [{name: [value]} for value in some], 18) == []
+    (alarm,) = candidate_alarms(start, [{name: [value - 0.0066]} for value in usual], 18)
+    assert alarm.metric == name and alarm.size == pytest.approx(-0.0066)
+
+
 def test_half_of_the_change_is_lost_only_where_its_error_says_so():
     start = reference([{CHANGE: [0.0, 0.3, 0.3]}] * 30)  # a third is unchanged: there cannot be five times as many
     steady = [{CHANGE: [0.1] * 3}] * 15 + [{CHANGE: [0.08] * 3}] * 15
