@@ -13,27 +13,33 @@ from configs.schema import RunConfig
 NEGLIGIBLE = 0.01
 """A reward whose weight times range is below this share of all rewards' is drowned by them: it rewards nothing."""
 
+KEPT = "no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)"
 WAYS_OUT = (
     ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
                                    "--rewards.weights.qwen_vl 1"),
     ("target images in the data", "--rewards.weights '{edit_psnr: 0.25, background_psnr: 0.05}'"),
     ("an embedding model of image and text", "--rewards.embedding.clip.path clip --rewards.weights.clip_text 1"),
     ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
-    ("no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)",
+    (KEPT,
      "--learner.preservation.velocity_weight 2 --learner.preservation.velocity_region edit "
      "--learner.preservation.undone_weight 30"),
 )
 """What to add to a configuration that would train no edit: in words, and as flags."""
 
 
+def kinds_of(rewards: RewardsConfig) -> dict[str, str]:
+    """What each component rewards; a scorer of the user's own the edit unless `rewards.scorer_kinds` says otherwise."""
+    return {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
+
+
 def edit_rewards(rewards: RewardsConfig) -> tuple[str, ...]:
     """The components that reward the edit: of kind `edit`, with a weight above 0 that is not negligible, and with a
     noise floor that their spread can be above.
 
-    A scorer of the user's own is one unless `rewards.scorer_kinds` says otherwise; its range is not known, so that any
-    weight above 0 counts. Normalised components all have the same spread, whatever their range.
+    The range of a scorer of the user's own is not known, so that any weight above 0 counts. Normalised components all
+    have the same spread, whatever their range.
     """
-    kinds = {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
+    kinds = kinds_of(rewards)
     raw = rewards.normalisation == "none"
     widths = {name: COMPONENT_RANGES[name].width if name in COMPONENT_RANGES else None for name in rewards.weights}
     sizes = {name: abs(weight) * ((widths[name] or 1.0) if raw else 1.0) for name, weight in rewards.weights.items()}
@@ -70,6 +76,7 @@ def check_edit_signal(config: RunConfig) -> None:
             raise ConfigError(f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
                               "reward an edit that is not done")
     rewarding, used = edit_rewards(config.rewards), config.learner.surrogate.weight > 0
+    through = "" if used else " --learner.surrogate.weight 1"
     if rewarding and not used:
         raise ConfigError(
             f"learner.surrogate.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but no "
@@ -77,11 +84,12 @@ def check_edit_signal(config: RunConfig) -> None:
             f"{rewarding[0]} out of rewards.weights")
     if rewarding or keeps_the_edit(config):
         return
-    negligible = "" if not any(weight > 0 and COMPONENT_KINDS.get(name) == "edit"
+    kinds = kinds_of(config.rewards)
+    negligible = "" if not any(weight > 0 and kinds[name] == "edit"
                                for name, weight in config.rewards.weights.items()) else (
         f" (one below {NEGLIGIBLE:.0%} of all rewards, by weight times range, does not count)")
     weights = ", ".join(f"{name} {weight:g}" for name, weight in config.rewards.weights.items())
     raise ConfigError("\n".join([
         f"rewards.weights: expected a reward for the edit{negligible}, got {weights}; nothing here rewards the edit or "
         "keeps it, so the run would teach the editor to change nothing. Add one of",
-        *(f"  {flags}\n      {words}" for words, flags in WAYS_OUT)]))
+        *(f"  {flags}{'' if words == KEPT else through}\n      {words}" for words, flags in WAYS_OUT)]))

@@ -98,6 +98,22 @@ def test_every_way_out_leads_out(flags):
     check_edit_signal(load_config([*COPYING, *shlex.split(flags)]))
 
 
+def test_every_way_out_leads_out_where_there_was_no_surrogate():
+    copying = ["--config", "keep_the_rest", "--learner.preservation.velocity_weight", "0"]
+    with pytest.raises(ConfigError, match="expected a reward for the edit") as refused:
+        check_edit_signal(load_config(copying))
+    ways = [line.strip() for line in str(refused.value).splitlines() if line.startswith("  --")]
+    assert len(ways) == len(WAYS_OUT)
+    for flags in ways:
+        check_edit_signal(load_config([*copying, *shlex.split(flags)]))
+
+
+def test_a_scorer_of_ones_own_is_told_why_it_does_not_count():
+    with pytest.raises(ConfigError, match=r"\(one below 1% of all rewards, .*got mine 1e-09"):
+        check_edit_signal(load_config([*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}",
+                                       "--rewards.normalisation", "pooled"]))
+
+
 def test_a_reward_for_the_edit_that_reaches_no_weight_is_refused():
     with pytest.raises(ConfigError, match=r"learner\.surrogate\.weight: expected a weight above 0, got 0; edit_psnr"):
         check_edit_signal(load_config(["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1"]))
