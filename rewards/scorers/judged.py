@@ -54,14 +54,13 @@ async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) 
         try:
             value = read(answer)
         except BadAnswer as error:
-            bad = error
-            judge.note(False, str(error))
+            bad = BadAnswer(f"{error}{hint(answer, question.max_tokens)}")
+            judge.note(False, str(bad))
         else:
             judge.note(True)
             return value
     raise BadAnswer(
         f"no usable answer, not at temperature 0 either; {answer.server} ended it by {answer.finish_reason!r}: {bad}"
-        f"{hint(answer, question.max_tokens)}"
     ) from bad
 
 

@@ -16,8 +16,9 @@ Reply = str | Answer | JudgeError
 class FakeJudge:
     """Answers from a function of the question (and keeps every question), or the same to all.
 
-    `questions` are all that were asked, `notes` what was noted, `peak` how many were under way at once, `cancelled`
-    how many were given up, `tokenized` the texts whose tokens were asked for. `note_raises` is raised by `note(False)`.
+    `questions` are all that were asked, `notes` what was noted and `reasons` why, `peak` how many were under way at
+    once, `cancelled` how many were given up, `tokenized` the texts whose tokens were asked for. `note_raises` is raised
+    by `note(False)`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class FakeJudge:
         self._seconds = seconds
         self.questions: list[Question] = []
         self.notes: list[bool] = []
+        self.reasons: list[str] = []
         self.tokenized: list[str] = []
         self.active = self.peak = self.cancelled = 0
 
@@ -62,6 +64,7 @@ class FakeJudge:
     def note(self, usable: bool, why: str = "") -> None:
         assert usable != bool(why)
         self.notes.append(usable)
+        self.reasons.append(why)
         if not usable and self._note_raises is not None:
             raise self._note_raises
 

@@ -278,8 +278,11 @@ def test_errors_are_never_cached():
     (answer_of("I cannot help with that."), ("I cannot help with that.",)),
 ])
 def test_an_error_says_what_to_set_where_the_answer_shows_it(answer, words):
-    (got,) = score(FakeJudge(answer), given_of(1), passes=1)
+    judge = FakeJudge(answer)
+    (got,) = score(judge, given_of(1), passes=1)
     assert all(word in got.error for word in words) and "''" not in got.error
+    # The sentence that stops a run is made of what the judge is told.
+    assert all(word in told for word in words for told in judge.reasons) and judge.reasons
 
 
 def test_a_pair_that_was_filed_under_reasoning_is_read():
