@@ -9,13 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from cluster.scale import FILE, ScaleError, parsed
+from cluster.scale import main as scale
 from configs.commands import command, resume
+from configs.edit_signal import check_edit_signal
 from configs.load import ALLOW, SWITCHES, load_config, parse_command_line
 from configs.schema import RunConfig
 from configs.tree import find_field
+from editing.shapes.pretrain import __main__ as pretrain
+from editing.validate import main as validate
+from evaluation import photos
+from learner.audit.report import main as audit
 from learner.backend import RunFailed, RunRefused
 from learner.console import next_commands
+from learner.events import EventError, read_events
 from learner.infer import InferError, chosen, parser, task_of
 from learner.main import how_to_resume
 from learner.run_folder import RunFolder
@@ -78,9 +87,9 @@ def test_commands_with_names_of_files_in_them_are_made_by_the_one_function_that_
 
 def typed(sentence: str) -> list[str]:
     """The words of the command at the end of a sentence, as a shell reads them."""
-    found = re.search(r"python -m learner\.\w+ .*$", sentence, re.MULTILINE)
+    found = re.search(r"python -m [\w.]+ (.*)$", sentence, re.MULTILINE)
     assert found
-    return shlex.split(found[0])[3:]
+    return shlex.split(found[1])
 
 
 @pytest.fixture
@@ -159,6 +168,55 @@ def test_a_finished_run_is_looked_at_by_what_is_told(run: Path):
         task_of(options, without)
     told = dict(next_commands(run, {**summary, "final": {"mean": {}}}))
     assert "python -m" not in " ".join(told.values())
+
+
+def test_a_file_for_the_number_of_workers_that_makes_no_sense_is_written_anew_by_what_is_told(run: Path):
+    (run / "events.jsonl").touch()
+    (run / FILE).write_text("5")
+    with pytest.raises(ScaleError, match="makes no sense") as refused:
+        parsed(b"5", run / FILE)
+    assert scale(typed(str(refused.value).partition(" (or another")[0])) == 0
+    assert parsed((run / FILE).read_bytes(), run / FILE).rollout_workers == 2
+
+
+def test_a_broken_event_log_is_named_line_by_line_by_what_is_told(run: Path, capsys):
+    (run / "events.jsonl").write_text('{"seq": 0, "event": "a"}\n5\n')
+    with pytest.raises(EventError, match="line 2 of the event log") as refused:
+        list(read_events(run / "events.jsonl"))
+    assert audit(typed(str(refused.value).partition(" names every")[0])) == 1
+    assert "line 2" in capsys.readouterr().out
+
+
+def test_a_manifest_whose_masks_look_suspicious_gets_a_sheet_by_what_is_told(tmp_path: Path, monkeypatch, capsys):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.new("RGB", (40, 30)).save(folder / "a.png", exif=turned.tobytes())
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (4, 4, 20, 20))
+    mask.save(folder / "m.png")
+    (folder / "m.jsonl").write_text('{"source": "a.png", "mask": "m.png", "instruction": "x"}')
+    monkeypatch.chdir(tmp_path)
+    assert validate([str(folder / "m.jsonl"), "--mask-polarity", "edit_is_white"]) == 0
+    said = capsys.readouterr().out
+    assert validate(typed(said.partition(", then open")[0])) == 0 and (tmp_path / "sheet.html").is_file()
+
+
+def test_the_photos_are_trained_on_by_what_is_told(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(photos, "write_photos", lambda folder, side: (folder / "train.jsonl", folder / "held.jsonl"))
+    assert photos.main([str(tmp_path / "my photos")]) == 0
+    config = load_config(typed(capsys.readouterr().out))
+    check_edit_signal(config)
+    assert config.data.path == str(tmp_path / "my photos" / "train.jsonl")
+
+
+def test_a_new_base_is_trained_by_what_is_told(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "make_base", lambda out, recipe: None)
+    assert pretrain.main(["--out", str(tmp_path / "my base")]) == 0
+    config = load_config(typed(capsys.readouterr().out))
+    check_edit_signal(config)
+    assert config.editor.path == str(tmp_path / "my base")
 
 
 def test_words_reach_the_command_as_they_are():
