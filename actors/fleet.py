@@ -26,10 +26,10 @@ from ray.exceptions import (
 )
 
 from actors.slots import Limits, Slots, Worker
-from actors.trajectory import Shown
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
+from editing.trajectory import Shown
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.trajectory import Lease, MessageError, Shown, TrajectoryGroup, derive_seed, not_finite
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
 from editing.noise import NoiseRecipe, noise_digest
 from editing.task import EditTask, Image, NotFinite
+from editing.trajectory import Lease, MessageError, Shown, TrajectoryGroup, derive_seed, not_finite
 
 
 def roll_out(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from actors.rollout import roll_out, sample, show
-from actors.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup, derive_seed
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
@@ -21,6 +20,7 @@ from editing.editors.base import Editor
 from editing.editors.lora import without_adapter
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
+from editing.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup, derive_seed
 from editing.weights import WeightReceipt, WeightVersion
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from cluster import sign_of_life
-from cluster.sign_of_life import is_elsewhere, is_touched
+from cluster import heartbeat
+from cluster.heartbeat import is_elsewhere, is_touched
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import parse_command_line
@@ -55,7 +55,7 @@ def had_checkpoint(folder: Path) -> bool:
     """Whether the event log tells of one; `learner.main --resume` refuses a run that has lost them all."""
     try:
         with (folder / EVENTS).open("rb") as events:
-            return any(b'"event": "checkpoint"' in line for line in events)  # as `learner.events` writes it
+            return any(b'"event": "checkpoint"' in line for line in events)  # as `learner.state.event_log` writes it
     except FileNotFoundError:
         return False
     except OSError:
@@ -63,7 +63,7 @@ def had_checkpoint(folder: Path) -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the run's lock, as far as this machine can tell; see `learner.run_lock`."""
+    """Whether a process holds the run's lock, as far as this machine can tell; see `learner.state.run_lock`."""
     try:
         with (folder / LOCK).open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +82,7 @@ def is_held_elsewhere(folder: Path) -> bool:
     holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
     if not is_elsewhere(holder):
         return False
-    print(f"{folder} was held by {holder}; looking for a sign of life for {sign_of_life.WAIT_SECONDS:g} s.", flush=True)
+    print(f"{folder} was held by {holder}; looking for a sign of life for {heartbeat.WAIT_SECONDS:g} s.", flush=True)
     return is_touched(lock)
 
 

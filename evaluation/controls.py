@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.inputs import ScoreInput
+from rewards.scorer_api import ScoreInput
 
 
 def noise(given: ScoreInput) -> NDArray[np.float64]:

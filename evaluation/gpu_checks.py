@@ -30,11 +30,11 @@ from configs.output import protect_output
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.editors.policy import open_policy
-from evaluation.speed_core import measure_learner, measure_rollout, open_bench
-from evaluation.timing import machine
-from learner.learner import Learner
-from learner.sampler import LeaseSampler
-from learner.train import run
+from evaluation.speed.core import measure_learner, measure_rollout, open_bench
+from evaluation.speed.timing import machine
+from learner.run import run
+from learner.scheduling.sampler import LeaseSampler
+from learner.update.learner import Learner
 from rewards.pool import RewardPool, at_once
 
 DTYPES = ("float32", "bfloat16")

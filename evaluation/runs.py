@@ -25,8 +25,8 @@ from configs import exits
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
 from configs.run_files import EVENTS
-from learner.code_version import code_fingerprint
-from learner.events import EventError, read_events
+from learner.state.event_log import EventError, read_events
+from learner.state.provenance import code_fingerprint
 
 LOG_TAIL = 30
 """Lines of a failed run's log that are shown."""
@@ -35,7 +35,7 @@ Runner = Callable[[Sequence[str], Path, threading.Event], int]
 """(command, log file, stop) -> exit status; ends early when `stop` is set."""
 POLL_SECONDS = 0.5
 Outcome = Literal["trained", "nothing_learnt", "ruined", "diverged"]
-"""The outcomes of `learner.verdict`, and that of a run that stopped because its weights grew beyond all numbers."""
+"""The outcomes of `learner.reporting.verdict`, and that of a run that stopped because its weights grew beyond all numbers."""
 UNUSABLE: tuple[Outcome, ...] = ("ruined", "diverged")
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PIL
 
-from actors.trajectory import MessageError
 from configs.commands import resume
 from configs.errors import ConfigError
 from configs.layers import Layers
@@ -37,10 +36,11 @@ from editing.masks import POLARITIES, load_mask_png, to_edit_mask
 from editing.resize import resize_task
 from editing.shapes.scenes import SIZE
 from editing.task import EditTask, Image, PixelMask, TaskError
-from learner.gallery.observer import picture_numbers
-from learner.gallery.page import number
+from editing.trajectory import MessageError
 from learner.quiet import quiet_libraries
-from learner.run_folder import ADAPTER
+from learner.reporting.gallery.observer import picture_numbers
+from learner.reporting.gallery.page import number
+from learner.state.run_dir import ADAPTER
 
 FULL_SIDE = 512  # of an editor of which no run is known
 GAP = 6  # white pixels between the pictures of a comparison
@@ -174,7 +174,7 @@ def edit(
     from actors.rollout import sample
     from editing.editors.lora import without_adapter
     from editing.editors.policy import open_editor
-    from learner.export import load_adapter
+    from learner.update.export import load_adapter
 
     editor = open_editor(config.editor)
     if adapter is not None:

@@ -1,7 +1,7 @@
 """The main loop: gather groups -> update -> publish -> checkpoint -> report, step by step.
 
 Groups reach the learner while others are still being rolled out, so gathering and learning overlap; see
-`learner.gather` for who waits for whom.
+`learner.scheduling.collector` for who waits for whom.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from pathlib import Path
 
 from configs.edit_signal import edit_rewards
 from configs.schema import RunConfig
-from learner.backend import Backend, Delivered, LearnerLost, Notify, RunFailed, Unsaved
-from learner.events import EventLog
-from learner.gather import Gatherer
-from learner.held_out import measure
-from learner.judge_watch import JudgeWatch
-from learner.ledger import staleness
-from learner.notices import FlatAlarm, announcer, waiting
-from learner.observer import Counters, GroupRecord, Observer, StepRecord
-from learner.phases import Phases
-from learner.reports import StepReport
-from learner.rollback import MAX_SKIPPED_STEPS, Diverged
-from learner.sampler import LeaseSampler
-from learner.spool import Spooled
-from learner.statistics import REWARD, reward_statistics
-from learner.stopping import Stopping
+from learner.backends.base import Backend, Delivered, Unsaved
+from learner.errors import LearnerLost, RunFailed
+from learner.reporting.notifications import FlatAlarm, announcer, waiting
+from learner.reporting.records import Counters, GroupRecord, Notify, Observer, StepRecord
+from learner.reporting.reward_stats import REWARD, reward_statistics
+from learner.reporting.timer import Phases
+from learner.scheduling.collector import Gatherer
+from learner.scheduling.evaluation import measure
+from learner.scheduling.judge_monitor import JudgeWatch
+from learner.scheduling.ledger import staleness
+from learner.scheduling.sampler import LeaseSampler
+from learner.shutdown import Stopping
+from learner.state.event_log import EventLog
+from learner.state.rollback import MAX_SKIPPED_STEPS, Diverged
+from learner.state.spool import Spooled
+from learner.update.step_report import StepReport
 
 MAX_DISK_FAILURES = 3
 """Checkpoints, or steps with a group that could not be spooled, in a row. A disk that somebody else filled for a moment

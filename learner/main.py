@@ -22,8 +22,8 @@ from configs.help import print_help
 from configs.load import CommandLine, config_hash, parse_command_line, to_yaml
 from configs.output import protect_output
 from configs.schema import RunConfig
-from learner.free_name import free_name
-from learner.stopping import Stopping, Terminated
+from learner.shutdown import Stopping, Terminated
+from learner.state.run_name import free_name
 from rewards.embedding.folder import EmbeddingError, check_embeddings
 
 OURS = ("configs", "editing", "actors", "rewards", "learner", "cluster")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error}\n\nType python -m learner.main --help for examples and every key.", file=sys.stderr)
         return exits.WRONG_REQUEST
     if request.dry_run:
-        from learner.plan_report import as_comments, report, this_machine
+        from learner.planning.report import as_comments, report, this_machine
 
         print(f"# sha256 {config_hash(request.config)} (without name and folder)\n{to_yaml(request.config)}")
         print(as_comments(report(request.config, this_machine())), end="")
@@ -64,13 +64,13 @@ def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
     """Runs the training, under the name that `config` has, with everything that reports on it and returns the exit code
     of what came of it."""
     # Imported late: --help and --dry-run answer at once.
-    from learner.console import ConsoleReport
-    from learner.gallery import GalleryReport
-    from learner.metrics_log import MetricsLog, check_tracker
     from learner.quiet import quiet_libraries
-    from learner.reporting import Harmless
-    from learner.run_folder import continued_by_copy
-    from learner.train import run
+    from learner.reporting.console import ConsoleReport
+    from learner.reporting.gallery import GalleryReport
+    from learner.reporting.guard import Harmless
+    from learner.reporting.metrics import MetricsLog, check_tracker
+    from learner.run import run
+    from learner.state.run_dir import continued_by_copy
 
     if request.copied is not None:
         print(continued_by_copy(request.copied, config))
@@ -106,9 +106,9 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
         return exits.FAILED
     except Exception as error:
         # Imported late: --help and --dry-run answer at once.
-        from learner.backend import RunRefused
-        from learner.passing import is_passing
-        from learner.rollback import Diverged
+        from learner.errors import RunRefused
+        from learner.retryable import is_passing
+        from learner.state.rollback import Diverged
 
         passing = is_passing(error)
         if is_sentence(error):

@@ -25,9 +25,9 @@ from rich.text import Text
 from configs.output import protect_output
 from configs.paths import path_argument
 from editing.masks import POLARITIES
-from rewards.calibration_report import Scored, as_json, report, tables, verdict
-from rewards.command import configuration, ended, opened
-from rewards.edits import EditFiles, read_manifest
+from rewards.offline.calibration_report import Scored, as_json, report, tables, verdict
+from rewards.offline.command import configuration, ended, opened
+from rewards.offline.edits import EditFiles, read_manifest
 from rewards.pool import RewardPool
 from rewards.result import Score
 from rewards.scorers.judged import together

@@ -140,7 +140,7 @@ def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
     """Whether the rewards [V] of a group's valid candidates vary, but by less than `min_std` (population std).
 
     Dividing by a small spread blows the judges' noise up to full-sized advantages. Groups that do not vary at all are
-    not counted here: they have zero advantages anyway (`learner.advantages.is_flat`).
+    not counted here: they have zero advantages anyway (`learner.algorithms.credit.is_flat`).
 
         (0.50, 0.52), min_std 0.05  ->  yes        (0.5, 0.5)  ->  no        (0.5, 0.7)  ->  no
     """

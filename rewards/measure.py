@@ -13,9 +13,9 @@ from editing.shapes.score import edit_verdict
 from editing.task import EditTask, Image
 from rewards.appearance import appearance
 from rewards.colour import delta_e
-from rewards.inputs import ScoreInput
 from rewards.pixel import background_psnr, background_ssim, region_psnr
 from rewards.pyramid import pyramid_distance
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.verifiable import ground_truth
 
 DRIFTS = ("brightness", "contrast", "saturation", "sharpness", "cast")

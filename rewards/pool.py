@@ -25,16 +25,16 @@ from configs.rewards import EMBEDDINGS, JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, Image, TaskError
-from rewards.inputs import PlainScorer, ScoreInput, WaitingScorer
 from rewards.judge.messages import JudgesDown
 from rewards.measure import measured
 from rewards.result import GroupScores, Score
+from rewards.scorer_api import PlainScorer, ScoreInput, WaitingScorer
 from rewards.scorers import SCORERS
 from rewards.threads import in_thread
 from rewards.watched import looks
 
 if TYPE_CHECKING:
-    from rewards.cache import ScoreCache
+    from rewards.cache.base import ScoreCache
     from rewards.judge.pool import JudgePool, JudgeStatistics
     from rewards.plugin.scorer import OwnScorer
 
@@ -303,7 +303,7 @@ def _with_others(
         waiting.update(open_scorers(config.rewards.embedding, names))
     # Imported late: clients of servers are needed where there are servers.
     if any(name in names for name in JUDGES):
-        from rewards.cache import open_cache
+        from rewards.cache.open import open_cache
         try:
             from rewards.judge.pool import JudgePool
         except ModuleNotFoundError as error:

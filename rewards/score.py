@@ -23,8 +23,8 @@ from rich.text import Text
 from configs.output import protect_output
 from configs.paths import path_argument
 from editing.masks import POLARITIES
-from rewards.command import Components, configuration, ended, opened
-from rewards.edits import EditFiles
+from rewards.offline.command import Components, configuration, ended, opened
+from rewards.offline.edits import EditFiles
 from rewards.result import Score
 
 Scores = Mapping[str, Sequence[Score]]

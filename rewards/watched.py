@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rewards.appearance import appearance
-from rewards.inputs import ScoreInput, scores_of
 from rewards.measure import DRIFTS
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, scores_of
 
 
 def looks(given: ScoreInput) -> dict[str, tuple[Score, ...]]:

@@ -22,12 +22,12 @@ from editing.shapes.pretrain import __main__ as pretrain
 from editing.validate import main as validate
 from evaluation import photos
 from learner.audit.report import main as audit
-from learner.backend import RunFailed, RunRefused
-from learner.console import next_commands
-from learner.events import EventError, read_events
+from learner.errors import RunFailed, RunRefused
 from learner.infer import InferError, chosen, parser, task_of
 from learner.main import how_to_resume
-from learner.run_folder import RunFolder
+from learner.reporting.console import next_commands
+from learner.state.event_log import EventError, read_events
+from learner.state.run_dir import RunFolder
 from tests.test_import_direction import MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +116,7 @@ def test_what_resumes_a_run_resumes_that_run(run: Path):
 
 
 def test_a_copy_of_a_runs_configuration_continues_what_it_names_only_if_it_is_that_runs(run: Path, tmp_path):
-    from learner.run_folder import continued_by_copy
+    from learner.state.run_dir import continued_by_copy
 
     copy = tmp_path / "copies" / "x.yaml"
     copy.parent.mkdir()

@@ -53,7 +53,7 @@ def test_no_package_reads_or_writes_pickle():
     "import numpy as np\nnp.load('a.npy', allow_pickle=True)",
 ])
 def test_the_check_sees_each_way(source):
-    assert len(faults("learner.checkpoint", ast.parse(source))) == 1
+    assert len(faults("learner.state.checkpoint", ast.parse(source))) == 1
 
 
 @pytest.mark.parametrize("source", [
@@ -63,4 +63,4 @@ def test_the_check_sees_each_way(source):
     "import json\njson.load(file)",
 ])
 def test_the_check_lets_the_rest_be(source):
-    assert faults("learner.checkpoint", ast.parse(source)) == []
+    assert faults("learner.state.checkpoint", ast.parse(source)) == []

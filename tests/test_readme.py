@@ -18,11 +18,11 @@ from configs.load import load_config, parse_command_line
 from editing.task import EditTask
 from learner.infer import parser
 from rewards import calibrate, score
-from rewards.edits import read_manifest
-from rewards.inputs import ScoreInput
+from rewards.offline.edits import read_manifest
 from rewards.pool import open_pool
+from rewards.scorer_api import ScoreInput
 from rewards.service.__main__ import main as service
-from tests.rewards.edit_files import write_edits
+from tests.rewards.offline.edit_files import write_edits
 from tests.rewards.service.running import serving
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@
          + unit * velocity_weight * velocity anchor to the base               adopted; off in the paper's recipe
          + unit * undone_weight * undone edit                                 ours; off in the paper's recipe
 
-with the unit of `learner.balance`.
+with the unit of `learner.algorithms.preservation_unit`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from torch import Tensor
 
 from configs.schema import AdvantageConfig, LearnerConfig, PreservationConfig, SurrogateConfig
 from editing.flow import Velocity, predicted_clean
-from learner.advantages import group_advantages
-from learner.anchors import AnchorBatch
-from learner.balance import tells
-from learner.preservation import source_anchored_background, undone_edit, velocity_anchor
-from learner.surrogate import ClippedObjective, categorical_kl, clipped_objective, log_policy, masked_distance
-from learner.terms import Pairs, Term, TermStats, backward_through_velocity, gradient_norms
+from learner.algorithms.anchors import AnchorBatch
+from learner.algorithms.credit import group_advantages
+from learner.algorithms.loss_terms import Pairs, Term, TermStats, backward_through_velocity, gradient_norms
+from learner.algorithms.preservation import source_anchored_background, undone_edit, velocity_anchor
+from learner.algorithms.preservation_unit import tells
+from learner.algorithms.surrogate import (
+    ClippedObjective,
+    categorical_kl,
+    clipped_objective,
+    log_policy,
+    masked_distance,
+)
 from rewards.compose import GroupReward
 
 
@@ -79,7 +85,7 @@ def accumulate(
         config: the learner's section of the configuration.
         micro_batch: pairs per forward and backward; None = all.
         scale: factor of the gradient, 1 / groups per step.
-        unit: factor of the preservation weights, see `learner.balance`.
+        unit: factor of the preservation weights, see `learner.algorithms.preservation_unit`.
 
     Returns:
         The numbers, and the leaps [P, N, C] under the present weights, detached; None without a forward.
@@ -135,7 +141,7 @@ def bare_norms(
     batch: AnchorBatch, velocity: Velocity, config: LearnerConfig, micro_batch: int | None
 ) -> tuple[float, float, float]:
     """(surrogate, background, 1): both terms' gradient norms at the velocities, at weight 1 and ratio 1, and that the
-    group was counted; zeros where they tell nothing of the unit (`learner.balance`). Arguments as of `accumulate`."""
+    group was counted; zeros where they tell nothing of the unit (`learner.algorithms.preservation_unit`). Arguments as of `accumulate`."""
     if batch.is_flat:
         return 0.0, 0.0, 0.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from learner.audit.history import History, Rule
-from learner.event_record import Record
-from learner.event_types import Began, Step, Trained
+from learner.state.event_record import Record
+from learner.state.event_types import Began, Step, Trained
 
 ENDS = ("trained", "rejected", "requeued")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from learner.audit.history import History, Rule
-from learner.event_types import (
+from learner.scheduling.sampler import LeaseSampler
+from learner.state.event_types import (
     Began,
     Generated,
     GroupReason,
@@ -16,7 +17,6 @@ from learner.event_types import (
     TaskSkipped,
     Trained,
 )
-from learner.sampler import LeaseSampler
 
 MOST_TASKS = 10**7
 """Training tasks whose order is drawn here again: far more than a run can open."""

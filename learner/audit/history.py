@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from learner.event_types import Began
+from learner.state.event_types import Began
 
 PROMISES = {
     "log": "the event log is whole: every line that must be there is there, once and in order",

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.text import shown
-from learner.event_record import Count, EventError, Hex, Record, Seconds, validated
-from learner.event_types import read_record
-from learner.events import FIRST, digest
+from learner.state.event_log import FIRST, digest
+from learner.state.event_record import Count, EventError, Hex, Record, Seconds, validated
+from learner.state.event_types import read_record
 
 NEW_PROCESS = ("started", "resumed", "rolled_back")
 """What may follow a line that a crash cut off: only another process finds it."""
@@ -36,7 +36,7 @@ class Head(Record):
 
 @dataclass(frozen=True)
 class Line:
-    """A whole line that is as `learner.event_types` describes it; `number` counts from 1."""
+    """A whole line that is as `learner.state.event_types` describes it; `number` counts from 1."""
 
     number: int
     event: str
@@ -84,7 +84,7 @@ def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
                 clock.shows(number, head)
                 yield Line(number, head.event, read_record(head.event, values))
             except EventError as error:
-                fault(number, f"expected a line as learner.event_types describes it: {error}")
+                fault(number, f"expected a line as learner.state.event_types describes it: {error}")
             except RecursionError:
                 fault(number, "expected an event, got JSON that is nested too deeply")
     clock.ends()

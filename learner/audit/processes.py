@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from configs.text import shown
 from learner.audit.history import History, Rule, Saved
-from learner.event_types import Began, Failed, OfStep, StepReason, Told
-from learner.training_state import CHANGEABLE, changed_keys, is_within
+from learner.state.event_types import Began, Failed, OfStep, StepReason, Told
+from learner.state.training_state import CHANGEABLE, changed_keys, is_within
 
 SETTINGS = {
     "seed": "seed", "steps": "learner.steps", "groups_per_step": "learner.groups_per_step",

@@ -14,8 +14,8 @@ from learner.audit.processes import Processes
 from learner.audit.steps import Steps
 from learner.audit.weights import Weights
 from learner.audit.workers import Workers
-from learner.checkpoint import newest_step
-from learner.event_types import RECORDS, Began, Failed
+from learner.state.checkpoint import newest_step
+from learner.state.event_types import RECORDS, Began, Failed
 
 RULES = (Processes, Groups, Steps, Accounts, Weights, Workers)
 """In the order in which they see a line."""

@@ -8,8 +8,8 @@ from configs.text import shown
 from editing.task import NOT_FINITE
 from learner.audit.groups import place_of
 from learner.audit.history import History, Rule, Saved
-from learner.event_record import Record
-from learner.event_types import (
+from learner.state.event_record import Record
+from learner.state.event_types import (
     Began,
     Checkpoint,
     Evaluated,
@@ -23,7 +23,7 @@ from learner.event_types import (
     Told,
     Trained,
 )
-from learner.rollback import MAX_SKIPPED_STEPS
+from learner.state.rollback import MAX_SKIPPED_STEPS
 
 BASE, TRAINING, FINAL = "the measurement of the base", "its measurement", "the measurement at the end"
 PUBLISHED, SAVED, FIRST_SAVED, TOLD = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learner.audit.history import History, Rule
-from learner.event_types import Began, Published, Step, StepSkipped
+from learner.state.event_types import Began, Published, Step, StepSkipped
 
 STILL = 1e-12
 """A gradient of this norm may leave every weight as it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from learner.audit.history import History, Rule
-from learner.event_types import (
+from learner.state.event_types import (
     Began,
     Generated,
     Published,

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 from configs.rewards import EmbeddingConfig
 from rewards.embedding.models import load_image_text, load_patches
-from rewards.inputs import PlainScorer, ScoreInput, WaitingScorer
 from rewards.result import Score
+from rewards.scorer_api import PlainScorer, ScoreInput, WaitingScorer
 from rewards.scorers.clip import ClipDirection, ClipText
 from rewards.scorers.dino import DinoBackground
 

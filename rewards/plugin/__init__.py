@@ -7,7 +7,7 @@
         grey = given.images.mean(axis=3)
         return np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2)) / 255
 
-`given` is a `rewards.inputs.ScoreInput`: `given.images` uint8 [G, H, W, 3], `given.task` with source, edit_mask,
+`given` is a `rewards.scorer_api.ScoreInput`: `given.images` uint8 [G, H, W, 3], `given.task` with source, edit_mask,
 instruction, target, and `given.acd`. The function returns one number per candidate, larger is better: a list, a numpy
 array or a torch tensor [G]; in a list, `rewards.result.Score(error="...")` stands where there is no number. It may be
 `async`.

@@ -24,10 +24,10 @@ from typing import Any
 from configs.exits import STOP_SIGNALS
 from configs.output import protect_output
 from configs.text import told
-from rewards.inputs import ScoreInput
 from rewards.plugin import wire
 from rewards.plugin.values import checked, typed
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 
 GRACE_SECONDS = 5.0
 """Within which the user's code must have returned once the pool is gone."""

@@ -15,9 +15,9 @@ from multiprocessing.connection import wait
 from threading import Event, Lock, Timer
 from typing import Any
 
-from rewards.inputs import ScoreInput
 from rewards.plugin import wire
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 
 LOAD_SECONDS = 900.0
 """Within which the user's module must have been imported, with all that it loads meanwhile."""

@@ -7,9 +7,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from threading import Event, Lock
 
-from rewards.inputs import ScoreInput
 from rewards.plugin.process import ScorerError, ScorerLost, ScorerProcess
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 from rewards.threads import in_thread
 
 LONGEST_PAUSE = 8.0

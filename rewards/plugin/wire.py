@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editing.task import EditTask
-from rewards.inputs import ScoreInput
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 
 Arrays = Mapping[str, NDArray[Any]]
 REGION = "region "

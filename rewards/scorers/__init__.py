@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rewards.inputs import PlainScorer
+from rewards.scorer_api import PlainScorer
 from rewards.scorers.acd import attention_concentration
 from rewards.scorers.psnr import background_psnr
 from rewards.scorers.ssim import background_ssim

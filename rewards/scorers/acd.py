@@ -1,7 +1,7 @@
 """Attention concentration: did the text attend to the edit region while the picture was made?"""
 
-from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, refused, scores_of
 
 
 def attention_concentration(given: ScoreInput) -> tuple[Score, ...]:

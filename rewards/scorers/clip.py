@@ -7,8 +7,8 @@ import torch
 
 from rewards.embedding.models import ImageText
 from rewards.embedding.pixels import crop_box
-from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, refused, scores_of
 
 NEUTRAL = "a photo"
 """What a caption is compared with, since tasks have no caption of their source (StyleGAN-NADA, arXiv 2108.00946, takes

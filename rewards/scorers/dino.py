@@ -7,8 +7,8 @@ import torch
 
 from rewards.embedding.models import Patches
 from rewards.embedding.pixels import background_shares
-from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, refused, scores_of
 
 
 class DinoBackground:

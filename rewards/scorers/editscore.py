@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from configs.rewards import EditScoreConfig
 from editing.task import EditTask
-from rewards.cache import ScoreCache, cache_key
-from rewards.inputs import ScoreInput
+from rewards.cache.base import ScoreCache, cache_key
 from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped
 from rewards.judge.messages import Judge, Question
 from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import EDITSCORE_PROMPT_VERSION, Parts, quality_parts, success_parts
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import (
     Outcome,
     error_score,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from configs.rewards import EditScoreConfig, QwenVlConfig
 from editing.task import EditTask
-from rewards.cache import Part, ScoreCache
+from rewards.cache.base import Part, ScoreCache
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
 from rewards.result import Reason, Score
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from configs.rewards import QwenVlConfig
 from editing.task import EditTask
-from rewards.cache import ScoreCache, cache_key
-from rewards.inputs import ScoreInput
+from rewards.cache.base import ScoreCache, cache_key
 from rewards.judge.answers import DIGITS, excerpt, expected_digit
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, Question
 from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import QWEN_VL_PROMPT_VERSION, digit_parts
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import (
     UNANSWERED,
     Outcome,

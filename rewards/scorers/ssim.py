@@ -1,8 +1,8 @@
 """SSIM to the source outside the edit mask: did what must not change stay as it was?"""
 
 from rewards import pixel
-from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, refused, scores_of
 
 
 def background_ssim(given: ScoreInput) -> tuple[Score, ...]:

@@ -4,9 +4,9 @@ from editing.shapes.edits import Edit
 from editing.shapes.editscore import editscore_parts
 from editing.shapes.score import edit_verdict
 from editing.task import EditTask
-from rewards.inputs import ScoreInput, refused, scores_of
 from rewards.pixel import region_psnr
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput, refused, scores_of
 
 NO_TRUTH = "has no ground truth; only tasks of the embedded benchmark do"
 

@@ -61,7 +61,7 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig, bool]:
     if request.resume:
         raise ConfigError("--resume: the service keeps nothing that it could continue; leave it out")
     config = request.config
-    from rewards.command import WITHOUT_PICTURES  # late: it loads torch, which wrong flags need not wait for
+    from rewards.offline.command import WITHOUT_PICTURES  # late: it loads torch, which wrong flags need not wait for
 
     for name, why in WITHOUT_PICTURES.items():
         if config.rewards.weights.get(name, 0) != 0:
@@ -79,10 +79,10 @@ def _serve(config: RunConfig, access: Access) -> int:
     # Imported late: --help and wrong flags are answered at once.
     from PIL.Image import DecompressionBombWarning
 
-    from rewards.cache import CacheError
-    from rewards.command import NO_TASKS
+    from rewards.cache.base import CacheError
     from rewards.embedding.folder import EmbeddingError
     from rewards.judge.messages import JudgeError
+    from rewards.offline.command import NO_TASKS
     from rewards.plugin.process import ScorerError
     from rewards.pool import PoolError, open_pool, weighted
     from rewards.service.app import create_app

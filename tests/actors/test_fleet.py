@@ -8,8 +8,8 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 
 from actors.fleet import FleetError
-from actors.trajectory import MessageError
 from editing.task import TaskError
+from editing.trajectory import MessageError
 
 pytestmark = pytest.mark.ray
 

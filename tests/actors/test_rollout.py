@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from actors.rollout import draw_anchors, roll_out, sample, show
-from actors.trajectory import Lease, MessageError
 from configs.schema import RunConfig
 from editing.editors.base import Editor
 from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
 from editing.noise import NoiseRecipe
 from editing.task import NOT_FINITE, EditTask
+from editing.trajectory import Lease, MessageError
 
 LEASE = Lease(step=3, slot=1, task_index=7, attempt=0, seed=123456789, policy_version=3)
 

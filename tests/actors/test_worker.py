@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from actors.rollout import roll_out, sample
-from actors.trajectory import Lease
 from actors.worker import RolloutWorker, WrongVersion, held_out_seed
 from configs.load import config_hash
 from editing.data import open_tasks
 from editing.editors.lora import adapter_parameters
 from editing.editors.policy import open_policy
+from editing.trajectory import Lease
 from editing.weights import WeightError, WeightVersion
 from tests.learner.tiny_run import tiny_run
 

@@ -16,7 +16,7 @@ import psutil
 
 from configs import exits
 from configs.load import to_yaml
-from learner.events import read_events
+from learner.state.event_log import read_events
 from tests.chaos.broken import Broken
 from tests.chaos.servers import Servers
 from tests.learner.tiny_run import tiny_run

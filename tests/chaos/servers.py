@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from tests.judges.processes import ScriptedProcess
-from tests.rewards.valkeys import free_port, shared_valkey
+from tests.rewards.cache.valkeys import free_port, shared_valkey
 
 ANSWER_SECONDS = 0.03
 """Of a judge, so that a kill finds questions on their way."""

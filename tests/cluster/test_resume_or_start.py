@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import resume_or_start, sign_of_life
+from cluster import heartbeat, resume_or_start
 from configs import exits
-from learner.events import EventLog
+from learner.state.event_log import EventLog
 
 FLAGS = ["--config", "rdp", "--name", "r", "--learner.steps", "3"]
 
@@ -77,8 +77,8 @@ def test_a_folder_that_another_process_holds_is_for_a_later_attempt(become, tmp_
 
 def test_a_folder_is_not_taken_from_a_driver_on_another_machine_that_has_no_checkpoint_yet(
         become, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(sign_of_life, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 30.0)  # for as long as it takes to see one
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "WAIT_SECONDS", 30.0)  # for as long as it takes to see one
     lock, gone = tmp_path / "r" / ".lock", threading.Event()
     lock.parent.mkdir()
     lock.write_text("pid 7 on elsewhere\n")
@@ -92,7 +92,7 @@ def test_a_folder_is_not_taken_from_a_driver_on_another_machine_that_has_no_chec
     assert resume_or_start.main([*FLAGS, "--folder", str(tmp_path)]) == exits.RESUMABLE and become == []
     gone.set()
     other.join()
-    monkeypatch.setattr(sign_of_life, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "WAIT_SECONDS", 0.5)
     resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
     assert len(become) == 1 and (tmp_path / "r.aside-1" / ".lock").exists()
 

@@ -18,7 +18,7 @@ from ray.cluster_utils import AutoscalingCluster, Cluster
 
 import actors.fleet
 from configs.schema import RunConfig
-from learner.train import run
+from learner.run import run
 from tests.learner.tiny_run import tiny_run
 from tests.system.faulty import Scaler, faulty_worker
 

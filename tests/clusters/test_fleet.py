@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from learner.audit import audited
-from learner.events import read_events
+from learner.state.event_log import read_events
 
 HERE = Path(__file__).resolve().parent
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from ray.job_submission import JobStatus
 
-from learner.events import read_events
+from learner.state.event_log import read_events
 from tests.clusters import head as heads
 from tests.clusters.head import ADDRESS, environment, run, wait_for
 from tests.learner.adapters import ADAPTER, same_adapter

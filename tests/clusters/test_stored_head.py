@@ -14,12 +14,12 @@ import pytest
 
 from configs.load import to_yaml
 from learner.audit import audited
-from learner.events import read_events
-from learner.train import run
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.clusters import head as heads
 from tests.clusters.head import environment, wait_for
 from tests.learner.tiny_run import tiny_run
-from tests.rewards.valkeys import free_port, shared_valkey
+from tests.rewards.cache.valkeys import free_port, shared_valkey
 
 ADAPTER = "run/adapter/pytorch_lora_weights.safetensors"
 ADDRESS = "127.0.0.1:6379"

@@ -13,7 +13,7 @@ from configs.layers import preset_names
 from configs.load import load_config
 from configs.rewards import COMPONENT_KINDS
 from learner.main import main
-from learner.train import run
+from learner.run import run
 
 COPYING = ["--rewards.weights", "{background_psnr: 0.1, acd: 1}"]
 COLLAPSING = sorted((Path(__file__).parents[1] / "collapsing").glob("*.yaml"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from configs.load import config_hash
 from configs.run_files import EVENTS
-from learner.code_version import code_fingerprint
-from learner.events import EventLog
+from learner.state.event_log import EventLog
+from learner.state.provenance import code_fingerprint
 
 DATA = {"train": "1a", "held_out": "2b"}
 

@@ -13,9 +13,9 @@ from editing.images import decode_image
 from editing.manifest import ManifestDataset
 from editing.masks import decode_rle
 from evaluation import photos
-from learner.gallery import GalleryReport
-from learner.metrics_log import MetricsLog
-from learner.train import run
+from learner.reporting.gallery import GalleryReport
+from learner.reporting.metrics import MetricsLog
+from learner.run import run
 
 
 @pytest.fixture(scope="module")

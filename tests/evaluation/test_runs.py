@@ -9,8 +9,8 @@ import pytest
 from configs import exits
 from configs.load import load_config
 from evaluation import runs
-from learner.code_version import code_fingerprint
 from learner.main import main
+from learner.state.provenance import code_fingerprint
 from tests.evaluation.ended_runs import DATA, DIVERGED, write_events, write_summary
 
 ROLLED_BACK = ("rolled_back", {"step": 0, "reason": "why"})

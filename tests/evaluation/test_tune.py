@@ -13,7 +13,7 @@ from configs import exits
 from configs.load import load_config
 from evaluation import tune
 from evaluation.controls import constant, noise
-from rewards.inputs import ScoreInput
+from rewards.scorer_api import ScoreInput
 from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
 
 CONTROLS = Path("evaluation/rows")

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from rewards.cache import CacheStatistics
+from rewards.cache.base import CacheStatistics
 from rewards.judge.messages import Answer, JudgeError, Question
 
 Reply = str | Answer | JudgeError

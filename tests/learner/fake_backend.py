@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from actors.trajectory import Generated, Lease
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import NOT_FINITE
-from learner.backend import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
-from learner.reports import StepReport, StepTotals
+from editing.trajectory import Generated, Lease
+from learner.backends.base import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
+from learner.update.step_report import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
 

@@ -58,7 +58,7 @@ class Nursery:
 
         Args:
             config: of the run.
-            resume: as `learner.train.run`.
+            resume: as `learner.run.run`.
             point: where it kills itself.
             kill_after: seconds after which it is killed from outside.
             script: Python that the child executes first.
@@ -107,8 +107,8 @@ def child(request: dict[str, Any], said: Path, witness: Path) -> int:
     from configs import exits
     from configs.schema import RunConfig
     from learner.main import guarded
-    from learner.stopping import Stopping
-    from learner.train import run
+    from learner.run import run
+    from learner.shutdown import Stopping
 
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
@@ -128,9 +128,9 @@ def child(request: dict[str, Any], said: Path, witness: Path) -> int:
 
 
 def serve() -> None:
-    import learner.inline_backend
-    import learner.train  # noqa: F401 (imported before the first fork)
-    from learner.code_version import code_fingerprint
+    import learner.backends.inline
+    import learner.run  # noqa: F401 (imported before the first fork)
+    from learner.state.provenance import code_fingerprint
 
     code_fingerprint()  # all children are of the code as it is now, whoever edits it meanwhile
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""One of several learner processes, for tests.learner.test_peers: trains its share, and leaves what became of it."""
+"""One of several learner processes, for tests.learner.update.test_data_parallel: trains its share, and leaves what became of it."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from configs.schema import RunConfig
-from learner import peers
+from learner.update import data_parallel
 from tests.learner.rig import Rig, made_scores
 
 
@@ -20,7 +20,7 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
     """
     torch.set_num_threads(1)
     rig = Rig(RunConfig.model_validate(request["config"]), request["folder"])
-    rig.learner.peers = peers.join(rank, size, where, 60)
+    rig.learner.peers = data_parallel.join(rank, size, where, 60)
     listens = {one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}
     said: dict[str, Any] = {"listens": sorted(listens), "metrics": [], "applied": []}
     if request.get("exit"):
@@ -36,7 +36,7 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
             if request.get("spoil"):
                 next(iter(rig.learner.parameters.values())).grad[0, 0] = float("nan")
             made = rig.learner.update()
-        except peers.PeersLost as error:
+        except data_parallel.PeersLost as error:
             said["error"] = str(error)
             break
         said["metrics"].append(made.metrics)

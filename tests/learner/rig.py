@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from actors.rollout import roll_out
-from actors.trajectory import Lease, TrajectoryGroup
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.editors.base import Editor
 from editing.editors.lora import adapter_arrays, copy_arrays
 from editing.editors.policy import open_policy
+from editing.trajectory import Lease, TrajectoryGroup
 from editing.weights import fingerprint
-from learner.balance import GROUPS, Balance
-from learner.learner import Learner
+from learner.algorithms.preservation_unit import GROUPS, Balance
+from learner.update.learner import Learner
 from rewards.result import GroupScores, Score
 
 SETTLED = Balance(surrogate=GROUPS, background=GROUPS, groups=GROUPS)

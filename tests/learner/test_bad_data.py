@@ -8,10 +8,10 @@ from PIL import Image
 
 from editing.data import CHECKED, open_tasks
 from learner.audit import audited
-from learner.backend import RunFailed
-from learner.events import read_events
-from learner.gallery import GalleryReport
-from learner.train import run
+from learner.errors import RunFailed
+from learner.reporting.gallery import GalleryReport
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.editing.test_data import write_manifest
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
@@ -94,7 +94,7 @@ def test_the_data_is_opened_once_per_run_and_handed_on(mode, request, tiny_konte
         Path(asked.data.path).unlink()
         return tasks
 
-    monkeypatch.setattr("learner.train.open_tasks", opening)
+    monkeypatch.setattr("learner.run.open_tasks", opening)
     report = GalleryReport()
     summary = run(config, observers=[report])
     assert len(opened) == 1 and summary["counters"]["trained"] == 10

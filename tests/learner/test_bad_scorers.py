@@ -1,8 +1,8 @@
 """A run in one process whose scorer misbehaves in every way goes on, and loses nothing but the scores (F34)."""
 
 from learner.audit import audited
-from learner.events import read_events
-from learner.train import run
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.learner.tiny_run import tiny_run
 
 KINDS = ("exits", "raises", "hangs", "calls_sys_exit", "is_interrupted", "writes")

@@ -10,7 +10,7 @@ import pytest
 from configs.schema import RunConfig
 from learner.audit import audited
 from learner.audit.report import main as audit
-from learner.events import read_events
+from learner.state.event_log import read_events
 from tests.learner.nursery import Nursery, Point
 from tests.learner.tiny_run import tiny_run
 
@@ -18,54 +18,54 @@ pytestmark = pytest.mark.fault
 
 ADAPTER = "run/adapter/pytorch_lora_weights.safetensors"
 RENAME = "pathlib:Path.rename"
-WRITE = "learner.checkpoint:_write"
-EVENT = "learner.events:EventLog.write"
+WRITE = "learner.state.checkpoint:_write"
+EVENT = "learner.state.event_log:EventLog.write"
 
 # Of a run of four steps of two groups that is saved before the first, after the second and after the last.
 POINTS = {
-    "while it starts": (Point("learner.train:measure"), 0),
+    "while it starts": (Point("learner.run:measure"), 0),
     "the first checkpoint": (Point(WRITE, text="MANIFEST"), 0),
     "before the first rollout": (Point("actors.worker:RolloutWorker.roll_out"), 0),
     "after a rollout": (Point("actors.worker:RolloutWorker.roll_out", 6, after=True), 1),
     "after scoring": (Point("rewards.pool:RewardPool.score", 3, after=True), 2),
-    "before a group is spooled": (Point("learner.spool:Spool.write", 6), 1),
+    "before a group is spooled": (Point("learner.state.spool:Spool.write", 6), 1),
     "a file of the spool that is not renamed": (Point(RENAME, 6, text=".partial"), 1),
     "a file of the spool that was just renamed": (Point(RENAME, 6, after=True, text=".partial"), 2),
-    "before a gradient": (Point("learner.learner:Learner._accumulate", 3), 3),
-    "after a gradient": (Point("learner.learner:Learner._accumulate", 8, after=True), 4),
-    "before the optimizer": (Point("learner.learner:Learner._apply", 2), 4),
+    "before a gradient": (Point("learner.update.learner:Learner._accumulate", 3), 3),
+    "after a gradient": (Point("learner.update.learner:Learner._accumulate", 8, after=True), 4),
+    "before the optimizer": (Point("learner.update.learner:Learner._apply", 2), 4),
     "after the optimizer": (Point("torch.optim:AdamW.step", 4, after=True), 4),
-    "after an update": (Point("learner.learner:Learner.update", 1, after=True), 2),
-    "before a publication": (Point("learner.learner:Learner.publish", 3), 4),
-    "before a checkpoint": (Point("learner.learner:Learner.save", 2), 4),
+    "after an update": (Point("learner.update.learner:Learner.update", 1, after=True), 2),
+    "before a publication": (Point("learner.update.learner:Learner.publish", 3), 4),
+    "before a checkpoint": (Point("learner.update.learner:Learner.save", 2), 4),
     # The third: the manifest of the first checkpoint names the file too.
     "a checkpoint's file": (Point(WRITE, 3, text="optimizer.safetensors"), 4),
     "a checkpoint without its manifest": (Point(WRITE, 2, text="MANIFEST"), 4),
     "a checkpoint that is not renamed": (Point(WRITE, 2, after=True, text="MANIFEST"), 4),
     "a checkpoint that was just renamed": (Point(RENAME, 2, after=True, text="tmp.step_"), 0),
-    "before old checkpoints go": (Point("learner.checkpoint:_prune", 3), 0),
+    "before old checkpoints go": (Point("learner.state.checkpoint:_prune", 3), 0),
     "while old checkpoints go": (Point("shutil:rmtree", 1, text="removed"), 0),
-    "before the spool lets go": (Point("learner.spool:Spool.drop", 3), 0),
+    "before the spool lets go": (Point("learner.state.spool:Spool.drop", 3), 0),
     "while the spool lets go": (Point("pathlib:Path.unlink", 1, after=True, text="spool/"), 0),
     # The third that names "trained" is that of the step with its counters.
     "before a line of the diary": (Point(EVENT, 3, text="trained"), 2),
     "after a line of the diary": (Point(EVENT, 3, after=True, text="spooled"), 4),
-    "half a line of the diary": (Point("learner.events:EventLog._flush", 21), None),
-    "after the books of a step": (Point("learner.gather:Gatherer.settle", 3, after=True), 2),
-    "before the export": (Point("learner.export:export_adapter"), 0),
-    "before the summary": (Point("learner.train:write_text"), 0),
+    "half a line of the diary": (Point("learner.state.event_log:EventLog._flush", 21), None),
+    "after the books of a step": (Point("learner.scheduling.collector:Gatherer.settle", 3, after=True), 2),
+    "before the export": (Point("learner.update.export:export_adapter"), 0),
+    "before the summary": (Point("learner.run:write_text"), 0),
 }
 EVERY_TIME = ("a file of the spool that is not renamed", "after the optimizer", "a checkpoint without its manifest",
               "while the spool lets go", "half a line of the diary")
 """Points that are tried with every `make test-faults`; `pytest tests/learner/sweep.py` tries all."""
 HALF_A_LINE = """
-import learner.events
+import learner.state.event_log
 def flush(log):
     log._file.write(log._unwritten[: len(log._unwritten) // 2] if calls[0] == 20 else log._unwritten)
     log._unwritten.clear()
     calls[0] += 1
 calls = [0]
-learner.events.EventLog._flush = flush
+learner.state.event_log.EventLog._flush = flush
 """
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(name, nursery, unbroken,
 def test_asynchronous_runs_keep_exact_accounts(call, nursery, tiny_kontext, tmp_path):
     over = {"cluster": {"staleness": 2, "publish_every": 2}, "learner": {"steps": 8}, "checkpoint": {"every": 3}}
     settings = config(tiny_kontext, tmp_path, over)
-    killed = nursery.run(settings, point=Point("learner.learner:Learner._accumulate", call))
+    killed = nursery.run(settings, point=Point("learner.update.learner:Learner._accumulate", call))
     assert killed.code == -9, killed.said
     resumed = nursery.run(settings, resume=True)
     assert resumed.code == 0, resumed.said

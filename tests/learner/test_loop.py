@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from configs.schema import RunConfig
-from learner.backend import LearnerLost, RunFailed, Unsaved
-from learner.events import EventLog, read_events
+from learner.backends.base import Unsaved
+from learner.errors import LearnerLost, RunFailed
 from learner.loop import Resumed, gallery_steps, train
-from learner.observer import Counters, EvaluationRecord, GroupRecord, StepRecord
-from learner.rollback import Diverged
-from learner.stopping import Stopping, Terminated
+from learner.reporting.records import Counters, EvaluationRecord, GroupRecord, StepRecord
+from learner.shutdown import Stopping, Terminated
+from learner.state.event_log import EventLog, read_events
+from learner.state.rollback import Diverged
 from rewards.result import Score
 from tests.learner import fake_backend
 from tests.learner.fake_backend import FakeBackend

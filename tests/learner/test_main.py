@@ -9,7 +9,7 @@ import yaml
 
 from configs.exits import FAILED, RESUMABLE
 from configs.load import config_hash, load_config
-from learner.backend import LearnerLost, RunFailed, RunRefused
+from learner.errors import LearnerLost, RunFailed, RunRefused
 from learner.main import Terminated, guarded, main
 
 

@@ -4,7 +4,7 @@ import json
 
 from rewards.calibrate import main
 from tests.judges.scripted import ScriptedServer
-from tests.rewards.edit_files import write_edits
+from tests.rewards.offline.edit_files import write_edits
 
 
 def test_pictures_alone_can_be_calibrated_on(tmp_path, capsys):

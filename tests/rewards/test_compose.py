@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from learner.advantages import group_advantages, is_flat
+from learner.algorithms.credit import group_advantages, is_flat
 from rewards.compose import GroupReward, admit, compose, streaming
 from rewards.result import GroupScores, Score
 

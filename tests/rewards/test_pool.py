@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from editing.data import Tasks
-from rewards.inputs import ScoreInput
 from rewards.measure import DRIFTS, measured
 from rewards.pixel import PSNR_CAP
 from rewards.pool import RewardPool, at_once
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 from rewards.scorers import SCORERS
 from tests.rewards.fake_groups import config, group_of
 

@@ -11,11 +11,11 @@ import pytest
 from configs.rewards import RedisConfig
 from configs.schema import RunConfig
 from editing.images import decode_image
-from rewards.inputs import ScoreInput
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
 from rewards.plugin.process import ScorerError
 from rewards.pool import RewardPool, at_once, open_pool
 from rewards.result import Score
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import REHEARSAL_SEED
 from tests.judges.scripted import ScriptedServer
 from tests.rewards.fake_groups import config, group_of

@@ -11,7 +11,7 @@ from PIL import Image
 from rewards import pixel
 from rewards.score import main
 from tests.judges.scripted import ScriptedServer
-from tests.rewards.edit_files import write_edits
+from tests.rewards.offline.edit_files import write_edits
 
 
 @pytest.fixture

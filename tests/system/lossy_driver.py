@@ -14,14 +14,14 @@ from pathlib import Path
 
 import ray
 
-import learner.ray_backend
+import learner.backends.ray
 from cluster.runtime import connect
 from configs.schema import ClusterConfig
-from learner.backend import RunFailed
-from learner.events import read_events
-from learner.host import LearnerHost
-from learner.learner_group import LearnerGroup
-from learner.train import run
+from learner.backends.learner_group import LearnerGroup
+from learner.backends.learner_worker import LearnerHost
+from learner.errors import RunFailed
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.learner.tiny_run import tiny_run
 
 STEPS, GROUPS, MOST_LIVES = 5, 4, 25
@@ -64,7 +64,7 @@ class LearnerHere(LearnerGroup):
 
 def driven(editor: Path, folder: Path) -> list[str]:
     """Until the run is done and a group was lost; how each life ended."""
-    learner.ray_backend.LearnerGroup = LearnerHere
+    learner.backends.ray.LearnerGroup = LearnerHere
     ends, steps = list[str](), STEPS
     # One Ray for all lives: its start takes longer than all else.
     with connect(ClusterConfig()):

@@ -17,8 +17,8 @@ import pytest
 
 from configs import exits
 from configs.load import to_yaml
-from learner.events import read_events
-from learner.train import run
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.descendants import descendants
 from tests.learner.sweep import KILLS, kept, seed  # noqa: F401 (fixture)
 from tests.learner.tiny_run import tiny_run

@@ -5,12 +5,12 @@ import signal
 import pytest
 
 from learner.audit import audited
-from learner.train import run
+from learner.run import run
 from tests.descendants import descendants
 from tests.judges.scripted import ScriptedServer
 from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher
-from tests.rewards.valkeys import eventually
+from tests.rewards.cache.valkeys import eventually
 from tests.system.test_judges import MODES, events_of, judged
 
 pytestmark = pytest.mark.fault

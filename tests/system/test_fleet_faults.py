@@ -9,9 +9,9 @@ import pytest
 
 import actors.fleet
 from learner.audit import audited
-from learner.backend import RunFailed
-from learner.events import read_events
-from learner.train import run
+from learner.errors import RunFailed
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.learner.adapters import same_adapter
 from tests.learner.tiny_run import tiny_run
 from tests.system.faulty import Scaler, faulty_worker

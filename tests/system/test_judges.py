@@ -18,17 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-import learner.backend
-import learner.inline_backend
-import learner.ray_backend
+import learner.backends.base
+import learner.backends.inline
+import learner.backends.ray
 from configs import exits
 from configs.load import to_yaml
 from configs.schema import RunConfig
-from learner.backend import LearnerLost, RunFailed
-from learner.checkpoint import load_latest
-from learner.events import read_events
-from learner.learner_group import LearnerGroup
-from learner.train import run
+from learner.backends.learner_group import LearnerGroup
+from learner.errors import LearnerLost, RunFailed
+from learner.run import run
+from learner.state.checkpoint import load_latest
+from learner.state.event_log import read_events
 from tests.descendants import descendants
 from tests.judges.processes import ScriptedProcess
 from tests.judges.scripted import ScriptedServer
@@ -295,7 +295,7 @@ asked = 0
 def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, monkeypatch):
     global asked
     asked = 0
-    for backend in (learner.inline_backend, learner.ray_backend, learner.backend):
+    for backend in (learner.backends.inline, learner.backends.ray, learner.backends.base):
         monkeypatch.setattr(backend, "scoring_limit", lambda config: 5.0)
     config = tiny_run(tiny_kontext, tmp_path, "stuck", {
         "rewards": {"weights": {"stuck": 1.0}, "scorers": {"stuck": "tests.system.test_judges:stuck"}},
@@ -338,7 +338,7 @@ def test_a_learner_that_hangs_does_not_hang_the_run(
         os.kill(frozen[-1], signal.SIGSTOP)
         return whole(group, *arguments)
 
-    monkeypatch.setattr(learner.ray_backend, limit, lambda config: 5.0)
+    monkeypatch.setattr(learner.backends.ray, limit, lambda config: 5.0)
     monkeypatch.setattr(LearnerGroup, method, freeze)
     config = tiny_run(tiny_kontext, tmp_path, "frozen", {"data": {"held_out_tasks": 0}, "cluster": {"mode": "ray"}})
     with pytest.raises(LearnerLost, match=sentence):

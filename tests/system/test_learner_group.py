@@ -6,10 +6,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from learner.audit import audited
-from learner.backend import LearnerLost
-from learner.events import read_events
-from learner.passing import is_passing
-from learner.train import run
+from learner.errors import LearnerLost
+from learner.retryable import is_passing
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.descendants import descendants
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run

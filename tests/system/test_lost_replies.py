@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from learner.audit import audited
-from learner.events import read_events
+from learner.state.event_log import read_events
 from tests.system.lossy_driver import GROUPS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]

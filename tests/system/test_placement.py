@@ -3,7 +3,7 @@
 import pytest
 from safetensors.numpy import load_file
 
-from learner.train import run
+from learner.run import run
 from tests.learner.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from actors.fleet import Fleet
-from learner.backend import RunFailed
-from learner.events import read_events
-from learner.train import run
+from learner.errors import RunFailed
+from learner.run import run
+from learner.state.event_log import read_events
 from tests.descendants import descendants
 from tests.learner.adapters import same_adapter
 from tests.learner.test_loop import Watcher

@@ -14,8 +14,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from learner.audit import audited
-from learner.backend import LearnerLost
-from learner.train import run
+from learner.errors import LearnerLost
+from learner.run import run
 from tests.descendants import descendants
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from cluster.doctor.exposure import OpenPort, is_loopback, is_rays
-from learner.train import run
+from learner.run import run
 from tests.judges.scripted import ScriptedServer
 from tests.learner.test_loop import Watcher
 from tests.system.test_judges import judged

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from learner.events import read_events
+from learner.state.event_log import read_events
 from rewards.vllm import guard
 from tests.vllm.conftest import judges
 

@@ -13,7 +13,7 @@ from editing.manifest import ManifestDataset, ManifestError
 from editing.manifest.paths import Root
 from editing.task import TaskError
 from editing.validate import main
-from rewards.edits import EditsError, read_manifest
+from rewards.offline.edits import EditsError, read_manifest
 
 LINES = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"},
          {"source": "a.png", "mask": "m.png", "instruction": "make it red", "edited": "a.png"}]

@@ -10,7 +10,7 @@ from editing.editors.load import load_editor, resolve_editor
 from editing.editors.lora import attach_lora
 from editing.shapes.dataset import ShapesDataset
 from editing.shapes.score import edit_verdict
-from learner.export import export_adapter
+from learner.update.export import export_adapter
 from rewards.pixel import background_psnr
 from tests.editing.editors.stock import assert_same_as_stock, give_effect
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-import learner.gather
+import learner.scheduling.collector
 from actors.worker import RolloutWorker, WrongVersion
-from learner.train import run
+from learner.run import run
+from tests.learner.state.test_rollback import spoiled
 from tests.learner.test_bad_data import Vandal, manifest_run
-from tests.learner.test_rollback import spoiled
-from tests.learner.test_train import Interrupt, Interrupted
+from tests.learner.test_run import Interrupt, Interrupted
 from tests.learner.tiny_run import tiny_run
 
 SMALL = {"learner": {"steps": 3}, "data": {"held_out_tasks": 1},
@@ -38,7 +38,7 @@ def resumed(tiny_kontext, tmp_path_factory):
 @pytest.fixture(scope="session")
 def redone(tiny_kontext, tmp_path_factory):
     """A run of five steps in which a group was rejected and another one lost, and tasks went bad."""
-    folder, roll_out, admit = tmp_path_factory.mktemp("audited_redone"), RolloutWorker.roll_out, learner.gather.admit
+    folder, roll_out, admit = tmp_path_factory.mktemp("audited_redone"), RolloutWorker.roll_out, learner.scheduling.collector.admit
 
     def fails_once(worker, lease):
         if lease.group_id == "000002.001.0":
@@ -47,7 +47,7 @@ def redone(tiny_kontext, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutWorker, "roll_out", fails_once)
-        patch.setattr(learner.gather, "admit", lambda scores, least: (
+        patch.setattr(learner.scheduling.collector, "admit", lambda scores, least: (
             "not this one" if scores.group_id == "000000.001.0" else admit(scores, least)))
         data, config = manifest_run(tiny_kontext, folder, "run", "inline")
         run(config, observers=[Vandal(data)])

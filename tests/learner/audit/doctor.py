@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from learner.audit import audited
-from learner.events import FIRST, digest, read_events
+from learner.state.event_log import FIRST, digest, read_events
 
 
 def read(folder):

@@ -166,7 +166,7 @@ DOCTORED = {
     slot_too_far: ["group 000001.009.0 has slot 9, but a step has 2 groups"],
     seventh_attempt: ["group 000001.001.7 is attempt 7, but there was none before it"],
     after_the_end: ["after finished expected resumed, got leased"],
-    unknown_event: ["expected an event of learner.event_types.RECORDS, got 'blessed'"],
+    unknown_event: ["expected an event of learner.state.event_types.RECORDS, got 'blessed'"],
     trained_twice: ["slot 0 of step 0 was trained on twice: 000000.000.0 and 000000.000.0"],
     counters_that_add_up: ["step 2 does not count what the lines before it say: leased 9 instead of 4"],
     too_old: ["group 000002.000.0 was 2 steps old, the limit is 0"],

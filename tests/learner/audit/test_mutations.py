@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from learner.audit import audited
 from learner.audit.rules import NO_RULE, Audit
-from learner.event_types import RECORDS
+from learner.state.event_types import RECORDS
 from tests.learner.audit.doctor import forge, numbers, read
 
 JSON = st.recursive(

@@ -4,7 +4,7 @@ import shutil
 
 from learner.audit import audited
 from learner.audit.report import main
-from learner.train import run
+from learner.run import run
 from tests.learner.audit.conftest import SMALL
 from tests.learner.audit.doctor import changed, forge, numbers, read, told
 from tests.learner.tiny_run import tiny_run

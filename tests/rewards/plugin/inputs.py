@@ -3,7 +3,7 @@
 import numpy as np
 
 from editing.task import EditTask
-from rewards.inputs import ScoreInput
+from rewards.scorer_api import ScoreInput
 
 
 def given_of(candidates: int = 3, height: int = 7, width: int = 9, instruction: str = "make it red") -> ScoreInput:

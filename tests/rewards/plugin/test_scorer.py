@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from configs.exits import STOP_SIGNALS
-from rewards.inputs import ScoreInput
 from rewards.plugin import scorer as scorer_module
 from rewards.plugin.process import ScorerError
 from rewards.plugin.scorer import OwnScorer
+from rewards.scorer_api import ScoreInput
 from tests.rewards.plugin import users_scorers
 from tests.rewards.plugin.inputs import given_of
 from tests.rewards.service.running import until

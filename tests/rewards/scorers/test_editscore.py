@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from configs.rewards import EditScoreConfig, ServeConfig
 from editing.images import decode_image
 from editing.task import EditTask
-from rewards.inputs import ScoreInput
 from rewards.judge.answers import PAIR_SCHEMA
 from rewards.judge.messages import BadAnswer, JudgeRefused, JudgesDown, JudgeUnavailable
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.editscore import EditScore, overall
 from tests.judges.fake import FakeJudge, MemoryCache, answer_of
 

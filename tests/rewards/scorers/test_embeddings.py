@@ -14,13 +14,13 @@ from configs.rewards import COMPONENT_KINDS, EMBEDDINGS, EmbeddingModelConfig, R
 from editing.task import EditTask
 from learner.main import main
 from rewards import calibrate, score
-from rewards.command import NO_TASKS
 from rewards.embedding.models import load_image_text, load_patches
-from rewards.inputs import ScoreInput
+from rewards.offline.command import NO_TASKS
 from rewards.pool import open_pool
+from rewards.scorer_api import ScoreInput
 from rewards.scorers.clip import NEUTRAL, ClipDirection, ClipText
 from rewards.scorers.dino import DinoBackground
-from tests.rewards.edit_files import write_edits
+from tests.rewards.offline.edit_files import write_edits
 
 SIZE = (48, 64)
 

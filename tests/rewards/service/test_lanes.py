@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from rewards.command import NO_TASKS
+from rewards.offline.command import NO_TASKS
 from rewards.pool import RewardPool
 from rewards.result import Score
 from rewards.service import incoming, scoring

@@ -1,7 +1,7 @@
 """Scorers of a user's own behind the service: whatever they do, requests get values or errors and health is told."""
 
 from configs.schema import RunConfig
-from rewards.command import NO_TASKS
+from rewards.offline.command import NO_TASKS
 from rewards.pool import open_pool
 from rewards.service.pool_thread import PoolThread
 from tests.rewards.service.running import SOURCE, ScriptedPool, brightness, encoded, serving, until

@@ -3,7 +3,7 @@
 import json
 
 from rewards.score import main
-from tests.rewards.edit_files import write_edits
+from tests.rewards.offline.edit_files import write_edits
 from tests.rewards.vllm.conftest import gone_within, tree_pids
 
 

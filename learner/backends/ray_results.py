@@ -1,0 +1,48 @@
+"""What Ray processes answer: a value, or the sentence why there is none."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
+
+from actors.fleet import GONE, reason_of
+from editing.task import TaskError
+from learner.errors import LearnerLost, RunFailed, RunInterrupted
+from rewards.judge.messages import JudgeError
+
+
+class GroupLost(RunInterrupted):
+    """A group is gone, with the node that held it. Before it is trained on it can be made again."""
+
+
+class Spoiled(RunFailed):
+    """A task went bad: its files are gone or have changed. Another one can take its place."""
+
+
+def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
+    """What the learner or the reward pool answers within `limit` seconds.
+
+    Raises:
+        RunInterrupted: when it is dead or hangs (LearnerLost for the learner); GroupLost when what it was to work on is
+            gone.
+        RunFailed: when it failed (LearnerLost for the learner), or a judge's failure limit is reached; Spoiled when its
+            task went bad.
+    """
+    lost, failed = (LearnerLost, LearnerLost) if who == "learner" else (RunInterrupted, RunFailed)
+    try:
+        return ray.get(ref, timeout=limit)
+    except GetTimeoutError as error:
+        raise lost(f"The {who} did not answer within {limit:g} s.") from error
+    except ObjectLostError as error:
+        raise GroupLost(f"A group was lost before the {who} had it: {reason_of(error)}") from error
+    except GONE as error:
+        again = " Continue from the last checkpoint with --resume." if who == "learner" else ""
+        raise lost(f"The {who} died: {reason_of(error)}.{again}") from error
+    except TaskError as error:  # Ray raises what the process raised
+        raise Spoiled(str(getattr(error, "cause", error))) from error
+    except JudgeError as error:
+        raise failed(str(getattr(error, "cause", error))) from error
+    except RayTaskError as error:
+        raise failed(f"The {who} failed: {reason_of(error)}") from error

@@ -1,0 +1,25 @@
+"""Why a run ends without having done what it was asked to."""
+
+from __future__ import annotations
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the sentence says why and what to do."""
+
+
+class RunRefused(RunFailed):
+    """The run is not begun or continued as asked; the same request would be refused again, and nothing was changed."""
+
+
+class RunInterrupted(RunFailed):
+    """Processes, nodes or servers that the run needs are gone, do not answer, or belong to another one: an attempt with
+    --resume may find them again. Raised from an error of the run's own code it is no such thing, see
+    `learner.retryable`."""
+
+
+class RunInUse(RunRefused, RunInterrupted):
+    """Another process works in the run's folder."""
+
+
+class LearnerLost(RunInterrupted):
+    """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""

@@ -1,0 +1,1 @@
+"""Memory and placement of a run, before anything starts."""

@@ -1,0 +1,1 @@
+"""What is rolled out and when: leases, the collector of groups, held-out evaluation, the judges' health."""

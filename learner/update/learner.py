@@ -1,0 +1,405 @@
+"""The learner: takes scored groups, makes optimizer steps, publishes and saves. A plain class; Ray only wraps it.
+
+Policy version v is the adapter after v optimizer steps; version 0 is the fresh adapter. A step whose gradient was
+not finite leaves the weights alone but counts, so that steps, versions and leases stay in line.
+
+Nothing here is random: the forward has no dropout, and everything that is drawn is drawn from seeds in leases. So a
+checkpoint needs no generator state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.load import config_hash
+from configs.schema import RunConfig
+from editing.data import Tasks
+from editing.editors.base import Condition, Editor
+from editing.editors.lora import (
+    AdapterError,
+    adapter_arrays,
+    adapter_parameters,
+    adapter_weights,
+    attach_lora,
+    check_arrays,
+    copy_arrays,
+    without_adapter,
+)
+from editing.flow import Velocity
+from editing.trajectory import TrajectoryGroup
+from editing.weights import Arrays, WeightVersion
+from learner.algorithms import rc_grpo
+from learner.algorithms.anchors import AnchorBatch, anchor_batch, leaps
+from learner.algorithms.preservation_unit import Balance, weighs
+from learner.state.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from learner.state.spool import Spool
+from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
+from learner.update.admission import Intake
+from learner.update.data_parallel import ALONE, Peers
+from learner.update.lr_schedule import learning_rate
+from learner.update.policy_gate import PolicyGate, PolicyGateError
+from learner.update.step_report import ConsumeReport, StepReport, StepTotals
+from rewards.compose import GroupReward, composed, streaming
+from rewards.result import GroupScores
+
+
+class LearnerError(RuntimeError):
+    """The learner cannot go on; the sentence says why."""
+
+
+@dataclass
+class _Held:
+    """An accepted group of the coming step, with what is needed of its task, whose files may be gone by then; `old`
+    keeps its behaviour leaps once they are known."""
+
+    group: TrajectoryGroup
+    condition: Condition = field(repr=False)
+    edit_mask: Tensor = field(repr=False)  # [N], of the metric
+    preservation_mask: Tensor = field(repr=False)  # [N]
+    staleness: int
+    old: Tensor | None = field(default=None, repr=False)
+
+
+class Learner:
+    """Owns the adapter's training. Feed groups with `consume`, then `update`, then `publish` and `save` as wanted."""
+
+    def __init__(
+        self, config: RunConfig, editor: Editor, tasks: Tasks, run_folder: str | Path, peers: Peers = ALONE
+    ) -> None:
+        """Takes an editor as `editing.editors.policy.open_policy` gives it; a fresh adapter is attached if it has none.
+
+        Args:
+            config: of the run.
+            editor: nobody else's, or shared in turns with one who puts the weights back that it found.
+            tasks: of the run.
+            run_folder: `checkpoints/` and `spool/` are made in it.
+            peers: learners that train together. All are given every group, in the same order, and told to update; each
+                trains on its share and puts that in the spool. One of them saves for all.
+        """
+        self.config, self.editor, self.tasks, self.peers = config, editor, tasks, peers
+        self.folder, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
+        if not adapter_parameters(editor.transformer):
+            attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
+        self.parameters = adapter_parameters(editor.transformer)
+        settings = config.learner.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
+            foreach=False, fused=False)  # the plain loop: the same bits everywhere
+        self.version = 0
+        self._intake = Intake(config, tasks.train)
+        self._gate = PolicyGate(config)
+        self._balance = Balance()
+        self._adapters: dict[int, Arrays] = {}
+        self._keep_adapter()
+        self._held: list[_Held | None] = []  # None: a peer's
+        self._scores: list[GroupScores] = []
+        self._totals = StepTotals()
+        self._skipped_updates = self._skipped_in_a_row = 0
+        self._offender: str | None = None  # the group that made the present gradient infinite or NaN
+        self._refused: str | None = None  # the group that the policy gate refused
+        # A group may leave as soon as its gradient is taken if nothing else needs it.
+        self._streaming = streaming(config.rewards.normalisation) and config.learner.updates_per_step == 1
+
+    def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
+        """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible: not
+        before the unit of the preservation weights is known, nor where rewards wait for the whole step.
+
+        Gradients add up in the order of the calls, so that equal orders give equal bits. The group is in the spool
+        before; where the disk refuses that, it is used all the same and the step's report says so.
+
+        Raises:
+            TaskError: when the group's task went bad; the group is not taken.
+            PolicyGateError: when the group was not made by the policy that it names.
+            LearnerError: when the step has all its groups already.
+        """
+        start = time.monotonic()
+        staleness = self.version - group.policy_version
+        refusal = self._intake.refuse(group, scores, self.version)
+        if refusal is None:
+            if self._intake.waiting >= self.config.learner.groups_per_step:
+                raise LearnerError(
+                    f"group {group.lease.group_id} comes too early: step {self.version} has its "
+                    f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()")
+            held = self._hold(group, staleness) if self.peers.takes(self._intake.waiting) else None
+            if held is not None:
+                self._put_on_disk(group, scores)
+            self._intake.take(group)
+            if not self._streaming or self._balance.wanted(self.config.learner):
+                self._held.append(held)
+                self._scores.append(scores)
+            elif held is not None:
+                (reward,) = composed([scores], self.config.rewards)
+                self._accumulate(held, reward, first=True)
+        word, reason = refusal or (None, None)
+        return ConsumeReport(
+            group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
+
+    def update(self) -> StepReport:
+        """The optimizer step over the groups consumed since the last one.
+
+        Raises:
+            LearnerError: when groups are missing, or one was refused.
+            PolicyGateError: as `consume`.
+            PeersLost: when another of those that train together is gone.
+        """
+        config, totals = self.config.learner, self._totals
+        if self._refused is not None:
+            raise LearnerError(f"step {self.version} was given group {self._refused}, which the policy gate refused; "
+                               "continue from the last checkpoint")
+        if self._intake.waiting != config.groups_per_step:
+            raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
+                               "(learner.groups_per_step); consume the rest before update()")
+        totals.lr = learning_rate(self.version, config.steps, config.optimizer)
+        rewards = composed(self._scores, self.config.rewards)
+        if self._held and self._balance.wanted(config):
+            self._weigh(rewards)
+        applied = False
+        for update in range(config.updates_per_step):
+            for held, reward in zip(self._held, rewards, strict=True):
+                if held is not None:
+                    self._accumulate(held, reward, first=update == 0)
+            with self._timed("add_up"):
+                self.peers.add_up(self.parameters.values())
+            with self._timed("optimizer"):
+                applied |= self._apply(totals.lr)
+        self._gate.noise = self.peers.largest(self._gate.noise)
+        self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
+        self.version += 1
+        self._intake.trained(self.version)
+        self._keep_adapter()
+        totals.skipped_updates = self._skipped_updates
+        totals.unit = self._balance.unit(config) if weighs(config) else None
+        self._begin_step()
+        return StepReport(self.version, applied, self._skipped_in_a_row, totals)
+
+    def publish(self) -> WeightVersion:
+        """The present adapter under the present version: not a copy, so send or copy it before the next update."""
+        return WeightVersion.capture(self.editor.transformer, self.version)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The numbers of the training state, JSON values; tensors are in `save` only. Groups that are consumed but not
+        in a step yet are no part of it: they are in the spool."""
+        return {
+            "version": self.version,
+            "skipped_updates": self._skipped_updates,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "trained_slots": self._intake.state(),
+            "adapters": sorted(self._adapters),
+            "leap_noise": self._gate.noise,
+            "balance": asdict(self._balance),
+            "optimizer_counts": optimizer_tensors(self.optimizer, self.parameters)[1],
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def save(self, extra: Mapping[str, Any] | None = None) -> Path:
+        """Writes a checkpoint of the whole training state and returns its folder; the spool lets go of what is in it.
+
+        Args:
+            extra: JSON values of the loop, given back by `restore`.
+
+        Raises:
+            CheckpointError: when `extra` is not JSON. OSError when the disk refuses; earlier checkpoints and the spool
+                are as they were.
+        """
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "adapter": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": optimizer_tensors(self.optimizer, self.parameters)[0],
+        }
+        for version, arrays in self._adapters.items():
+            tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
+        path = save_checkpoint(
+            self.folder, self.version, tensors, {"learner": self.state, "extra": dict(extra or {})},
+            self.config.checkpoint.keep, config_hash(self.config), data=self.tasks.fingerprints)
+        self.spool.drop(self.version)
+        return path
+
+    def restore(self, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> dict[str, Any]:
+        """Takes over a checkpoint, as if this process had made its steps, and returns the `extra` of `save`.
+
+        Args:
+            checkpoint: of this run.
+            allowed: what may differ all the same, see `training_state.refusal_of_another_run`.
+
+        Raises:
+            CheckpointError: when it belongs to another configuration, other data, another editor, or was made by other
+                code; the learner is unchanged then.
+        """
+        state = checkpoint.state["learner"]
+        refusal = refusal_of_another_run(
+            checkpoint, self.config.model_dump(mode="json"), self.tasks.fingerprints, allowed)
+        if refusal is not None:
+            raise CheckpointError(refusal)
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors["adapter"].items()}
+        try:
+            check_arrays(self.editor.transformer, arrays)
+            restore_optimizer(
+                self.optimizer, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"])
+        except (AdapterError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {checkpoint.path} fits another editor: {error}") from error
+        copy_arrays(self.editor.transformer, arrays)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.version = state["version"]
+        self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
+        self._intake.restore(state["trained_slots"])
+        self._gate = PolicyGate(self.config, state["leap_noise"])
+        self._balance = Balance(**state["balance"])
+        self._adapters = {
+            version: {n: t.numpy() for n, t in checkpoint.tensors[f"adapter_of_version_{version}"].items()}
+            for version in state["adapters"]
+        }
+        self._keep_adapter()
+        self._begin_step()
+        return dict(checkpoint.state["extra"])
+
+    def _begin_step(self) -> None:
+        self._held, self._scores, self._totals, self._refused = [], [], StepTotals(), None
+
+    def _hold(self, group: TrajectoryGroup, staleness: int) -> _Held:
+        task = self.tasks.train[group.lease.task_index]
+        condition = self.editor.encode(task)
+        kinds = self.config.token_masks
+        noise_mask = self.editor.token_mask(task.edit_mask, condition, kinds.noise)
+        with self._setting_aside(group):
+            self._gate.check_made_from(group, noise_mask, condition.source_latents[0],
+                                       self.editor.sigmas(self.config.sampler.steps, condition))
+        return _Held(
+            group, condition, self.editor.token_mask(task.edit_mask, condition, kinds.distance),
+            self.editor.token_mask(task.edit_mask, condition, kinds.preservation), staleness)
+
+    def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
+        name, totals = group.lease.group_id, self._totals
+        with self._timed("spool"):
+            try:
+                seconds = self.spool.write(group, scores, self._intake.waiting)
+            except OSError as error:
+                totals.unspooled[name] = str(error)
+                return
+        if seconds is not None:
+            totals.spooled[name] = seconds
+
+    def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
+        """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
+        with self._setting_aside(held.group):
+            self._add_gradient(held, reward, first)
+
+    def _weigh(self, rewards: Sequence[GroupReward]) -> None:
+        """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
+        it."""
+        sums, micro_batch = [0.0, 0.0, 0.0], self.config.editor.micro_batch
+        for held, reward in zip(self._held, rewards, strict=True):
+            if held is None:
+                continue
+            batch, velocity = self._batch(held, reward), self._velocity(held.condition)
+            if batch.is_flat:
+                continue
+            self._find_old_leaps(held, batch, velocity)
+            with self._timed("accumulate"), self._setting_aside(held.group):
+                behaviour = leaps(velocity, batch, micro_batch) if held.old is None else held.old
+                self._gate.check_policy(held.group, batch, behaviour, velocity)
+                norms = rc_grpo.bare_norms(batch, velocity, self.config.learner, micro_batch)
+                sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
+        with self._timed("add_up"):
+            self._balance = self._balance.plus(self.peers.total(sums))
+
+    def _find_old_leaps(self, held: _Held, batch: AnchorBatch, velocity: Velocity) -> None:
+        """The behaviour leaps of a stale group, under the weights that made it."""
+        if held.staleness > 0 and held.old is None:
+            with self._timed("old_leaps"), adapter_weights(
+                    self.editor.transformer, self._adapters[held.group.policy_version]):
+                held.old = leaps(velocity, batch, self.config.editor.micro_batch)
+
+    def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
+        config, group, totals = self.config, held.group, self._totals
+        batch = self._batch(held, reward)
+        velocity = self._velocity(held.condition)
+        self._find_old_leaps(held, batch, velocity)
+        with self._timed("accumulate"):
+            stats, leaped = rc_grpo.accumulate(
+                batch, velocity, self._base_velocity(held.condition), held.old, config.learner,
+                config.editor.micro_batch, scale=1 / config.learner.groups_per_step,
+                unit=self._balance.unit(config.learner))
+        totals.stats.append(stats)
+        if self._offender is None and not self._gradient_norm_is_finite():
+            self._offender = group.lease.group_id
+        if first:
+            on_policy = held.old is None
+            if on_policy:
+                held.old = leaped
+            checked = None if held.old is None else self._gate.check_policy(group, batch, held.old, velocity)
+            if checked is not None:
+                totals.leap_errors.append(checked[0])
+                totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
+            totals.counts.update(
+                groups=1, flat_groups=int(batch.is_flat), filtered_groups=int(reward.filtered),
+                full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
+                invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
+
+    def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
+        advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
+        return anchor_batch(held.group, reward.valid, advantages, held.edit_mask, held.preservation_mask,
+                            held.condition.source_latents[0])
+
+    def _velocity(self, condition: Condition) -> Velocity:
+        return lambda x, sigma: self.editor.velocity(x, sigma, condition)
+
+    def _base_velocity(self, condition: Condition) -> Velocity:
+        def base(x: Tensor, sigma: Tensor) -> Tensor:
+            with without_adapter(self.editor.transformer):
+                return self.editor.velocity(x, sigma, condition)
+        return base
+
+    def _apply(self, lr: float) -> bool:
+        """One AdamW update with the accumulated gradient; False when it was not finite and nothing was changed."""
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters.values(), self.config.learner.optimizer.max_grad_norm, foreach=False).item()
+        self._totals.gradient_norms.append(norm)
+        finite = math.isfinite(norm)
+        if finite:
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = lr
+            self.optimizer.step()
+        else:
+            self._skipped_updates += 1
+            if self._offender is not None:
+                self.spool.keep(self._offender)
+        self._offender = None
+        self.optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def _gradient_norm_is_finite(self) -> bool:
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        return bool(torch.nn.utils.get_total_norm(gradients, foreach=False).isfinite())
+
+    def _keep_adapter(self) -> None:
+        """Keeps the weights of the versions that groups may still come from; none but the present one on-policy."""
+        if self.config.cluster.staleness:
+            self._adapters[self.version] = adapter_arrays(self.editor.transformer)
+        oldest = self.version - self.config.cluster.staleness
+        self._adapters = {v: arrays for v, arrays in self._adapters.items() if v >= oldest}
+
+    @contextmanager
+    def _setting_aside(self, group: TrajectoryGroup) -> Iterator[None]:
+        """Takes a refused group out of the spool: rolled out anew it may pass, from there it never would. The step is
+        not made, as the gradient may have something of it."""
+        try:
+            yield
+        except PolicyGateError:
+            self._refused = group.lease.group_id
+            self.spool.set_aside(group.lease.group_id)
+            raise
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._totals.seconds[phase] += time.monotonic() - start

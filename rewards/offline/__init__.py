@@ -1,0 +1,1 @@
+"""Edits in files: what the commands that score and calibrate them are made of."""

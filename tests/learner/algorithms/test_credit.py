@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.algorithms.credit import group_advantages, is_flat
+
+# Hundredths: different rewards differ by far more than rounding.
+rewards_lists = st.lists(st.integers(-500, 500).map(lambda n: n / 100), min_size=1, max_size=9)
+
+
+def by_hand(rewards: list[float], exponent: float, damping: float = 0.0) -> list[float]:
+    mean = sum(rewards) / len(rewards)
+    centred = [r - mean for r in rewards]
+    norm = sum(abs(a) ** exponent for a in centred) ** (1 / exponent)
+    return [a / (norm / math.sqrt(len(rewards)) + damping) for a in centred]
+
+
+@given(
+    rewards_lists,
+    st.sampled_from(["std", "quasi_norm"]),
+    st.floats(0.3, 2.0),
+    st.sampled_from([0.0, 0.01, 0.5]),
+)
+def test_advantages_equal_the_formula_written_out(values, kind, p, damping):
+    got = group_advantages(torch.tensor(values, dtype=torch.float64), kind=kind, p=p, damping=damping)
+    if len(set(values)) < 2:
+        assert got.tolist() == [0.0] * len(values)
+    else:
+        want = by_hand(values, 2.0 if kind == "std" else p, damping)
+        assert got.tolist() == pytest.approx(want, rel=1e-9, abs=1e-12)
+        assert sum(got.tolist()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_std_is_the_population_std():
+    got = group_advantages(torch.tensor([1.0, 2.0, 3.0]))
+    assert got.dtype == torch.float32
+    assert got.tolist() == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)])
+    assert group_advantages(torch.tensor([0.2, 0.9])).tolist() == pytest.approx([-1.0, 1.0])
+
+
+@given(rewards_lists)
+def test_quasi_norm_with_p_two_is_the_std(values):
+    rewards = torch.tensor(values, dtype=torch.float64)
+    torch.testing.assert_close(
+        group_advantages(rewards, kind="quasi_norm", p=2.0), group_advantages(rewards), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_quasi_norm_scales_down_even_groups_more_than_groups_with_an_outlier():
+    def kept(values):
+        rewards = torch.tensor(values)
+        return group_advantages(rewards, kind="quasi_norm").norm() / group_advantages(rewards).norm()
+
+    assert kept([0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 1.2 * kept([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+
+
+@given(rewards_lists, st.data())
+def test_invalid_candidates_get_zero_and_do_not_count(values, data):
+    valid = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    poisoned = [v if ok else math.nan for v, ok in zip(values, valid, strict=True)]
+    got = group_advantages(torch.tensor(poisoned, dtype=torch.float64), torch.tensor(valid))
+    kept = torch.tensor([v for v, ok in zip(values, valid, strict=True) if ok], dtype=torch.float64)
+    assert got[~torch.tensor(valid)].tolist() == [0.0] * (len(values) - len(kept))
+    torch.testing.assert_close(got[torch.tensor(valid)], group_advantages(kept), rtol=0, atol=0)
+    assert got.sum().item() == pytest.approx(0.0, abs=1e-9)
+
+
+@given(rewards_lists, st.floats(0.01, 100), st.floats(-3, 3))
+def test_advantages_ignore_offset_and_scale(values, scale, offset):
+    rewards = torch.tensor(values, dtype=torch.float64)
+    torch.testing.assert_close(
+        group_advantages(scale * rewards + offset), group_advantages(rewards), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["std", "quasi_norm"])
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e-30, 1e30])
+def test_flat_groups_give_exact_zeros_in_spite_of_rounding(kind, value):
+    rewards = torch.full((7,), value, dtype=torch.float32)
+    rewards[3] = torch.nextafter(rewards[3], torch.tensor(2 * value))
+    assert is_flat(rewards)
+    assert torch.equal(group_advantages(rewards, kind=kind), torch.zeros(7))
+
+
+def test_is_flat_looks_at_valid_candidates_only():
+    rewards = torch.tensor([0.5, 0.5, 0.9])
+    assert not is_flat(rewards)
+    assert is_flat(rewards, torch.tensor([True, True, False]))
+    assert is_flat(rewards, torch.tensor([False, False, True]))
+    assert is_flat(rewards, torch.tensor([False, False, False]))
+    assert is_flat(torch.tensor([0.5, 0.5001]), flat_tolerance=1e-3)
+    assert not is_flat(torch.tensor([0.5, 0.5001]))
+    # Population std .05, sample std .071.
+    assert is_flat(torch.tensor([0.9, 1.0]), flat_tolerance=0.06)
+    assert not is_flat(torch.tensor([0.9, 1.0]), flat_tolerance=0.04)
+
+
+@pytest.mark.parametrize("kind", ["std", "quasi_norm"])
+def test_tiny_rewards_do_not_underflow(kind):
+    small = group_advantages(torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64) * 1e-200, kind=kind, p=0.3)
+    torch.testing.assert_close(
+        small, group_advantages(torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), kind=kind, p=0.3)
+    )
+
+
+def test_clip_cuts_outliers_of_large_groups_only():
+    def outlier(group):
+        return group_advantages(torch.tensor([1.0] + [0.0] * (group - 1), dtype=torch.float64))[0].item()
+
+    assert outlier(12) == pytest.approx(math.sqrt(11))
+    assert outlier(26) == pytest.approx(5.0)
+    assert outlier(40) == 5.0
+    assert group_advantages(torch.tensor([0.0, 1.0]), clip=0.25).tolist() == [-0.25, 0.25]
+
+
+def test_faults_are_sentences():
+    rewards = torch.tensor([0.1, math.nan, 0.3, math.inf])
+    with pytest.raises(ValueError, match=r"must be finite; seen \[nan, inf\] at candidate\(s\) \[1, 3\]"):
+        group_advantages(rewards)
+    with pytest.raises(ValueError, match=r"candidate\(s\) \[3\]"):
+        is_flat(rewards, torch.tensor([True, False, True, True]))
+    with pytest.raises(ValueError, match=r"valid must be bool \[4\]"):
+        group_advantages(rewards, torch.tensor([True, False]))
+    with pytest.raises(ValueError, match=r"valid must be bool \[4\]"):
+        group_advantages(rewards, torch.tensor([1, 0, 1, 0]))
+    with pytest.raises(ValueError, match=r"one floating-point number per candidate"):
+        group_advantages(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"one floating-point number per candidate"):
+        group_advantages(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="kind must be one of std, quasi_norm; seen 'rank'"):
+        group_advantages(torch.zeros(3), kind="rank")
+    for bad in ({"p": 0.0}, {"p": 2.5}, {"clip": 0.0}, {"damping": -1.0}):
+        with pytest.raises(ValueError, match="expected 0 < p <= 2"):
+            group_advantages(torch.zeros(3), **bad)
+
+
+@pytest.mark.parametrize("p", [1e-3, 0.01, 0.05, 0.3])
+def test_the_quasi_norm_of_a_small_exponent_neither_overflows_nor_is_nan(p):
+    rewards = torch.tensor([0.1, 0.5, 0.9, 0.4, 0.2, 0.3], dtype=torch.float64)
+    got = group_advantages(rewards, kind="quasi_norm", p=p, clip=1e9)
+    centred = [float(r) - 0.4 for r in rewards]
+    exact = math.log(sum(math.exp(p * math.log(abs(a))) for a in centred if abs(a) > 1e-12)) / p
+    expected = [0.0 if abs(a) < 1e-12 else math.copysign(math.exp(math.log(abs(a)) + 0.5 * math.log(6) - exact), a)
+                for a in centred]
+    assert got.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9 * max(map(abs, expected)))
+
+
+def test_a_tolerance_that_is_no_number_is_refused():
+    for asked in (group_advantages, is_flat):
+        with pytest.raises(ValueError, match="flat_tolerance >= 0"):
+            asked(torch.tensor([1.0, 2.0]), flat_tolerance=math.nan)
