@@ -1,9 +1,9 @@
 """What a run asks Ray for: which processes, how many, with which GPUs, and which of them must be together.
 
 Learner processes that have GPUs, or several of them, are kept on one node by a placement group: they add up their
-gradients there (`learner.update.data_parallel`), and have their place for the whole run. Rollout workers are free: any that can be
-had help, wherever they are. Where a cluster has nodes for a role, its processes go there and nowhere else; a node says
-what it is for by a custom resource, `learner`, `rollout` or `judge`.
+gradients there (`learner.update.data_parallel`), and have their place for the whole run. Rollout workers are free: any
+that can be had help, wherever they are. Where a cluster has nodes for a role, its processes go there and nowhere else;
+a node says what it is for by a custom resource, `learner`, `rollout` or `judge`.
 """
 
 from __future__ import annotations

@@ -161,8 +161,9 @@ class SurrogateConfig(Section):
 class PreservationConfig(Section):
     """Terms that hold what must not change; all off for the paper's exact recipe.
 
-    Weights count in units of the surrogate's gradient at the start of the run (see `learner.algorithms.preservation_unit`), so that they
-    mean the same on every editor; without a surrogate (weight 0) they are plain factors.
+    Weights count in units of the surrogate's gradient at the start of the run (see
+    `learner.algorithms.preservation_unit`), so that they mean the same on every editor; without a surrogate (weight 0)
+    they are plain factors.
     """
 
     background_weight: float = Field(0.2, ge=0)

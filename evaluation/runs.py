@@ -35,7 +35,8 @@ Runner = Callable[[Sequence[str], Path, threading.Event], int]
 """(command, log file, stop) -> exit status; ends early when `stop` is set."""
 POLL_SECONDS = 0.5
 Outcome = Literal["trained", "nothing_learnt", "ruined", "diverged"]
-"""The outcomes of `learner.reporting.verdict`, and that of a run that stopped because its weights grew beyond all numbers."""
+"""The outcomes of `learner.reporting.verdict`, and that of a run that stopped because its weights grew beyond all
+numbers."""
 UNUSABLE: tuple[Outcome, ...] = ("ruined", "diverged")
 
 

@@ -42,7 +42,8 @@ def run(
 
     A new run needs a new folder; with `resume` the newest checkpoint that verifies is continued, with the groups that
     the learner had taken since. A run that ended before its first checkpoint, when nothing was trained, starts; one
-    whose checkpoints are gone does not. A run whose gradients stop being finite goes back once, see `learner.state.rollback`.
+    whose checkpoints are gone does not. A run whose gradients stop being finite goes back once, see
+    `learner.state.rollback`.
 
     Args:
         config: of the run.

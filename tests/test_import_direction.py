@@ -22,6 +22,20 @@ MAY_IMPORT = {
     "evaluation": {"configs", "editing", "actors", "rewards", "learner"},
 }
 
+# The rooms inside `learner`, ground floor first: a room imports from floors below its own, or from itself.
+FLOORS = (
+    {"errors", "log", "quiet", "shutdown"},
+    {"algorithms", "planning"},
+    {"state"},
+    {"update", "reporting"},
+    {"backends"},
+    {"scheduling"},
+    {"loop"},
+    {"run"},
+    {"infer", "audit", "retryable"},
+    {"main"},
+)
+
 # Libraries that take seconds to import, or that a machine may lack: the modules that may import them when
 # they are imported themselves. A name stands for a module or for a whole package.
 HEAVY = {
@@ -33,8 +47,8 @@ HEAVY = {
     },
     "transformers": {"editing.editors.tokenizers", "editing.shapes.pretrain"},
     "peft": {"editing.editors.lora"},
-    "ray": {"actors.fleet", "learner.backends.ray", "learner.backends.learner_group", "learner.backends.ray_results", "rewards.vllm.actor",
-            "cluster",
+    "ray": {"actors.fleet", "learner.backends.ray", "learner.backends.learner_group", "learner.backends.ray_results",
+            "rewards.vllm.actor", "cluster",
             "evaluation.speed.simulated_ray", "evaluation.speed.publish"},
     "vllm": set(),
     "openai": {"rewards.judge.replica", "evaluation.speed.rewards"},
@@ -109,6 +123,35 @@ def direction_faults(module: str, tree: ast.Module) -> list[str]:
     ]
 
 
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def floor_of(room: str) -> int:
+    (floor,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
+    return floor
+
+
+def room_faults(module: str, tree: ast.Module) -> list[str]:
+    """Imports of `learner.ROOM` in a room that is not above it."""
+    if not module.startswith("learner."):
+        return []
+    room = room_of(module)
+    return [
+        f"{module} imports {name}: {room} is not above {room_of(name)}"
+        for name in names_imported(tree, module)
+        if name.startswith("learner.") and room_of(name) != room
+        and floor_of(room) <= floor_of(room_of(name))
+    ]
+
+
+def names_imported(tree: ast.Module, module: str) -> list[str]:
+    """As `all_imports`, where `from learner import x` is an import of `learner.x`."""
+    found = [f"learner.{alias.name}" for node in ast.walk(tree)
+             if isinstance(node, ast.ImportFrom) and node.module == "learner" for alias in node.names]
+    return found + [name for name in all_imports(tree, module) if name != "learner"]
+
+
 def heavy_faults(module: str, tree: ast.Module) -> list[str]:
     early = [
         f"{module} imports {name} at module level: only {sorted(HEAVY[name.split('.')[0]])} may"
@@ -127,6 +170,29 @@ def test_imports_go_one_way():
     assert [fault for module, tree in modules() for fault in direction_faults(module, tree)] == []
 
 
+def test_rooms_inside_the_learner_import_downwards():
+    assert [fault for module, tree in modules() for fault in room_faults(module, tree)] == []
+    inside = (ROOT / "learner").iterdir()
+    rooms = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set.union(*FLOORS)
+
+
+@pytest.mark.parametrize(("module", "source"), [
+    ("learner.state.spool", "from learner.backends.base import Backend"),
+    ("learner.algorithms.credit", "from learner import loop"),
+    ("learner.update.learner", "def f():\n    import learner.reporting.console"),
+    ("learner.log", "from learner.shutdown import Stopping"),
+])
+def test_the_room_check_sees_an_import_upwards_or_sideways(module, source):
+    assert len(room_faults(module, ast.parse(source))) == 1
+
+
+def test_no_two_modules_of_the_rewards_import_each_other():
+    everywhere = {module: set(all_imports(tree, module)) for module, tree in modules() if module.startswith("rewards.")}
+    assert [(one, other) for one, names in everywhere.items() for other in names
+            if other in everywhere and one in everywhere[other] and one < other] == []
+
+
 def test_heavy_libraries_are_imported_where_they_are_needed():
     assert [fault for module, tree in modules() for fault in heavy_faults(module, tree)] == []
 
@@ -136,7 +202,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed():
     [
         ("editing.noise", "import learner.loop"),
         ("actors.worker", "def f():\n    from rewards import score"),
-        ("rewards.pool", "from editing.trajectory import TrajectoryGroup"),
+        ("rewards.pool", "from actors.worker import RolloutWorker"),
         ("configs.schema", "import editing"),
         ("cluster.runtime", "from editing import task"),
     ],

@@ -30,7 +30,7 @@ from configs.schema import RunConfig
 from evaluation.speed.table import as_json, as_table
 from evaluation.speed.timing import Measured, machine
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def measure_core(

@@ -1,7 +1,8 @@
 """What the distributed runtime costs beyond the work itself: `python -m evaluation.speed runtime`.
 
-Most rows are measured with workers and a learner that sleep (`evaluation.speed.simulated`, `evaluation.speed.simulated_ray`), so
-that they tell what the runtime adds, whatever the machine computes. Rows that say so are of real training runs.
+Most rows are measured with workers and a learner that sleep (`evaluation.speed.simulated`,
+`evaluation.speed.simulated_ray`), so that they tell what the runtime adds, whatever the machine computes. Rows that say
+so are of real training runs.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ from rewards.scorer_api import ScoreInput
 def null_service() -> Iterator[http.client.HTTPConnection]:
     """A connection to a reward service of its own process, whose only scorer does nothing."""
     command = [sys.executable, "-m", "rewards.service", "--service.port", "0",
-               "--rewards.scorers", '{nothing: "evaluation.speed.null_judge:zero"}', "--rewards.weights", "{nothing: 1}"]
+               "--rewards.scorers", '{nothing: "evaluation.speed.null_judge:zero"}',
+               "--rewards.weights", "{nothing: 1}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

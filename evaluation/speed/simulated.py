@@ -1,4 +1,4 @@
-"""Workers, judges and a learner that sleep instead of computing, behind `learner.backends.base.Backend`, in one process.
+"""Workers, judges and a learner that sleep instead of computing, behind `Backend`, in one process.
 
 What is real: the loop, the gatherer, the books, the diary. What is simulated: everything below the backend. A worker
 does its leases and new weights one after the other, as a process would; the learner takes groups one after the other.

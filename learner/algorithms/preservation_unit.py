@@ -12,8 +12,8 @@ Groups without advantages, or whose background pulls by less than `LEAST_SHARE` 
 not count towards those of the freeze: a proportion to nearly nothing would be frozen as a factor of any size, on all
 preservation terms. So the unit is at most 1 / `LEAST_SHARE`. Until one told something the preservation terms are off
 (their scale would stay in Adam's memory): the unit in the step's record is 0, nothing is trained on groups without
-advantages alone, and a run in which that lasts says so (`learner.reporting.notifications`). A run without surrogate has nothing to
-weigh against, and its unit is 1.
+advantages alone, and a run in which that lasts says so (`learner.reporting.notifications`). A run without surrogate has
+nothing to weigh against, and its unit is 1.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ def bare_norms(
     batch: AnchorBatch, velocity: Velocity, config: LearnerConfig, micro_batch: int | None
 ) -> tuple[float, float, float]:
     """(surrogate, background, 1): both terms' gradient norms at the velocities, at weight 1 and ratio 1, and that the
-    group was counted; zeros where they tell nothing of the unit (`learner.algorithms.preservation_unit`). Arguments as of `accumulate`."""
+    group was counted; zeros where they tell nothing of the unit (`learner.algorithms.preservation_unit`). Arguments as
+    of `accumulate`."""
     if batch.is_flat:
         return 0.0, 0.0, 0.0
 

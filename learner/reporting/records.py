@@ -97,8 +97,8 @@ class StepRecord:
             rewards the edit.
         silent: components that contributed nothing to the step, see `rewards.compose.GroupReward`.
         floored: components that varied by no more than their floor in so many groups of the step.
-        learner: the learner's own numbers (`learner.update.step_report.StepReport.metrics`: loss terms, gradient norms, clipped
-            fraction, learning rate, ...) and its seconds by phase, `<phase>_seconds`.
+        learner: the learner's own numbers (`learner.update.step_report.StepReport.metrics`: loss terms, gradient norms,
+            clipped fraction, learning rate, ...) and its seconds by phase, `<phase>_seconds`.
     """
 
     step: int

@@ -5,9 +5,9 @@ the run folder, resumes included), `time` (seconds since the epoch), `previous` 
 line can be changed, moved or taken out unnoticed) and `event`; the other fields are the event's, see
 `learner.state.event_types`.
 
-A new event takes three places: its name in `learner.state.event_types.Event`, its fields as a record in `RECORDS` there, and
-a rule in `learner.audit.rules` if it says anything about groups, weights, steps or processes (otherwise `NO_RULE`
-there names it). `EventLog.write` refuses what is not described.
+A new event takes three places: its name in `learner.state.event_types.Event`, its fields as a record in `RECORDS`
+there, and a rule in `learner.audit.rules` if it says anything about groups, weights, steps or processes (otherwise
+`NO_RULE` there names it). `EventLog.write` refuses what is not described.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class EventLog:
         try:
             read_record(event, fields)
         except EventError as error:
-            raise EventError(f"the event {event!r} is not as learner.state.event_types describes it: {error}") from error
+            raise EventError(
+                f"the event {event!r} is not as learner.state.event_types describes it: {error}") from error
         with self._lock:
             if not self._ended:
                 self._append(event, fields)

@@ -26,7 +26,7 @@ def code_fingerprint() -> dict[str, str]:
 
     Of the sources as they are when a process first asks: later edits do not change what it runs.
     """
-    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             content = path.read_bytes()

@@ -95,7 +95,8 @@ class StepTotals:
             already, taken again after a resume, are left out.
         unspooled: why a group was used without being on disk, by group id.
         leap_errors: per group.
-        leap_tolerance: the largest that they were held against: groups of version 0 have another, see `learner.update.policy_gate`.
+        leap_tolerance: the largest that they were held against: groups of version 0 have another, see
+            `learner.update.policy_gate`.
         gradient_norms: per update.
         lr: learning rate.
         skipped_updates: of the whole run.

@@ -1,4 +1,4 @@
-"""One of several learner processes, for tests.learner.update.test_data_parallel: trains its share, and leaves what became of it."""
+"""One of several learner processes, for test_data_parallel: trains its share, and leaves what became of it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tests of learner.algorithms.rc_grpo and learner.algorithms.loss_terms against closed forms and plain loops in float64."""
+"""Tests of learner.algorithms.rc_grpo and its loss terms against closed forms and plain loops in float64."""
 
 import math
 from dataclasses import replace

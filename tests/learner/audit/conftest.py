@@ -38,7 +38,8 @@ def resumed(tiny_kontext, tmp_path_factory):
 @pytest.fixture(scope="session")
 def redone(tiny_kontext, tmp_path_factory):
     """A run of five steps in which a group was rejected and another one lost, and tasks went bad."""
-    folder, roll_out, admit = tmp_path_factory.mktemp("audited_redone"), RolloutWorker.roll_out, learner.scheduling.collector.admit
+    folder, roll_out = tmp_path_factory.mktemp("audited_redone"), RolloutWorker.roll_out
+    admit = learner.scheduling.collector.admit
 
     def fails_once(worker, lease):
         if lease.group_id == "000002.001.0":

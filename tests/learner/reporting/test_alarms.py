@@ -31,8 +31,8 @@ from rewards.result import GroupScores, Score
 from tests.learner.test_loop import Watcher
 
 SERIES = Path(__file__).parent / "alarm_series"
-COLLAPSING = Path(__file__).parents[1] / "collapsing"
-RESULTS = Path(__file__).parents[2] / "evaluation" / "results"
+COLLAPSING = Path(__file__).parents[2] / "collapsing"
+RESULTS = Path(__file__).parents[3] / "evaluation" / "results"
 
 
 def series(name: str) -> dict:

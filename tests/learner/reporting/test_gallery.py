@@ -282,7 +282,8 @@ def test_a_page_that_cannot_be_written_is_said_and_written_the_next_time(tmp_pat
         raise refused
 
     with monkeypatch.context() as broken, structlog.testing.capture_logs() as said:
-        where = (Path, "write_text") if isinstance(refused, OSError) else ("learner.reporting.gallery.observer.picture_numbers",)
+        pictures = "learner.reporting.gallery.observer.picture_numbers"
+        where = (Path, "write_text") if isinstance(refused, OSError) else (pictures,)
         broken.setattr(*where, refuse)
         measure("training")
     assert [(line["event"], str(refused) in line["reason"]) for line in said] == [("gallery_not_written", True)]

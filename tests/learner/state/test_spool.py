@@ -149,12 +149,13 @@ def test_a_slot_is_taken_once(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
-    code = ("import resource, sys; from learner.state.spool import Spool; from tests.learner.state.test_spool import made, scored\n"
+    code = ("import resource, sys; from learner.state.spool import Spool\n"
+            "from tests.learner.state.test_spool import made, scored\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\n"
             "try: Spool(sys.argv[1]).write(made(), scored(made()), 0)\n"
             "except OSError as error: print(error.errno)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})
+                          cwd=Path(__file__).parents[3], env={**os.environ, "PYTHONPATH": "."})
     assert done.stdout.strip() == "27" and list((tmp_path / "spool").iterdir()) == []  # EFBIG
 
 

@@ -23,7 +23,7 @@ from rewards.cache.redis_cache import RedisCache
 from rewards.cache.valkey import EmbeddedValkey
 from tests.rewards.cache.valkeys import alive, eventually, pid_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def home_of(server: EmbeddedValkey) -> Path:
