@@ -93,7 +93,7 @@ def test_numbers_are_readable():
 
 
 def test_this_machine_is_looked_at(monkeypatch, tmp_path):
-    assert report.MEMINFO.exists() is (this_machine().memory is not None)
+    assert planning.MEMINFO.exists() is (this_machine().memory is not None)
     monkeypatch.setattr(planning, "MEMINFO", tmp_path / "meminfo")
     assert this_machine().memory is None
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    1234 kB\n")

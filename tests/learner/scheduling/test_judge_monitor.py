@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.scheduling.judge_monitor import FAILURES, JudgeWatch, changes
+from learner.reporting.notifications import JUDGE_FAILURES
+from learner.scheduling.judge_monitor import JudgeWatch, changes
 
-COUNTS = st.fixed_dictionaries({name: st.integers(0, 5) for name in ("in_rotation", *FAILURES)})
+COUNTS = st.fixed_dictionaries({name: st.integers(0, 5) for name in ("in_rotation", *JUDGE_FAILURES)})
 
 
 def numbers(**judges: dict[str, int]) -> dict[str, float]:
@@ -18,7 +19,7 @@ def test_exactly_what_grew_and_a_changed_rotation_are_told(before, more):
     now["in_rotation"] = more["in_rotation"]
     still = {"in_rotation": 3, "unanswered": 1, "refused": 2, "bad": 3}
     found = changes(numbers(qwen_vl=before, editscore=still), numbers(qwen_vl=now, editscore=still))
-    new = {name: more[name] for name in FAILURES}
+    new = {name: more[name] for name in JUDGE_FAILURES}
     if any(new.values()) or before["in_rotation"] != now["in_rotation"]:
         assert found == [{"judge": "qwen_vl", "servers": now["in_rotation"], **new}]
     else:
