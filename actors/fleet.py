@@ -38,7 +38,13 @@ FETCH_SECONDS = 60.0
 """For an answer that is there already."""
 
 GONE = (
-    RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, RuntimeEnvSetupError, ActorUnschedulableError)
+    RayActorError,
+    OutOfMemoryError,
+    NodeDiedError,
+    WorkerCrashedError,
+    RuntimeEnvSetupError,
+    ActorUnschedulableError,
+)
 """What Ray answers for a process that is no more, or never was: only some of it is a RayActorError."""
 
 
@@ -107,8 +113,13 @@ class Fleet:
     """
 
     def __init__(
-        self, config: RunConfig, options: dict[str, object], when_ready: WhenReady, notify: Callable[..., None],
-        limits: Limits | None = None, tasks: ray.ObjectRef | None = None,
+        self,
+        config: RunConfig,
+        options: dict[str, object],
+        when_ready: WhenReady,
+        notify: Callable[..., None],
+        limits: Limits | None = None,
+        tasks: ray.ObjectRef | None = None,
     ) -> None:
         """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
 
@@ -121,9 +132,11 @@ class Fleet:
         self._sent: _Sent | None = None
         self._last_proof = time.monotonic()
         self._errors: dict[str, Worker] = {}  # who first raised what
-        self.slots = Slots(cluster.rollout_workers,
-                           limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
-                           time.monotonic())
+        self.slots = Slots(
+            cluster.rollout_workers,
+            limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
+            time.monotonic(),
+        )
         self._start_due()
 
     def send(self, weights: ray.ObjectRef) -> None:
@@ -173,8 +186,9 @@ class Fleet:
         """
         now, limit = time.monotonic(), self._config.cluster.group_timeout
         for worker in self.slots.workers():
-            behind = worker.pid is not None and self._announced is not None and (
-                worker.version != self._announced.version)
+            behind = (
+                worker.pid is not None and self._announced is not None and (worker.version != self._announced.version)
+            )
             if (worker.jobs or behind) and now - worker.since > limit:
                 self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
         self._end_drained()
@@ -185,7 +199,8 @@ class Fleet:
             raise FleetError(
                 f"No rollout worker became ready within {limit:g} s (cluster.group_timeout). Raise it if the editor "
                 "takes longer to load; if the cluster lacks the GPUs that cluster.gpus_per_rollout_worker asks for, "
-                "lower that or cluster.rollout_workers.")
+                "lower that or cluster.rollout_workers."
+            )
 
     def close(self) -> None:
         """Ends all workers."""
@@ -255,7 +270,8 @@ class Fleet:
             raise WrongWeights(
                 f"A rollout worker that was just started did not take over the published weights, twice: {reason}. "
                 "So it is not the worker; it would generate with other weights than those that are trained. Check that "
-                "all nodes have the same code, libraries and editor.path.")
+                "all nodes have the same code, libraries and editor.path."
+            )
         else:
             self._lose(worker, f"wrong weights, after they were sent again: {reason}")
 
@@ -308,8 +324,9 @@ class Fleet:
         loss = self.slots.lose(worker, time.monotonic())
         # Dead already, unless it hangs or Ray has only lost sight of it: it must not keep its GPU.
         ray.kill(worker.handle, no_restart=True)
-        self._notify("worker_lost", pid=worker.pid, reason=reason, jobs=len(loss.jobs), slot=slot.number,
-                     again_in=loss.again_in)
+        self._notify(
+            "worker_lost", pid=worker.pid, reason=reason, jobs=len(loss.jobs), slot=slot.number, again_in=loss.again_in
+        )
         if slot.given_up:
             self._notify("worker_given_up", slot=slot.number, losses=slot.losses, left=self.slots.left(), reason=reason)
         for job in loss.jobs:
@@ -319,7 +336,8 @@ class Fleet:
                 f"{self.slots.left()} rollout workers are left, expected at least "
                 f"{min(self.slots.limits.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
-                f"time: {reason}") from error
+                f"time: {reason}"
+            ) from error
 
 
 def reason_of(error: BaseException) -> str:

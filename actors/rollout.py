@@ -22,9 +22,7 @@ from editing.task import EditTask, Image, NotFinite
 from editing.trajectory import Lease, MessageError, Shown, TrajectoryGroup, derive_seed, not_finite
 
 
-def roll_out(
-    editor: Editor, task: EditTask, lease: Lease, config: RunConfig, config_hash: str
-) -> TrajectoryGroup:
+def roll_out(editor: Editor, task: EditTask, lease: Lease, config: RunConfig, config_hash: str) -> TrajectoryGroup:
     """The group of G candidates that the lease stands for, under the weights the editor holds.
 
     One reference noise, perturbed inside the mask (RDP, arXiv 2604.09386 Eq. 10-11), integrated by the
@@ -50,12 +48,13 @@ def roll_out(
     measured = config.rewards.weights.get("acd", 0) != 0
     with torch.inference_mode():
         attended = editor.token_mask(task.edit_mask, condition, config.token_masks.attention)
-        with (
-            editor.attention_probe(attended, config.rewards.acd_blocks) if measured else nullcontext()
-        ) as probe:
+        with editor.attention_probe(attended, config.rewards.acd_blocks) if measured else nullcontext() as probe:
             trajectory = integrate(
                 lambda x, sigma: editor.velocity(x, sigma, condition),
-                noise, sigmas, config.sampler.solver, keep=kept,
+                noise,
+                sigmas,
+                config.sampler.solver,
+                keep=kept,
             )
             acd = None if probe is None else _numpy(probe.take())
         try:
@@ -101,11 +100,8 @@ def sample(editor: Editor, task: EditTask, seed: int, steps: int, solver: Solver
         return _decode_one(editor, task, condition, _integrate_one(editor, condition, seed, steps, solver))
 
 
-def show(
-    editor: Editor, task: EditTask, index: int, seed: int, steps: int, solver: Solver, blocks: int
-) -> Shown:
-    """The image that `sample` gives, with the attention of the last `blocks` blocks over the token grid; raises as it.
-    """
+def show(editor: Editor, task: EditTask, index: int, seed: int, steps: int, solver: Solver, blocks: int) -> Shown:
+    """The image of `sample`, with the attention of the last `blocks` blocks over the token grid; raises as it."""
     condition = editor.encode(task)
     mask = editor.token_mask(task.edit_mask, condition)
     with torch.inference_mode():

@@ -95,8 +95,11 @@ class Slots:
 
     def ready(self, version: int | None) -> list[Worker]:
         """Those who proved this version and may be given jobs; none for None."""
-        return [slot.worker for slot in self._slots if slot.worker is not None and not slot.draining
-                and version is not None and slot.worker.version == version]
+        return [
+            slot.worker
+            for slot in self._slots
+            if slot.worker is not None and not slot.draining and version is not None and slot.worker.version == version
+        ]
 
     def slot_of(self, worker: Worker) -> Slot | None:
         """Where the worker sits; None for one that was lost or ended."""
@@ -176,5 +179,9 @@ class Slots:
 def _reluctance(slot: Slot) -> tuple[bool, bool, int, int]:
     """Sorts slots by how little is lost when they drain."""
     worker = slot.worker
-    return worker is not None, worker is not None and worker.pid is not None, len(worker.jobs) if worker else 0, \
-        -slot.number
+    return (
+        worker is not None,
+        worker is not None and worker.pid is not None,
+        len(worker.jobs) if worker else 0,
+        -slot.number,
+    )

@@ -79,7 +79,8 @@ class RolloutWorker:
         if lease.policy_version != self._version:
             raise WrongVersion(
                 f"lease {lease.group_id} asks for policy version {lease.policy_version}, but worker "
-                f"{os.getpid()} holds {self._version}")
+                f"{os.getpid()} holds {self._version}"
+            )
         task = self._tasks.train[lease.task_index]
         group = roll_out(self._editor, task, lease, self._config, self._config_hash)
         generated = Generated(lease, group.task_id, group.policy_version, group.config_hash, group.seconds, os.getpid())
@@ -97,8 +98,13 @@ class RolloutWorker:
         sampler = self._config.sampler
         with self._policy(base):
             return [
-                sample(self._editor, self._tasks.held_out[index], held_out_seed(index),
-                       sampler.evaluation_steps, sampler.solver)
+                sample(
+                    self._editor,
+                    self._tasks.held_out[index],
+                    held_out_seed(index),
+                    sampler.evaluation_steps,
+                    sampler.solver,
+                )
                 for index in indices
             ]
 
@@ -107,8 +113,15 @@ class RolloutWorker:
         sampler = self._config.sampler
         with self._policy(base):
             return [
-                show(self._editor, self._tasks.held_out[index], index, held_out_seed(index),
-                     sampler.evaluation_steps, sampler.solver, self._config.rewards.acd_blocks)
+                show(
+                    self._editor,
+                    self._tasks.held_out[index],
+                    index,
+                    held_out_seed(index),
+                    sampler.evaluation_steps,
+                    sampler.solver,
+                    self._config.rewards.acd_blocks,
+                )
                 for index in indices
             ]
 

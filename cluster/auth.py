@@ -42,4 +42,5 @@ def check_token_file() -> None:
         raise ConfigError(
             f"Ray needs a place for its access token, but: {reason}. Have HOME name a folder that can be written to "
             "(or RAY_AUTH_TOKEN_PATH a token), give this shell a token with export RAY_AUTH_TOKEN=$(python -c "
-            "'import secrets; print(secrets.token_hex(32))'), or do without Ray: --cluster.mode inline") from error
+            "'import secrets; print(secrets.token_hex(32))'), or do without Ray: --cluster.mode inline"
+        ) from error

@@ -55,8 +55,13 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
     packed = packs(config)
     served = [(name, getattr(judge, name).serve) for name in JUDGES]
     return (
-        Role(LEARNER, learners(config), cluster.gpus_for_learner, "learner",
-             "placement group, on one node" if packed else "free"),
+        Role(
+            LEARNER,
+            learners(config),
+            cluster.gpus_for_learner,
+            "learner",
+            "placement group, on one node" if packed else "free",
+        ),
         Role(ROLLOUT, cluster.rollout_workers, cluster.gpus_per_rollout_worker, "rollout", "free, spread over nodes"),
         Role(POOL, 1, config.rewards.embedding.gpus, None, "beside the driver"),
         *(Role(f"{JUDGE} {name}", one.replicas, one.gpus, "judge", "free") for name, one in served if one.replicas),
@@ -146,8 +151,11 @@ def in_group(group: PlacementGroup | None, index: int = 0) -> dict[str, Any]:
 
     if group is None:
         return {}
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(
-        placement_group=group, placement_group_bundle_index=index)}
+    return {
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=index
+        )
+    }
 
 
 def placement_lines(config: RunConfig) -> list[str]:

@@ -52,6 +52,7 @@ def raylet_of_this_process() -> int | None:
         return None
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet" and any(
-                argument.endswith(node.raylet_socket_name) for argument in process.info["cmdline"] or ()):
+            argument.endswith(node.raylet_socket_name) for argument in process.info["cmdline"] or ()
+        ):
             return int(process.pid)
     return None

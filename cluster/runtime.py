@@ -116,7 +116,8 @@ def _join(address: str) -> None:
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ClusterError(
             f"cluster.address: expected a running Ray cluster at {address!r}, but: {error}. Start one (see "
-            "cluster/README.md), or leave cluster.address and RAY_ADDRESS unset for a local one") from error
+            "cluster/README.md), or leave cluster.address and RAY_ADDRESS unset for a local one"
+        ) from error
 
 
 @contextmanager
@@ -144,16 +145,22 @@ def _start_local(processes: int) -> Path:
     try:
         folder = private_folder()
     except OSError as error:
-        raise ClusterError(f"Ray needs a folder for its sockets, which cannot be made: {error}. Set TMPDIR to a folder "
-                           "that you can write to, or do without Ray: --cluster.mode inline") from error
+        raise ClusterError(
+            f"Ray needs a folder for its sockets, which cannot be made: {error}. Set TMPDIR to a folder "
+            "that you can write to, or do without Ray: --cluster.mode inline"
+        ) from error
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
                 _temp_dir=str(folder),
-                address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
                 # Ray starts this many processes ahead; the actors themselves ask for no CPUs.
                 num_cpus=min(processes, os.cpu_count() or 1),
-                logging_level=logging.ERROR, log_to_driver=False)
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
             break
         except Exception as error:  # Ray raises bare Exceptions when a process does not come up in time
             ray.shutdown()  # ends what came up of this attempt
@@ -161,7 +168,8 @@ def _start_local(processes: int) -> Path:
                 raise ClusterError(
                     f"Ray did not start on this machine, {attempt} times: {error} Its logs are in "
                     f"{folder}/session_latest/logs. On a very busy machine try again, or do without Ray: "
-                    "--cluster.mode inline") from error
+                    "--cluster.mode inline"
+                ) from error
     try:
         _check_authentication()
     except ClusterError:
@@ -176,7 +184,8 @@ def _check_authentication() -> None:
     if mode not in ("token", "disabled"):
         raise ClusterError(
             f"Expected the local Ray to ask for a token, but RAY_AUTH_MODE is {mode} (Ray {ray.__version__}). Set "
-            "RAY_AUTH_MODE=token and run `ray get-auth-token --generate` once.")
+            "RAY_AUTH_MODE=token and run `ray get-auth-token --generate` once."
+        )
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable for all

@@ -99,8 +99,9 @@ def parsed(content: bytes, path: Path) -> Desired:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         again = command("cluster.scale", path.parent, "--rollout-workers", "2")
-        raise ScaleError(f"{path} makes no sense ({where}: {first['msg']}); write it with {again} (or another "
-                         "number)") from error
+        raise ScaleError(
+            f"{path} makes no sense ({where}: {first['msg']}); write it with {again} (or another number)"
+        ) from error
 
 
 def check_number(number: int, cluster: ClusterConfig) -> None:
@@ -108,7 +109,8 @@ def check_number(number: int, cluster: ClusterConfig) -> None:
     if not cluster.min_rollout_workers <= number <= MAX_ROLLOUT_WORKERS:
         raise ScaleError(
             f"--rollout-workers: expected {cluster.min_rollout_workers} (cluster.min_rollout_workers) to "
-            f"{MAX_ROLLOUT_WORKERS}, got {number}")
+            f"{MAX_ROLLOUT_WORKERS}, got {number}"
+        )
 
 
 def ask(run: Path, number: int) -> None:
@@ -125,8 +127,10 @@ def ask(run: Path, number: int) -> None:
     except (yaml.YAMLError, ValueError) as error:
         raise ScaleError(f"{stored} is not a configuration that this version reads: {error}") from error
     if config.cluster.mode == "inline":
-        raise ScaleError(f"{run} runs in one process (cluster.mode inline), so there is nothing to scale; its work is "
-                         "spread over workers with --cluster.mode ray")
+        raise ScaleError(
+            f"{run} runs in one process (cluster.mode inline), so there is nothing to scale; its work is "
+            "spread over workers with --cluster.mode ray"
+        )
     if (run / "summary.json").exists():
         raise ScaleError(f"{run} has finished; there is nothing to scale any more")
     check_number(number, config.cluster)
@@ -142,7 +146,8 @@ def ask(run: Path, number: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line asks and returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.scale", description="Change the number of rollout workers while a run goes on.")
+        prog="python -m cluster.scale", description="Change the number of rollout workers while a run goes on."
+    )
     parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")
     parser.add_argument("--rollout-workers", type=int, required=True, metavar="N", help="how many there shall be")
     options = parser.parse_args(arguments)
@@ -151,8 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ScaleError, OSError) as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
-    print(f"{options.run}: {options.rollout_workers} rollout workers asked for. The run takes this up within seconds, "
-          "or when it is resumed; its console and its events.jsonl say so.")
+    print(
+        f"{options.run}: {options.rollout_workers} rollout workers asked for. The run takes this up within seconds, "
+        "or when it is resumed; its console and its events.jsonl say so."
+    )
     return exits.DONE
 
 

@@ -15,8 +15,9 @@ def judge_address(url: str) -> str:
     parts, whole = _parts(url)
     # Before anything that repeats the address: `http://me:secret@host:port` is wrong in two ways.
     if "@" in (parts.netloc or url) or parts.query or parts.fragment:
-        raise ValueError("expected no user, password or query in the address of a judge; its key comes from "
-                         "LOCUS_JUDGE_API_KEY")
+        raise ValueError(
+            "expected no user, password or query in the address of a judge; its key comes from LOCUS_JUDGE_API_KEY"
+        )
     if not whole or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"expected the address of a judge like http://127.0.0.1:8000/v1, got {url!r}")
     return url.rstrip("/")

@@ -15,14 +15,18 @@ NEGLIGIBLE = 0.01
 
 KEPT = "no reward for it: the edit is held as the base editor makes it (preset keep_the_rest)"
 WAYS_OUT = (
-    ("a judge, once it is served", "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' "
-                                   "--rewards.weights.qwen_vl 1"),
+    (
+        "a judge, once it is served",
+        "--rewards.judge.qwen_vl.urls '[http://127.0.0.1:8000/v1]' --rewards.weights.qwen_vl 1",
+    ),
     ("target images in the data", "--rewards.weights '{edit_psnr: 0.25, background_psnr: 0.05}'"),
     ("an embedding model of image and text", "--rewards.embedding.clip.path clip --rewards.weights.clip_text 1"),
     ("a scorer of your own", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
-    (KEPT,
-     "--learner.preservation.velocity_weight 2 --learner.preservation.velocity_region edit "
-     "--learner.preservation.undone_weight 30"),
+    (
+        KEPT,
+        "--learner.preservation.velocity_weight 2 --learner.preservation.velocity_region edit "
+        "--learner.preservation.undone_weight 30",
+    ),
 )
 """What to add to a configuration that would train no edit: in words, and as flags."""
 
@@ -52,8 +56,9 @@ def edit_rewards(rewards: RewardsConfig) -> tuple[str, ...]:
         # Values between two bounds have a standard deviation of at most half their distance.
         return sizes[name] >= least and rewards.noise_floors[name] < width / 2
 
-    return tuple(name for name, weight in rewards.weights.items()
-                 if weight > 0 and kinds[name] == "edit" and counts(name))
+    return tuple(
+        name for name, weight in rewards.weights.items() if weight > 0 and kinds[name] == "edit" and counts(name)
+    )
 
 
 def keeps_the_edit(config: RunConfig) -> bool:
@@ -73,23 +78,34 @@ def check_edit_signal(config: RunConfig) -> None:
     """
     for name, weight in config.rewards.weights.items():
         if weight < 0 and COMPONENT_KINDS.get(name) == "edit":
-            raise ConfigError(f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
-                              "reward an edit that is not done")
+            raise ConfigError(
+                f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
+                "reward an edit that is not done"
+            )
     rewarding, used = edit_rewards(config.rewards), config.learner.surrogate.weight > 0
     through = "" if used else " --learner.surrogate.weight 1"
     if rewarding and not used:
         raise ConfigError(
             f"learner.surrogate.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but no "
             "reward reaches the weights without the surrogate. Add --learner.surrogate.weight 1, or leave "
-            f"{rewarding[0]} out of rewards.weights")
+            f"{rewarding[0]} out of rewards.weights"
+        )
     if rewarding or keeps_the_edit(config):
         return
     kinds = kinds_of(config.rewards)
-    negligible = "" if not any(weight > 0 and kinds[name] == "edit"
-                               for name, weight in config.rewards.weights.items()) else (
-        f" (one below {NEGLIGIBLE:.0%} of all rewards, by weight times range, does not count)")
+    negligible = (
+        ""
+        if not any(weight > 0 and kinds[name] == "edit" for name, weight in config.rewards.weights.items())
+        else (f" (one below {NEGLIGIBLE:.0%} of all rewards, by weight times range, does not count)")
+    )
     weights = ", ".join(f"{name} {weight:g}" for name, weight in config.rewards.weights.items())
-    raise ConfigError("\n".join([
-        f"rewards.weights: expected a reward for the edit{negligible}, got {weights}; nothing here rewards the edit or "
-        "keeps it, so the run would teach the editor to change nothing. Add one of",
-        *(f"  {flags}{'' if words == KEPT else through}\n      {words}" for words, flags in WAYS_OUT)]))
+    raise ConfigError(
+        "\n".join(
+            [
+                f"rewards.weights: expected a reward for the edit{negligible}, got {weights}; nothing here "
+                "rewards the edit or "
+                "keeps it, so the run would teach the editor to change nothing. Add one of",
+                *(f"  {flags}{'' if words == KEPT else through}\n      {words}" for words, flags in WAYS_OUT),
+            ]
+        )
+    )

@@ -15,8 +15,10 @@ from rich.text import Text
 from configs.layers import PRESETS, preset_names
 from configs.tree import REQUIRED, Key, SectionKeys, sections
 
-USAGE = ("python -m learner.main [--config NAME_OR_PATH] [--section.key VALUE ...] [--dry-run] "
-         "[--resume [--allow-changed KEY ...]]")
+USAGE = (
+    "python -m learner.main [--config NAME_OR_PATH] [--section.key VALUE ...] [--dry-run] "
+    "[--resume [--allow-changed KEY ...]]"
+)
 EXAMPLES = (
     ("python -m learner.main", "the quickstart: the embedded benchmark, minutes on two CPU cores"),
     ("python -m learner.main --config my_images --dry-run", "only print what would run, where, and whether it fits"),
@@ -27,11 +29,17 @@ EXAMPLES = (
 )
 FLAGS = (
     ("--config NAME_OR_PATH", "a preset below, or a YAML file with any of the keys below; default quickstart"),
-    ("--dry-run", "check everything; print the resolved YAML and its hash, and as comments below it which processes\n"
-     "go where and how much memory they need; then stop"),
+    (
+        "--dry-run",
+        "check everything; print the resolved YAML and its hash, and as comments below it which processes\n"
+        "go where and how much memory they need; then stop",
+    ),
     ("--resume", "continue the run of this name from its newest whole checkpoint, with the groups taken since"),
-    ("--allow-changed KEY", "with --resume: this key or section may differ from what it was; `code` stands for sources "
-                            "and libraries, `data` for the tasks too; may be given more than once"),
+    (
+        "--allow-changed KEY",
+        "with --resume: this key or section may differ from what it was; `code` stands for sources "
+        "and libraries, `data` for the tasks too; may be given more than once",
+    ),
 )
 
 
@@ -53,7 +61,8 @@ def help_parts() -> Iterator[RenderableType]:
         "  A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` starts from\n"
         "  another one. Lists and mappings replace those below them as a whole. Flags go over files, and\n"
         "  values are JSON or YAML: 3, 1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys count as\n"
-        "  underscores. Secrets are taken from the environment only (HF_TOKEN), never from a config.\n")
+        "  underscores. Secrets are taken from the environment only (HF_TOKEN), never from a config.\n",
+    )
     for section in sections():
         yield from _section_parts(section)
 

@@ -71,7 +71,8 @@ def refuse_tokens(text: str, name: str) -> None:
             where = f"{name}, line {number}" if "\n" in text else name
             raise ConfigError(
                 f"{where}: expected no secrets, seen what looks like an access token ({found[0][:3]}...). Remove "
-                "it (and revoke it if others saw it); tokens come from the environment only, such as HF_TOKEN")
+                "it (and revoke it if others saw it); tokens come from the environment only, such as HF_TOKEN"
+            )
 
 
 def preset_names() -> list[str]:

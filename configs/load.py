@@ -91,8 +91,13 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
             copied = None
     _add_overrides(layers, overrides)
     return CommandLine(
-        validated(layers), dry_run="dry-run" in switches, resume="resume" in switches, named="name" in flags,
-        allowed=tuple(allowed), copied=copied)
+        validated(layers),
+        dry_run="dry-run" in switches,
+        resume="resume" in switches,
+        named="name" in flags,
+        allowed=tuple(allowed),
+        copied=copied,
+    )
 
 
 def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:

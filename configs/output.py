@@ -65,8 +65,16 @@ def protect_output(always: bool = False) -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         old, raw = getattr(sys, name), _Unfailing(number, "wb", closefd=False)
         raw.always = always
-        setattr(sys, name, io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding="utf-8" if old is None else old.encoding, errors="replace",
-            line_buffering=old is None or old.line_buffering, write_through=old is not None and old.write_through))
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding="utf-8" if old is None else old.encoding,
+                errors="replace",
+                line_buffering=old is None or old.line_buffering,
+                write_through=old is not None and old.write_through,
+            ),
+        )
     # structlog holds the streams of the moment at which it was imported.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stdout))

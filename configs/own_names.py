@@ -25,5 +25,7 @@ def hidden() -> tuple[str, str] | None:
 
 if __name__ == "__main__" and (found := hidden()):
     name, file = found
-    sys.exit(f"{file} has the name of a package of Locus, {name!r}, and hides it: Python looks first into the folder "
-             "in which it is started. Rename it, or start in another folder")
+    sys.exit(
+        f"{file} has the name of a package of Locus, {name!r}, and hides it: Python looks first into the folder "
+        "in which it is started. Rename it, or start in another folder"
+    )

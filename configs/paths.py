@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 # Access tokens of the services that a run may talk to. A digit is asked for, so that long names pass.
 TOKEN = re.compile(
-    r"\b(hf_(?=\w*\d)\w{16,}|sk-(?=[\w-]*\d)[\w-]{16,}|gh[opsu]_\w{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16})")
+    r"\b(hf_(?=\w*\d)\w{16,}|sk-(?=[\w-]*\d)[\w-]{16,}|gh[opsu]_\w{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16})"
+)
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
@@ -26,12 +27,14 @@ def expanded(text: str) -> str:
     Raises:
         ValueError: a variable that is not set or holds an access token, a user that is not there, a null byte.
     """
+
     def value(match: re.Match[str]) -> str:
         name = match[1].strip("{}")
         found = os.environ.get(name, "")
         if not found:
-            raise ValueError(f"a path whose variables are set, but {name} is not (export {name}=..., or write the path "
-                             "out)")
+            raise ValueError(
+                f"a path whose variables are set, but {name} is not (export {name}=..., or write the path out)"
+            )
         if TOKEN.search(found):
             raise ValueError(f"a path, but {name} holds what looks like an access token")
         return found
@@ -41,8 +44,10 @@ def expanded(text: str) -> str:
         result = os.path.expanduser(result)
         if result.startswith("~"):
             user = result.partition("/")[0]
-            raise ValueError(f"a path, but {user} is the home of nobody on this machine (write the path out, or "
-                             f"./{user} for a folder of that name)")
+            raise ValueError(
+                f"a path, but {user} is the home of nobody on this machine (write the path out, or "
+                f"./{user} for a folder of that name)"
+            )
     if "\0" in result:
         raise ValueError("a path without a null byte")
     return result

@@ -16,7 +16,10 @@ BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "ba
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
 """Components that a multimodal judge answers."""
 EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
-    "clip_text": "clip", "clip_direction": "clip", "dino_background": "dino"}
+    "clip_text": "clip",
+    "clip_direction": "clip",
+    "dino_background": "dino",
+}
 """Components that an embedding model answers, whose weights lie on this machine, and which model that is."""
 COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "edit_score": "edit",
@@ -70,12 +73,19 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
 
 NOISE_FLOORS: Mapping[str, float] = {
     # Measured, not judged: what rounding to 8 bits moves.
-    "edit_score": 1e-3, "editscore_truth": 1e-3, "edit_psnr": 0.02,
-    "background_psnr": 0.02, "background_ssim": 1e-4, "dino_background": 1e-4,
+    "edit_score": 1e-3,
+    "editscore_truth": 1e-3,
+    "edit_psnr": 0.02,
+    "background_psnr": 0.02,
+    "background_ssim": 1e-4,
+    "dino_background": 1e-4,
     # Attention and embeddings in half precision.
-    "acd": 1e-3, "clip_text": 1e-3, "clip_direction": 1e-3,
+    "acd": 1e-3,
+    "clip_text": 1e-3,
+    "clip_direction": 1e-3,
     # Judges: a hundredth and half a hundredth of their range; several passes of one judge differ by more.
-    "editscore": 0.01, "qwen_vl": 0.005,
+    "editscore": 0.01,
+    "qwen_vl": 0.005,
 }
 """Spread within a group, in a component's own unit, up to which it is noise; 0 for a scorer of the user's own."""
 
@@ -176,12 +186,16 @@ class JudgeConfig(Section):
                     raise ValueError(f"rewards.judge.{name}.urls: {error}") from None
             serve: ServeConfig = judge.serve
             if serve.replicas and not serve.path:
-                raise ValueError(f"rewards.judge.{name}.serve.replicas: expected 0 while serve.path is empty, got "
-                                 f"{serve.replicas}; set serve.path to the judge's weights, a folder or a name on the "
-                                 "Hugging Face hub")
+                raise ValueError(
+                    f"rewards.judge.{name}.serve.replicas: expected 0 while serve.path is empty, got "
+                    f"{serve.replicas}; set serve.path to the judge's weights, a folder or a name on the "
+                    "Hugging Face hub"
+                )
             if serve.gpus > 1 and serve.gpus != int(serve.gpus):
-                raise ValueError(f"rewards.judge.{name}.serve.gpus: expected a share of one GPU or a whole number of "
-                                 f"them, got {serve.gpus:g}")
+                raise ValueError(
+                    f"rewards.judge.{name}.serve.gpus: expected a share of one GPU or a whole number of "
+                    f"them, got {serve.gpus:g}"
+                )
         return self
 
 
@@ -230,8 +244,10 @@ class RedisConfig(Section):
     @model_validator(mode="after")
     def _url_fits(self) -> RedisConfig:
         if (self.mode == "url") != bool(self.url):
-            raise ValueError(f"redis.url: expected an address exactly when redis.mode is url, got mode {self.mode} and "
-                             f"{'no address' if not self.url else 'an address'}")
+            raise ValueError(
+                f"redis.url: expected an address exactly when redis.mode is url, got mode {self.mode} and "
+                f"{'no address' if not self.url else 'an address'}"
+            )
         if self.url:
             try:
                 check_redis_address(self.url)
@@ -339,8 +355,10 @@ class RewardsConfig(Section):
                 raise ValueError(f"rewards.scorers.{name}: expected package.module:function, got {dotted!r}")
         stray = sorted(set(self.scorer_kinds) - set(self.scorers))
         if stray:
-            raise ValueError(f"rewards.scorer_kinds: expected names from rewards.scorers "
-                             f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}")
+            raise ValueError(
+                f"rewards.scorer_kinds: expected names from rewards.scorers "
+                f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}"
+            )
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
         strange = sorted(set(self.floors) - known)
         if strange:
@@ -353,14 +371,18 @@ class RewardsConfig(Section):
             raise ValueError(f"rewards.weights: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
         large = next((name for name, weight in self.weights.items() if abs(weight) > LARGEST_WEIGHT), None)
         if large is not None:
-            raise ValueError(f"rewards.weights.{large}: expected a number from {-LARGEST_WEIGHT:g} to "
-                             f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the weights' ratios matter where "
-                             "scores are normalised")
+            raise ValueError(
+                f"rewards.weights.{large}: expected a number from {-LARGEST_WEIGHT:g} to "
+                f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the weights' ratios matter where "
+                "scores are normalised"
+            )
         unasked = next((name for name in self.scorers if name not in self.weights), None)
         if unasked is not None:
-            raise ValueError(f"rewards.scorers.{unasked}: expected a weight for it in rewards.weights, got none; "
-                             f"without one it is never asked. Add --rewards.weights.{unasked} 1, or 0 to leave it "
-                             "unused")
+            raise ValueError(
+                f"rewards.scorers.{unasked}: expected a weight for it in rewards.weights, got none; "
+                f"without one it is never asked. Add --rewards.weights.{unasked} 1, or 0 to leave it "
+                "unused"
+            )
         weighted = {name for name, weight in self.weights.items() if weight != 0}
         if not weighted:
             raise ValueError("rewards.weights: expected at least one component with a weight other than 0")
@@ -368,14 +390,19 @@ class RewardsConfig(Section):
             if (name in weighted) != (name in self.judge.configured):
                 raise ValueError(
                     f"rewards.weights: {name} has a weight, but rewards.judge.{name} has no urls and no serve.replicas"
-                    if name in weighted else
-                    f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one")
+                    if name in weighted
+                    else f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one"
+                )
         for name in sorted(weighted & EMBEDDINGS.keys() - set(self.embedding.configured)):
-            raise ValueError(f"rewards.weights: {name} has a weight, but rewards.embedding.{EMBEDDINGS[name]}.path is "
-                             "empty; set it to the folder of the model's weights")
+            raise ValueError(
+                f"rewards.weights: {name} has a weight, but rewards.embedding.{EMBEDDINGS[name]}.path is "
+                "empty; set it to the folder of the model's weights"
+            )
         for model in sorted({EMBEDDINGS[name] for name in self.embedding.configured}):
             served = [name for name, of in EMBEDDINGS.items() if of == model]
             if not weighted.intersection(served):
-                raise ValueError(f"rewards.embedding.{model}.path is set, but rewards.weights gives "
-                                 f"{' and '.join(served)} no weight; add one, such as --rewards.weights.{served[0]} 1")
+                raise ValueError(
+                    f"rewards.embedding.{model}.path is set, but rewards.weights gives "
+                    f"{' and '.join(served)} no weight; add one, such as --rewards.weights.{served[0]} 1"
+                )
         return self

@@ -299,39 +299,59 @@ class RunConfig(Section):
     def _sections_agree(self) -> RunConfig:
         steps = self.sampler.trained_steps
         if not steps or sorted(set(steps)) != list(steps) or steps[0] < 0 or steps[-1] >= self.sampler.steps:
-            raise ValueError(f"sampler.trained_steps: expected increasing step numbers in 0..{self.sampler.steps - 1} "
-                             f"(sampler.steps is {self.sampler.steps}), got {list(steps)}")
+            raise ValueError(
+                f"sampler.trained_steps: expected increasing step numbers in 0..{self.sampler.steps - 1} "
+                f"(sampler.steps is {self.sampler.steps}), got {list(steps)}"
+            )
         if self.learner.surrogate.anchors > self.exploration.group_size - 1:
-            raise ValueError(f"learner.surrogate.anchors: expected at most exploration.group_size - 1 = "
-                             f"{self.exploration.group_size - 1} (the reference is never an anchor), "
-                             f"got {self.learner.surrogate.anchors}")
+            raise ValueError(
+                f"learner.surrogate.anchors: expected at most exploration.group_size - 1 = "
+                f"{self.exploration.group_size - 1} (the reference is never an anchor), "
+                f"got {self.learner.surrogate.anchors}"
+            )
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
-            raise ValueError(f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
-                             f"got {self.learner.num_workers}; set cluster.mode ray to have more")
+            raise ValueError(
+                f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
+                f"got {self.learner.num_workers}; set cluster.mode ray to have more"
+            )
         if self.learner.num_workers > self.learner.groups_per_step:
-            raise ValueError(f"learner.num_workers: expected at most learner.groups_per_step = "
-                             f"{self.learner.groups_per_step} (a learner process takes whole groups), "
-                             f"got {self.learner.num_workers}")
+            raise ValueError(
+                f"learner.num_workers: expected at most learner.groups_per_step = "
+                f"{self.learner.groups_per_step} (a learner process takes whole groups), "
+                f"got {self.learner.num_workers}"
+            )
         if self.rewards.min_valid > self.exploration.group_size:
-            raise ValueError(f"rewards.min_valid: expected at most exploration.group_size = "
-                             f"{self.exploration.group_size}, got {self.rewards.min_valid}")
+            raise ValueError(
+                f"rewards.min_valid: expected at most exploration.group_size = "
+                f"{self.exploration.group_size}, got {self.rewards.min_valid}"
+            )
         if self.exploration.alpha_base > self.exploration.alpha_edit:
-            raise ValueError("exploration.alpha_base: expected at most exploration.alpha_edit, got "
-                             f"{self.exploration.alpha_base} > {self.exploration.alpha_edit}")
+            raise ValueError(
+                "exploration.alpha_base: expected at most exploration.alpha_edit, got "
+                f"{self.exploration.alpha_base} > {self.exploration.alpha_edit}"
+            )
         if self.cluster.publish_every > self.cluster.staleness + 1:
-            raise ValueError(f"cluster.publish_every: weights published every {self.cluster.publish_every} steps make "
-                             f"groups up to {self.cluster.publish_every - 1} versions old, but cluster.staleness is "
-                             f"{self.cluster.staleness}; raise cluster.staleness or publish more often")
+            raise ValueError(
+                f"cluster.publish_every: weights published every {self.cluster.publish_every} steps make "
+                f"groups up to {self.cluster.publish_every - 1} versions old, but cluster.staleness is "
+                f"{self.cluster.staleness}; raise cluster.staleness or publish more often"
+            )
         if self.cluster.min_rollout_workers > self.cluster.rollout_workers:
-            raise ValueError("cluster.min_rollout_workers: expected at most cluster.rollout_workers = "
-                             f"{self.cluster.rollout_workers}, got {self.cluster.min_rollout_workers}")
+            raise ValueError(
+                "cluster.min_rollout_workers: expected at most cluster.rollout_workers = "
+                f"{self.cluster.rollout_workers}, got {self.cluster.min_rollout_workers}"
+            )
         for name in self.rewards.judge.configured:
             judge = getattr(self.rewards.judge, name)
             if self.redis.mode == "url" and not judge.revision:
-                raise ValueError(f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
-                                 "(a date or a commit), since redis.mode is url: a shared cache would mix their scores")
+                raise ValueError(
+                    f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
+                    "(a date or a commit), since redis.mode is url: a shared cache would mix their scores"
+                )
         truth = [name for name in ("edit_score", "editscore_truth") if self.rewards.weights.get(name)]
         if self.data.type == "manifest" and truth:
-            raise ValueError(f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "
-                             "with data.type manifest use background_psnr, acd, or edit_psnr if lines have a target")
+            raise ValueError(
+                f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "
+                "with data.type manifest use background_psnr, acd, or edit_psnr if lines have a target"
+            )
         return self

@@ -8,8 +8,9 @@ from typing import Any
 def one_line(text: str, longest: int = 60) -> str:
     """The beginning of a text: white space becomes a space, what else cannot be printed a question mark."""
     line = "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[:longest + 1])
-    return line if len(line) <= longest else f"{line[:longest - 3]}..."
+        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[: longest + 1]
+    )
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def shown(value: Any, longest: int = 80) -> str:

@@ -98,8 +98,9 @@ def sections(
     for name, field in model.model_fields.items():
         dotted = join(path, name)
         if choices := variants(field):
-            below += [(choice, dotted, (join(dotted, str(field.discriminator)), tag))
-                      for tag, choice in choices.items()]
+            below += [
+                (choice, dotted, (join(dotted, str(field.discriminator)), tag)) for tag, choice in choices.items()
+            ]
         elif is_section(field.annotation):
             below.append((field.annotation, dotted, variant))
         else:

@@ -62,9 +62,7 @@ def _fault(error: ErrorDetails, layers: Layers) -> str:
     return _sentence(path, expected, error["input"], layers)
 
 
-def _variant_fault(
-    error: ErrorDetails, section: FieldInfo, name: str, below: list[str], layers: Layers
-) -> str:
+def _variant_fault(error: ErrorDetails, section: FieldInfo, name: str, below: list[str], layers: Layers) -> str:
     """The sentence about a section with variants; `below` is the location inside the variant."""
     path, choices = ".".join([name, *below]), variants(section)
     if not below and error["type"] != "union_tag_invalid":
@@ -72,8 +70,10 @@ def _variant_fault(
     where, tag = f"{name}.{section.discriminator}", tag_of(section, layers.values.get(name))
     if error["type"] == "extra_forbidden":
         owner = next(value for value, model in choices.items() if below[0] in model.model_fields)
-        return (f"{path}: expected only with {where} {owner}, but {where} is {tag} "
-                f"(set by {layers.origin(path)}); add --{where} {owner} or remove it")
+        return (
+            f"{path}: expected only with {where} {owner}, but {where} is {tag} "
+            f"(set by {layers.origin(path)}); add --{where} {owner} or remove it"
+        )
     if error["type"] == "missing":
         return f"{path}: expected a value, seen none; {where} {tag} needs one, for example --{path} VALUE"
     if error["type"] == "union_tag_invalid":

@@ -12,9 +12,7 @@ from torch import Tensor
 from editing.token_mask import at_least_float32, checked_token_mask
 
 
-def attention_concentration(
-    text_query: Tensor, image_key: Tensor, edit_mask: Tensor, text_valid: Tensor
-) -> Tensor:
+def attention_concentration(text_query: Tensor, image_key: Tensor, edit_mask: Tensor, text_valid: Tensor) -> Tensor:
     """ACD [B] of one block and step: N / |M| * mass inside M, mean over valid text tokens and heads.
 
     Range [0, N / |M|]; 1 = attention spread evenly over the picture. Equal to Eq. 16-18 of arXiv 2604.09386
@@ -36,9 +34,7 @@ def attention_concentration(
     query, key = _never_overflowing(text_query, image_key)
     masks = edit_mask[None] if edit_mask.ndim == 1 else edit_mask
     if masks.shape not in ((1, tokens), (batch, tokens)):
-        raise ValueError(
-            f"edit_mask must be [{tokens}] or [{batch}, {tokens}]; seen {list(edit_mask.shape)}."
-        )
+        raise ValueError(f"edit_mask must be [{tokens}] or [{batch}, {tokens}]; seen {list(edit_mask.shape)}.")
     masks = checked_token_mask(masks.reshape(-1), masks.numel(), like=query).view(masks.shape)
     area = masks.sum(dim=-1)
     if not bool((area > 0).all()):

@@ -33,15 +33,18 @@ def to_srgb(picture: PIL.Image, profile: bytes | None, name: str) -> tuple[PIL.I
         if space == "RGB" and picture.mode == "L":
             picture = picture.convert("RGB")
         if _MODES.get(space) != picture.mode:
-            raise TaskError(f"{name} must have a colour profile that fits its mode {picture.mode}; it has one for "
-                            f"{space}. Save it as sRGB.")
+            raise TaskError(
+                f"{name} must have a colour profile that fits its mode {picture.mode}; it has one for "
+                f"{space}. Save it as sRGB."
+            )
         if picture.mode == "RGB" and _is_srgb(hashlib.sha256(profile).digest(), profile):
             return picture, None
         converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         described = ImageCms.getProfileDescription(source).strip()
     except (OSError, ImageCms.PyCMSError) as error:
-        raise TaskError(f"{name} must have a colour profile that can be read, or none: {error}. Save it as sRGB."
-                        ) from error
+        raise TaskError(
+            f"{name} must have a colour profile that can be read, or none: {error}. Save it as sRGB."
+        ) from error
     assert converted is not None
     return converted, described or f"a profile for {space}"
 

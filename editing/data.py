@@ -105,8 +105,10 @@ def open_tasks(config: RunConfig) -> Tasks:
     """
     data = config.data
     if isinstance(data, ShapesData):
-        return Tasks(ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
-                     ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder))
+        return Tasks(
+            ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
+            ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder),
+        )
     multiple = pixel_multiple(config.editor.path)
     fit = Fit(data.resolution, multiple, "half" in config.token_masks.model_dump().values())
     cache = Path(config.folder) / CHECKED
@@ -114,33 +116,49 @@ def open_tasks(config: RunConfig) -> Tasks:
     if data.held_out_path is not None:
         _refuse_missing_targets(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path, cache, fit)
-        remarks = [*of_manifest("data.path", train, _check(data, train)),
-                   *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
-                   *of_overlap("data.held_out_path", train.items, held_out.items)]
-        return Tasks(ResizedTasks(PackedManifest(train), range(len(train)), data.resolution, multiple),
-                     ResizedTasks(PackedManifest(held_out), range(len(held_out)), data.resolution, multiple),
-                     {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)},
-                     tuple(remarks))
+        remarks = [
+            *of_manifest("data.path", train, _check(data, train)),
+            *of_manifest("data.held_out_path", held_out, _check(data, held_out)),
+            *of_overlap("data.held_out_path", train.items, held_out.items),
+        ]
+        return Tasks(
+            ResizedTasks(PackedManifest(train), range(len(train)), data.resolution, multiple),
+            ResizedTasks(PackedManifest(held_out), range(len(held_out)), data.resolution, multiple),
+            {"data.path": _faulty(data, train), "data.held_out_path": _faulty(data, held_out)},
+            tuple(remarks),
+        )
     kept = len(train) - round(len(train) * data.held_out_fraction)
     if data.held_out_fraction > 0:
         kept = min(kept, len(train) - 1)
     if kept < 1:
-        raise ManifestError(f"data.path: {data.path} has {len(train)} valid task(s), too few to hold out "
-                         f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0")
+        raise ManifestError(
+            f"data.path: {data.path} has {len(train)} valid task(s), too few to hold out "
+            f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
+        )
     trained, held = split(train.items, len(train) - kept)
     _refuse_missing_targets(config, train, trained)
-    remarks = [*of_manifest("data.path", train, _check(data, train)),
-               *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held])]
+    remarks = [
+        *of_manifest("data.path", train, _check(data, train)),
+        *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held]),
+    ]
     packed = PackedManifest(train)
-    return Tasks(ResizedTasks(packed, trained, data.resolution, multiple),
-                 ResizedTasks(packed, held, data.resolution, multiple),
-                 {"data.path": _faulty(data, train)}, tuple(remarks))
+    return Tasks(
+        ResizedTasks(packed, trained, data.resolution, multiple),
+        ResizedTasks(packed, held, data.resolution, multiple),
+        {"data.path": _faulty(data, train)},
+        tuple(remarks),
+    )
 
 
 def _open_manifest(data: ManifestData, path: str, cache: Path, fit: Fit) -> ManifestDataset:
     return ManifestDataset(
-        Path(path), mask_polarity=data.mask_polarity, max_faulty_fraction=data.max_faulty_fraction,
-        follow_links=data.follow_links, cache_folder=cache, fit=fit)
+        Path(path),
+        mask_polarity=data.mask_polarity,
+        max_faulty_fraction=data.max_faulty_fraction,
+        follow_links=data.follow_links,
+        cache_folder=cache,
+        fit=fit,
+    )
 
 
 def _check(data: ManifestData, manifest: ManifestDataset) -> str:
@@ -162,4 +180,5 @@ def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: 
     if without:
         raise ManifestError(
             f"rewards.weights: edit_psnr needs a target in every training line, but {len(without)} of {len(indices)} "
-            f"in {train.path} have none (the first is line {without[0]}); add targets, or set its weight to 0")
+            f"in {train.path} have none (the first is line {without[0]}); add targets, or set its weight to 0"
+        )

@@ -57,9 +57,7 @@ def predicted_clean(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tenso
     return x - _per_sample(sigma, x) * velocity
 
 
-def leap(
-    velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_next: Tensor | float
-) -> Tensor:
+def leap(velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_next: Tensor | float) -> Tensor:
     """The anchor state [B, N, C]: one Euler step from the stored state, gradient through one velocity call.
 
     Adopted for Eq. 13 of arXiv 2604.09386, following the training solver of Neighbor GRPO (arXiv 2511.16955):
@@ -78,8 +76,10 @@ def leap(
     """
     x_prev = at_least_float32(x_prev)
     if not bool((_per_sample(sigma_next, x_prev) < _per_sample(sigma_prev, x_prev)).all()):
-        raise ValueError(f"a leap goes down the noise levels: expected sigma_next below sigma_prev, got "
-                         f"{sigma_next} after {sigma_prev}.")
+        raise ValueError(
+            f"a leap goes down the noise levels: expected sigma_next below sigma_prev, got "
+            f"{sigma_next} after {sigma_prev}."
+        )
     sigma = _per_sample(sigma_prev, x_prev).reshape(-1).expand(x_prev.shape[0])
     return euler_step(x_prev, _evaluate(velocity, x_prev, sigma), sigma_prev, sigma_next)
 
@@ -143,9 +143,7 @@ def takes_euler_step(solver: Solver, sigmas: Tensor, step: int) -> bool:
     return solver == "euler" or _correction(sigmas.tolist(), step) == 0.0
 
 
-def _multistep(
-    x: Tensor, v: Tensor, clean: Tensor, previous: Tensor | None, grid: list[float], step: int
-) -> Tensor:
+def _multistep(x: Tensor, v: Tensor, clean: Tensor, previous: Tensor | None, grid: list[float], step: int) -> Tensor:
     """The state after `step` by DPM-Solver++(2M): an Euler step, corrected by the last clean estimate."""
     euler = euler_step(x, v, grid[step], grid[step + 1])
     weight = _correction(grid, step)
@@ -185,9 +183,7 @@ def _per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     if value.ndim == 0:
         return value
     if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"sigma must be a number or one value per sample, [{x.shape[0]}]; seen {list(value.shape)}."
-        )
+        raise ValueError(f"sigma must be a number or one value per sample, [{x.shape[0]}]; seen {list(value.shape)}.")
     return value.reshape(-1, *[1] * (x.ndim - 1))
 
 

@@ -43,13 +43,9 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     limit = 8 * max_pixels + 2**20
     try:
         if not path.is_file():
-            raise TaskError(
-                f"{path} must be a file; there is {'something else' if path.exists() else 'none'}."
-            )
+            raise TaskError(f"{path} must be a file; there is {'something else' if path.exists() else 'none'}.")
         if (size := path.stat().st_size) > limit:
-            raise TaskError(
-                f"{path} has {size:,} bytes; at most {limit:,} are read for {max_pixels:,} pixels."
-            )
+            raise TaskError(f"{path} has {size:,} bytes; at most {limit:,} are read for {max_pixels:,} pixels.")
         return path.read_bytes()
     except OSError as error:
         raise TaskError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -110,9 +106,7 @@ def _opened(data: bytes, name: str, max_pixels: int) -> PIL.Image:
     except PIL.UnidentifiedImageError as error:
         raise TaskError(f"{name} must be a PNG, JPEG or WebP file; its content is none of them.") from error
     except PIL.DecompressionBombError as error:
-        raise PictureTooLarge(
-            f"{name} must have at most {max_pixels:,} pixels; its header announces more."
-        ) from error
+        raise PictureTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces more.") from error
     except DECODE_ERRORS as error:
         raise TaskError(f"{name} is damaged: {error}.") from error
     width, height = picture.size
@@ -168,9 +162,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     if gray is not None:
         picture = PIL.fromarray(gray)
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
-        raise TaskError(
-            f"{name} must be gray, palette, RGB, RGBA or CMYK; its mode is {picture.mode}. Save it as RGB."
-        )
+        raise TaskError(f"{name} must be gray, palette, RGB, RGBA or CMYK; its mode is {picture.mode}. Save it as RGB.")
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     if picture.mode in ("1", "LA"):
         picture = picture.convert("L")

@@ -215,18 +215,14 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> PixelMask:
     if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int]:
         raise TaskError(f"the RLE's size must be [height, width] in whole numbers; seen {size!r:.60}.")
     if tuple(size) != (height, width):
-        raise TaskError(
-            f"the RLE's size must be that of the picture, [{height}, {width}]; seen {list(size)!r:.60}."
-        )
+        raise TaskError(f"the RLE's size must be that of the picture, [{height}, {width}]; seen {list(size)!r:.60}.")
     runs = _uncompressed_runs(counts) if isinstance(counts, list) else _compressed_runs(counts)
     pixels = height * width
     for run in runs:
         if not 0 <= run <= pixels:
             raise TaskError(f"the RLE's runs must lie in 0..{pixels} ({height} × {width}); seen {run!r:.60}.")
     if sum(runs) != pixels:
-        raise TaskError(
-            f"the RLE's runs must add up to {height} × {width} = {pixels}; they add up to {sum(runs)}."
-        )
+        raise TaskError(f"the RLE's runs must add up to {height} × {width} = {pixels}; they add up to {sum(runs)}.")
     ones = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(ones, runs).reshape(width, height).T)
 

@@ -22,9 +22,7 @@ REFERENCE_INDEX = 0
 """Place of the unperturbed reference in every group; it is a candidate but never an anchor."""
 
 
-def perturb(
-    reference: Tensor, delta: Tensor, edit_mask: Tensor, alpha_edit: float, alpha_base: float
-) -> Tensor:
+def perturb(reference: Tensor, delta: Tensor, edit_mask: Tensor, alpha_edit: float, alpha_base: float) -> Tensor:
     """sqrt(1 - alpha^2) * reference + alpha * delta, alpha by region (arXiv 2604.09386 Eq. 10-11).
 
     Args:
@@ -46,8 +44,7 @@ def perturb(
         raise ValueError(f"noise must be floating point; got {reference.dtype} and {delta.dtype}.")
     if reference.ndim != 2 or delta.shape[-2:] != reference.shape:
         raise ValueError(
-            f"reference must be [N, C] and delta [..., N, C]; seen {list(reference.shape)} and "
-            f"{list(delta.shape)}."
+            f"reference must be [N, C] and delta [..., N, C]; seen {list(reference.shape)} and {list(delta.shape)}."
         )
     mask = checked_token_mask(edit_mask, reference.shape[0], like=reference)[:, None]
     # In this form equal strengths ignore the mask exactly.
@@ -123,10 +120,7 @@ class NoiseRecipe:
         """Noise of the group, float32 [G, N, C] on the CPU; `edit_mask` is [N] in [0, 1], 1 = editable."""
         tokens = edit_mask.numel()
         reference = self.reference(tokens, channels)
-        deltas = [
-            self._standard_normal(f"candidate {index}", tokens, channels)
-            for index in range(1, self.group_size)
-        ]
+        deltas = [self._standard_normal(f"candidate {index}", tokens, channels) for index in range(1, self.group_size)]
         if not deltas:
             return reference[None]
         perturbed = perturb(reference, torch.stack(deltas), edit_mask.cpu(), self.alpha_edit, self.alpha_base)
@@ -136,12 +130,8 @@ class NoiseRecipe:
         # torch's CPU generator keeps only the low 32 bits of its seed, and its normal numbers depend on the
         # vector unit of the processor. Philox takes a 128-bit key and is scalar code: a recipe means the same
         # noise on every machine.
-        key = int.from_bytes(
-            hashlib.blake2b(f"{self.seed}/{stream}".encode(), digest_size=16).digest(), "little"
-        )
-        values = np.random.Generator(np.random.Philox(key=key)).standard_normal(
-            (tokens, channels), dtype=np.float32
-        )
+        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{stream}".encode(), digest_size=16).digest(), "little")
+        values = np.random.Generator(np.random.Philox(key=key)).standard_normal((tokens, channels), dtype=np.float32)
         return torch.from_numpy(values)
 
 

@@ -17,15 +17,19 @@ def of_manifest(key: str, manifest: ManifestDataset, command: str) -> list[str]:
     found = [f"{lines(note)}. Look at the masks: {command} --sheet sheet.html" for note in noted if note in SUSPICIOUS]
     if Note.PART_LOST in noted:
         first = next(item.record.line for item in items if Note.PART_LOST in item.notes)
-        found.append(f"{lines(Note.PART_LOST)}; the first is line {first}. Raise data.resolution, leave token_masks at "
-                     "any, or draw thicker masks.")
+        found.append(
+            f"{lines(Note.PART_LOST)}; the first is line {first}. Raise data.resolution, leave token_masks at "
+            "any, or draw thicker masks."
+        )
     images, again = len(image_groups(items)), repeated(items)
     if images < len(items):
         found.append(f"{key}: {len(items):,} tasks show {images:,} image{'s' * (images > 1)}.")
     if again:
         tasks = f"{len(again):,} tasks repeat" if len(again) > 1 else "1 task repeats"
-        found.append(f"{key}: {tasks} an earlier one (the same image, mask and instruction), so that it counts more "
-                     f"often; the first is line {items[again[0]].record.line}.")
+        found.append(
+            f"{key}: {tasks} an earlier one (the same image, mask and instruction), so that it counts more "
+            f"often; the first is line {items[again[0]].record.line}."
+        )
     return found
 
 
@@ -34,7 +38,12 @@ def of_overlap(key: str, train: Sequence[CheckedRecord], held_out: Sequence[Chec
     overlap = shared(train, held_out)
     if not overlap:
         return []
-    share = "every held-out task shows" if overlap == len(held_out) else (
-        f"{overlap:,} of {len(held_out):,} held-out tasks show")
-    return [f"{key}: {share} an image that is trained on, so held-out metrics say little about other images. "
-            "Hold out tasks on images of their own."]
+    share = (
+        "every held-out task shows"
+        if overlap == len(held_out)
+        else (f"{overlap:,} of {len(held_out):,} held-out tasks show")
+    )
+    return [
+        f"{key}: {share} an image that is trained on, so held-out metrics say little about other images. "
+        "Hold out tasks on images of their own."
+    ]

@@ -31,13 +31,20 @@ def sample(config: RunConfig) -> dict[str, Any]:
     """
     index = resolve_editor(config.editor.path) / "model_index.json"
     if not index.is_file():
-        raise EditorError(f"editor.path: expected a model folder in diffusers format, but there is no "
-                          f"{index.resolve()}; download the model to this machine, or give a folder that all see.")
+        raise EditorError(
+            f"editor.path: expected a model folder in diffusers format, but there is no "
+            f"{index.resolve()}; download the model to this machine, or give a folder that all see."
+        )
     tasks = open_tasks(config)
     task = tasks.train[0]
     height, width = task.source.shape[:2]
-    return {"train": len(tasks.train), "held_out": len(tasks.held_out), "id": task.task_id, "height": height,
-            "width": width}
+    return {
+        "train": len(tasks.train),
+        "held_out": len(tasks.held_out),
+        "id": task.task_id,
+        "height": height,
+        "width": width,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,17 +40,13 @@ def _check_image(value: object, what: str) -> tuple[int, int]:
     if not (isinstance(value, np.ndarray) and value.dtype == np.uint8):
         raise TaskError(f"{what} must be a uint8 array [H, W, 3]; seen {_describe(value)}.")
     if value.ndim != 3 or value.shape[2] != 3 or 0 in value.shape:
-        raise TaskError(
-            f"{what} must be a uint8 array [H, W, 3] of at least one pixel; seen {_describe(value)}."
-        )
+        raise TaskError(f"{what} must be a uint8 array [H, W, 3] of at least one pixel; seen {_describe(value)}.")
     return value.shape[0], value.shape[1]
 
 
 def _check_mask(value: object, size: tuple[int, int], what: str) -> None:
     if not (isinstance(value, np.ndarray) and value.dtype == np.bool_ and value.shape == size):
-        raise TaskError(
-            f"{what} must be a bool array {list(size)}, the size of the source; seen {_describe(value)}."
-        )
+        raise TaskError(f"{what} must be a bool array {list(size)}, the size of the source; seen {_describe(value)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,21 +83,14 @@ class EditTask:
         size = _check_image(self.source, f"{name}: source")
         _check_mask(self.edit_mask, size, f"{name}: edit_mask")
         if not self.edit_mask.any():
-            raise TaskError(
-                f"{name}: edit_mask has no editable pixel; at least one must be True (True = editable)."
-            )
+            raise TaskError(f"{name}: edit_mask has no editable pixel; at least one must be True (True = editable).")
         if not isinstance(self.instruction, str) or not self.instruction.strip():
-            raise TaskError(
-                f"{name}: instruction must be a non-empty text; seen {_describe(self.instruction)}."
-            )
+            raise TaskError(f"{name}: instruction must be a non-empty text; seen {_describe(self.instruction)}.")
         if self.caption is not None and not (isinstance(self.caption, str) and self.caption.strip()):
-            raise TaskError(
-                f"{name}: caption must be a non-empty text or None; seen {_describe(self.caption)}."
-            )
+            raise TaskError(f"{name}: caption must be a non-empty text or None; seen {_describe(self.caption)}.")
         if self.target is not None and _check_image(self.target, f"{name}: target") != size:
             raise TaskError(
-                f"{name}: target must have the size of the source, {list(size)}; "
-                f"seen {list(self.target.shape[:2])}."
+                f"{name}: target must have the size of the source, {list(size)}; seen {list(self.target.shape[:2])}."
             )
         for region, mask in self.regions.items():
             _check_mask(mask, size, f"{name}: region {region!r}")

@@ -14,8 +14,7 @@ def checked_token_mask(edit_mask: Tensor, tokens: int, like: Tensor) -> Tensor:
     """
     if edit_mask.shape != (tokens,):
         raise ValueError(
-            f"edit_mask must have one value per generated image token, shape [{tokens}]; "
-            f"seen {list(edit_mask.shape)}."
+            f"edit_mask must have one value per generated image token, shape [{tokens}]; seen {list(edit_mask.shape)}."
         )
     mask = edit_mask.to(device=like.device, dtype=like.dtype)
     # `not all inside` rather than `any outside`, so that NaN fails too.

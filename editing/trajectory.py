@@ -64,34 +64,46 @@ class TrajectoryGroup:
     task_id: str
     policy_version: int
     config_hash: str
-    noise: str                 # digest of the initial noise, see editing.noise.noise_digest
-    sigmas: np.ndarray         # [T+1] float32
+    noise: str  # digest of the initial noise, see editing.noise.noise_digest
+    sigmas: np.ndarray  # [T+1] float32
     trained_steps: tuple[int, ...]
-    anchors: np.ndarray        # [B] int64, among 1..G-1
-    candidates: np.ndarray     # [K, G, N, C] float32
-    predecessors: np.ndarray   # [K, B, N, C] float32
-    images: np.ndarray         # [G, H, W, 3] uint8
-    acd: np.ndarray | None     # [G] float32
-    seconds: float             # wall time of the rollout
+    anchors: np.ndarray  # [B] int64, among 1..G-1
+    candidates: np.ndarray  # [K, G, N, C] float32
+    predecessors: np.ndarray  # [K, B, N, C] float32
+    images: np.ndarray  # [G, H, W, 3] uint8
+    acd: np.ndarray | None  # [G] float32
+    seconds: float  # wall time of the rollout
 
     def __post_init__(self) -> None:
         steps, anchors = len(self.trained_steps), len(self.anchors)
         if self.candidates.ndim != 4 or self.candidates.shape[0] != steps:
-            raise MessageError(f"group {self.lease.group_id}: candidates must be [{steps}, G, N, C], "
-                               f"got {self.candidates.shape}")
+            raise MessageError(
+                f"group {self.lease.group_id}: candidates must be [{steps}, G, N, C], got {self.candidates.shape}"
+            )
         _, size, tokens, channels = self.candidates.shape
         if self.predecessors.shape != (steps, anchors, tokens, channels):
-            raise MessageError(f"group {self.lease.group_id}: predecessors must be "
-                               f"{(steps, anchors, tokens, channels)}, got {self.predecessors.shape}")
+            raise MessageError(
+                f"group {self.lease.group_id}: predecessors must be "
+                f"{(steps, anchors, tokens, channels)}, got {self.predecessors.shape}"
+            )
         if self.images.ndim != 4 or self.images.shape[0] != size or self.images.dtype != np.uint8:
-            raise MessageError(f"group {self.lease.group_id}: images must be uint8 [{size}, H, W, 3], "
-                               f"got {self.images.dtype} {self.images.shape}")
+            raise MessageError(
+                f"group {self.lease.group_id}: images must be uint8 [{size}, H, W, 3], "
+                f"got {self.images.dtype} {self.images.shape}"
+            )
         if self.acd is not None and self.acd.shape != (size,):
             raise MessageError(f"group {self.lease.group_id}: acd must be [{size}], got {self.acd.shape}")
-        if anchors == 0 or REFERENCE_INDEX in self.anchors or len(set(self.anchors.tolist())) != anchors \
-                or self.anchors.min() < 0 or self.anchors.max() >= size:
-            raise MessageError(f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
-                               f"in 1..{size - 1}, got {self.anchors.tolist()}")
+        if (
+            anchors == 0
+            or REFERENCE_INDEX in self.anchors
+            or len(set(self.anchors.tolist())) != anchors
+            or self.anchors.min() < 0
+            or self.anchors.max() >= size
+        ):
+            raise MessageError(
+                f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
+                f"in 1..{size - 1}, got {self.anchors.tolist()}"
+            )
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
             raise not_finite(self.lease, f"latents {NOT_FINITE}")
 
@@ -108,8 +120,8 @@ class Generated:
     task_id: str
     policy_version: int
     config_hash: str
-    seconds: float             # wall time of the rollout
-    pid: int                   # process that made it
+    seconds: float  # wall time of the rollout
+    pid: int  # process that made it
 
 
 @dataclass(frozen=True)
@@ -122,5 +134,5 @@ class Shown:
 
     index: int
     task_id: str
-    image: np.ndarray          # [H, W, 3] uint8
-    attention: np.ndarray      # [h, w] float32
+    image: np.ndarray  # [H, W, 3] uint8
+    attention: np.ndarray  # [h, w] float32

@@ -63,13 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m editing.validate", description="Check a manifest.")
     parser.add_argument("manifest", type=path_argument, help="the JSONL file")
     parser.add_argument("--mask-polarity", choices=POLARITIES, help="for lines that do not state their own")
-    parser.add_argument(
-        "--root", type=path_argument, help="folder that the paths start from (default: see the header)"
-    )
+    parser.add_argument("--root", type=path_argument, help="folder that the paths start from (default: see the header)")
     parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the root")
-    parser.add_argument("--sheet", type=path_argument, metavar="HTML",
-                        help="write a contact sheet: masks drawn on their images")
+    parser.add_argument(
+        "--sheet", type=path_argument, metavar="HTML", help="write a contact sheet: masks drawn on their images"
+    )
     parser.add_argument("--all-faults", action="store_true", help="a sentence for every faulty line")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -97,8 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(Text(f"{options.sheet} shows {shown} of {len(dataset)} masks on their images."), soft_wrap=True)
     elif any(set(item.notes) & set(SUSPICIOUS) for item in dataset.items):
         words = [*(sys.argv[1:] if arguments is None else arguments), "--sheet", "sheet.html"]
-        console.print(Text(f"Look at the masks before you train: type {command('editing.validate', *words)}, then open "
-                           "sheet.html."), soft_wrap=True)
+        console.print(
+            Text(
+                f"Look at the masks before you train: type {command('editing.validate', *words)}, then open sheet.html."
+            ),
+            soft_wrap=True,
+        )
     return 0
 
 

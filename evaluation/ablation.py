@@ -35,8 +35,17 @@ from evaluation.statistics import compare
 
 ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "quickstart")
 METRICS = (
-    "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim",
-    "edit_delta_e", "edit_saturation_drift", "edit_sharpness_drift", "background_cast_share")
+    "edit_score",
+    "editscore_truth",
+    "edit_accuracy",
+    "edit_psnr",
+    "background_psnr",
+    "background_ssim",
+    "edit_delta_e",
+    "edit_saturation_drift",
+    "edit_sharpness_drift",
+    "background_cast_share",
+)
 
 
 def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
@@ -46,21 +55,24 @@ def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
         mine = [run for run in runs if run.row == label]
         found = [done[run.name] for run in mine]
         seconds = [one.training_seconds for one in found if one.training_seconds is not None]
-        rows.append(Row(
-            name=label,
-            seeds=tuple(run.seed for run in mine),
-            config_hashes=tuple(run.config_hash for run in mine),
-            outcomes=tuple(one.outcome for one in found),
-            training_seconds=sum(seconds) / len(seconds) if seconds else None,
-            metrics=compare([one.base for one in found], [one.final for one in found], METRICS),
-        ))
+        rows.append(
+            Row(
+                name=label,
+                seeds=tuple(run.seed for run in mine),
+                config_hashes=tuple(run.config_hash for run in mine),
+                outcomes=tuple(one.outcome for one in found),
+                training_seconds=sum(seconds) / len(seconds) if seconds else None,
+                metrics=compare([one.base for one in found], [one.final for one in found], METRICS),
+            )
+        )
     return rows
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
     """Runs the ablation and writes report.md and report.json; 0 when all runs came to their end, also to a bad one."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.ablation", description=__doc__.split("\n")[0], allow_abbrev=False)
+        prog="python -m evaluation.ablation", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--out", type=path_argument, default=Path("runs/ablation"), help="folder of runs and report")
@@ -79,7 +91,8 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     command = ["python", "-m", "evaluation.ablation", *(sys.argv[1:] if arguments is None else arguments)]
     (options.out / "report.md").write_text(as_markdown(rows, command), encoding="utf-8")
     (options.out / "report.json").write_text(
-        json.dumps(as_json(rows, command), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        json.dumps(as_json(rows, command), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     console.print(f"{options.out / 'report.md'} and report.json hold these numbers", markup=False)
     return 0
 

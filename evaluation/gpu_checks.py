@@ -57,12 +57,34 @@ def expect(held: bool, sentence: str) -> None:
 
 def settings(editor: str, dtype: str, device: str, folder: Path, name: str) -> RunConfig:
     """A short inline run of that editor with every reward of the benchmark and ACD."""
-    return load_config([
-        "--name", name, "--folder", str(folder), "--cluster.mode", "inline",
-        "--editor.path", editor, "--editor.dtype", dtype, "--editor.device", device,
-        "--rewards.weights.acd", "0.3", "--learner.steps", "3", "--learner.groups_per_step", "4",
-        "--data.train_tasks", "16", "--data.held_out_tasks", "4", "--report.gallery_tasks", "1",
-    ])
+    return load_config(
+        [
+            "--name",
+            name,
+            "--folder",
+            str(folder),
+            "--cluster.mode",
+            "inline",
+            "--editor.path",
+            editor,
+            "--editor.dtype",
+            dtype,
+            "--editor.device",
+            device,
+            "--rewards.weights.acd",
+            "0.3",
+            "--learner.steps",
+            "3",
+            "--learner.groups_per_step",
+            "4",
+            "--data.train_tasks",
+            "16",
+            "--data.held_out_tasks",
+            "4",
+            "--report.gallery_tasks",
+            "1",
+        ]
+    )
 
 
 def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
@@ -70,7 +92,8 @@ def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
     policy, tasks = open_policy(config), open_tasks(config)
     lease = LeaseSampler(config.seed, len(tasks.train), 1).leases(0, 0)[0]
     first, second = (
-        roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config)) for _ in range(2))
+        roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config)) for _ in range(2)
+    )
     for part in ("candidates", "predecessors", "images", "acd"):
         same = np.array_equal(getattr(first, part), getattr(second, part))
         expect(same, f"{part} of two rollouts of one lease must have the same bits; they differ")
@@ -144,8 +167,10 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
 def whole_run(config: RunConfig) -> dict[str, Any]:
     """A whole inline run from base measurement to exported adapter."""
     summary = run(config)
-    expect(summary["counters"]["trained"] == config.learner.steps * config.learner.groups_per_step,
-           f"every group must be trained on; counters {summary['counters']}")
+    expect(
+        summary["counters"]["trained"] == config.learner.steps * config.learner.groups_per_step,
+        f"every group must be trained on; counters {summary['counters']}",
+    )
     expect(Path(summary["adapter"]).exists(), f"there must be an adapter at {summary['adapter']}")
     return {"base": summary["base"]["mean"], "final": summary["final"]["mean"], "seconds": summary["seconds"]}
 
@@ -194,8 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--editors", nargs="+", help="folders in diffusers format; default: a tiny one and the base")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("These checks need a CUDA GPU, and torch sees none here. On the CPU run: python -m pytest",
-              file=sys.stderr)
+        print(
+            "These checks need a CUDA GPU, and torch sees none here. On the CPU run: python -m pytest", file=sys.stderr
+        )
         return 1
     print(json.dumps(machine(torch.device("cuda"))), flush=True)
     failed = 0

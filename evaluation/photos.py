@@ -69,21 +69,32 @@ class Photo:
 
 
 TRAIN = (
-    Photo("cat", "chelsea.png", "make the eyes of the cat blue",
-          (Ellipse(.385, .385, .085, .125), Ellipse(.707, .447, .062, .105))),
-    Photo("coffee", "coffee.png", "make the coffee green", (Ellipse(.503, .385, .135, .13),)),
-    Photo("rocket", "rocket.jpg", "remove the rocket",
-          (Polygon(((.478, .30), (.53, .30), (.53, .95), (.478, .95))),)),
-    Photo("helmet", "astronaut.png", "make the helmet red",
-          (Ellipse(.76, .84, .225, .185),)),
-    Photo("motorcycle", "motorcycle_left.png", "make the front wheel yellow", (Ellipse(.82, .72, .12, .20),)),
-    Photo("coin", "coins.png", "remove the coin", (Ellipse(.872, .143, .08, .10),), as_rle=True),
+    Photo(
+        "cat",
+        "chelsea.png",
+        "make the eyes of the cat blue",
+        (Ellipse(0.385, 0.385, 0.085, 0.125), Ellipse(0.707, 0.447, 0.062, 0.105)),
+    ),
+    Photo("coffee", "coffee.png", "make the coffee green", (Ellipse(0.503, 0.385, 0.135, 0.13),)),
+    Photo(
+        "rocket",
+        "rocket.jpg",
+        "remove the rocket",
+        (Polygon(((0.478, 0.30), (0.53, 0.30), (0.53, 0.95), (0.478, 0.95))),),
+    ),
+    Photo("helmet", "astronaut.png", "make the helmet red", (Ellipse(0.76, 0.84, 0.225, 0.185),)),
+    Photo("motorcycle", "motorcycle_left.png", "make the front wheel yellow", (Ellipse(0.82, 0.72, 0.12, 0.20),)),
+    Photo("coin", "coins.png", "remove the coin", (Ellipse(0.872, 0.143, 0.08, 0.10),), as_rle=True),
 )
 
 HELD_OUT = (
-    Photo("crater", "moon.png", "remove the crater", (Ellipse(.237, .172, .062, .062),)),
-    Photo("camera", "camera.png", "make the camera blue",
-          (Polygon(((.50, .265), (.645, .265), (.645, .36), (.50, .36))),)),
+    Photo("crater", "moon.png", "remove the crater", (Ellipse(0.237, 0.172, 0.062, 0.062),)),
+    Photo(
+        "camera",
+        "camera.png",
+        "make the camera blue",
+        (Polygon(((0.50, 0.265), (0.645, 0.265), (0.645, 0.36), (0.50, 0.36))),),
+    ),
 )
 
 
@@ -134,8 +145,10 @@ def load_photo(photo: Photo, bundled: Path, long_side: int) -> Image:
     """
     path = bundled / photo.file
     if not path.is_file():
-        raise PhotosError(f"scikit-image must carry {photo.file}, but there is none in {bundled}; type: "
-                          "pip install 'scikit-image>=0.26'.")
+        raise PhotosError(
+            f"scikit-image must carry {photo.file}, but there is none in {bundled}; type: "
+            "pip install 'scikit-image>=0.26'."
+        )
     picture = PIL.fromarray(decode_image(read_file(path), photo.file))
     scale = long_side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -208,10 +221,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PhotosError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{train}: {len(TRAIN)} tasks; {held_out}: {len(HELD_OUT)}; "
-          f"look at {options.folder / 'overview.png'}\nNext:\n"
-          "  " + command("learner.main", "--config", "my_images", "--name", "photos", "--data.path", train,
-                         "--data.held_out_path", held_out, "--data.resolution", "128", "--learner.steps", "4"))
+    print(
+        f"{train}: {len(TRAIN)} tasks; {held_out}: {len(HELD_OUT)}; "
+        f"look at {options.folder / 'overview.png'}\nNext:\n"
+        "  "
+        + command(
+            "learner.main",
+            "--config",
+            "my_images",
+            "--name",
+            "photos",
+            "--data.path",
+            train,
+            "--data.held_out_path",
+            held_out,
+            "--data.resolution",
+            "128",
+            "--learner.steps",
+            "4",
+        )
+    )
     return 0
 
 

@@ -17,10 +17,12 @@ MARKS = {1: "▲", -1: "▼", 0: ""}
 """Above or below the base with a 95 % interval that excludes zero."""
 BAD = "✗"
 """In a terminal, where the words have no room: not all runs of the row are usable."""
-NOTE = ("Means over seeds. The difference is trained minus base on the same held-out tasks and noise; its interval is "
-        "Student's t over the seeds. ▲ and ▼: the interval excludes zero. Ruined runs: the trained editor lies far "
-        "below the base or makes no image of some tasks, which are then in no difference. Diverged runs: the weights "
-        "grew beyond all numbers, and nothing was measured.")
+NOTE = (
+    "Means over seeds. The difference is trained minus base on the same held-out tasks and noise; its interval is "
+    "Student's t over the seeds. ▲ and ▼: the interval excludes zero. Ruined runs: the trained editor lies far "
+    "below the base or makes no image of some tasks, which are then in no difference. Diverged runs: the weights "
+    "grew beyond all numbers, and nothing was measured."
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,16 @@ def cells(rows: Sequence[Row], bad: str | None = None) -> Iterator[tuple[str, ..
                 interval = f"{difference.low:+.{digits}f} … {difference.high:+.{digits}f}"
             of = f" of {len(row.seeds)}" if difference.count < len(row.seeds) else ""
             remark = bad if bad is not None and row.unusable else row.unusable
-            yield (metric, row.name, f"{difference.count}{of}", f"{found.base:.{digits}f}", f"{found.final:.{digits}f}",
-                   f"{difference.mean:+.{digits}f}", interval, f"{MARKS[difference.sign]} {remark}".strip())
+            yield (
+                metric,
+                row.name,
+                f"{difference.count}{of}",
+                f"{found.base:.{digits}f}",
+                f"{found.final:.{digits}f}",
+                f"{difference.mean:+.{digits}f}",
+                interval,
+                f"{MARKS[difference.sign]} {remark}".strip(),
+            )
 
 
 def as_table(rows: Sequence[Row]) -> Table:
@@ -90,16 +100,29 @@ def clock(seconds: float | None) -> str:
 
 def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
     """The same as a Markdown page."""
-    lines = ["# Ablation", "", f"`{shlex.join(command)}`", "", NOTE, "",
-             "| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|"]
+    lines = [
+        "# Ablation",
+        "",
+        f"`{shlex.join(command)}`",
+        "",
+        NOTE,
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|",
+    ]
     lines += ["| " + " | ".join(line) + " |" for line in cells(rows)]
     lines += ["", "| row | seeds | seconds of training | |", "|---|---|---:|---|"]
-    lines += [f"| {row.name} | {' '.join(map(str, row.seeds))} | {clock(row.training_seconds)} | "
-              f"{row.unusable} |" for row in rows]
+    lines += [
+        f"| {row.name} | {' '.join(map(str, row.seeds))} | {clock(row.training_seconds)} | {row.unusable} |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
 def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
     """The same as JSON values, with the hash of every run's configuration and what every run came to."""
-    return {"command": list(command), "confidence": 0.95,
-            "rows": [{**asdict(row), "unusable": row.unusable} for row in rows]}
+    return {
+        "command": list(command),
+        "confidence": 0.95,
+        "rows": [{**asdict(row), "unusable": row.unusable} for row in rows],
+    }

@@ -90,8 +90,9 @@ class Finished:
 
 def unusable(outcomes: Sequence[Outcome]) -> str:
     """How many runs trained no usable editor, such as `ruined 1 of 5, diverged 2 of 5`; empty for none."""
-    return ", ".join(f"{outcome} {outcomes.count(outcome)} of {len(outcomes)}" for outcome in UNUSABLE
-                     if outcome in outcomes)
+    return ", ".join(
+        f"{outcome} {outcomes.count(outcome)} of {len(outcomes)}" for outcome in UNUSABLE if outcome in outcomes
+    )
 
 
 def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]) -> list[Run]:
@@ -110,8 +111,10 @@ def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Seq
     taken = ("--seed", "--name", "--folder", "--config", "--resume", "--dry-run")
     for flag in overrides:
         if flag.partition("=")[0] in taken:
-            raise AblationError(f"{flag}: the ablation sets this for every run; leave it out (known: --rows, --seeds, "
-                                "--out, --jobs, and flags of single settings such as --learner.steps 20).")
+            raise AblationError(
+                f"{flag}: the ablation sets this for every run; leave it out (known: --rows, --seeds, "
+                "--out, --jobs, and flags of single settings such as --learner.steps 20)."
+            )
     labels = [Path(row).stem for row in rows]
     for what, values in (("--rows", labels), ("--seeds", list(seeds))):
         if len(set(values)) != len(values):
@@ -137,7 +140,8 @@ def check_writable(folder: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise AblationError(
-            f"{flag}: {folder} cannot be written ({error.strerror or error}); name another folder.") from error
+            f"{flag}: {folder} cannot be written ({error.strerror or error}); name another folder."
+        ) from error
 
 
 def read_finished(run: Run) -> Finished | None:
@@ -152,8 +156,9 @@ def read_finished(run: Run) -> Finished | None:
     summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
     _refuse_another_run(run, summary)
     seconds = float(summary["seconds"]["step"]) if summary["first_step"] == 0 else None
-    return Finished(summary["verdict"]["outcome"], summary["base"]["mean"], summary["gain"]["mean"], seconds,
-                    summary["data"])
+    return Finished(
+        summary["verdict"]["outcome"], summary["base"]["mean"], summary["gain"]["mean"], seconds, summary["data"]
+    )
 
 
 def _read_diverged(run: Run) -> Finished | None:
@@ -177,13 +182,15 @@ def _refuse_another_run(run: Run, found: Mapping[str, Any]) -> None:
     if found["config_hash"] != run.config_hash:
         raise AblationError(
             f"{run.path} holds a run of another configuration ({found['config_hash'][:12]}, wanted "
-            f"{run.config_hash[:12]}); {what_to_do}")
+            f"{run.config_hash[:12]}); {what_to_do}"
+        )
     code, present = found.get("code", {}), code_fingerprint()  # summaries of earlier code do not say theirs
     changed = [name for name in present if code.get(name) != present[name]]
     if changed:
         raise AblationError(
             f"{run.path} holds a run of other code: the code has changed since ({', '.join(changed)}), and runs are "
-            f"compared under one code only; {what_to_do}")
+            f"compared under one code only; {what_to_do}"
+        )
 
 
 def _refuse_differing_data(runs: Sequence[Run], done: Mapping[str, Finished]) -> None:
@@ -194,7 +201,8 @@ def _refuse_differing_data(runs: Sequence[Run], done: Mapping[str, Finished]) ->
         if done[run.name].data != done[other.name].data:
             raise AblationError(
                 f"{other.path} and {run.path} are runs on different data: files that data names changed between them. "
-                "Choose another --out or delete the folder of the run that is not to count.")
+                "Choose another --out or delete the folder of the run that is not to count."
+            )
 
 
 def execute(run: Run, runner: Runner, stop: threading.Event) -> Finished:

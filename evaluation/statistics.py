@@ -118,8 +118,11 @@ def compare(
     """
     found = {}
     for name in metrics:
-        pairs = [(before[name], after[name]) for before, after in zip(base, final, strict=True)
-                 if name in before and name in after]
+        pairs = [
+            (before[name], after[name])
+            for before, after in zip(base, final, strict=True)
+            if name in before and name in after
+        ]
         if not pairs:
             continue
         found[name] = Comparison(

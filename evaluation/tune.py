@@ -117,8 +117,7 @@ def next_lr(found: Mapping[float, float]) -> float:
         return best / BEYOND
     if place == len(tried) - 1:
         return best * BEYOND
-    beside = max((tried[place - 1], tried[place + 1]),
-                 key=lambda lr: (round(abs(math.log(lr / best)), 6), found[lr]))
+    beside = max((tried[place - 1], tried[place + 1]), key=lambda lr: (round(abs(math.log(lr / best)), 6), found[lr]))
     return math.sqrt(best * beside)
 
 
@@ -145,15 +144,22 @@ def search(
     configs = {row: load_config(["--config", row, *overrides]) for row in rows}
     for row, config in configs.items():
         if not isinstance(config.data, ShapesData) or not config.data.held_out_tasks:
-            raise AblationError(f"{row}: rows are compared by {OBJECTIVE} on validation scenes of the benchmark, so "
-                                "expected data.type shapes and data.held_out_tasks above 0")
+            raise AblationError(
+                f"{row}: rows are compared by {OBJECTIVE} on validation scenes of the benchmark, so "
+                "expected data.type shapes and data.held_out_tasks above 0"
+            )
         data = load_config(["--config", row, *ON_SPLIT, *overrides]).data
         if isinstance(data, ShapesData) and data.held_out_split != SPLIT:  # however the flag is spelt
-            raise AblationError(f"--data.held_out_split: rows are tuned on the {SPLIT} split, so that none is chosen "
-                                f"by scenes that the tables show; seen {data.held_out_split}. Leave the flag out.")
+            raise AblationError(
+                f"--data.held_out_split: rows are tuned on the {SPLIT} split, so that none is chosen "
+                f"by scenes that the tables show; seen {data.held_out_split}. Leave the flag out."
+            )
     done: list[Trial] = []
-    while further := [trial for row, config in configs.items() for trial in next_trials(
-            row, _background_weight(config), [one for one in done if one.row == row])]:
+    while further := [
+        trial
+        for row, config in configs.items()
+        for trial in next_trials(row, _background_weight(config), [one for one in done if one.row == row])
+    ]:
         done += _run(further, out, overrides, jobs, runner, say)
     return done
 
@@ -194,11 +200,16 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     """Searches and writes; 0 when every row has its tuned row, `exits.UNUSABLE` when one has no usable run."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False)
+        prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
     parser.add_argument("--out", type=path_argument, default=Path("runs/tuning"), help="folder of the runs")
-    parser.add_argument("--write", type=path_argument, default=Path("evaluation/rows/tuned"),
-                        help="folder of the tuned rows and of tuning.json")
+    parser.add_argument(
+        "--write",
+        type=path_argument,
+        default=Path("evaluation/rows/tuned"),
+        help="folder of the tuned rows and of tuning.json",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
@@ -208,15 +219,23 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
             check_writable(options.out, "--out")
             check_writable(options.write, "--write")
             _recorded(record)
-            trials = search(options.rows, options.out, overrides, max(1, options.jobs), runner,
-                            lambda text: console.print(text, markup=False))
+            trials = search(
+                options.rows,
+                options.out,
+                overrides,
+                max(1, options.jobs),
+                runner,
+                lambda text: console.print(text, markup=False),
+            )
             console.print(_table(trials))
             check_writable(options.write, "--write")  # hours later
             _record(record, trials, sys.argv[1:] if arguments is None else arguments)
     except Ended as ended:
         return ended.status
-    written = [_write_best(row, [trial for trial in trials if trial.row == row], options.write, console)
-               for row in options.rows]
+    written = [
+        _write_best(row, [trial for trial in trials if trial.row == row], options.write, console)
+        for row in options.rows
+    ]
     console.print(f"{options.write} holds {'the tuned rows and ' if any(written) else ''}tuning.json", markup=False)
     return exits.DONE if all(written) else exits.UNUSABLE
 
@@ -225,14 +244,21 @@ def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Consol
     """Writes the tuned row; says that there is none, and returns False, where no trial can be chosen."""
     path, best = folder / f"{Path(row).stem}.yaml", best_of(trials)
     if best.objective > -math.inf:
-        _write(path, _extends(row, folder), best.settings(),
-               "# Written by evaluation.tune; tuning.json beside it holds the search.\n")
+        _write(
+            path,
+            _extends(row, folder),
+            best.settings(),
+            "# Written by evaluation.tune; tuning.json beside it holds the search.\n",
+        )
         return True
     count = unusable([trial.outcome for trial in trials if trial.outcome is not None])
     console.print(
         f"{row}: no tuned row is written, for no run trained a usable editor with a gain in {OBJECTIVE} "
         f"({count or 'nothing was measured'}). Try a lower editor.lora.alpha or fewer learner.steps."
-        + (f" {path} is of an earlier search." if path.exists() else ""), markup=False, soft_wrap=True)
+        + (f" {path} is of an earlier search." if path.exists() else ""),
+        markup=False,
+        soft_wrap=True,
+    )
     return False
 
 
@@ -243,10 +269,15 @@ def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> No
         AblationError: see `_recorded`.
     """
     earlier = _recorded(path)
-    found = {Path(row).stem: {
-        "command": ["python", "-m", "evaluation.tune", *arguments], "objective": OBJECTIVE, "seed": SEED,
-        "trials": [asdict(trial) for trial in trials if trial.row == row],
-    } for row in dict.fromkeys(trial.row for trial in trials)}
+    found = {
+        Path(row).stem: {
+            "command": ["python", "-m", "evaluation.tune", *arguments],
+            "objective": OBJECTIVE,
+            "seed": SEED,
+            "trials": [asdict(trial) for trial in trials if trial.row == row],
+        }
+        for row in dict.fromkeys(trial.row for trial in trials)
+    }
     path.write_text(json.dumps({"rows": {**earlier, **found}}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -263,8 +294,10 @@ def _recorded(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         rows = f"{type(error).__name__}: {error}"
     if not isinstance(rows, dict):
-        raise AblationError(f"{path}: expected the searches of earlier calls, got {shown(rows)}; their rows would be "
-                            "lost. Restore the file, rename it, or name another folder with --write.")
+        raise AblationError(
+            f"{path}: expected the searches of earlier calls, got {shown(rows)}; their rows would be "
+            "lost. Restore the file, rename it, or name another folder with --write."
+        )
     return rows
 
 
@@ -277,10 +310,13 @@ def _table(trials: Sequence[Trial]) -> Table:
         best = best_of([other for other in trials if other.row == trial.row])
         gains = trial.gains or {}
         chosen = trial is best and best.objective > -math.inf
-        table.add_row(Path(trial.row).stem + ("*" if chosen else ""), f"{trial.lr:.2g}",
-                      "–" if trial.background_weight is None else f"{trial.background_weight:.2g}",
-                      *(f"{gains[name]:+.3f}" if name in gains else "–" for name in metrics),
-                      trial.outcome or "")
+        table.add_row(
+            Path(trial.row).stem + ("*" if chosen else ""),
+            f"{trial.lr:.2g}",
+            "–" if trial.background_weight is None else f"{trial.background_weight:.2g}",
+            *(f"{gains[name]:+.3f}" if name in gains else "–" for name in metrics),
+            trial.outcome or "",
+        )
     return table
 
 

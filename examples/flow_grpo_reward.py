@@ -21,8 +21,9 @@ URL = os.environ.get("LOCUS_SERVICE_URL", "http://127.0.0.1:8460")
 session = requests.Session()
 session.headers["Authorization"] = f"Bearer {os.environ.get('LOCUS_SERVICE_TOKEN', '')}"
 # A full queue (429) and judges that are away (503) say in Retry-After when to come back.
-patient = HTTPAdapter(pool_maxsize=16, max_retries=Retry(
-    10, backoff_factor=1, status_forcelist=[429, 503], allowed_methods=["POST"]))
+patient = HTTPAdapter(
+    pool_maxsize=16, max_retries=Retry(10, backoff_factor=1, status_forcelist=[429, 503], allowed_methods=["POST"])
+)
 session.mount("http://", patient)
 session.mount("https://", patient)
 
@@ -34,9 +35,16 @@ def png(picture):
 
 
 def ask(image, prompt, task):
-    answer = session.post(f"{URL}/v1/score", timeout=600, json={
-        "source": png(task["source"]), "edited": [png(image)], "instruction": prompt,
-        "mask": {"png": png(np.where(task["mask"], 255, 0).astype(np.uint8)), "polarity": "edit_is_white"}})
+    answer = session.post(
+        f"{URL}/v1/score",
+        timeout=600,
+        json={
+            "source": png(task["source"]),
+            "edited": [png(image)],
+            "instruction": prompt,
+            "mask": {"png": png(np.where(task["mask"], 255, 0).astype(np.uint8)), "polarity": "edit_is_white"},
+        },
+    )
     if answer.status_code != 200:
         raise RuntimeError(f"{URL}: {answer.status_code} {answer.json()['detail']}")
     errors = [score[0]["error"] for score in answer.json()["components"].values() if score[0]["error"]]
@@ -52,5 +60,7 @@ def locus_reward(images, prompts, metadata):
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(ask, images, prompts, metadata))
     names = answers[0]["components"] if answers else ()
-    return (np.array([answer["rewards"][0] for answer in answers]),
-            {name: [answer["components"][name][0]["value"] for answer in answers] for name in names})
+    return (
+        np.array([answer["rewards"][0] for answer in answers]),
+        {name: [answer["components"][name][0]["value"] for answer in answers] for name in names},
+    )

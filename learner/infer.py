@@ -64,19 +64,26 @@ class Edited:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        prog="python -m learner.infer", description="Edit one picture with a trained editor.",
-        epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.")
+        prog="python -m learner.infer",
+        description="Edit one picture with a trained editor.",
+        epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.",
+    )
     which = result.add_argument_group("which editor")
     which.add_argument("--run", type=path_argument, help="a run's folder (default runs/quickstart)")
     which.add_argument("--adapter", type=path_argument, help="an exported adapter's folder instead of a run's")
-    which.add_argument("--editor", type=path_argument,
-                       help="a diffusers folder, or `shapes`; with --adapter, or alone for the base")
+    which.add_argument(
+        "--editor", type=path_argument, help="a diffusers folder, or `shapes`; with --adapter, or alone for the base"
+    )
     what = result.add_argument_group("what to edit")
     what.add_argument("--source", type=path_argument, help="the picture: PNG, JPEG or WebP")
     what.add_argument("--instruction", help="what to do, in words")
     what.add_argument("--mask", type=path_argument, help="black-and-white PNG: also report how the background was held")
-    what.add_argument("--mask-polarity", choices=POLARITIES, default=POLARITIES[0],
-                      help="what may change in the mask (default %(default)s)")
+    what.add_argument(
+        "--mask-polarity",
+        choices=POLARITIES,
+        default=POLARITIES[0],
+        help="what may change in the mask (default %(default)s)",
+    )
     what.add_argument("--resolution", type=int, help="edit at about this many pixels squared (default: as trained)")
     what.add_argument("--task", type=int, default=0, help="which held-out task, without --source (default 0)")
     how = result.add_argument_group("how")
@@ -84,10 +91,12 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, default=0, help="of the initial noise (default 0)")
     how.add_argument("--guidance", type=float, help="embedded guidance (default: the run's)")
     how.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default: the run's)")
-    how.add_argument("--output", type=path_argument, default=Path("edited.png"),
-                     help="PNG to write (default edited.png)")
-    how.add_argument("--compare", action="store_true",
-                     help="also write OUTPUT_compare.png: source, base and trained side by side")
+    how.add_argument(
+        "--output", type=path_argument, default=Path("edited.png"), help="PNG to write (default edited.png)"
+    )
+    how.add_argument(
+        "--compare", action="store_true", help="also write OUTPUT_compare.png: source, base and trained side by side"
+    )
     return result
 
 
@@ -100,8 +109,10 @@ def run_config(run: Path) -> RunConfig:
     """
     path = run / CONFIG
     if not path.is_file():
-        raise InferError(f"--run {run}: expected the folder of a run, but there is no {path}; train one with "
-                         "python -m learner.main, or give --adapter or --editor")
+        raise InferError(
+            f"--run {run}: expected the folder of a run, but there is no {path}; train one with "
+            "python -m learner.main, or give --adapter or --editor"
+        )
     layers = Layers()
     layers.add_file(path)
     return validated(layers)
@@ -119,8 +130,9 @@ def chosen(options: argparse.Namespace) -> tuple[RunConfig, Path | None]:
         run = options.run or Path("runs/quickstart")
         config, adapter = run_config(run), run / ADAPTER
         if not adapter.is_dir():
-            raise InferError(f"--run {run}: expected a finished run, but there is no {adapter}; continue it with "
-                             f"{resume(run)}")
+            raise InferError(
+                f"--run {run}: expected a finished run, but there is no {adapter}; continue it with {resume(run)}"
+            )
     changed = {"guidance": options.guidance, "device": options.device}
     editor = config.editor.model_copy(update={key: value for key, value in changed.items() if value is not None})
     return config.model_copy(update={"editor": editor}), adapter
@@ -137,8 +149,10 @@ def task_of(options: argparse.Namespace, config: RunConfig) -> EditTask:
             raise InferError("--source: expected a picture, because --instruction or --mask is given")
         held_out = open_tasks(config).held_out
         if not held_out:
-            raise InferError("--source: expected an image, since the run holds out no tasks to edit; name one with "
-                             "--source IMAGE, and what to do with --instruction WORDS")
+            raise InferError(
+                "--source: expected an image, since the run holds out no tasks to edit; name one with "
+                "--source IMAGE, and what to do with --instruction WORDS"
+            )
         if not 0 <= options.task < len(held_out):
             raise InferError(f"--task {options.task}: expected one of the {len(held_out)} held-out tasks, 0 and up")
         return held_out[options.task]
@@ -149,8 +163,10 @@ def task_of(options: argparse.Namespace, config: RunConfig) -> EditTask:
     if options.mask is not None:
         mask = to_edit_mask(load_mask_png(options.mask), options.mask_polarity)
         if mask.shape != source.shape[:2]:
-            raise InferError(f"--mask {options.mask}: expected the source's size, {source.shape[1]} × "
-                             f"{source.shape[0]}, seen {mask.shape[1]} × {mask.shape[0]}")
+            raise InferError(
+                f"--mask {options.mask}: expected the source's size, {source.shape[1]} × "
+                f"{source.shape[0]}, seen {mask.shape[1]} × {mask.shape[0]}"
+            )
     task = EditTask(options.source.name, source, mask, options.instruction)
     return resize_task(task, options.resolution or trained_side(config), pixel_multiple(config.editor.path))
 
@@ -162,9 +178,7 @@ def trained_side(config: RunConfig) -> int | None:
     return SIZE if config.editor.path == BUILT_IN else FULL_SIDE
 
 
-def edit(
-    task: EditTask, config: RunConfig, adapter: Path | None, seed: int, steps: int, compare: bool
-) -> Edited:
+def edit(task: EditTask, config: RunConfig, adapter: Path | None, seed: int, steps: int, compare: bool) -> Edited:
     """Edits a task with the editor of `config` and the adapter, and for a comparison with the base alone.
 
     Raises:
@@ -220,8 +234,9 @@ def report(edited: Edited) -> list[str]:
     after = picture_numbers(task, edited.trained)
     before = {} if edited.base is None else picture_numbers(task, edited.base)
     for name, value in after.items():
-        lines.append(f"{name} {number(name, value)}"
-                     + (f"   (base {number(name, before[name])})" if name in before else ""))
+        lines.append(
+            f"{name} {number(name, value)}" + (f"   (base {number(name, before[name])})" if name in before else "")
+        )
     return lines
 
 
@@ -232,8 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.output.suffix.lower() != ".png":
             raise InferError(f"--output {options.output}: expected a name that ends in .png")
         if options.seed < 0 or (options.steps is not None and options.steps < 1):
-            raise InferError(f"expected --seed of at least 0 and --steps of at least 1, seen {options.seed} and "
-                             f"{options.steps}")
+            raise InferError(
+                f"expected --seed of at least 0 and --steps of at least 1, seen {options.seed} and {options.steps}"
+            )
         config, adapter = chosen(options)
         task = task_of(options, config)
         steps = options.steps or config.sampler.evaluation_steps

@@ -71,8 +71,14 @@ class _Progress:
 
 
 def train(
-    config: RunConfig, backend: Backend, train_tasks: int, held_out_tasks: int, first_step: int,
-    events: EventLog, observers: Sequence[Observer], resumed: Resumed = Resumed(),
+    config: RunConfig,
+    backend: Backend,
+    train_tasks: int,
+    held_out_tasks: int,
+    first_step: int,
+    events: EventLog,
+    observers: Sequence[Observer],
+    resumed: Resumed = Resumed(),
     stopping: Stopping | None = None,
 ) -> Trained:
     """Trains from `first_step` to `learner.steps`; afterwards the last weights are published and saved.
@@ -97,8 +103,15 @@ def train(
 
 
 def _train(
-    config: RunConfig, backend: Backend, train_tasks: int, held_out_tasks: int, progress: _Progress,
-    events: EventLog, observers: Sequence[Observer], resumed: Resumed, stopping: Stopping,
+    config: RunConfig,
+    backend: Backend,
+    train_tasks: int,
+    held_out_tasks: int,
+    progress: _Progress,
+    events: EventLog,
+    observers: Sequence[Observer],
+    resumed: Resumed,
+    stopping: Stopping,
 ) -> Trained:
     steps, first_step = config.learner.steps, progress.done
     announce = announcer(events, observers)
@@ -110,8 +123,7 @@ def _train(
 
     judges, alarm = JudgeWatch(backend, announce), FlatAlarm(edit_rewards(config.rewards))
     sampler = LeaseSampler(config.seed, train_tasks, config.learner.groups_per_step, resumed.anew_from)
-    gatherer = Gatherer(
-        config, backend, sampler, events, first_step, resumed.spooled, resumed.books, pause, announce)
+    gatherer = Gatherer(config, backend, sampler, events, first_step, resumed.spooled, resumed.books, pause, announce)
     progress.books = gatherer.settled
     if progress.saved is None:
         _save(backend, progress, events, announce)
@@ -121,7 +133,8 @@ def _train(
         with phases.timed("step"):
             with phases.timed("rollout"):
                 groups = gatherer.gather(
-                    step, partial(show_group, config, backend, observers, step), idle=judges.glance)
+                    step, partial(show_group, config, backend, observers, step), idle=judges.glance
+                )
             with phases.timed("update"):
                 report = backend.update(meanwhile=gatherer.lease)
             progress.done = done
@@ -138,8 +151,10 @@ def _train(
                     _save(backend, progress, events, announce, last)
             if progress.not_spooled >= MAX_DISK_FAILURES:
                 why = next(iter(report.totals.unspooled.values()))
-                raise RunFailed(f"In {progress.not_spooled} steps in a row the disk refused groups for the spool: "
-                                f"{why}. Make room, and continue with --resume.")
+                raise RunFailed(
+                    f"In {progress.not_spooled} steps in a row the disk refused groups for the spool: "
+                    f"{why}. Make room, and continue with --resume."
+                )
         record = step_record(config, done, gatherer, groups, report, phases, judges.look())
         show_step(record, events, observers)
         sentence = alarm.sentence(record.zero_std_share, record.edit_flat_share)
@@ -177,7 +192,8 @@ def _tell_skip(report: StepReport, done: int, announce: Notify) -> None:
         raise Diverged(
             f"The gradient was not finite in {report.skipped_in_a_row} steps in a row, up to step {done}; lower "
             "learner.optimizer.lr, or use editor.dtype float32. The groups that made it so are in the run's folder "
-            "faulty/.")
+            "faulty/."
+        )
 
 
 def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Notify, last: bool = False) -> None:
@@ -192,8 +208,10 @@ def _save(backend: Backend, progress: _Progress, events: EventLog, announce: Not
     progress.due, progress.not_saved = True, progress.not_saved + 1
     announce("not_saved", step=progress.done, reason=outcome.reason)
     if last or progress.not_saved >= MAX_DISK_FAILURES:
-        raise RunFailed(f"The disk has refused a checkpoint {progress.not_saved} time(s) in a row: {outcome.reason}. "
-                        "Make room, and continue with --resume.")
+        raise RunFailed(
+            f"The disk has refused a checkpoint {progress.not_saved} time(s) in a row: {outcome.reason}. "
+            "Make room, and continue with --resume."
+        )
 
 
 def _checkpoint(backend: Backend, progress: _Progress, events: EventLog) -> Path | Unsaved:
@@ -230,14 +248,20 @@ def publish(backend: Backend, events: EventLog, step: int) -> int:
     published = backend.publish()
     if published.version != step:
         raise RunFailed(
-            f"the learner published version {published.version} after {step} steps; versions count optimizer steps")
+            f"the learner published version {published.version} after {step} steps; versions count optimizer steps"
+        )
     events.write("published", version=published.version, fingerprint=published.fingerprint, modules=published.modules)
     return published.version
 
 
 def step_record(
-    config: RunConfig, done: int, gatherer: Gatherer, groups: Sequence[Delivered], report: StepReport,
-    phases: Phases, judge: Mapping[str, float],
+    config: RunConfig,
+    done: int,
+    gatherer: Gatherer,
+    groups: Sequence[Delivered],
+    report: StepReport,
+    phases: Phases,
+    judge: Mapping[str, float],
 ) -> StepRecord:
     """The record of the step that is done; raises LedgerError when the books do not balance."""
     rewards = reward_statistics([delivered.scores for delivered in groups], config.rewards)
@@ -265,8 +289,14 @@ def step_record(
 def show_step(record: StepRecord, events: EventLog, observers: Sequence[Observer]) -> None:
     """Tells the diary and the observers about a step."""
     events.write(
-        "step", step=record.step, reward_mean=record.reward_mean[REWARD], reward_std=record.reward_std[REWARD],
-        gradient_norm=record.learner.get("gradient_norm"), lr=record.learner["lr"], counters=asdict(record.counters))
+        "step",
+        step=record.step,
+        reward_mean=record.reward_mean[REWARD],
+        reward_std=record.reward_std[REWARD],
+        gradient_norm=record.learner.get("gradient_norm"),
+        lr=record.learner["lr"],
+        counters=asdict(record.counters),
+    )
     for observer in observers:
         observer.on_step(record)
 
@@ -278,8 +308,14 @@ def show_group(
     generated = delivered.generated
     wanted = delivered.lease.slot == 0 and step in gallery_steps(config.learner.steps, config.report.gallery_groups)
     record = GroupRecord(
-        step, generated.lease, generated.task_id, delivered.scores, staleness(step, generated.policy_version),
-        generated.seconds, images=backend.images(delivered) if wanted else None)
+        step,
+        generated.lease,
+        generated.task_id,
+        delivered.scores,
+        staleness(step, generated.policy_version),
+        generated.seconds,
+        images=backend.images(delivered) if wanted else None,
+    )
     for observer in observers:
         observer.on_group(record)
 

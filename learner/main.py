@@ -101,8 +101,11 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        print("cluster.mode ray needs Ray, which is not installed; type: python -m pip install 'ray[default]'   "
-              "(or run with --cluster.mode inline)", file=sys.stderr)
+        print(
+            "cluster.mode ray needs Ray, which is not installed; type: python -m pip install 'ray[default]'   "
+            "(or run with --cluster.mode inline)",
+            file=sys.stderr,
+        )
         return exits.FAILED
     except Exception as error:
         # Imported late: --help and --dry-run answer at once.

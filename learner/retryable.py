@@ -44,7 +44,8 @@ def _lost_on_ray(error: BaseException) -> bool:
     from cluster.runtime import ClusterError
 
     return isinstance(error, FleetError | ClusterError) or (
-        isinstance(error, RayError) and not isinstance(error, RayTaskError))
+        isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    )
 
 
 def _own_fault(error: BaseException) -> bool:

@@ -35,7 +35,10 @@ from learner.state.spool import recover
 
 
 def run(
-    config: RunConfig, resume: bool = False, observers: Sequence[Observer] = (), allowed: Sequence[str] = (),
+    config: RunConfig,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    allowed: Sequence[str] = (),
     stopping: Stopping | None = None,
 ) -> dict[str, Any]:
     """Trains as configured and returns what summary.json holds.
@@ -69,7 +72,11 @@ def run(
 
 
 def _attempt(
-    config: RunConfig, tasks: Tasks, resume: bool, observers: Sequence[Observer], allowed: Sequence[str],
+    config: RunConfig,
+    tasks: Tasks,
+    resume: bool,
+    observers: Sequence[Observer],
+    allowed: Sequence[str],
     stopping: Stopping | None,
 ) -> dict[str, Any]:
     folder = RunFolder(config, resume, allowed)
@@ -77,12 +84,20 @@ def _attempt(
         checkpoint, refused = starting_point(config, folder.path, tasks, allowed) if resume else (None, ())
         (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         first_step = 0 if checkpoint is None else checkpoint.step
-        spooled, spool_refused = recover(
-            folder.path, first_step, config_hash(config), config.learner.groups_per_step)
-        resumed = Resumed(spooled, None if checkpoint is None else checkpoint.state["extra"]["books"],
-                          rolled_back_to(folder.path))
-        record = RunRecord(config, config_hash(config), folder.path, first_step, len(tasks.train),
-                           len(tasks.held_out), refused, tasks.handed())
+        spooled, spool_refused = recover(folder.path, first_step, config_hash(config), config.learner.groups_per_step)
+        resumed = Resumed(
+            spooled, None if checkpoint is None else checkpoint.state["extra"]["books"], rolled_back_to(folder.path)
+        )
+        record = RunRecord(
+            config,
+            config_hash(config),
+            folder.path,
+            first_step,
+            len(tasks.train),
+            len(tasks.held_out),
+            refused,
+            tasks.handed(),
+        )
         with EventLog(folder.path / EVENTS) as events:
             # A process that was killed at once may have left no line.
             events.write("resumed" if events.begun else "started", **_began(record, tasks, folder, allowed, resumed))
@@ -92,16 +107,16 @@ def _attempt(
             announce = announcer(events, observers)
             for key, lines in tasks.faults.items():
                 if lines:
-                    announce("data_faults", key=key, count=len(lines), first=grouped(lines.faults),
-                             command=lines.command)
+                    announce(
+                        "data_faults", key=key, count=len(lines), first=grouped(lines.faults), command=lines.command
+                    )
             if tasks.remarks:
                 announce("data_remarks", sentences=list(tasks.remarks))
             for reason in spool_refused:
                 announce("spool_refused", reason=reason)
             try:
                 summary = _run(record, events, observers, allowed, resumed, stopping)
-                summary["left_out"]["lines"] = {
-                    key: lines.sentences() for key, lines in tasks.faults.items()}
+                summary["left_out"]["lines"] = {key: lines.sentences() for key, lines in tasks.faults.items()}
                 summary["data_remarks"] = list(tasks.remarks)
             except BaseException as error:
                 events.write("failed", error=type(error).__name__, reason=str(error))
@@ -121,21 +136,36 @@ def _began(
     """What the event log says of a process that begins, see `learner.state.event_types.Began`."""
     config = record.config
     return {
-        "step": record.first_step, "config_hash": record.config_hash, "changed": list(folder.changed),
-        "allowed": list(allowed), "data": tasks.fingerprints, "code": code_fingerprint(), "seed": config.seed,
-        "steps": config.learner.steps, "groups_per_step": config.learner.groups_per_step,
-        "updates_per_step": config.learner.updates_per_step, "group_size": config.exploration.group_size,
-        "min_valid": config.rewards.min_valid, "staleness": config.cluster.staleness,
-        "publish_every": config.cluster.publish_every, "checkpoint_every": config.checkpoint.every,
-        "evaluate_every": config.report.evaluate_every, "train_tasks": record.train_tasks,
-        "held_out_tasks": record.held_out_tasks, "anew_from": resumed.anew_from,
+        "step": record.first_step,
+        "config_hash": record.config_hash,
+        "changed": list(folder.changed),
+        "allowed": list(allowed),
+        "data": tasks.fingerprints,
+        "code": code_fingerprint(),
+        "seed": config.seed,
+        "steps": config.learner.steps,
+        "groups_per_step": config.learner.groups_per_step,
+        "updates_per_step": config.learner.updates_per_step,
+        "group_size": config.exploration.group_size,
+        "min_valid": config.rewards.min_valid,
+        "staleness": config.cluster.staleness,
+        "publish_every": config.cluster.publish_every,
+        "checkpoint_every": config.checkpoint.every,
+        "evaluate_every": config.report.evaluate_every,
+        "train_tasks": record.train_tasks,
+        "held_out_tasks": record.held_out_tasks,
+        "anew_from": resumed.anew_from,
         "refused_checkpoints": list(record.refused_checkpoints),
     }
 
 
 def _run(
-    record: RunRecord, events: EventLog, observers: Sequence[Observer], allowed: Sequence[str],
-    resumed: Resumed, stopping: Stopping | None,
+    record: RunRecord,
+    events: EventLog,
+    observers: Sequence[Observer],
+    allowed: Sequence[str],
+    resumed: Resumed,
+    stopping: Stopping | None,
 ) -> dict[str, Any]:
     config, phases = record.config, Phases()
     announce = announcer(events, observers)
@@ -154,12 +184,14 @@ def _run(
             with phases.timed("base_evaluation"):
                 base = measure(config, backend, "base", record.first_step, tasks, events, observers)
             with phases.timed("training"):
-                trained = train(config, backend, record.train_tasks, tasks, record.first_step, events, observers,
-                                resumed, stopping)
+                trained = train(
+                    config, backend, record.train_tasks, tasks, record.first_step, events, observers, resumed, stopping
+                )
             with phases.timed("final_evaluation"):
                 final = measure(config, backend, "final", last, tasks, events, observers)
             exported = backend.export(
-                record.folder / ADAPTER, {"run": config.name, "step": last, "base": config.editor.path})
+                record.folder / ADAPTER, {"run": config.name, "step": last, "base": config.editor.path}
+            )
     finally:
         backend.close()
     return _summary(record, trained, base, final, exported, {**phases.seconds, **trained.seconds})
@@ -177,7 +209,11 @@ def make_backend(config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) 
 
 
 def _summary(
-    record: RunRecord, trained: Trained, before: HeldOut, after: HeldOut, exported: Exported,
+    record: RunRecord,
+    trained: Trained,
+    before: HeldOut,
+    after: HeldOut,
+    exported: Exported,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Everything a person asks after a run, JSON values."""
@@ -194,8 +230,16 @@ def _summary(
     assert record.tasks is not None
     base, final = before.metrics, after.metrics
     gain, gain_error = paired_gain(base, final)
-    verdict = judged(record.config.learner.steps, skipped_steps(events), exported.change, paired_counts(base, final),
-                     mean_and_error(base)[0], gain, gain_error, len(after.not_finite.keys() - before.not_finite.keys()))
+    verdict = judged(
+        record.config.learner.steps,
+        skipped_steps(events),
+        exported.change,
+        paired_counts(base, final),
+        mean_and_error(base)[0],
+        gain,
+        gain_error,
+        len(after.not_finite.keys() - before.not_finite.keys()),
+    )
     return {
         "name": record.config.name,
         "folder": str(record.folder),

@@ -42,11 +42,15 @@ def appearance(
         ValueError: for mismatched shapes, another dtype, or a region without a pixel.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != reference.shape or images.shape[3] != 3:
-        raise ValueError(f"expected images uint8 [B, H, W, 3] and a reference of their size, got {images.dtype} "
-                         f"{list(images.shape)} and {list(reference.shape)}")
+        raise ValueError(
+            f"expected images uint8 [B, H, W, 3] and a reference of their size, got {images.dtype} "
+            f"{list(images.shape)} and {list(reference.shape)}"
+        )
     if region.dtype != np.bool_ or region.shape != reference.shape[:2] or not region.any():
-        raise ValueError(f"expected a region bool {list(reference.shape[:2])} with at least one pixel, got "
-                         f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}")
+        raise ValueError(
+            f"expected a region bool {list(reference.shape[:2])} with at least one pixel, got "
+            f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}"
+        )
     places = np.flatnonzero(region)
     across, down = region[:, 1:] & region[:, :-1], region[1:] & region[:-1]
     before = _look(reference, places, across, down)
@@ -57,12 +61,14 @@ def appearance(
         error = (image.reshape(-1, 3)[places] - wanted) / 255
         mean = error.mean(axis=0, dtype=np.float64)
         square = float(np.square(error).mean(axis=0, dtype=np.float64).sum())
-        rows.append({
-            "change": float(np.abs(error).mean(dtype=np.float64)),
-            **{name: after[name] - before[name] for name in SIGNED},
-            "cast": float(np.linalg.norm(mean - mean.mean())),
-            "cast_share": float(np.square(mean).sum()) / square if square > 0 else 0.0,
-        })
+        rows.append(
+            {
+                "change": float(np.abs(error).mean(dtype=np.float64)),
+                **{name: after[name] - before[name] for name in SIGNED},
+                "cast": float(np.linalg.norm(mean - mean.mean())),
+                "cast_share": float(np.square(mean).sum()) / square if square > 0 else 0.0,
+            }
+        )
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 

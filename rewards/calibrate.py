@@ -42,15 +42,22 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m rewards.calibrate",
         description="Judge noise, agreement between judges and dynamic range, on a folder of edits.",
         epilog="Further flags are those of learner.main, such as --rewards.judge.editscore.passes 8. Ends with 0 when "
-               "every component could score something, else with 1; with 2 for wrong requests.",
-        allow_abbrev=False)
-    result.add_argument("folder", type=path_argument,
-                        help="a folder with a manifest.jsonl, or such a file: source, mask, instruction and edited (a "
-                             "path or a list)")
-    result.add_argument("--mask-polarity", choices=POLARITIES,
-                        help="of the masks, where neither the manifest's header nor its lines say it")
-    result.add_argument("--follow-links", action="store_true",
-                        help="follow links that lead out of the manifest's folder")
+        "every component could score something, else with 1; with 2 for wrong requests.",
+        allow_abbrev=False,
+    )
+    result.add_argument(
+        "folder",
+        type=path_argument,
+        help="a folder with a manifest.jsonl, or such a file: source, mask, instruction and edited (a path or a list)",
+    )
+    result.add_argument(
+        "--mask-polarity",
+        choices=POLARITIES,
+        help="of the masks, where neither the manifest's header nor its lines say it",
+    )
+    result.add_argument(
+        "--follow-links", action="store_true", help="follow links that lead out of the manifest's folder"
+    )
     result.add_argument("--json", action="store_true", help="print JSON in place of the tables")
     return result
 
@@ -59,8 +66,11 @@ async def calibrate(options: argparse.Namespace, flags: Sequence[str]) -> bool:
     """Scores all edits and prints the report; True when every component has a value somewhere."""
     groups = await asyncio.to_thread(read_manifest, options.folder, options.mask_polarity, options.follow_links)
     config, found = configuration(
-        flags, any(files.masked for files in groups), any(files.target is not None for files in groups),
-        any(files.caption is not None for files in groups))
+        flags,
+        any(files.masked for files in groups),
+        any(files.target is not None for files in groups),
+        any(files.caption is not None for files in groups),
+    )
     async with opened(config) as pool:
         scored = await all_scores(pool, groups, Console(stderr=True))
     result = report(scored, found.left_out)
@@ -73,8 +83,9 @@ async def calibrate(options: argparse.Namespace, flags: Sequence[str]) -> bool:
     for name, of in result.components.items():
         console.print(Text(f"{name}: {verdict(of)}."))
         if of.first_error is not None:
-            console.print(Text(f"{of.errors} of {of.errors + of.edits} have no {name}; the first: {of.first_error}",
-                               style="red"))
+            console.print(
+                Text(f"{of.errors} of {of.errors + of.edits} have no {name}; the first: {of.first_error}", style="red")
+            )
     for sentence in found.left_out:
         console.print(Text(f"Not measured: {sentence}.", style="dim"))
     return all(of.edits for of in result.components.values())
@@ -83,8 +94,15 @@ async def calibrate(options: argparse.Namespace, flags: Sequence[str]) -> bool:
 async def all_scores(pool: RewardPool, groups: Sequence[EditFiles], console: Console) -> Scored:
     """The scores of all groups, some at the same time, with a bar of the edits that are done."""
     places = asyncio.Semaphore(AT_ONCE)
-    bar = Progress(TextColumn("Scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("edits"),
-                   TimeRemainingColumn(), console=console, transient=True)
+    bar = Progress(
+        TextColumn("Scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("edits"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
     async def one(files: EditFiles) -> Mapping[str, Sequence[Score]]:
         async with places:

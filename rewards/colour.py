@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_TO_XYZ = np.array([
-    [0.412453, 0.357580, 0.180423],
-    [0.212671, 0.715160, 0.072169],
-    [0.019334, 0.119193, 0.950227],
-])
+_TO_XYZ = np.array(
+    [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
+)
 """Linear sRGB to XYZ (ITU-R BT.709 primaries, D65)."""
 _WHITE = np.array([0.95047, 1.0, 1.08883])
 """XYZ of D65, 2 degree observer."""
-_LINEAR = np.array([value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-                    for value in np.arange(256) / 255])
+_LINEAR = np.array(
+    [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in np.arange(256) / 255]
+)
 """Linear light of each 8-bit sRGB value (IEC 61966-2-1)."""
 
 
@@ -34,9 +37,13 @@ def delta_e(image: NDArray[np.uint8], target: NDArray[np.uint8], region: NDArray
         ValueError: for mismatched shapes, another dtype, or a region without a pixel.
     """
     if image.dtype != np.uint8 or target.dtype != np.uint8 or image.shape != target.shape or image.shape[2:] != (3,):
-        raise ValueError(f"expected two images uint8 [H, W, 3] of one size, got {image.dtype} {list(image.shape)} and "
-                         f"{target.dtype} {list(target.shape)}")
+        raise ValueError(
+            f"expected two images uint8 [H, W, 3] of one size, got {image.dtype} {list(image.shape)} and "
+            f"{target.dtype} {list(target.shape)}"
+        )
     if region.dtype != np.bool_ or region.shape != image.shape[:2] or not region.any():
-        raise ValueError(f"expected a region bool {list(image.shape[:2])} with at least one pixel, got "
-                         f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}")
+        raise ValueError(
+            f"expected a region bool {list(image.shape[:2])} with at least one pixel, got "
+            f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}"
+        )
     return float(np.linalg.norm(lab(image[region]) - lab(target[region]), axis=-1).mean())

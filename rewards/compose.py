@@ -46,22 +46,25 @@ class GroupReward:
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 1 or self.valid.shape != self.rewards.shape:
-            raise ValueError(
-                f"rewards and valid must both be [G]; seen {self.rewards.shape} and {self.valid.shape}."
-            )
+            raise ValueError(f"rewards and valid must both be [G]; seen {self.rewards.shape} and {self.valid.shape}.")
         if not np.isfinite(self.rewards).all():
             raise ValueError(f"rewards must be finite; seen {self.rewards.tolist()}.")
 
 
 def composed(scores: Sequence[GroupScores], config: RewardsConfig) -> list[GroupReward]:
     """The rewards that a run with this configuration trains on; see `compose`."""
-    return compose(scores, config.weights, config.normalisation, config.min_std, config.noise_floors,
-                   edit_rewards(config))
+    return compose(
+        scores, config.weights, config.normalisation, config.min_std, config.noise_floors, edit_rewards(config)
+    )
 
 
 def compose(
-    scores: Sequence[GroupScores], weights: Mapping[str, float], normalisation: Normalisation, min_std: float = 0.0,
-    floors: Mapping[str, float] = MappingProxyType({}), edit: Collection[str] = (),
+    scores: Sequence[GroupScores],
+    weights: Mapping[str, float],
+    normalisation: Normalisation,
+    min_std: float = 0.0,
+    floors: Mapping[str, float] = MappingProxyType({}),
+    edit: Collection[str] = (),
 ) -> list[GroupReward]:
     """R_i = sum_c w_c z_c(i) of every group, where z depends on the normalisation.
 
@@ -93,9 +96,7 @@ def compose(
             without a weight.
     """
     if normalisation not in get_args(Normalisation):
-        raise ValueError(
-            f"normalisation must be one of {', '.join(get_args(Normalisation))}; seen {normalisation!r}."
-        )
+        raise ValueError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; seen {normalisation!r}.")
     names = [name for name, weight in weights.items() if weight != 0]
     if not names:
         raise ValueError(f"weights: expected a component with a weight other than 0; seen {dict(weights)}.")
@@ -112,8 +113,10 @@ def compose(
         for found, part, ok in zip(floored, given, above, strict=True):
             if not ok and _is_above(part, 0.0):
                 found.append(name)
-        values = [part if ok or not part.size else np.full_like(part, part.mean())
-                  for part, ok in zip(given, above, strict=True)]
+        values = [
+            part if ok or not part.size else np.full_like(part, part.mean())
+            for part, ok in zip(given, above, strict=True)
+        ]
         largest = max((float(np.abs(part).max()) for part in values if part.size), default=0.0)
         if normalisation == "minibatch":
             values = [part - _mean(values) for part in values]
@@ -131,9 +134,12 @@ def compose(
             edit_flat = [flat and not ok for flat, ok in zip(edit_flat, above, strict=True)]
         for reward, mask, part in zip(rewards, valid, values, strict=True):
             reward[mask] += weights[name] * part / scale
-    return [GroupReward(reward, mask, tuple(silent), is_filtered(reward[mask], math.inf if flat else min_std),
-                        tuple(found), flat)
-            for reward, mask, found, flat in zip(rewards, valid, floored, edit_flat, strict=True)]
+    return [
+        GroupReward(
+            reward, mask, tuple(silent), is_filtered(reward[mask], math.inf if flat else min_std), tuple(found), flat
+        )
+        for reward, mask, found, flat in zip(rewards, valid, floored, edit_flat, strict=True)
+    ]
 
 
 def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:

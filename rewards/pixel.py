@@ -116,9 +116,7 @@ def region_ssim(images: Pixels, target: Pixels, region: Region) -> Tensor:
     """
     pixels, wanted, inside = _checked(images, target, region)
     if min(inside.shape) <= _REACH:
-        raise ValueError(
-            f"SSIM needs pictures of at least {_REACH + 1} pixels a side; seen {list(inside.shape)}."
-        )
+        raise ValueError(f"SSIM needs pictures of at least {_REACH + 1} pixels a side; seen {list(inside.shape)}.")
     totals = pixels.new_zeros(len(pixels), dtype=torch.float64)
     height, width = inside.shape
     together = min(3, max(1, _CACHE // inside.numel()))  # as many channels as stay in a core's cache
@@ -204,9 +202,7 @@ def _checked(images: Pixels, target: Pixels, region: Region) -> tuple[Tensor, Te
             f"{list(pixels.shape)} and {list(wanted.shape)}."
         )
     if inside.shape != wanted.shape[:2]:
-        raise ValueError(
-            f"the mask must have the pictures' size, {list(wanted.shape[:2])}; seen {list(inside.shape)}."
-        )
+        raise ValueError(f"the mask must have the pictures' size, {list(wanted.shape[:2])}; seen {list(inside.shape)}.")
     if not bool(inside.any()):
         raise RegionError(
             "the region to be measured has no pixel (an edit mask that covers the whole picture leaves no "

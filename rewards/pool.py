@@ -80,10 +80,16 @@ class RewardPool:
     """
 
     def __init__(
-        self, config: RunConfig, tasks: Tasks, scorers: Mapping[str, PlainScorer] = SCORERS,
-        waiting: Mapping[str, WaitingScorer] | None = None, judges: Mapping[str, JudgePool] | None = None,
-        cache: ScoreCache | None = None, first: Sequence[Callable[[], Awaitable[object]]] = (),
-        rehearsals: Sequence[Callable[[], Awaitable[object]]] = (), own: Mapping[str, OwnScorer] | None = None,
+        self,
+        config: RunConfig,
+        tasks: Tasks,
+        scorers: Mapping[str, PlainScorer] = SCORERS,
+        waiting: Mapping[str, WaitingScorer] | None = None,
+        judges: Mapping[str, JudgePool] | None = None,
+        cache: ScoreCache | None = None,
+        first: Sequence[Callable[[], Awaitable[object]]] = (),
+        rehearsals: Sequence[Callable[[], Awaitable[object]]] = (),
+        own: Mapping[str, OwnScorer] | None = None,
         small_pixels: int | None = None,
     ) -> None:
         """Components by name; `open_pool` makes those that the configuration asks for.
@@ -167,8 +173,10 @@ class RewardPool:
         """What a person should see of every run, whatever it is rewarded for: how the background is held, and
         `rewards.watched`."""
         scorers = {name: SCORERS[name] for name in WATCHED if name not in self._names}
-        found = {name: await _run(name, self._in_thread(scorer) if self.waits else _at_once(scorer), given)
-                 for name, scorer in scorers.items()}
+        found = {
+            name: await _run(name, self._in_thread(scorer) if self.waits else _at_once(scorer), given)
+            for name, scorer in scorers.items()
+        }
         if not self.waits:
             return {**found, **looks(given)}
         return {**found, **await in_thread(self._computing, looks, given)}
@@ -198,6 +206,7 @@ class RewardPool:
 
     def _in_thread(self, scorer: PlainScorer) -> WaitingScorer:
         """The scorer in a thread, so that the event loop takes the judges' answers meanwhile."""
+
         async def computed(given: ScoreInput) -> Sequence[Score]:
             small = self._small_pixels is not None and given.pixels <= self._small_pixels
             return await in_thread(self._computing_small if small else self._computing, scorer, given)
@@ -240,8 +249,10 @@ class RewardPool:
     async def close(self) -> None:
         """Ends all connections, the processes of the user's scorers, and the cache's server if it is the pool's own."""
         try:
-            await asyncio.gather(*(judge.close() for judge in self._judges.values()),
-                                 *(asyncio.to_thread(scorer.close) for scorer in self._own.values()))
+            await asyncio.gather(
+                *(judge.close() for judge in self._judges.values()),
+                *(asyncio.to_thread(scorer.close) for scorer in self._own.values()),
+            )
         finally:
             for threads in (self._computing, self._computing_small):
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -255,7 +266,10 @@ def weighted(config: RunConfig) -> tuple[str, ...]:
 
 
 def open_pool(
-    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None = None, folder: Path | None = None,
+    config: RunConfig,
+    tasks: Tasks,
+    urls: Mapping[str, Sequence[str]] | None = None,
+    folder: Path | None = None,
     small_pixels: int | None = None,
 ) -> RewardPool:
     """The pool that the configuration asks for, not started yet.
@@ -278,8 +292,9 @@ def open_pool(
             if name in config.rewards.scorers:
                 from rewards.plugin.scorer import OwnScorer
 
-                own[name] = OwnScorer(name, config.rewards.scorers[name], config.rewards.scorer_deadline,
-                                      config.rewards.scorer_processes)
+                own[name] = OwnScorer(
+                    name, config.rewards.scorers[name], config.rewards.scorer_deadline, config.rewards.scorer_processes
+                )
                 undone.callback(own[name].close)
         pool = _with_others(config, tasks, urls, folder, own, small_pixels)
         undone.pop_all()
@@ -287,8 +302,12 @@ def open_pool(
 
 
 def _with_others(
-    config: RunConfig, tasks: Tasks, urls: Mapping[str, Sequence[str]] | None, folder: Path | None,
-    own: Mapping[str, OwnScorer], small_pixels: int | None,
+    config: RunConfig,
+    tasks: Tasks,
+    urls: Mapping[str, Sequence[str]] | None,
+    folder: Path | None,
+    own: Mapping[str, OwnScorer],
+    small_pixels: int | None,
 ) -> RewardPool:
     """See `open_pool`; the user's scorers are there already."""
     names = weighted(config)
@@ -304,11 +323,14 @@ def _with_others(
     # Imported late: clients of servers are needed where there are servers.
     if any(name in names for name in JUDGES):
         from rewards.cache.open import open_cache
+
         try:
             from rewards.judge.pool import JudgePool
         except ModuleNotFoundError as error:
-            raise PoolError(f"rewards.judge needs the package {error.name}, which is not installed; type: "
-                            "python -m pip install 'locus-editing[judges]'") from error
+            raise PoolError(
+                f"rewards.judge needs the package {error.name}, which is not installed; type: "
+                "python -m pip install 'locus-editing[judges]'"
+            ) from error
         from rewards.scorers.editscore import EditScore
         from rewards.scorers.qwen_vl import QwenVl
 
@@ -316,8 +338,7 @@ def _with_others(
         cache = open_cache(config.redis, folder)
         for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
             if name in names:
-                judges[name] = JudgePool(
-                    name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
+                judges[name] = JudgePool(name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
         if "editscore" in judges:
             waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
             rehearsals.append(editscore.rehearse)
@@ -325,9 +346,17 @@ def _with_others(
             waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
             first.append(qwen_vl.digit_ids)
             rehearsals.append(qwen_vl.rehearse)
-    return RewardPool(config, tasks, waiting=waiting, judges=judges, cache=cache, first=first, own=own,
-                      rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
-                      small_pixels=small_pixels)
+    return RewardPool(
+        config,
+        tasks,
+        waiting=waiting,
+        judges=judges,
+        cache=cache,
+        first=first,
+        own=own,
+        rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
+        small_pixels=small_pixels,
+    )
 
 
 async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[None]]) -> None:
@@ -380,7 +409,11 @@ async def _run(name: str, scorer: WaitingScorer, given: ScoreInput) -> tuple[Sco
 def _numbers(counts: JudgeStatistics) -> dict[str, float]:
     """A judge's statistics as numbers; what has no value yet is left out."""
     failed = counts.unanswered + counts.refused + counts.bad
-    return {name: float(value) for name, value in {
-        **asdict(counts),
-        "error_rate": failed / counts.asked if counts.asked else None,
-    }.items() if value is not None}
+    return {
+        name: float(value)
+        for name, value in {
+            **asdict(counts),
+            "error_rate": failed / counts.asked if counts.asked else None,
+        }.items()
+        if value is not None
+    }

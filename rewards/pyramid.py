@@ -28,11 +28,15 @@ def pyramid_distance(image: NDArray[np.uint8], target: NDArray[np.uint8], region
         ValueError: for mismatched shapes, another dtype, or a region without a pixel.
     """
     if image.dtype != np.uint8 or target.dtype != np.uint8 or image.shape != target.shape or image.shape[2:] != (3,):
-        raise ValueError(f"expected two images uint8 [H, W, 3] of one size, got {image.dtype} {list(image.shape)} and "
-                         f"{target.dtype} {list(target.shape)}")
+        raise ValueError(
+            f"expected two images uint8 [H, W, 3] of one size, got {image.dtype} {list(image.shape)} and "
+            f"{target.dtype} {list(target.shape)}"
+        )
     if region.dtype != np.bool_ or region.shape != image.shape[:2] or not region.any():
-        raise ValueError(f"expected a region bool {list(image.shape[:2])} with at least one pixel, got "
-                         f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}")
+        raise ValueError(
+            f"expected a region bool {list(image.shape[:2])} with at least one pixel, got "
+            f"{region.dtype} {list(region.shape)} with {int(np.count_nonzero(region))}"
+        )
     # The pyramid is linear: that of the difference is the difference of the pyramids.
     difference = image.astype(np.float32) - target.astype(np.float32)
     rest = difference * region[..., None].astype(np.float32) / np.float32(255)
@@ -52,7 +56,9 @@ def _smooth(image: NDArray[np.float32]) -> NDArray[np.float32]:
         padded = np.pad(image, [(2, 2) if axis == one else (0, 0) for one in range(3)], mode="reflect")
         image = np.sum(
             [tap * padded.take(range(place, place + size), axis=axis) for place, tap in enumerate(_TAPS)],
-            axis=0, dtype=np.float32)
+            axis=0,
+            dtype=np.float32,
+        )
     return image
 
 

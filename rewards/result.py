@@ -33,8 +33,10 @@ class Score:
         if (self.value is None) == (self.error is None):
             raise ValueError("a score is either a value or an error, exactly one of the two")
         if self.value is not None and not abs(self.value) <= LARGEST_SCORE:  # NaN is not, either
-            raise ValueError(f"a score must be finite and at most {LARGEST_SCORE:g} in size, got {self.value}; report "
-                             "an error instead")
+            raise ValueError(
+                f"a score must be finite and at most {LARGEST_SCORE:g} in size, got {self.value}; report "
+                "an error instead"
+            )
         if self.reason is not None and self.error is None:
             raise ValueError(f"a reason belongs to an error, got {self.reason!r} for the value {self.value}")
         if self.passes and (self.value is None or not all(math.isfinite(one) for one in self.passes)):
@@ -46,8 +48,11 @@ class Score:
         if abs(value) <= LARGEST_SCORE:
             return cls(value=float(value))
         if math.isfinite(value):
-            return cls(error=f"{scorer}: expected a number from {-LARGEST_SCORE:g} to {LARGEST_SCORE:g}, got "
-                             f"{value:g}; divide its scores by a constant", reason="too_large")
+            return cls(
+                error=f"{scorer}: expected a number from {-LARGEST_SCORE:g} to {LARGEST_SCORE:g}, got "
+                f"{value:g}; divide its scores by a constant",
+                reason="too_large",
+            )
         return cls(error=f"{scorer}: expected a finite number, got {value}", reason="not_finite")
 
 
@@ -67,14 +72,21 @@ class GroupScores:
     @property
     def valid(self) -> tuple[bool, ...]:
         """Candidate i is valid if every component has a value for it."""
-        return tuple(all(score.value is not None for score in scores)
-                     for scores in zip(*self.components.values(), strict=True))
+        return tuple(
+            all(score.value is not None for score in scores) for scores in zip(*self.components.values(), strict=True)
+        )
 
     @property
     def invalid(self) -> dict[str, int]:
         """How many candidates have no score, by component and reason, such as `editscore_unavailable`."""
-        return dict(Counter(f"{name}_{score.reason or 'failed'}" for name, scores in self.components.items()
-                            for score in scores if score.value is None))
+        return dict(
+            Counter(
+                f"{name}_{score.reason or 'failed'}"
+                for name, scores in self.components.items()
+                for score in scores
+                if score.value is None
+            )
+        )
 
     @property
     def errors(self) -> tuple[str, ...]:

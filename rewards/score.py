@@ -34,20 +34,33 @@ Scores = Mapping[str, Sequence[Score]]
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        prog="python -m rewards.score", description="Score edits by every component that can be measured on them.",
+        prog="python -m rewards.score",
+        description="Score edits by every component that can be measured on them.",
         epilog="Further flags are those of learner.main: --config, --rewards.judge.editscore.urls, and so on. "
-               "Ends with 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
-        allow_abbrev=False)
+        "Ends with 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
+        allow_abbrev=False,
+    )
     result.add_argument("--source", type=path_argument, required=True, help="the picture before: PNG, JPEG or WebP")
-    result.add_argument("--edited", type=path_argument, required=True, action="extend", nargs="+",
-                        help="the picture after, or several, each of the source's size")
+    result.add_argument(
+        "--edited",
+        type=path_argument,
+        required=True,
+        action="extend",
+        nargs="+",
+        help="the picture after, or several, each of the source's size",
+    )
     result.add_argument("--instruction", required=True, help="what was to be done, in words")
     result.add_argument("--mask", type=path_argument, help="black-and-white PNG: what was to change, and what was not")
-    result.add_argument("--mask-polarity", choices=POLARITIES, default=POLARITIES[0],
-                        help="which colour of the mask was to change (default %(default)s)")
+    result.add_argument(
+        "--mask-polarity",
+        choices=POLARITIES,
+        default=POLARITIES[0],
+        help="which colour of the mask was to change (default %(default)s)",
+    )
     result.add_argument("--caption", help="what the wanted image shows, in words, for embedding models")
-    result.add_argument("--target", type=path_argument,
-                        help="the wanted picture, if there is one: PSNR inside the mask")
+    result.add_argument(
+        "--target", type=path_argument, help="the wanted picture, if there is one: PSNR inside the mask"
+    )
     result.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return result
 
@@ -70,8 +83,12 @@ def as_table(files: EditFiles, scores: Scores) -> Table:
 
 def errors(files: EditFiles, scores: Scores) -> list[str]:
     """Why there is no value where there is none."""
-    return [f"{path}: {one.error}" for number, path in enumerate(files.edited)
-            for one in (of[number] for of in scores.values()) if one.error is not None]
+    return [
+        f"{path}: {one.error}"
+        for number, path in enumerate(files.edited)
+        for one in (of[number] for of in scores.values())
+        if one.error is not None
+    ]
 
 
 def notes(files: EditFiles, found: Components) -> list[str]:
@@ -94,21 +111,33 @@ def spread(score: Score) -> str:
 def as_json(files: EditFiles, scores: Scores, found: Components) -> dict[str, Any]:
     """The same as JSON values; of `value` and `error` exactly one is null."""
     return {
-        "source": str(files.source), "instruction": files.instruction,
-        "mask": None if files.mask is None else str(files.mask), "mask_polarity": files.polarity,
+        "source": str(files.source),
+        "instruction": files.instruction,
+        "mask": None if files.mask is None else str(files.mask),
+        "mask_polarity": files.polarity,
         "target": None if files.target is None else str(files.target),
-        "edited": [{"file": str(path), "scores": {name: {
-            "value": of[number].value, "error": of[number].error, "reason": of[number].reason,
-            "passes": list(of[number].passes),
-        } for name, of in scores.items()}} for number, path in enumerate(files.edited)],
+        "edited": [
+            {
+                "file": str(path),
+                "scores": {
+                    name: {
+                        "value": of[number].value,
+                        "error": of[number].error,
+                        "reason": of[number].reason,
+                        "passes": list(of[number].passes),
+                    }
+                    for name, of in scores.items()
+                },
+            }
+            for number, path in enumerate(files.edited)
+        ],
         "not_measured": list(found.left_out),
     }
 
 
 async def score(files: EditFiles, flags: Sequence[str], to_json: bool) -> bool:
     """Scores and prints; True when every component has a value for every edit."""
-    config, found = configuration(
-        flags, files.masked, files.target is not None, files.caption is not None)
+    config, found = configuration(flags, files.masked, files.target is not None, files.caption is not None)
     task, images = files.load()
     async with opened(config) as pool:
         with Console(stderr=True).status("Scoring ..."):
@@ -129,9 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Scores what the command line names; returns the exit code."""
     options, flags = parser().parse_known_args(arguments)
     files = EditFiles(
-        name=options.source.name, source=options.source, instruction=options.instruction,
-        edited=tuple(options.edited), mask=options.mask, polarity=options.mask_polarity, target=options.target,
-        caption=options.caption)
+        name=options.source.name,
+        source=options.source,
+        instruction=options.instruction,
+        edited=tuple(options.edited),
+        mask=options.mask,
+        polarity=options.mask_polarity,
+        target=options.target,
+        caption=options.caption,
+    )
     return ended(score(files, flags, options.json))
 
 

@@ -17,8 +17,7 @@ def looks(given: ScoreInput) -> dict[str, tuple[Score, ...]]:
         if not region.any():
             continue
         look = appearance(given.images, given.task.source, region)
-        found.update({name: scores_of(look[drift], name)
-                      for drift in DRIFTS for name in (f"{where}_{drift}_drift",)})
+        found.update({name: scores_of(look[drift], name) for drift in DRIFTS for name in (f"{where}_{drift}_drift",)})
         if where == "edit":
             found["edit_change"] = scores_of(look["change"], "edit_change")
     return found

@@ -33,12 +33,37 @@ from tests.test_import_direction import MAY_IMPORT
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")]
 OF_OTHERS = {  # vLLM, Ray, Docker, SLURM, nvidia-smi, the Hugging Face hub, and what stands for any flag
-    "--served-model-name", "--max-model-len", "--tensor-parallel-size", "--tensor-parallel", "--pipeline-parallel",
-    "--data-parallel", "--dtype", "--enforce-eager", "--no-enable-chunked-prefill", "--model", "--host", "--port",
-    "--limit-mm-per-prompt", "--generation-config", "--allowed-media-domains", "--middleware", "--block-size",
-    "--gpu-memory-utilization", "--default-chat-template-kwargs", "--object-store-memory", "--shm-size", "--generate",
-    "--query-gpu", "--format", "--include", "--local-dir", "--section.key",
-    "--flag", "--switch", "--signal", "--max",
+    "--served-model-name",
+    "--max-model-len",
+    "--tensor-parallel-size",
+    "--tensor-parallel",
+    "--pipeline-parallel",
+    "--data-parallel",
+    "--dtype",
+    "--enforce-eager",
+    "--no-enable-chunked-prefill",
+    "--model",
+    "--host",
+    "--port",
+    "--limit-mm-per-prompt",
+    "--generation-config",
+    "--allowed-media-domains",
+    "--middleware",
+    "--block-size",
+    "--gpu-memory-utilization",
+    "--default-chat-template-kwargs",
+    "--object-store-memory",
+    "--shm-size",
+    "--generate",
+    "--query-gpu",
+    "--format",
+    "--include",
+    "--local-dir",
+    "--section.key",
+    "--flag",
+    "--switch",
+    "--signal",
+    "--max",
 }
 
 
@@ -48,10 +73,19 @@ def strings(tree: ast.AST) -> Iterator[ast.Constant]:
 
 def options() -> set[str]:
     """Every option of a parser of ours."""
-    calls = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
-    return {word.value for call in calls if call.func.attr == "add_argument"  # type: ignore[attr-defined]
-            for word in call.args if isinstance(word, ast.Constant) and isinstance(word.value, str)}
+    calls = (
+        node
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
+    return {
+        word.value
+        for call in calls
+        if call.func.attr == "add_argument"  # type: ignore[attr-defined]
+        for word in call.args
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    }
 
 
 def is_key(flag: str) -> bool:
@@ -61,10 +95,13 @@ def is_key(flag: str) -> bool:
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_every_flag_that_is_named_exists(package: str):
     known = {*options(), *(f"--{name}" for name in (*SWITCHES, ALLOW, "config", "help"))} | OF_OTHERS
-    named = {flag.rstrip(".-") for path in (ROOT / package).rglob("*.py")
-             if path.parent.name != "gallery"  # names of colours in its style
-             for node in strings(ast.parse(path.read_text(encoding="utf-8")))
-             for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*[\w]", node.value)}
+    named = {
+        flag.rstrip(".-")
+        for path in (ROOT / package).rglob("*.py")
+        if path.parent.name != "gallery"  # names of colours in its style
+        for node in strings(ast.parse(path.read_text(encoding="utf-8")))
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*[\w]", node.value)
+    }
     assert {flag for flag in named if flag not in known and not is_key(flag)} == set()
 
 
@@ -82,7 +119,8 @@ def test_commands_with_names_of_files_in_them_are_made_by_the_one_function_that_
                 for before, part in zip(node.values, node.values[1:], strict=False):
                     if isinstance(before, ast.Constant) and isinstance(part, ast.FormattedValue):
                         assert not re.search(r"python -m [\w.]+ [^;,()]*$", before.value), (
-                            f"{path}, line {node.lineno}: use configs.commands.command for {ast.unparse(part)}")
+                            f"{path}, line {node.lineno}: use configs.commands.command for {ast.unparse(part)}"
+                        )
 
 
 def typed(sentence: str) -> list[str]:
@@ -129,8 +167,9 @@ def test_a_copy_of_a_runs_configuration_continues_what_it_names_only_if_it_is_th
     with pytest.raises(RunRefused, match=r"there is no .*config\.yaml"):
         continued_by_copy(request.copied, request.config)
     # Another one of that name: a resume may change the steps, so it would be continued as it never was.
-    RunFolder(RunConfig.model_validate({"name": "r", "folder": str(run.parent), "learner": {"steps": 9}}),
-              resume=False).close()
+    RunFolder(
+        RunConfig.model_validate({"name": "r", "folder": str(run.parent), "learner": {"steps": 9}}), resume=False
+    ).close()
     request = parse_command_line(longer)
     with pytest.raises(RunRefused, match=r"another one \(learner\.steps\).*Nothing was changed") as refused:
         continued_by_copy(request.copied, request.config)

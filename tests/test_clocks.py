@@ -6,8 +6,19 @@ import pytest
 
 from tests.test_import_direction import modules
 
-WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "datetime.datetime.now",
-        "datetime.datetime.utcnow", "date.today", "time.localtime", "time.gmtime", "time.strftime"}
+WALL = {
+    "time.time",
+    "time.time_ns",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "datetime.datetime.now",
+    "datetime.datetime.utcnow",
+    "date.today",
+    "time.localtime",
+    "time.gmtime",
+    "time.strftime",
+}
 TELLS_A_DATE = {
     "cluster.scale",  # when somebody asked
     "cluster.supervise.__main__",  # beside each line that it prints
@@ -21,9 +32,13 @@ TELLS_A_DATE = {
 def reads_the_wall_clock(tree: ast.AST) -> bool:
     return any(
         (isinstance(node, ast.Call) and ast.unparse(node.func) in WALL)
-        or (isinstance(node, ast.ImportFrom) and node.module == "time"
-            and {"time", "time_ns"} & {alias.name for alias in node.names})
-        for node in ast.walk(tree))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "time"
+            and {"time", "time_ns"} & {alias.name for alias in node.names}
+        )
+        for node in ast.walk(tree)
+    )
 
 
 def test_a_clock_that_is_set_changes_no_deadline():

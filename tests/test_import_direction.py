@@ -47,9 +47,16 @@ HEAVY = {
     },
     "transformers": {"editing.editors.tokenizers", "editing.shapes.pretrain"},
     "peft": {"editing.editors.lora"},
-    "ray": {"actors.fleet", "learner.backends.ray", "learner.backends.learner_group", "learner.backends.ray_results",
-            "rewards.vllm.actor", "cluster",
-            "evaluation.speed.simulated_ray", "evaluation.speed.publish"},
+    "ray": {
+        "actors.fleet",
+        "learner.backends.ray",
+        "learner.backends.learner_group",
+        "learner.backends.ray_results",
+        "rewards.vllm.actor",
+        "cluster",
+        "evaluation.speed.simulated_ray",
+        "evaluation.speed.publish",
+    },
     "vllm": set(),
     "openai": {"rewards.judge.replica", "evaluation.speed.rewards"},
     "httpx2": {"rewards.judge.replica", "evaluation.speed.rewards"},
@@ -117,9 +124,7 @@ def direction_faults(module: str, tree: ast.Module) -> list[str]:
     return [
         f"{module} imports {name}: {package} may import {sorted(MAY_IMPORT[package]) or 'nothing of ours'}"
         for name in all_imports(tree, module)
-        if (other := name.split(".")[0]) in MAY_IMPORT
-        and other != package
-        and other not in MAY_IMPORT[package]
+        if (other := name.split(".")[0]) in MAY_IMPORT and other != package and other not in MAY_IMPORT[package]
     ]
 
 
@@ -140,15 +145,18 @@ def room_faults(module: str, tree: ast.Module) -> list[str]:
     return [
         f"{module} imports {name}: {room} is not above {room_of(name)}"
         for name in names_imported(tree, module)
-        if name.startswith("learner.") and room_of(name) != room
-        and floor_of(room) <= floor_of(room_of(name))
+        if name.startswith("learner.") and room_of(name) != room and floor_of(room) <= floor_of(room_of(name))
     ]
 
 
 def names_imported(tree: ast.Module, module: str) -> list[str]:
     """As `all_imports`, where `from learner import x` is an import of `learner.x`."""
-    found = [f"learner.{alias.name}" for node in ast.walk(tree)
-             if isinstance(node, ast.ImportFrom) and node.module == "learner" for alias in node.names]
+    found = [
+        f"learner.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "learner"
+        for alias in node.names
+    ]
     return found + [name for name in all_imports(tree, module) if name != "learner"]
 
 
@@ -177,20 +185,27 @@ def test_rooms_inside_the_learner_import_downwards():
     assert rooms - {"__init__"} == set.union(*FLOORS)
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    ("learner.state.spool", "from learner.backends.base import Backend"),
-    ("learner.algorithms.credit", "from learner import loop"),
-    ("learner.update.learner", "def f():\n    import learner.reporting.console"),
-    ("learner.log", "from learner.shutdown import Stopping"),
-])
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("learner.state.spool", "from learner.backends.base import Backend"),
+        ("learner.algorithms.credit", "from learner import loop"),
+        ("learner.update.learner", "def f():\n    import learner.reporting.console"),
+        ("learner.log", "from learner.shutdown import Stopping"),
+    ],
+)
 def test_the_room_check_sees_an_import_upwards_or_sideways(module, source):
     assert len(room_faults(module, ast.parse(source))) == 1
 
 
 def test_no_two_modules_of_the_rewards_import_each_other():
     everywhere = {module: set(all_imports(tree, module)) for module, tree in modules() if module.startswith("rewards.")}
-    assert [(one, other) for one, names in everywhere.items() for other in names
-            if other in everywhere and one in everywhere[other] and one < other] == []
+    assert [
+        (one, other)
+        for one, names in everywhere.items()
+        for other in names
+        if other in everywhere and one in everywhere[other] and one < other
+    ] == []
 
 
 def test_heavy_libraries_are_imported_where_they_are_needed():
@@ -241,9 +256,7 @@ def test_the_pure_parts_import_without_ray_and_diffusers():
 
 
 def test_pyproject_lists_exactly_the_packages_there_are():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     present = {module for module, _ in modules() if (ROOT / module.replace(".", "/")).is_dir()}
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)

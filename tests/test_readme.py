@@ -63,7 +63,7 @@ def test_every_command_is_one(module: str, arguments: list[str], tmp_path: Path)
     elif module == "cluster.doctor":
         parse_command_line(arguments)
     elif module == "cluster.supervise":
-        checked(arguments[arguments.index("--") + 1:])
+        checked(arguments[arguments.index("--") + 1 :])
 
 
 def test_make_targets_exist():
@@ -147,15 +147,19 @@ def test_the_client_is_answered():
 
 def test_the_default_port_of_the_service_is_the_one_that_is_named():
     assert set(re.findall(r"http://127\.0\.0\.1:(\d+)/(?:docs|v1/score)", README)) == {
-        str(load_config([]).service.port)}
+        str(load_config([]).service.port)
+    }
 
 
 def test_manifest_lines_with_edits_are_read(tmp_path: Path):
     (lines,) = (block for block in blocks("json") if '"edited"' in block)
     fields = json.loads(lines.splitlines()[-1])
     write_edits(tmp_path, sources=1, candidates=2)
-    for name, file in ((fields["source"], "source_0.png"), (fields["mask"], "mask.png"),
-                       *zip(fields["edited"], ("edited_0_0.png", "edited_0_1.png"), strict=True)):
+    for name, file in (
+        (fields["source"], "source_0.png"),
+        (fields["mask"], "mask.png"),
+        *zip(fields["edited"], ("edited_0_0.png", "edited_0_1.png"), strict=True),
+    ):
         (tmp_path / file).rename(tmp_path / name)
     (tmp_path / "manifest.jsonl").write_text(lines)
     (files,) = read_manifest(tmp_path, None)  # as the commands do without --mask-polarity

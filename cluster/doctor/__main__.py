@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(table(reports))
     levels = [finding.level for report in reports for finding in report.findings]
-    console.print(f"{len(levels)} checks: {levels.count('ok')} ok, {levels.count('warn')} warnings, "
-                  f"{levels.count('fail')} failures")
+    console.print(
+        f"{len(levels)} checks: {levels.count('ok')} ok, {levels.count('warn')} warnings, "
+        f"{levels.count('fail')} failures"
+    )
     return exits.FAILED if "fail" in levels else exits.DONE
 
 
@@ -83,8 +85,13 @@ def examine_this(config: RunConfig) -> NodeReport:
     seen = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "locus"))
     found = [Finding("versions", "ok", seen)]
     if config.cluster.mode == "ray":
-        found.append(no_ray(None) if versions["ray"] == "absent" else Finding(
-            "ray", "ok", f"{versions['ray']}; a run starts one for itself, with the token, on this machine"))
+        found.append(
+            no_ray(None)
+            if versions["ray"] == "absent"
+            else Finding(
+                "ray", "ok", f"{versions['ray']}; a run starts one for itself, with the token, on this machine"
+            )
+        )
     found.append(enough(config, [machine_finding()[1]], None))
     return NodeReport(report.node, (*found, *report.findings))
 
@@ -102,8 +109,12 @@ def table(reports: Sequence[NodeReport]) -> Table:
     for report in reports:
         for number, finding in enumerate(report.findings):
             made.add_row(
-                Text(report.node if number == 0 else ""), Text(finding.check),
-                Text(finding.level, style=STYLES[finding.level]), Text(finding.seen), Text(finding.fix))
+                Text(report.node if number == 0 else ""),
+                Text(finding.check),
+                Text(finding.level, style=STYLES[finding.level]),
+                Text(finding.seen),
+                Text(finding.fix),
+            )
         made.add_section()
     return made
 

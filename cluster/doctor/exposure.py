@@ -15,8 +15,10 @@ from cluster.doctor.finding import Finding
 
 TIMEOUT = 15.0
 RAYS = ("gcs_server", "raylet")
-TURN_ON = ("run `ray get-auth-token --generate` once, copy ~/.ray/auth_token to every node (mode 0600), and start Ray "
-           "everywhere with RAY_AUTH_MODE=token, as cluster/*.yaml do")
+TURN_ON = (
+    "run `ray get-auth-token --generate` once, copy ~/.ray/auth_token to every node (mode 0600), and start Ray "
+    "everywhere with RAY_AUTH_MODE=token, as cluster/*.yaml do"
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ def token_findings(on: bool) -> list[Finding]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        return [Finding("token", "fail", f"asked for, but {path}: {error.strerror}",
-                        f"copy the head's token to {path}")]
+        return [
+            Finding("token", "fail", f"asked for, but {path}: {error.strerror}", f"copy the head's token to {path}")
+        ]
     if mode & 0o077:
-        return [Finding("token", "warn", f"asked for, but others can read {path} (mode {mode:04o})",
-                        f"chmod 600 {path}")]
+        return [
+            Finding("token", "warn", f"asked for, but others can read {path} (mode {mode:04o})", f"chmod 600 {path}")
+        ]
     return [Finding("token", "ok", f"asked for; {path} is ours alone")]
 
 
@@ -82,14 +86,19 @@ def ports_finding(on: bool, open_ports: list[OpenPort]) -> Finding:
         return Finding("ports", "ok", "Ray listens on loopback only")
     seen = ", ".join(map(str, open_ports))
     if on and (frank := [one for one in open_ports if one.shows_metrics()]):
-        return Finding("ports", "warn", f"metrics for everybody, without the token: {', '.join(map(str, frank))}",
-                       "let only your own machines reach them, or start Ray everywhere with "
-                       "RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1, as "
-                       "cluster/*.yaml do")
+        return Finding(
+            "ports",
+            "warn",
+            f"metrics for everybody, without the token: {', '.join(map(str, frank))}",
+            "let only your own machines reach them, or start Ray everywhere with "
+            "RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1, as "
+            "cluster/*.yaml do",
+        )
     if on:
         return Finding("ports", "ok", f"beyond loopback, with the token: {seen}")
-    return Finding("ports", "fail", f"open to everybody who reaches this machine: {seen}",
-                   f"stop this Ray now; {TURN_ON}")
+    return Finding(
+        "ports", "fail", f"open to everybody who reaches this machine: {seen}", f"stop this Ray now; {TURN_ON}"
+    )
 
 
 def listening() -> list[OpenPort]:
@@ -126,9 +135,14 @@ def dashboard_finding(address: str) -> Finding:
     try:
         status = _status(address, None, "/api/version")
     except OSError as error:
-        return Finding("dashboard", "warn", f"{address} does not answer: {error}",
-                       "jobs cannot be submitted; is ray[default] installed on the head?")
+        return Finding(
+            "dashboard",
+            "warn",
+            f"{address} does not answer: {error}",
+            "jobs cannot be submitted; is ray[default] installed on the head?",
+        )
     if status == 401:
         return Finding("dashboard", "ok", f"{address} refuses who shows no token (401)")
-    return Finding("dashboard", "warn", f"{address} answers {status} to anybody: who reaches it can run any code",
-                   TURN_ON)
+    return Finding(
+        "dashboard", "warn", f"{address} answers {status} to anybody: who reaches it can run any code", TURN_ON
+    )

@@ -68,15 +68,23 @@ def machine_finding(find: Callable[[], list[Gpu]] = query) -> tuple[Finding, int
     try:
         gpus = find()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return Finding("gpus", "fail", f"the driver does not answer: {error}",
-                       "look at `nvidia-smi` on this machine; reinstall the driver or restart the machine"), 0
+        return Finding(
+            "gpus",
+            "fail",
+            f"the driver does not answer: {error}",
+            "look at `nvidia-smi` on this machine; reinstall the driver or restart the machine",
+        ), 0
     if not gpus:
         return Finding("gpus", "ok", "none"), 0
     seen = ", ".join(f"{gpu.name} {gpu.total / 1024:.0f} GiB" for gpu in gpus) + f"; driver {gpus[0].driver}"
     busy = [str(number) for number, gpu in enumerate(gpus) if gpu.used > BUSY_MEGABYTES]
     if busy:
-        return Finding("gpus", "warn", f"{seen}; memory of number {', '.join(busy)} is in use already",
-                       "end what holds it (`nvidia-smi` names it), or leave that machine out"), len(gpus)
+        return Finding(
+            "gpus",
+            "warn",
+            f"{seen}; memory of number {', '.join(busy)} is in use already",
+            "end what holds it (`nvidia-smi` names it), or leave that machine out",
+        ), len(gpus)
     return Finding("gpus", "ok", seen), len(gpus)
 
 
@@ -90,23 +98,45 @@ def enough(config: RunConfig, per_node: Sequence[float], at_most: float | None) 
     asked, there = needs(config), sum(per_node)
     # Ray gives no share of a GPU to a process that may land anywhere, so `cuda` must be asked for where nodes differ.
     if config.editor.device.startswith("cuda") and asked.total == 0 and min(per_node, default=0) == 0:
-        return Finding("gpus asked", "fail", f"editor.device is {config.editor.device}, but no GPU is reserved "
-                       "and some node has none", "set cluster.gpus_for_learner and cluster.gpus_per_rollout_worker")
+        return Finding(
+            "gpus asked",
+            "fail",
+            f"editor.device is {config.editor.device}, but no GPU is reserved and some node has none",
+            "set cluster.gpus_for_learner and cluster.gpus_per_rollout_worker",
+        )
     seen = f"{asked.total:g} asked, {there:g} there"
     if config.cluster.mode == "inline" and asked.total > there:
         return Finding("gpus asked", "fail", seen, "take a machine with a GPU, or --editor.device cpu")
     if asked.largest > max(per_node, default=0):
         together = f"{seen}; {asked.largest:g} must be on one node, no node has as many"
         if at_most is None or at_most < asked.largest:
-            return Finding("gpus asked", "fail", together, "lower cluster.gpus_for_learner, learner.num_workers, "
-                           "cluster.gpus_per_rollout_worker or serve.gpus of the judge")
+            return Finding(
+                "gpus asked",
+                "fail",
+                together,
+                "lower cluster.gpus_for_learner, learner.num_workers, "
+                "cluster.gpus_per_rollout_worker or serve.gpus of the judge",
+            )
         if asked.largest > 1:
-            return Finding("gpus asked", "warn", f"{together} now", "see that the autoscaler may start a machine with "
-                           f"{asked.largest:g} GPUs, or the run waits for it in vain")
+            return Finding(
+                "gpus asked",
+                "warn",
+                f"{together} now",
+                "see that the autoscaler may start a machine with "
+                f"{asked.largest:g} GPUs, or the run waits for it in vain",
+            )
     if asked.total > there and (at_most is None or at_most < asked.total):
-        return Finding("gpus asked", "fail", seen if at_most is None else f"{seen}, {at_most:g} with autoscaling",
-                       "add nodes, or lower cluster.rollout_workers or the judge's serve.replicas")
+        return Finding(
+            "gpus asked",
+            "fail",
+            seen if at_most is None else f"{seen}, {at_most:g} with autoscaling",
+            "add nodes, or lower cluster.rollout_workers or the judge's serve.replicas",
+        )
     if asked.total > there:
-        return Finding("gpus asked", "warn", f"{seen}, {at_most:g} with autoscaling",
-                       "nothing: the run waits while the autoscaler starts machines; `ray status` shows them")
+        return Finding(
+            "gpus asked",
+            "warn",
+            f"{seen}, {at_most:g} with autoscaling",
+            "nothing: the run waits while the autoscaler starts machines; `ray status` shows them",
+        )
     return Finding("gpus asked", "ok", seen)

@@ -73,15 +73,27 @@ def data_finding(config: RunConfig) -> Finding:
         # Where this process finds Locus, which on a cluster may be a copy of the working directory.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
-            done = subprocess.run([sys.executable, "-m", "editing.sample", "--config", str(file)], env=environment,
-                                  capture_output=True, text=True, timeout=DATA_SECONDS)
+            done = subprocess.run(
+                [sys.executable, "-m", "editing.sample", "--config", str(file)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=DATA_SECONDS,
+            )
         except subprocess.TimeoutExpired:
-            return Finding("data", "fail", f"no task could be read in {DATA_SECONDS:g} s",
-                           "is the folder of the pictures on storage that hangs?")
+            return Finding(
+                "data",
+                "fail",
+                f"no task could be read in {DATA_SECONDS:g} s",
+                "is the folder of the pictures on storage that hangs?",
+            )
     if done.returncode != 0:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
         sentence = words[-1] if words[0].startswith("Traceback") else words[0]
         return Finding("data", "fail", sentence, "make data.path and editor.path the same, absolute, on every node")
     seen = json.loads(done.stdout.splitlines()[-1])
-    return Finding("data", "ok", f"{seen['train']} tasks, {seen['held_out']} held out; read {seen['id']}, "
-                                 f"{seen['height']}×{seen['width']}")
+    return Finding(
+        "data",
+        "ok",
+        f"{seen['train']} tasks, {seen['held_out']} held out; read {seen['id']}, {seen['height']}×{seen['width']}",
+    )

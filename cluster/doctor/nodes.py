@@ -30,18 +30,29 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
     dashboard = str(ray._private.worker.get_dashboard_url() or "")
     with marker(folder) as put:
         asked = {
-            _examine.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(name_of(node), config.model_dump(mode="json"), str(folder), None if put is None else str(put),
-                     node["Resources"].get("object_store_memory", 0.0),
-                     dashboard if HEAD in node["Resources"] else ""): node
-            for node in nodes}
+            _examine.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                name_of(node),
+                config.model_dump(mode="json"),
+                str(folder),
+                None if put is None else str(put),
+                node["Resources"].get("object_store_memory", 0.0),
+                dashboard if HEAD in node["Resources"] else "",
+            ): node
+            for node in nodes
+        }
         ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         reports = [_answer(ref, name_of(node)) for ref, node in asked.items()]
-    return [*reports, NodeReport("cluster", (
-        Finding("ray", "ok", f"{ray.__version__}, {len(nodes)} node(s)"),
-        enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], most("GPU")),
-        *between(config, reports, most("judge"))))]
+    return [
+        *reports,
+        NodeReport(
+            "cluster",
+            (
+                Finding("ray", "ok", f"{ray.__version__}, {len(nodes)} node(s)"),
+                enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], most("GPU")),
+                *between(config, reports, most("judge")),
+            ),
+        ),
+    ]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -60,9 +71,17 @@ def _answer(ref: ray.ObjectRef, node: str) -> NodeReport:
         report: NodeReport = ray.get(ref, timeout=1.0)
     except (RayError, ImportError, RuntimeError) as error:  # a worker that lacks Locus says so in different ways
         reason = str(error).strip().splitlines()[-1]
-        return NodeReport(node, (Finding(
-            "node", "fail", f"could not be examined: {type(error).__name__}: {reason}",
-            "is Locus installed there (make install), in the environment that Ray was started from?"),))
+        return NodeReport(
+            node,
+            (
+                Finding(
+                    "node",
+                    "fail",
+                    f"could not be examined: {type(error).__name__}: {reason}",
+                    "is Locus installed there (make install), in the environment that Ray was started from?",
+                ),
+            ),
+        )
     return report
 
 
@@ -79,20 +98,36 @@ def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | N
             by_version.setdefault(report.versions.get(name, "absent"), []).append(report.node)
         if len(by_version) > 1:
             seen = "; ".join(f"{version} on {', '.join(where)}" for version, where in sorted(by_version.items()))
-            found.append(Finding("versions", "fail", f"{name} differs: {seen}",
-                                 "the same checkout and `make install` on every node, or one image for all"))
+            found.append(
+                Finding(
+                    "versions",
+                    "fail",
+                    f"{name} differs: {seen}",
+                    "the same checkout and `make install` on every node, or one image for all",
+                )
+            )
     if not found and answered:
         found.append(Finding("versions", "ok", shown(answered[0].versions)))
     judge = config.rewards.judge
     served = [name for name in judge.configured if getattr(judge, name).serve.replicas]
     if served and not any(report.judge_environment for report in answered):
         seen = f"{', '.join(served)} is to be served, but no node has vLLM"
-        found.append(Finding(
-            "judge servers", "warn", f"{seen} now; {to_come:g} for judges may come",
-            "nothing, if they have the judge's image or `make judge`: the run waits while the autoscaler starts them",
-        ) if to_come else Finding(
-            "judge servers", "fail", seen,
-            "make judge on the nodes that judges may run on, or take the judge's image there"))
+        found.append(
+            Finding(
+                "judge servers",
+                "warn",
+                f"{seen} now; {to_come:g} for judges may come",
+                "nothing, if they have the judge's image or `make judge`: the run waits while the autoscaler "
+                "starts them",
+            )
+            if to_come
+            else Finding(
+                "judge servers",
+                "fail",
+                seen,
+                "make judge on the nodes that judges may run on, or take the judge's image there",
+            )
+        )
     return found
 
 

@@ -19,8 +19,11 @@ KEY = "LOCUS_JUDGE_API_KEY"
 def service_findings(config: RunConfig) -> list[Finding]:
     """A line for every judge server that the configuration names, and for a shared score cache."""
     judge = config.rewards.judge
-    found = [judge_finding(name, url, getattr(judge, name).model)
-             for name in judge.configured for url in getattr(judge, name).urls]
+    found = [
+        judge_finding(name, url, getattr(judge, name).model)
+        for name in judge.configured
+        for url in getattr(judge, name).urls
+    ]
     if config.redis.mode == "url":
         found.append(redis_finding(config.redis.url))
     return found
@@ -41,16 +44,29 @@ def judge_finding(judge: str, url: str, model: str) -> Finding:
             served = [str(entry["id"]) for entry in json.loads(answer.read())["data"]]
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return Finding(check, "fail", f"{url} refuses our key ({error.code})",
-                           f"set {KEY} where this node's Ray was started" if not key else f"mend {KEY} on this node")
-        return Finding(check, "fail", f"{url} answers {error.code}",
-                       "look at the server's log; the address ends in /v1")
+            return Finding(
+                check,
+                "fail",
+                f"{url} refuses our key ({error.code})",
+                f"set {KEY} where this node's Ray was started" if not key else f"mend {KEY} on this node",
+            )
+        return Finding(
+            check, "fail", f"{url} answers {error.code}", "look at the server's log; the address ends in /v1"
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Finding(check, "fail", f"{url} does not answer as a judge: {getattr(error, 'reason', error)}",
-                       f"start the server, open its port to this node, or mend rewards.judge.{judge}.urls")
+        return Finding(
+            check,
+            "fail",
+            f"{url} does not answer as a judge: {getattr(error, 'reason', error)}",
+            f"start the server, open its port to this node, or mend rewards.judge.{judge}.urls",
+        )
     if model not in served:
-        return Finding(check, "fail", f"{url} serves {', '.join(served) or 'nothing'}, not {model}",
-                       f"set rewards.judge.{judge}.model, or start the server with --served-model-name {model}")
+        return Finding(
+            check,
+            "fail",
+            f"{url} serves {', '.join(served) or 'nothing'}, not {model}",
+            f"set rewards.judge.{judge}.model, or start the server with --served-model-name {model}",
+        )
     return Finding(check, "ok", f"{url} serves {model}")
 
 
@@ -71,6 +87,10 @@ def redis_finding(url: str) -> Finding:
         else:
             socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=TIMEOUT).close()
     except OSError as error:
-        return Finding("score cache", "warn", f"{url} does not answer: {error.strerror or error}",
-                       "start it or open its port; without it every question goes to the judge")
+        return Finding(
+            "score cache",
+            "warn",
+            f"{url} does not answer: {error.strerror or error}",
+            "start it or open its port; without it every question goes to the judge",
+        )
     return Finding("score cache", "ok", f"{url} answers")

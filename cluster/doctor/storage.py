@@ -27,8 +27,14 @@ def folder_findings(folder: Path) -> list[Finding]:
         free = shutil.disk_usage(there).free
         seconds = _write(probe)
     except OSError as error:
-        return [Finding("disk", "fail", f"nothing can be written in {there}: {error.strerror}",
-                        "give --folder a place that this machine may write to, or mend its rights")]
+        return [
+            Finding(
+                "disk",
+                "fail",
+                f"nothing can be written in {there}: {error.strerror}",
+                "give --folder a place that this machine may write to, or mend its rights",
+            )
+        ]
     finally:
         probe.unlink(missing_ok=True)
     rate, seen = WRITTEN / seconds, f"{free / GB:.0f} GiB free in {there}"
@@ -39,8 +45,15 @@ def folder_findings(folder: Path) -> list[Finding]:
     else:
         space = Finding("disk", "ok", seen)
     slow = rate < SLOW
-    return [space, Finding("disk speed", "warn" if slow else "ok", f"{rate / 1e6:.0f} MB/s, flushed",
-                           "checkpoints and spooled groups will hold up the learner" if slow else "")]
+    return [
+        space,
+        Finding(
+            "disk speed",
+            "warn" if slow else "ok",
+            f"{rate / 1e6:.0f} MB/s, flushed",
+            "checkpoints and spooled groups will hold up the learner" if slow else "",
+        ),
+    ]
 
 
 def _write(path: Path) -> float:
@@ -78,17 +91,29 @@ def shared_finding(path: Path) -> Finding:
     """Whether this machine sees the marker that another one put into the run folder."""
     if path.exists():
         return Finding("run folder", "ok", f"the same {path.parent} as the driver's")
-    return Finding("run folder", "fail", f"{path.parent} is not the driver's: it would miss what is saved here",
-                   "mount the same network folder on all nodes and give it with --folder")
+    return Finding(
+        "run folder",
+        "fail",
+        f"{path.parent} is not the driver's: it would miss what is saved here",
+        "mount the same network folder on all nodes and give it with --folder",
+    )
 
 
 def store_finding(capacity: float, memory: Path = Path("/dev/shm")) -> Finding:
     """Whether Ray's store of objects is large enough, and in memory."""
     seen, there = f"{capacity / GB:.1f} GiB", shutil.disk_usage(memory).total
     if there < capacity:
-        return Finding("object store", "warn", f"{seen}, but {memory} has {there / GB:.1f} GiB: objects go to disk",
-                       f"enlarge {memory} (containers: --shm-size, or an emptyDir of medium Memory)")
+        return Finding(
+            "object store",
+            "warn",
+            f"{seen}, but {memory} has {there / GB:.1f} GiB: objects go to disk",
+            f"enlarge {memory} (containers: --shm-size, or an emptyDir of medium Memory)",
+        )
     if capacity < STORE:
-        return Finding("object store", "warn", seen, "start Ray with --object-store-memory=2000000000 or more; what "
-                       "does not fit goes to disk")
+        return Finding(
+            "object store",
+            "warn",
+            seen,
+            "start Ray with --object-store-memory=2000000000 or more; what does not fit goes to disk",
+        )
     return Finding("object store", "ok", seen)

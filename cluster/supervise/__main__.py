@@ -37,17 +37,32 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m cluster.supervise",
         usage="python -m cluster.supervise [--address URL] [...] -- FLAGS OF THE RUN",
-        description="Have a run finish although jobs and clusters are lost.")
-    made.add_argument("--address", help="the cluster's dashboard; default $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, or "
-                                        "http://127.0.0.1:8265")
-    made.add_argument("--working-dir", help="a folder to copy to the cluster, without what .gitignore names, and to "
-                                            "start in; default: where Ray was started there")
-    made.add_argument("--failures", type=int, default=defaults.failures,
-                      help="failures in a row that are followed by another attempt; default %(default)s")
-    made.add_argument("--first-delay", type=float, default=defaults.first_delay,
-                      help="seconds before the second attempt, doubled each time up to 600; default %(default)s")
-    made.add_argument("--patience", type=float, default=3600.0,
-                      help="seconds for which the cluster may be away; default %(default)s")
+        description="Have a run finish although jobs and clusters are lost.",
+    )
+    made.add_argument(
+        "--address",
+        help="the cluster's dashboard; default $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, or http://127.0.0.1:8265",
+    )
+    made.add_argument(
+        "--working-dir",
+        help="a folder to copy to the cluster, without what .gitignore names, and to "
+        "start in; default: where Ray was started there",
+    )
+    made.add_argument(
+        "--failures",
+        type=int,
+        default=defaults.failures,
+        help="failures in a row that are followed by another attempt; default %(default)s",
+    )
+    made.add_argument(
+        "--first-delay",
+        type=float,
+        default=defaults.first_delay,
+        help="seconds before the second attempt, doubled each time up to 600; default %(default)s",
+    )
+    made.add_argument(
+        "--patience", type=float, default=3600.0, help="seconds for which the cluster may be away; default %(default)s"
+    )
     return made
 
 
@@ -55,18 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Supervises and returns the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if "--" not in arguments and not {"-h", "--help"} & set(arguments):
-        print("Expected -- and then the flags of the run: python -m cluster.supervise -- --config quickstart",
-              file=sys.stderr)
+        print(
+            "Expected -- and then the flags of the run: python -m cluster.supervise -- --config quickstart",
+            file=sys.stderr,
+        )
         return exits.WRONG_REQUEST
     here = arguments.index("--") if "--" in arguments else len(arguments)
-    options, flags = parser().parse_args(arguments[:here]), arguments[here + 1:]
+    options, flags = parser().parse_args(arguments[:here]), arguments[here + 1 :]
     try:
         request = checked(flags)
         use_token()
         jobs = RayJobs(options.address, options.working_dir)
         limits = Limits(failures=options.failures, first_delay=options.first_delay)
-        return Watch(jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), limits, options.patience,
-                     say).until_it_ends()
+        return Watch(
+            jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), limits, options.patience, say
+        ).until_it_ends()
     except (ConfigError, JobRefused) as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
@@ -85,11 +103,15 @@ def checked(flags: Sequence[str]) -> CommandLine:
     request = parse_command_line(flags)
     check_edit_signal(request.config)
     if request.dry_run or request.resume:
-        raise ConfigError("--dry-run and --resume: expected neither; every attempt finds out by itself whether "
-                          "there is a checkpoint to resume")
+        raise ConfigError(
+            "--dry-run and --resume: expected neither; every attempt finds out by itself whether "
+            "there is a checkpoint to resume"
+        )
     if not Path(request.config.folder).is_absolute():
-        raise ConfigError("folder: expected an absolute path in storage that outlives the cluster and that all its "
-                          f"nodes see, got {request.config.folder!r}; add --folder /shared/runs, for example")
+        raise ConfigError(
+            "folder: expected an absolute path in storage that outlives the cluster and that all its "
+            f"nodes see, got {request.config.folder!r}; add --folder /shared/runs, for example"
+        )
     return request
 
 

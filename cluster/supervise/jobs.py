@@ -69,8 +69,9 @@ class RayJobs:
 
     def submit(self, name: str, entrypoint: str) -> None:
         # No CPU is asked for, so that Ray puts the driver on the head, which holds nothing else of the run.
-        self._ask(lambda client: client.submit_job(
-            entrypoint=entrypoint, submission_id=name, runtime_env=self._runtime_env))
+        self._ask(
+            lambda client: client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=self._runtime_env)
+        )
 
     def look(self, name: str) -> Ended | str | None:
         from ray.job_submission import JobStatus
@@ -122,8 +123,10 @@ def _translated(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise JobRefused(f"The cluster at {address} asks for another token than we have. Copy ~/.ray/auth_token from "
-                         "its head (mode 0600), or set RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token.") from error
+        raise JobRefused(
+            f"The cluster at {address} asks for another token than we have. Copy ~/.ray/auth_token from "
+            "its head (mode 0600), or set RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token."
+        ) from error
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise Unreachable(f"{address} does not answer ({type(error).__name__})") from error
     except RuntimeError as error:  # Ray's client: an answer other than 200

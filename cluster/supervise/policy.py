@@ -59,12 +59,18 @@ def decide(limits: Limits, failures: int, ended: Ended, lasted: float) -> Again 
         return Stop(exits.FAILED, "Somebody stopped the job. To go on, start the supervisor again.")
     if not is_passing(ended.exit_code):
         code = exits.FAILED if ended.exit_code is None else ended.exit_code
-        return Stop(code, f"The run ended with exit code {ended.exit_code}, which another attempt would meet again: "
-                          "read the last lines above, change what they say, and start the supervisor again.")
+        return Stop(
+            code,
+            f"The run ended with exit code {ended.exit_code}, which another attempt would meet again: "
+            "read the last lines above, change what they say, and start the supervisor again.",
+        )
     row = 1 if lasted >= limits.settled else failures + 1
     if row > limits.failures:
-        return Stop(exits.RESUMABLE, f"The run failed {row} times in a row without lasting {limits.settled:g} s. Start "
-                                     "the supervisor again when the cause is gone; checkpoints are kept.")
+        return Stop(
+            exits.RESUMABLE,
+            f"The run failed {row} times in a row without lasting {limits.settled:g} s. Start "
+            "the supervisor again when the cause is gone; checkpoints are kept.",
+        )
     return Again(delay(limits, row), row)
 
 

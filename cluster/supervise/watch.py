@@ -30,7 +30,13 @@ class Watch:
     """One run, and the jobs `<run>-1`, `<run>-2`, ... that are its attempts."""
 
     def __init__(
-        self, jobs: Jobs, run: str, entrypoint: str, limits: Limits, patience: float, say: Callable[[str], None],
+        self,
+        jobs: Jobs,
+        run: str,
+        entrypoint: str,
+        limits: Limits,
+        patience: float,
+        say: Callable[[str], None],
         clock: Clock | None = None,
     ) -> None:
         """
@@ -51,8 +57,10 @@ class Watch:
         try:
             return self._until_it_ends()
         except Unreachable:
-            self._say(f"No cluster for {self._patience:g} s. Start one, then the supervisor again: the run goes on "
-                      "from its last checkpoint.")
+            self._say(
+                f"No cluster for {self._patience:g} s. Start one, then the supervisor again: the run goes on "
+                "from its last checkpoint."
+            )
             return exits.RESUMABLE
 
     def _until_it_ends(self) -> int:
@@ -68,12 +76,15 @@ class Watch:
                     self._say(why)
                     return code
                 case Again(delay, failures):
-                    self._say(f"Another attempt in {delay:g} s ({failures} of at most {self._limits.failures} failures "
-                              "in a row).")
+                    self._say(
+                        f"Another attempt in {delay:g} s ({failures} of at most {self._limits.failures} failures "
+                        "in a row)."
+                    )
                     self._clock.sleep(delay)
 
     def _attempt(self) -> str:
         """The submission id of the attempt that runs already, or of a new one."""
+
         def submit() -> str:
             jobs = self._jobs.running()
             if (current := _latest(self._run, {name: 1 for name, runs in jobs.items() if runs})) is not None:
@@ -134,4 +145,3 @@ def _latest(run: str, jobs: Mapping[str, object]) -> str | None:
     pattern = re.compile(rf"{re.escape(run)}-(\d+)")
     attempts = [int(match[1]) for name in jobs if (match := pattern.fullmatch(name))]
     return f"{run}-{max(attempts)}" if attempts else None
-

@@ -95,9 +95,7 @@ class Editor(ABC):
 
     def __init__(self, micro_batch: int | None) -> None:
         if micro_batch is not None and micro_batch < 1:
-            raise EditorError(
-                f"micro_batch must be at least 1, or None for whole batches; seen {micro_batch}."
-            )
+            raise EditorError(f"micro_batch must be at least 1, or None for whole batches; seen {micro_batch}.")
         self.micro_batch = micro_batch
 
     @property

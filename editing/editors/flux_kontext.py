@@ -80,9 +80,7 @@ class FluxKontextEditor(Editor):
             pipeline.vae.to(memory_format=torch.channels_last)
         self._transformer = transformer
         self._train_timesteps: int = pipeline.scheduler.config.num_train_timesteps
-        self._guidance = (
-            torch.full([1], guidance, device=self._device) if transformer.config.guidance_embeds else None
-        )
+        self._guidance = torch.full([1], guidance, device=self._device) if transformer.config.guidance_embeds else None
         self._conditions: OrderedDict[str, Condition] = OrderedDict()
         self._cached_conditions = cached_conditions
         self._ids: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
@@ -153,9 +151,7 @@ class FluxKontextEditor(Editor):
                 f"multiples of {multiple} (VAE factor {pipeline.vae_scale_factor} times patch 2). Change "
                 "data.resolution."
             )
-        prompt_embeds, pooled, _ = pipeline.encode_prompt(
-            task.instruction, max_sequence_length=self.max_text_tokens
-        )
+        prompt_embeds, pooled, _ = pipeline.encode_prompt(task.instruction, max_sequence_length=self.max_text_tokens)
         text = pipeline.tokenizer_2(
             task.instruction,
             padding="max_length",
@@ -207,9 +203,7 @@ class FluxKontextEditor(Editor):
             scheduler.config.get("base_shift", 0.5),
             scheduler.config.get("max_shift", 1.15),
         )
-        retrieve_timesteps(
-            scheduler, num_steps, self._device, sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu
-        )
+        retrieve_timesteps(scheduler, num_steps, self._device, sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu)
         return scheduler.sigmas.clone()
 
     def decode(self, latents: Tensor, condition: Condition) -> Image:
@@ -237,9 +231,7 @@ class FluxKontextEditor(Editor):
         self, edit_mask: Tensor, last_blocks: int, *, capture_map: bool = False
     ) -> Iterator[AttentionProbe]:
         """See `Editor.attention_probe`; double blocks come before single ones."""
-        with probe_flux_attention(
-            self._transformer, edit_mask.to(self._device), last_blocks, capture_map
-        ) as probe:
+        with probe_flux_attention(self._transformer, edit_mask.to(self._device), last_blocks, capture_map) as probe:
             self._probe = probe
             try:
                 yield probe
@@ -280,9 +272,7 @@ class FluxKontextEditor(Editor):
         size = (condition.prompt_embeds.shape[1], *condition.grid)
         if size not in self._ids:
             text_ids = torch.zeros(size[0], 3, device=self._device)
-            generated = self.pipeline._prepare_latent_image_ids(
-                1, size[1], size[2], self._device, torch.float32
-            )
+            generated = self.pipeline._prepare_latent_image_ids(1, size[1], size[2], self._device, torch.float32)
             reference = generated.clone()
             reference[:, 0] = 1
             self._ids[size] = (text_ids, torch.cat([generated, reference]))

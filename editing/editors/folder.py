@@ -91,24 +91,32 @@ def editor_sizes(path: str | Path) -> EditorSizes:
     folder = resolve_editor(path)
     pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline != "FluxKontextPipeline":
-        raise FolderError(f"{folder / 'model_index.json'} names the pipeline {pipeline!r}; sizes are known for: "
-                          "FluxKontextPipeline")
+        raise FolderError(
+            f"{folder / 'model_index.json'} names the pipeline {pipeline!r}; sizes are known for: FluxKontextPipeline"
+        )
     shapes = {part: tensor_shapes(folder / part) for part in PARTS}
     transformer, vae = (read_json(folder / part / "config.json") for part in ("transformer", "vae"))
     tokenizer = read_json(folder / "tokenizer_2" / "tokenizer_config.json")
-    adapted = {name.removesuffix(".weight"): (shape[1], shape[0]) for name, shape in shapes["transformer"].items()
-               if name.endswith(".weight") and re.fullmatch(ATTENTION, name.removesuffix(".weight"))}
+    adapted = {
+        name.removesuffix(".weight"): (shape[1], shape[0])
+        for name, shape in shapes["transformer"].items()
+        if name.endswith(".weight") and re.fullmatch(ATTENTION, name.removesuffix(".weight"))
+    }
     try:
         stages = vae["block_out_channels"]
         return EditorSizes(
             parameters={part: sum(map(math.prod, found.values())) for part, found in shapes.items()},
             adapted=adapted,
             width=transformer["attention_head_dim"] * transformer["num_attention_heads"],
-            double=transformer["num_layers"], single=transformer["num_single_layers"],
+            double=transformer["num_layers"],
+            single=transformer["num_single_layers"],
             channels=transformer["in_channels"],
-            text_width=transformer["joint_attention_dim"], pooled_width=transformer["pooled_projection_dim"],
+            text_width=transformer["joint_attention_dim"],
+            pooled_width=transformer["pooled_projection_dim"],
             text_tokens=int(min(PIPELINE_TEXT_TOKENS, tokenizer.get("model_max_length", PIPELINE_TEXT_TOKENS))),
-            pixels_per_token=2 ** len(stages), vae_channels=stages[min(1, len(stages) - 1)])
+            pixels_per_token=2 ** len(stages),
+            vae_channels=stages[min(1, len(stages) - 1)],
+        )
     except KeyError as error:
         raise FolderError(f"the configurations of transformer and vae in {folder} lack the key {error}") from error
 

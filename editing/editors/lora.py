@@ -95,7 +95,8 @@ def adapter_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name, sorted; empty without an adapter."""
     found = {
         f"{name}.{matrix}.weight": getattr(layer, matrix)[ADAPTER].weight
-        for name, layer in _adapter_layers(transformer).items() for matrix in ("lora_A", "lora_B")
+        for name, layer in _adapter_layers(transformer).items()
+        for matrix in ("lora_A", "lora_B")
     }
     return dict(sorted(found.items()))
 

@@ -46,9 +46,7 @@ class AttentionProbe:
         """Announces the forwards of one batch; its parts follow as `rows`."""
         if torch.is_grad_enabled():
             # Recomputed blocks (gradient checkpointing) would count twice.
-            raise EditorError(
-                "The attention probe works without gradients; wrap the call in torch.no_grad()."
-            )
+            raise EditorError("The attention probe works without gradients; wrap the call in torch.no_grad().")
         mask = self._edit_mask
         if mask.shape[-1] != condition.tokens or (mask.ndim == 2 and mask.shape[0] != batch):
             raise EditorError(
@@ -174,9 +172,7 @@ def probe_flux_attention(
         EditorError: when there are fewer blocks, or a block has an attention processor other than the stock
             one.
     """
-    attentions = [
-        block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-    ]
+    attentions = [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
     if not 1 <= last_blocks <= len(attentions):
         raise EditorError(
             f"The probe can watch 1 to {len(attentions)} blocks of this transformer; seen last_blocks = "

@@ -120,8 +120,10 @@ def _load(
 
 def _as_stored(decoded: Decoded, white: PixelMask) -> str:
     if decoded.orientation >= 5 and white.shape == decoded.image.shape[1::-1]:
-        return (f", that of the image as it is stored, before EXIF orientation {decoded.orientation} turns it: turn "
-                "the mask in the same way")
+        return (
+            f", that of the image as it is stored, before EXIF orientation {decoded.orientation} turns it: turn "
+            "the mask in the same way"
+        )
     return ""
 
 
@@ -200,7 +202,8 @@ class ManifestDataset:
         self.root = where.folder
         self._fit = fit
         cache = CheckCache(
-            cache_folder, f"{self.path.resolve()}/{self.root}/{polarity}/{max_pixels}/{follow_links}/{fit}")
+            cache_folder, f"{self.path.resolve()}/{self.root}/{polarity}/{max_pixels}/{follow_links}/{fit}"
+        )
         self.items, self.faults = self._check(lines, polarity, where, cache)
         cache.save()
         self._judge(len(lines), max_faulty_fraction)
@@ -264,8 +267,9 @@ class ManifestDataset:
                     cache.put(text, found)
             except TaskError as error:
                 return Fault(number, task_id, str(error))
-            return CheckedRecord(record, found.digests, found.height, found.width, found.editable, found.source,
-                                 found.mask, found.notes)
+            return CheckedRecord(
+                record, found.digests, found.height, found.width, found.editable, found.source, found.mask, found.notes
+            )
 
         items: list[CheckedRecord] = []
         faults: list[Fault] = []
@@ -295,8 +299,16 @@ class ManifestDataset:
         task, digests, notes = _load(record, self.max_pixels, expected=None)
         if self._fit is not None and part_is_lost(task.edit_mask, self._fit):
             notes += (Note.PART_LOST,)
-        return Checked(stamps, digests, task.height, task.width, float(task.edit_mask.mean()),
-                       pixel_digest(task.source), pixel_digest(task.edit_mask), notes)
+        return Checked(
+            stamps,
+            digests,
+            task.height,
+            task.width,
+            float(task.edit_mask.mean()),
+            pixel_digest(task.source),
+            pixel_digest(task.edit_mask),
+            notes,
+        )
 
     def _judge(self, lines: int, max_faulty_fraction: float) -> None:
         faulty = len(self.faults)
@@ -308,9 +320,7 @@ class ManifestDataset:
             if self.items
             else "at least one must be valid"
         )
-        raise ManifestError(
-            f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}", self.faults
-        )
+        raise ManifestError(f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}", self.faults)
 
     def _assert_polarity(self) -> None:
         # A line's own polarity was meant for that line.

@@ -46,8 +46,9 @@ def grouped(faults: Sequence[Fault]) -> list[str]:
     sentences = [_sentence(group) for group in groups[:SHOWN]]
     if rest := groups[SHOWN:]:
         lines = sum(map(len, rest))
-        sentences.append(f"and {lines:,} more line{'s' * (lines > 1)} for {len(rest):,} other "
-                         f"reason{'s' * (len(rest) > 1)}")
+        sentences.append(
+            f"and {lines:,} more line{'s' * (lines > 1)} for {len(rest):,} other reason{'s' * (len(rest) > 1)}"
+        )
     return sentences
 
 

@@ -169,8 +169,7 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise TaskError(
-            f"{key} must be valid Unicode; it has half of a surrogate pair: {value!r:.60}.") from error
+        raise TaskError(f"{key} must be valid Unicode; it has half of a surrogate pair: {value!r:.60}.") from error
     return value
 
 

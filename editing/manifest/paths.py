@@ -45,8 +45,10 @@ class Root:
         elif stated is not None:
             name = os.path.normpath(stated)
             if os.path.isabs(stated) or _leads_out(name):
-                raise TaskError(f"the header's root must lie inside the manifest's folder {folder}; seen {stated!r}. "
-                                "Move the manifest into the folder that holds its images, and leave root out.")
+                raise TaskError(
+                    f"the header's root must lie inside the manifest's folder {folder}; seen {stated!r}. "
+                    "Move the manifest into the folder that holds its images, and leave root out."
+                )
             try:
                 cls(folder, follow_links).refuse_link("the header's root", name)
                 root = (folder / name).resolve()
@@ -65,7 +67,8 @@ class Root:
         """
         if Path(text).is_absolute():
             raise TaskError(
-                f"{key} must be a path relative to the root {self.folder}; seen the absolute {text!r:.120}.")
+                f"{key} must be a path relative to the root {self.folder}; seen the absolute {text!r:.120}."
+            )
         try:
             name = os.path.normpath(text)  # so that `link/..` is what it looks like
             if _leads_out(name):
@@ -110,8 +113,9 @@ class Root:
             if not path.resolve().is_relative_to(self.folder):
                 break
         link = str(path.relative_to(self.folder))
-        raise TaskError(f"{key} must stay inside the root {self.folder}; {link!r:.120} is a link to {path.resolve()}; "
-                        f"{SWITCH}.")
+        raise TaskError(
+            f"{key} must stay inside the root {self.folder}; {link!r:.120} is a link to {path.resolve()}; {SWITCH}."
+        )
 
     def _missing(self, path: Path, name: str) -> str:
         """What is the matter with a path that is no file."""
@@ -126,8 +130,10 @@ class Root:
         for part in Path(text).parts:
             found = [part] if os.path.lexists(path / part) else self._alike(path, part)
             if len(found) > 1:
-                raise TaskError(f"{key} must be one file; {text!r:.120} looks like {len(found)} names in {path} that "
-                                "differ in their Unicode normal form only. Rename them.")
+                raise TaskError(
+                    f"{key} must be one file; {text!r:.120} looks like {len(found)} names in {path} that "
+                    "differ in their Unicode normal form only. Rename them."
+                )
             path = path / (found[0] if found else part)
         return str(path.relative_to(self.folder))
 

@@ -32,7 +32,9 @@ def write_sheet(dataset: ManifestDataset, path: Path, tasks: int = TASKS) -> int
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
         f"<h1>{title}</h1><p>Outlined in red: what may change. Everything else is faded.</p>\n"
-        f"<main>\n{figures}\n</main></html>\n", encoding="utf-8")
+        f"<main>\n{figures}\n</main></html>\n",
+        encoding="utf-8",
+    )
     return len(shown)
 
 

@@ -41,11 +41,13 @@ def _refuse_one_value(path: Path, content: bytes) -> None:
         return  # then its lines are faulty one by one
     if isinstance(value, list):
         raise TaskError(
-            f"{path}: this is a JSON array; a manifest is JSONL, one object per line. Type: {_command(path)}")
+            f"{path}: this is a JSON array; a manifest is JSONL, one object per line. Type: {_command(path)}"
+        )
     if isinstance(value, dict):
         raise TaskError(
             f"{path}: this is one JSON object over several lines; a manifest is JSONL, one object per line. "
-            "Write each task on a line of its own.")
+            "Write each task on a line of its own."
+        )
 
 
 def _command(path: Path) -> str:

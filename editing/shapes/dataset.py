@@ -16,8 +16,13 @@ GENERATOR_VERSION = 1  # raise when the same index would give another picture
 def edit_task(edit: Edit, task_id: str) -> EditTask:
     """The edit as a task; `meta["edit"]` keeps the ground truth for the verifiable score."""
     return EditTask(
-        task_id=task_id, source=to_uint8(paint(edit.scene)), edit_mask=edit_mask(edit),
-        instruction=edit.instruction, target=to_uint8(paint(edit.target_scene)), meta={"edit": edit})
+        task_id=task_id,
+        source=to_uint8(paint(edit.scene)),
+        edit_mask=edit_mask(edit),
+        instruction=edit.instruction,
+        target=to_uint8(paint(edit.target_scene)),
+        meta={"edit": edit},
+    )
 
 
 class ShapesDataset:

@@ -60,16 +60,19 @@ def draw_scene(rng: np.random.Generator, count: int) -> Scene:
     things = rng.choice(len(THINGS), count, replace=False)
     centres = tuple((row + rng.uniform(-0.8, 0.8), column + rng.uniform(-0.8, 0.8)) for row, column in PLACES.values())
     return Scene(
-        background=str(rng.choice(BACKGROUNDS)), background_seed=int(rng.integers(2**32)),
+        background=str(rng.choice(BACKGROUNDS)),
+        background_seed=int(rng.integers(2**32)),
         things=tuple((place, THINGS[i]) for place, i in zip(places, things, strict=True)),
-        centres=centres, radius=float(rng.uniform(10.2, 10.8)),
+        centres=centres,
+        radius=float(rng.uniform(10.2, 10.8)),
     )
 
 
 def _refer(rng: np.random.Generator, thing: Thing, place: str) -> str:
     """Names are unique in a scene, so the name, the place, or both identify the object."""
-    return str(rng.choice(
-        [f"the {thing.name} at {place}", f"the {thing.name}", f"the object at {place}"], p=[0.7, 0.15, 0.15]))
+    return str(
+        rng.choice([f"the {thing.name} at {place}", f"the {thing.name}", f"the object at {place}"], p=[0.7, 0.15, 0.15])
+    )
 
 
 def draw_edit(rng: np.random.Generator) -> Edit:

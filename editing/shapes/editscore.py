@@ -44,8 +44,9 @@ class EditScoreParts:
     @property
     def overall(self) -> np.ndarray:
         """O [B] in (0, 1], arXiv 2509.23909."""
-        return np.sqrt(np.minimum(self.success, self.minimal_over_editing)
-                       * np.minimum(self.naturalness, self.artefacts))
+        return np.sqrt(
+            np.minimum(self.success, self.minimal_over_editing) * np.minimum(self.naturalness, self.artefacts)
+        )
 
 
 def editscore_parts(images: np.ndarray, edit: Edit) -> EditScoreParts:
@@ -57,8 +58,8 @@ def editscore_parts(images: np.ndarray, edit: Edit) -> EditScoreParts:
     mask, shown = edit_mask(edit), images.astype(np.float64) / 255
     source = to_uint8(paint(edit.scene)).astype(np.float64) / 255
     plausible = to_uint8(outcomes(edit)).astype(np.float64) / 255
-    inside = np.square(shown[:, None, mask] - plausible[None][:, :, mask]).mean(axis=(2, 3))    # [B, 13]
-    residual = shown - plausible[inside.argmin(axis=1)]                                          # [B, 64, 64, 3]
+    inside = np.square(shown[:, None, mask] - plausible[None][:, :, mask]).mean(axis=(2, 3))  # [B, 13]
+    residual = shown - plausible[inside.argmin(axis=1)]  # [B, 64, 64, 3]
     batch, height, width, channels = residual.shape
     cells = residual.reshape(batch, height // CELL, CELL, width // CELL, CELL, channels)
     smooth = cells.mean(axis=(2, 4), keepdims=True)

@@ -43,6 +43,7 @@ def photos_digest(folder: str, size: int) -> str:
     Raises:
         TaskError: as `photo_paths`, or when any picture is faulty; the sentence names up to ten.
     """
+
     def check(path: Path) -> str | TaskError:
         try:
             data = read_file(path)
@@ -61,8 +62,10 @@ def photos_digest(folder: str, size: int) -> str:
     if faults:
         shown = "".join(f"\n  {fault}" for fault in faults[:10])
         more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise TaskError(f"data.photo_folder: {len(faults)} of the {len(paths)} pictures in {folder} cannot be used; "
-                        f"save them anew, or take them out.{shown}{more}")
+        raise TaskError(
+            f"data.photo_folder: {len(faults)} of the {len(paths)} pictures in {folder} cannot be used; "
+            f"save them anew, or take them out.{shown}{more}"
+        )
     return hashlib.sha256("".join([f"{VERSION}\n", *map(str, checked)]).encode()).hexdigest()
 
 

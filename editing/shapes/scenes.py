@@ -81,8 +81,10 @@ def _muted_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     base = rng.uniform(0.25, 0.85)
     tint = rng.uniform(-0.10, 0.10, (2, 3))
     shade = rng.choice([-1.0, 1.0]) * rng.uniform(0.08, 0.22)
-    return (np.clip(base + tint[0], 0.1, 0.95).astype(np.float32),
-            np.clip(base + shade + tint[1], 0.1, 0.95).astype(np.float32))
+    return (
+        np.clip(base + tint[0], 0.1, 0.95).astype(np.float32),
+        np.clip(base + shade + tint[1], 0.1, 0.95).astype(np.float32),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -96,7 +98,8 @@ def paint_background(kind: str, seed: int) -> np.ndarray:
         mix = _ROWS / SIZE * rng.uniform(0.6, 1.0) + 0.18 * smooth_noise(rng, 5)
     elif kind == "hills":  # a soft horizon line
         horizon = rng.uniform(24, 44) + rng.uniform(2, 6) * np.sin(
-            2 * np.pi * (_COLUMNS / SIZE * rng.uniform(0.7, 1.6) + rng.uniform()))
+            2 * np.pi * (_COLUMNS / SIZE * rng.uniform(0.7, 1.6) + rng.uniform())
+        )
         mix = 1 / (1 + np.exp(-(_ROWS - horizon) / 1.5)) * 0.8 + 0.2 * _ROWS / SIZE
     elif kind == "wood":  # planks with gentle grain
         planks = np.floor(_ROWS / 16)
@@ -107,8 +110,9 @@ def paint_background(kind: str, seed: int) -> np.ndarray:
         mix = 0.5 + 0.45 * np.tanh(4 * np.sin(np.pi * _ROWS / period) * np.sin(np.pi * _COLUMNS / period))
     elif kind == "waves":
         angle, period = rng.uniform(0, np.pi), rng.uniform(12, 26)
-        mix = 0.5 + 0.5 * np.sin(2 * np.pi * (_ROWS * np.sin(angle) + _COLUMNS * np.cos(angle)) / period
-                                 + 0.8 * smooth_noise(rng, 3))
+        mix = 0.5 + 0.5 * np.sin(
+            2 * np.pi * (_ROWS * np.sin(angle) + _COLUMNS * np.cos(angle)) / period + 0.8 * smooth_noise(rng, 3)
+        )
     else:
         raise ValueError(f"expected a background of {BACKGROUNDS}, got {kind!r}")
     mix = np.clip(mix, 0, 1)[..., None].astype(np.float32)

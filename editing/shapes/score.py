@@ -44,11 +44,11 @@ def edit_verdict(images: np.ndarray, edit: Edit) -> EditVerdict:
     mask = edit_mask(edit)
     if images.shape[1:3] != mask.shape:
         raise ValueError(f"expected images of {mask.shape}, got {images.shape[1:3]}")
-    shown = images[:, mask].astype(np.float64) / 255                                  # [B, P, 3]
-    templates = to_uint8(outcomes(edit))[:, mask].astype(np.float64) / 255            # [13, P, 3]
+    shown = images[:, mask].astype(np.float64) / 255  # [B, P, 3]
+    templates = to_uint8(outcomes(edit))[:, mask].astype(np.float64) / 255  # [13, P, 3]
     asked = OUTCOMES.index(edit.after)
-    error = np.square(shown[:, None] - templates[None]).mean(axis=(2, 3))             # d [B, 13]
-    apart = np.square(templates - templates[asked]).mean(axis=(1, 2))                 # D [13], 0 at `asked`
+    error = np.square(shown[:, None] - templates[None]).mean(axis=(2, 3))  # d [B, 13]
+    apart = np.square(templates - templates[asked]).mean(axis=(1, 2))  # D [13], 0 at `asked`
     # The term of `asked` itself is exp(0) = 1 in both sums.
     beyond = error[:, [asked]] - np.minimum(error, apart)
     beyond[:, asked] = 0

@@ -52,9 +52,7 @@ def measure_core(
     return rows, clock, device
 
 
-def measure_rewards(
-    config: RunConfig, options: argparse.Namespace
-) -> tuple[list[Measured], str, torch.device]:
+def measure_rewards(config: RunConfig, options: argparse.Namespace) -> tuple[list[Measured], str, torch.device]:
     """The rows of the reward pool, their clock and their device."""
     from evaluation.speed.rewards import measure
 
@@ -75,11 +73,13 @@ def measure_runtime(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints one table and writes the JSON; 0 when everything was measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.speed", description=__doc__.split("\n")[0], allow_abbrev=False)
+        prog="python -m evaluation.speed", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("what", choices=["core", "rewards", "runtime"])
     parser.add_argument("--repetitions", type=int, default=15, help="of everything but the loop, default 15")
-    parser.add_argument("--loop-pairs", type=int, default=2,
-                        help="core, runtime: runs of the loop in each mode, default 2; 0: none")
+    parser.add_argument(
+        "--loop-pairs", type=int, default=2, help="core, runtime: runs of the loop in each mode, default 2; 0: none"
+    )
     parser.add_argument("--out", type=path_argument, help="default evaluation/results/speed_WHAT.json")
     options, flags = parser.parse_known_args(arguments)
     console = Console(highlight=False)
@@ -97,10 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, clock, device = measure_rewards(config, options)
     words = sys.argv[1:] if arguments is None else arguments
     about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), **machine(device), "load_average": round(load, 2),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **machine(device),
+        "load_average": round(load, 2),
         "clock": clock,
         "command": shlex.join(["python", "-m", "evaluation.speed", *words]),
-        "repetitions": options.repetitions, "config_hash": config_hash(config),
+        "repetitions": options.repetitions,
+        "config_hash": config_hash(config),
     }
     console.print(as_table(rows, f"{about['chip']}, {about['cores']} cores, load {about['load_average']}; {clock}"))
     out = options.out or RESULTS / f"speed_{options.what}.json"

@@ -95,8 +95,13 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
 
         return measure, decoding
 
-    off = config.model_copy(update={"rewards": config.rewards.model_copy(
-        update={"weights": {name: w for name, w in config.rewards.weights.items() if name != "acd"}})})
+    off = config.model_copy(
+        update={
+            "rewards": config.rewards.model_copy(
+                update={"weights": {name: w for name, w in config.rewards.weights.items() if name != "acd"}}
+            )
+        }
+    )
     with recorded_calls(bench.policy.transformer) as calls:
         roll_out(bench.policy, task, lease, off, config_hash(off))
 
@@ -110,8 +115,9 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
 
     (plainly, decoding), (concentrating, _) = rollout(off), rollout(with_acd(config))
     without, adapted, bare, concentrated = interleaved(
-        [plainly, timed(forwards(bench.policy), bench.clock), timed(forwards(bench.plain), bench.clock),
-         concentrating], repetitions)
+        [plainly, timed(forwards(bench.policy), bench.clock), timed(forwards(bench.plain), bench.clock), concentrating],
+        repetitions,
+    )
     decoded = decoding[1:]  # the first warms up
     whole = [rest + last for rest, last in zip(without, decoded, strict=True)]
     return [
@@ -127,14 +133,16 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
     """The learner's work on a group against a bare forward and backward of the same batch; publishing; rewards."""
     # A rate so small that the weights stay those of the rollouts: the learner checks that on every group.
     optimizer = bench.config.learner.optimizer.model_copy(update={"lr": 1e-12, "warmup_steps": 0})
-    config = bench.config.model_copy(update={"learner": bench.config.learner.model_copy(update={
-        "optimizer": optimizer, "steps": repetitions + 2})})
+    config = bench.config.model_copy(
+        update={"learner": bench.config.learner.model_copy(update={"optimizer": optimizer, "steps": repetitions + 2})}
+    )
     editor, size = bench.policy, config.learner.groups_per_step
     pool, digest = RewardPool(config, bench.tasks), config_hash(config)
     leases = LeaseSampler(config.seed, len(bench.tasks.train), size).leases(0, 0)
     groups = [roll_out(editor, bench.tasks.train[lease.task_index], lease, config, digest) for lease in leases]
     rollout_seconds = timed(
-        lambda: roll_out(editor, bench.tasks.train[leases[0].task_index], leases[0], config, digest), bench.clock)
+        lambda: roll_out(editor, bench.tasks.train[leases[0].task_index], leases[0], config, digest), bench.clock
+    )
     scores = [at_once(pool.score(group)) for group in groups]
     with tempfile.TemporaryDirectory() as folder:
         learner = Learner(config, editor, bench.tasks, folder)
@@ -163,8 +171,15 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
         worker.set_weights(learner.publish().copied())  # they share an editor: not from and to the same memory
 
     steps, bares, published, rollouts, scored = interleaved(
-        [timed(step, bench.clock), timed(bare, bench.clock), timed(publish, bench.clock), rollout_seconds,
-         timed(lambda: at_once(pool.score(groups[0])), bench.clock)], repetitions)
+        [
+            timed(step, bench.clock),
+            timed(bare, bench.clock),
+            timed(publish, bench.clock),
+            rollout_seconds,
+            timed(lambda: at_once(pool.score(groups[0])), bench.clock),
+        ],
+        repetitions,
+    )
     per_group = [seconds / size for seconds in steps]
     return [
         ratio("learner per group / bare forward and backward", per_group, [b / size for b in bares], 1.15),
@@ -178,8 +193,10 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
 def at_step(group: TrajectoryGroup, scores: GroupScores, version: int) -> tuple[TrajectoryGroup, GroupScores]:
     """A group and its scores as if they had been made for step `version`, so that the learner takes them again."""
     lease = replace(group.lease, step=version, policy_version=version)
-    return (replace(group, lease=lease, policy_version=version),
-            replace(scores, group_id=lease.group_id, policy_version=version))
+    return (
+        replace(group, lease=lease, policy_version=version),
+        replace(scores, group_id=lease.group_id, policy_version=version),
+    )
 
 
 def measure_loop(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]:
@@ -191,10 +208,25 @@ def measure_loop(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
         for pair in range(pairs):
             for mode in seconds:
-                seconds[mode] += loop_steps(folder, f"{mode}-{pair}", [
-                    *flags, "--cluster.mode", mode, "--cluster.rollout_workers", str(cores),
-                    "--learner.steps", str(LOOP_STEPS), "--data.held_out_tasks", "0",
-                    "--report.gallery_groups", "0", "--report.gallery_tasks", "0"])
+                seconds[mode] += loop_steps(
+                    folder,
+                    f"{mode}-{pair}",
+                    [
+                        *flags,
+                        "--cluster.mode",
+                        mode,
+                        "--cluster.rollout_workers",
+                        str(cores),
+                        "--learner.steps",
+                        str(LOOP_STEPS),
+                        "--data.held_out_tasks",
+                        "0",
+                        "--report.gallery_groups",
+                        "0",
+                        "--report.gallery_tasks",
+                        "0",
+                    ],
+                )
     return [ratio(f"loop step, Ray with {cores} workers / inline", seconds["ray"], seconds["inline"], 1.0)]
 
 
@@ -212,13 +244,18 @@ def loop_run(folder: str, name: str, flags: Sequence[str]) -> Path:
     command = [sys.executable, "-m", "learner.main", *flags, "--folder", folder, "--name", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)} ended with status {done.returncode}:\n"
-                           + "\n".join((done.stdout + done.stderr).splitlines()[-20:]))
+        raise RuntimeError(
+            f"{shlex.join(command)} ended with status {done.returncode}:\n"
+            + "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        )
     return Path(folder) / name / "metrics.jsonl"
 
 
 def step_seconds(metrics: Path) -> list[float]:
     """Wall seconds of every step of a run's metrics file, without its checkpoints."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return [line["system/seconds_step"] - line.get("system/seconds_checkpoint", 0.0)
-            for line in lines if line["kind"] == "step"]
+    return [
+        line["system/seconds_step"] - line.get("system/seconds_checkpoint", 0.0)
+        for line in lines
+        if line["kind"] == "step"
+    ]

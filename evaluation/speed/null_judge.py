@@ -1,6 +1,6 @@
 """A judge and a scorer that do nothing, so that what is around them can be timed.
 
-    python -m evaluation.speed.null_judge         prints `port N`, and serves until its standard input is closed
+python -m evaluation.speed.null_judge         prints `port N`, and serves until its standard input is closed
 """
 
 from __future__ import annotations
@@ -15,12 +15,26 @@ from contextlib import contextmanager
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 
-ANSWER = json.dumps({
-    "id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": "judge",
-    "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "message": {
-        "role": "assistant", "content": '{"reasoning": "As asked; the rest is unchanged.", "score": [20, 15]}'}}],
-    "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
-}).encode()
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "judge",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "logprobs": None,
+                "message": {
+                    "role": "assistant",
+                    "content": '{"reasoning": "As asked; the rest is unchanged.", "score": [20, 15]}',
+                },
+            }
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
+    }
+).encode()
 """What every question is answered with, at once."""
 
 

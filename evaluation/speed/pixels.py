@@ -28,7 +28,8 @@ def measure_pixels(threads: int, repetitions: int) -> tuple[list[Measured], str]
         background_ssim(given)
 
     scores, bare = interleaved(
-        [timed(scored, clock), timed(lambda: bare_psnr_ssim(images, source, kept), clock)], repetitions)
+        [timed(scored, clock), timed(lambda: bare_psnr_ssim(images, source, kept), clock)], repetitions
+    )
     return [ratio(f"PSNR and SSIM of {GROUP} at {SIDE}² / the bare torch operations", scores, bare, 1.2)], name
 
 
@@ -50,8 +51,9 @@ def bare_psnr_ssim(images: Tensor, source: Tensor, kept: Tensor) -> tuple[Tensor
 
     scale = 1 / blur(weight).clamp(min=1e-300)
     reference = source.reshape(-1, 3).index_select(0, places).double() / 255
-    errors = torch.stack([
-        (image.reshape(-1, 3).index_select(0, places).double() / 255 - reference).square_().mean() for image in images])
+    errors = torch.stack(
+        [(image.reshape(-1, 3).index_select(0, places).double() / 255 - reference).square_().mean() for image in images]
+    )
     ssim = torch.zeros(len(images), dtype=torch.float64)
     for channel in range(3):
         y = source[..., channel].double() / 255

@@ -87,7 +87,8 @@ def measure_publish(repetitions: int) -> list[Measured]:
         ray.init(address=cluster.address, log_to_driver=False)
         for name, shape in ADAPTERS.items():
             learner, *workers = (
-                _holder(node, *shape, seed) for seed, node in enumerate(("node:__internal_head__", *names)))
+                _holder(node, *shape, seed) for seed, node in enumerate(("node:__internal_head__", *names))
+            )
             try:
                 rows += compare(name, learner, workers, MORE * repetitions, GOALS.get(name))
             finally:
@@ -103,10 +104,9 @@ def _holder(node: str, *arguments: int) -> Any:
     return ray.remote(Holder).options(**OPTIONS, resources={node: 0.1}).remote(*arguments)
 
 
-def compare(
-    name: str, learner: Any, workers: list[Any], repetitions: int, goal: float | None = None
-) -> list[Measured]:
+def compare(name: str, learner: Any, workers: list[Any], repetitions: int, goal: float | None = None) -> list[Measured]:
     """The two rows of one adapter, for `Holder`s."""
+
     def taken() -> None:
         arrays = learner.arrays.remote()
         ray.get([worker.take.remote(arrays) for worker in workers], timeout=SECONDS)
@@ -123,7 +123,10 @@ def compare(
             raise RuntimeError(f"expected receipts for version {version}, seen {receipts}")
 
     with_proof, takes, loads = interleaved(
-        [timed(one, time.perf_counter) for one in (proved, taken, loaded)], repetitions)
+        [timed(one, time.perf_counter) for one in (proved, taken, loaded)], repetitions
+    )
     what = f"publish with proof to {len(workers)} nodes, {name}"
-    return [ratio(f"{what} / bare put and get", with_proof, takes, goal),
-            ratio(f"{what} / bare put, get and copy into the modules", with_proof, loads)]
+    return [
+        ratio(f"{what} / bare put and get", with_proof, takes, goal),
+        ratio(f"{what} / bare put, get and copy into the modules", with_proof, loads),
+    ]

@@ -37,8 +37,11 @@ def questions_of(given: ScoreInput) -> list[Question]:
     """EditScore's first question about every edit, `PASSES` times with other seeds, in its own order."""
     source = encode_png(given.task.source)
     parts = [success_parts(given.task.instruction, source, encode_png(image)) for image in given.images]
-    return [Question(parts=part, max_tokens=512, temperature=0.7, top_p=0.9, top_k=20, seed=seed,
-                     json_schema=PAIR_SCHEMA) for part in parts for seed in range(PASSES)]
+    return [
+        Question(parts=part, max_tokens=512, temperature=0.7, top_p=0.9, top_k=20, seed=seed, json_schema=PAIR_SCHEMA)
+        for part in parts
+        for seed in range(PASSES)
+    ]
 
 
 async def ask_pool(pool: JudgePool, questions: Sequence[Question]) -> None:
@@ -49,14 +52,21 @@ async def ask_pool(pool: JudgePool, questions: Sequence[Question]) -> None:
 def bare_request(question: Question) -> dict[str, Any]:
     """The question in the words of the OpenAI protocol, without vLLM's additions."""
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + text_of(part)}}
-        for part in question.parts]
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": "data:image/png;base64," + text_of(part)}}
+        for part in question.parts
+    ]
     schema = {"name": "answer", "strict": True, "schema": dict(question.json_schema or {})}
     return {
-        "model": "judge", "messages": [{"role": "user", "content": content}], "max_tokens": question.max_tokens,
-        "temperature": question.temperature, "top_p": question.top_p, "seed": question.seed,
-        "response_format": {"type": "json_schema", "json_schema": schema}}
+        "model": "judge",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": question.max_tokens,
+        "temperature": question.temperature,
+        "top_p": question.top_p,
+        "seed": question.seed,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
 
 
 async def ask_bare(client: AsyncOpenAI, questions: Sequence[Question], concurrency: int) -> None:
@@ -93,14 +103,24 @@ def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, re
     rows = []
     for side, goal in ((SIDE, 0.95), (SMALL, None)):
         questions = questions_of(group_of(GROUP, side))
-        bare, posts, pooled = interleaved([
-            in_loop(runner, partial(ask_bare, client, questions, config.concurrency)),
-            in_loop(runner, partial(post_bare, client, questions, config.concurrency)),
-            in_loop(runner, partial(ask_pool, pool, questions))], repetitions)
+        bare, posts, pooled = interleaved(
+            [
+                in_loop(runner, partial(ask_bare, client, questions, config.concurrency)),
+                in_loop(runner, partial(post_bare, client, questions, config.concurrency)),
+                in_loop(runner, partial(ask_pool, pool, questions)),
+            ],
+            repetitions,
+        )
         for name, seconds in (("chat.completions", bare), ("bare POSTs", posts)):
-            rows.append(ratio(
-                f"throughput, {side}²: a loop of {name} / judge pool", [s / len(questions) for s in seconds],
-                [s / len(questions) for s in pooled], goal, at_least=True))
+            rows.append(
+                ratio(
+                    f"throughput, {side}²: a loop of {name} / judge pool",
+                    [s / len(questions) for s in seconds],
+                    [s / len(questions) for s in pooled],
+                    goal,
+                    at_least=True,
+                )
+            )
     runner.run(pool.close())
     runner.run(client.close())
     return rows
@@ -118,19 +138,28 @@ def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitio
     cache = runner.run(opened())
     cached, asked = (EditScore(pool, settings.editscore, which) for which in (cache, NoCache()))
     keys = cached._keys(given)
-    hit, miss, lookup = interleaved([
-        in_loop(runner, lambda: cached(given)), in_loop(runner, lambda: asked(given)),
-        in_loop(runner, lambda: cache.get(keys))], repetitions)
+    hit, miss, lookup = interleaved(
+        [
+            in_loop(runner, lambda: cached(given)),
+            in_loop(runner, lambda: asked(given)),
+            in_loop(runner, lambda: cache.get(keys)),
+        ],
+        repetitions,
+    )
     counts = cache.statistics()
     if counts.misses != len(keys) or counts.faults:
         raise RuntimeError(f"the cache of the benchmark should have missed {len(keys)} times; seen {counts}")
     runner.run(cache.close())
     runner.run(pool.close())
     return [
-        ratio("a pass from the cache / asked of a judge that answers at once",
-              [s / len(keys) for s in hit], [s / len(keys) for s in miss]),
-        ratio("looking a pass up / a pass from the cache",
-              [s / len(keys) for s in lookup], [s / len(keys) for s in hit]),
+        ratio(
+            "a pass from the cache / asked of a judge that answers at once",
+            [s / len(keys) for s in hit],
+            [s / len(keys) for s in miss],
+        ),
+        ratio(
+            "looking a pass up / a pass from the cache", [s / len(keys) for s in lookup], [s / len(keys) for s in hit]
+        ),
     ]
 
 

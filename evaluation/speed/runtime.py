@@ -81,8 +81,9 @@ def run_loop(config: RunConfig, backend: Backend, folder: Path, watch: Watch) ->
 def shaped(config: RunConfig, workers: int, steps: int, groups: int, staleness: int) -> RunConfig:
     """The configuration of a simulated run."""
     config = simulated_config(config, rollout_workers=workers, staleness=staleness, mode="ray", address=None)
-    return config.model_copy(update={
-        "learner": config.learner.model_copy(update={"steps": steps, "groups_per_step": groups})})
+    return config.model_copy(
+        update={"learner": config.learner.model_copy(update={"steps": steps, "groups_per_step": groups})}
+    )
 
 
 def measure_coordinator(config: RunConfig, repetitions: int) -> list[Measured]:
@@ -149,8 +150,11 @@ def measure_overlap(config: RunConfig, steps: int) -> list[Measured]:
             rows += [
                 ratio(f"{name}: step / longer of rollout and learner alone", found, [alone(work)] * steps, 1.10),
                 ratio(f"{name}: step / step at staleness 0", found, turns),
-                ratio(f"{name}: learner idle / step",
-                      [step - at_work for step, at_work in zip(found, busy, strict=True)], found),
+                ratio(
+                    f"{name}: learner idle / step",
+                    [step - at_work for step, at_work in zip(found, busy, strict=True)],
+                    found,
+                ),
             ]
     return rows
 
@@ -176,26 +180,50 @@ def measure_training(flags: Sequence[str], pairs: int, cores: int) -> list[Measu
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
         for pair in range(pairs):
             for staleness, found in steps.items():
-                metrics = loop_run(folder, f"{staleness}-{pair}", [
-                    *flags, "--cluster.mode", "ray", "--cluster.staleness", str(staleness),
-                    "--cluster.rollout_workers", str(max(1, cores - 1)), "--learner.steps", str(LOOP_STEPS),
-                    "--data.held_out_tasks", "0", "--report.gallery_groups", "0", "--report.gallery_tasks", "0"])
+                metrics = loop_run(
+                    folder,
+                    f"{staleness}-{pair}",
+                    [
+                        *flags,
+                        "--cluster.mode",
+                        "ray",
+                        "--cluster.staleness",
+                        str(staleness),
+                        "--cluster.rollout_workers",
+                        str(max(1, cores - 1)),
+                        "--learner.steps",
+                        str(LOOP_STEPS),
+                        "--data.held_out_tasks",
+                        "0",
+                        "--report.gallery_groups",
+                        "0",
+                        "--report.gallery_tasks",
+                        "0",
+                    ],
+                )
                 for step, busy in step_and_busy(metrics)[1:]:
                     found.append(step)
                     if staleness:
                         idle.append(step - busy)
     name = f"training run, learner and {max(1, cores - 1)} worker(s) on {cores} cores"
-    return [ratio(f"{name}: step at staleness 1 / 0", steps[1], steps[0]),
-            ratio(f"{name}, staleness 1: learner idle / step", idle, steps[1])]
+    return [
+        ratio(f"{name}: step at staleness 1 / 0", steps[1], steps[0]),
+        ratio(f"{name}, staleness 1: learner idle / step", idle, steps[1]),
+    ]
 
 
 def step_and_busy(metrics: Path) -> list[tuple[float, float]]:
     """Wall seconds of every step without its checkpoint, and how long the learner worked in it."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     phases = ("accumulate", "old_leaps", "optimizer", "spool")
-    return [(line["system/seconds_step"] - line.get("system/seconds_checkpoint", 0.0),
-             sum(line.get(f"learner/{phase}_seconds", 0.0) for phase in phases))
-            for line in lines if line["kind"] == "step"]
+    return [
+        (
+            line["system/seconds_step"] - line.get("system/seconds_checkpoint", 0.0),
+            sum(line.get(f"learner/{phase}_seconds", 0.0) for phase in phases),
+        )
+        for line in lines
+        if line["kind"] == "step"
+    ]
 
 
 def measure(

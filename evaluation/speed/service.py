@@ -30,9 +30,17 @@ from rewards.scorer_api import ScoreInput
 @contextmanager
 def null_service() -> Iterator[http.client.HTTPConnection]:
     """A connection to a reward service of its own process, whose only scorer does nothing."""
-    command = [sys.executable, "-m", "rewards.service", "--service.port", "0",
-               "--rewards.scorers", '{nothing: "evaluation.speed.null_judge:zero"}',
-               "--rewards.weights", "{nothing: 1}"]
+    command = [
+        sys.executable,
+        "-m",
+        "rewards.service",
+        "--service.port",
+        "0",
+        "--rewards.scorers",
+        '{nothing: "evaluation.speed.null_judge:zero"}',
+        "--rewards.weights",
+        "{nothing: 1}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -56,13 +64,21 @@ def measure_service(repetitions: int) -> list[Measured]:
             given = group_of(size, side)
             files = [encode_png(picture) for picture in (given.task.source, *given.images)]
             mask = encode_mask(given.task.edit_mask)
-            body = json.dumps({
-                "source": text_of(files[0]), "edited": [text_of(file) for file in files[1:]],
-                "instruction": given.task.instruction, "mask": {"png": text_of(mask), "polarity": "edit_is_white"},
-            }).encode()
-            service, alone = interleaved([
-                timed(partial(post, connection, body, size), time.perf_counter),
-                timed(partial(direct, files, mask), time.perf_counter)], repetitions)
+            body = json.dumps(
+                {
+                    "source": text_of(files[0]),
+                    "edited": [text_of(file) for file in files[1:]],
+                    "instruction": given.task.instruction,
+                    "mask": {"png": text_of(mask), "polarity": "edit_is_white"},
+                }
+            ).encode()
+            service, alone = interleaved(
+                [
+                    timed(partial(post, connection, body, size), time.perf_counter),
+                    timed(partial(direct, files, mask), time.perf_counter),
+                ],
+                repetitions,
+            )
             rows.append(ratio(f"service request, {size} of {side}² / decoding and scoring alone", service, alone))
     return rows
 

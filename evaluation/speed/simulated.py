@@ -55,10 +55,13 @@ def scores_of(lease: Lease, size: int) -> GroupScores:
 
 def simulated_config(config: RunConfig, **cluster: Any) -> RunConfig:
     """The configuration with the one reward that the simulation gives, and other settings of the cluster."""
-    return config.model_copy(update={
-        "rewards": config.rewards.model_copy(update={"weights": {"background_psnr": 1.0}}),
-        "cluster": config.cluster.model_copy(update=cluster),
-        "report": config.report.model_copy(update={"gallery_groups": 0, "gallery_tasks": 0, "evaluate_every": 0})})
+    return config.model_copy(
+        update={
+            "rewards": config.rewards.model_copy(update={"weights": {"background_psnr": 1.0}}),
+            "cluster": config.cluster.model_copy(update=cluster),
+            "report": config.report.model_copy(update={"gallery_groups": 0, "gallery_tasks": 0, "evaluate_every": 0}),
+        }
+    )
 
 
 @dataclass
@@ -107,8 +110,9 @@ class SimulatedBackend:
     def capacity(self) -> int:
         with self._inside():
             now, limit = self.clock(), self.config.cluster.groups_in_flight
-            return sum(max(0, limit - jobs) for jobs, proved in zip(self._jobs, self._proved, strict=True)
-                       if proved <= now)
+            return sum(
+                max(0, limit - jobs) for jobs, proved in zip(self._jobs, self._proved, strict=True) if proved <= now
+            )
 
     def submit(self, lease: Lease) -> None:
         with self._inside():

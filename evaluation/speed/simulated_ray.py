@@ -34,8 +34,12 @@ from learner.update.step_report import StepReport, StepTotals
 from rewards.result import GroupScores
 
 CONCURRENCY = 2048
-OPTIONS = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0,
-           "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}}
+OPTIONS = {
+    "num_cpus": 0,
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
+}
 
 
 def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> TrajectoryGroup:
@@ -43,10 +47,20 @@ def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> Traje
     size, steps = config.exploration.group_size, config.sampler.trained_steps
     anchors = np.arange(1, config.learner.surrogate.anchors + 1)
     return TrajectoryGroup(
-        lease, "task", lease.policy_version, digest, "", np.zeros(config.sampler.steps + 1, np.float32), steps, anchors,
+        lease,
+        "task",
+        lease.policy_version,
+        digest,
+        "",
+        np.zeros(config.sampler.steps + 1, np.float32),
+        steps,
+        anchors,
         np.zeros((len(steps), size, tokens, 64), np.float32),
         np.zeros((len(steps), len(anchors), tokens, 64), np.float32),
-        np.zeros((size, 8, 8, 3), np.uint8), None, 0.0)
+        np.zeros((size, 8, 8, 3), np.uint8),
+        None,
+        0.0,
+    )
 
 
 class Carrier:
@@ -162,8 +176,7 @@ class SimulatedRayBackend(RayBackend):
         def process(kind: type, *arguments: Any, **options: Any) -> Any:
             return ray.remote(kind).options(**OPTIONS, **options).remote(*arguments)
 
-        self._learner = learner = LearnerGroup(
-            self._config, [process(SimulatedLearner, self._work, self._arrays)])
+        self._learner = learner = LearnerGroup(self._config, [process(SimulatedLearner, self._work, self._arrays)])
         self._pool = process(SimulatedPool, max_concurrency=CONCURRENCY)
         carrier = process(Carrier, self._config, self._work, self._tokens, max_concurrency=CONCURRENCY)
         self._fleet = SimulatedFleet(self._config, carrier, self._when_ready, self._notify)

@@ -15,18 +15,26 @@ from evaluation.statistics import paired_ratios, spread
 
 
 def ratio(
-    name: str, numerator: Sequence[float], denominator: Sequence[float], goal: float | None = None,
+    name: str,
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    goal: float | None = None,
     at_least: bool = False,
 ) -> Measured:
     """A line of the table from timings in pairs."""
-    return Measured(
-        name, paired_ratios(numerator, denominator), spread(numerator), spread(denominator), goal, at_least)
+    return Measured(name, paired_ratios(numerator, denominator), spread(numerator), spread(denominator), goal, at_least)
 
 
 def as_table(rows: Sequence[Measured], title: str) -> Table:
     """For a terminal."""
-    table = Table(title=title, title_justify="left", caption="Medians (quartiles); ratios are taken pair by pair.",
-                  caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="Medians (quartiles); ratios are taken pair by pair.",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("")
     for column in ("ratio", "goal", "ms / ms"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -34,9 +42,11 @@ def as_table(rows: Sequence[Measured], title: str) -> Table:
         sign = "≥" if row.at_least else "≤"
         goal = "" if row.goal is None else f"{sign} {row.goal:.2f} {'✓' if row.reached else '✗'}"
         table.add_row(
-            row.name, f"{row.ratio.median:.3f} ({row.ratio.low:.3f}–{row.ratio.high:.3f})",
+            row.name,
+            f"{row.ratio.median:.3f} ({row.ratio.low:.3f}–{row.ratio.high:.3f})",
             Text(goal, style="green" if row.reached else "red"),
-            f"{milliseconds(row.numerator.median)} / {milliseconds(row.denominator.median)}")
+            f"{milliseconds(row.numerator.median)} / {milliseconds(row.denominator.median)}",
+        )
     return table
 
 

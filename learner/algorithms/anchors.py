@@ -85,8 +85,12 @@ class AnchorBatch:
 
 
 def anchor_batch(
-    group: TrajectoryGroup, valid: NDArray[np.bool_], advantages: Tensor, edit_mask: Tensor,
-    preservation_mask: Tensor, source: Tensor,
+    group: TrajectoryGroup,
+    valid: NDArray[np.bool_],
+    advantages: Tensor,
+    edit_mask: Tensor,
+    preservation_mask: Tensor,
+    source: Tensor,
 ) -> AnchorBatch:
     """The anchors of a group, on the device of `source`.
 
@@ -122,10 +126,12 @@ def anchor_batch(
 @torch.no_grad()
 def leaps(velocity: Velocity, batch: AnchorBatch, micro_batch: int | None) -> Tensor:
     """The anchor states [P, N, C] under the weights of `velocity`, without gradient, in the batches of training."""
-    return torch.cat([
-        leap(velocity, batch.predecessors[rows], batch.sigma[rows], batch.sigma_next[rows])
-        for rows in batch.chunks(micro_batch)
-    ])
+    return torch.cat(
+        [
+            leap(velocity, batch.predecessors[rows], batch.sigma[rows], batch.sigma_next[rows])
+            for rows in batch.chunks(micro_batch)
+        ]
+    )
 
 
 @torch.no_grad()

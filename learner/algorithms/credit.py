@@ -106,8 +106,7 @@ def _valid_rewards(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tenso
     """(bool mask [G], the valid rewards in float64), checked."""
     if rewards.ndim != 1 or not rewards.is_floating_point():
         raise ValueError(
-            f"rewards must be one floating-point number per candidate, [G]; seen {rewards.dtype} "
-            f"{list(rewards.shape)}."
+            f"rewards must be one floating-point number per candidate, [G]; seen {rewards.dtype} {list(rewards.shape)}."
         )
     if valid is None:
         mask = torch.ones_like(rewards, dtype=torch.bool)

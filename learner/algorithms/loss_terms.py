@@ -92,7 +92,7 @@ def gradient_norms(
         pairs, share = _pairs(batch, rows, v)
         for name, gradient in _weighted_gradients(terms_of(pairs), pairs, share):
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
-    return {name: square ** 0.5 for name, square in squares.items()}
+    return {name: square**0.5 for name, square in squares.items()}
 
 
 def _pairs(batch: AnchorBatch, rows: slice, v: Tensor) -> tuple[Pairs, float]:
@@ -101,9 +101,7 @@ def _pairs(batch: AnchorBatch, rows: slice, v: Tensor) -> tuple[Pairs, float]:
     return Pairs(rows, leaf, euler_step(x, leaf, batch.sigma[rows], batch.sigma_next[rows])), x.shape[0] / batch.pairs
 
 
-def _weighted_gradients(
-    terms: Mapping[str, Term], pairs: Pairs, share: float
-) -> Iterator[tuple[str, Tensor]]:
+def _weighted_gradients(terms: Mapping[str, Term], pairs: Pairs, share: float) -> Iterator[tuple[str, Tensor]]:
     """Of every term, its share of weight * d value / d v; zero for a constant (a full mask leaves no background)."""
     for name, term in terms.items():
         if term.value.requires_grad:

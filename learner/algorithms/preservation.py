@@ -16,9 +16,7 @@ UNEDITED = 1e-3
 """Mean square distance from the source, in squared latent units, up to which a base leaves its source as it is."""
 
 
-def source_anchored_background(
-    x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0
-) -> Tensor:
+def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0) -> Tensor:
     """Mean over background tokens and samples of max(0, mean_c (x0_hat - source)^2 - tolerance), a scalar.
 
     Outside the mask the right answer is known: the source. `x0_hat` is the anchor's own one-step estimate
@@ -97,8 +95,10 @@ def undone_edit(x0_hat: Tensor, base_x0_hat: Tensor, source: Tensor, edit_mask: 
         ValueError: for mismatched shapes.
     """
     if x0_hat.ndim != 3 or base_x0_hat.shape != x0_hat.shape or source.shape != x0_hat.shape[1:]:
-        raise ValueError("x0_hat and base_x0_hat must be [B, N, C] and source [N, C]; seen "
-                         f"{list(x0_hat.shape)}, {list(base_x0_hat.shape)} and {list(source.shape)}.")
+        raise ValueError(
+            "x0_hat and base_x0_hat must be [B, N, C] and source [N, C]; seen "
+            f"{list(x0_hat.shape)}, {list(base_x0_hat.shape)} and {list(source.shape)}."
+        )
     x0_hat = at_least_float32(x0_hat)
     base = base_x0_hat.detach().to(x0_hat)
     mask = checked_token_mask(edit_mask, x0_hat.shape[1], like=x0_hat)[:, None]

@@ -59,7 +59,7 @@ class Balance:
 def tells(surrogate: float, background: float) -> bool:
     """Whether a group with these gradient norms, at weight 1, says what the unit is.
 
-        8e-3, 3e-3  ->  yes        8e-3, 8e-12  ->  no        0, 3e-3  ->  no        8e-3, NaN  ->  no
+    8e-3, 3e-3  ->  yes        8e-3, 8e-12  ->  no        0, 3e-3  ->  no        8e-3, NaN  ->  no
     """
     return 0 < surrogate < math.inf and LEAST_SHARE * surrogate < background < math.inf
 

@@ -119,14 +119,23 @@ def accumulate(
                 value = velocity_anchor(pairs.v, base, batch.preservation_mask, preservation.velocity_region)
                 terms["velocity_anchor"] = Term(value, velocity_weight)
             if undone_weight:
-                value = undone_edit(predicted_clean(x, pairs.v, sigma), predicted_clean(x, base, sigma), batch.source,
-                                    batch.preservation_mask)
+                value = undone_edit(
+                    predicted_clean(x, pairs.v, sigma),
+                    predicted_clean(x, base, sigma),
+                    batch.source,
+                    batch.preservation_mask,
+                )
                 terms["undone_edit"] = Term(value, undone_weight)
         return terms
 
     terms, leaped = backward_through_velocity(batch, velocity, terms_of, micro_batch, scale)
-    factors = {"surrogate": surrogate.weight, "kl": surrogate.kl_weight, "background": background_weight,
-               "velocity_anchor": velocity_weight, "undone_edit": undone_weight}
+    factors = {
+        "surrogate": surrogate.weight,
+        "kl": surrogate.kl_weight,
+        "background": background_weight,
+        "velocity_anchor": velocity_weight,
+        "undone_edit": undone_weight,
+    }
     stats = GroupStats(
         terms,
         loss=sum(factors[name] * term.value for name, term in terms.items()),
@@ -149,8 +158,10 @@ def bare_norms(
     def terms_of(pairs: Pairs) -> dict[str, Term]:
         log_new = _log_policy(batch, pairs.rows, pairs.anchors, config.surrogate)
         clipped = clipped_objective(log_new, log_new.detach(), batch.advantages, config.surrogate.clip)
-        return {"surrogate": Term(-clipped.objective.mean(), 1.0),
-                "background": Term(_background(batch, pairs, config.preservation), 1.0)}
+        return {
+            "surrogate": Term(-clipped.objective.mean(), 1.0),
+            "background": Term(_background(batch, pairs, config.preservation), 1.0),
+        }
 
     norms = gradient_norms(batch, velocity, terms_of, micro_batch)
     surrogate, background = norms["surrogate"], norms["background"]
@@ -164,8 +175,18 @@ def _background(batch: AnchorBatch, pairs: Pairs, config: PreservationConfig) ->
 
 def _log_policy(batch: AnchorBatch, rows: slice, states: Tensor, config: SurrogateConfig) -> Tensor:
     """log pi [b, V] of the valid candidates around anchor states [b, N, C] (Eq. 14)."""
-    return log_policy(torch.stack([
-        masked_distance(batch.candidates[batch.step_of(pair)], state, batch.edit_mask,
-                        config.tau_edit, config.tau_base, config.tau_power)
-        for pair, state in zip(range(rows.start, rows.stop), states, strict=True)
-    ]))
+    return log_policy(
+        torch.stack(
+            [
+                masked_distance(
+                    batch.candidates[batch.step_of(pair)],
+                    state,
+                    batch.edit_mask,
+                    config.tau_edit,
+                    config.tau_base,
+                    config.tau_power,
+                )
+                for pair, state in zip(range(rows.start, rows.stop), states, strict=True)
+            ]
+        )
+    )

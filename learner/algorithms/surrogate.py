@@ -52,9 +52,7 @@ def region_weights(
     if tau_power not in (1, 2):
         raise ValueError(f"tau_power must be 1 or 2; seen {tau_power}.")
     if edit_mask.ndim != 1 or channels < 1:
-        raise ValueError(
-            f"edit_mask must be [N] and channels at least 1; seen {list(edit_mask.shape)} and {channels}."
-        )
+        raise ValueError(f"edit_mask must be [N] and channels at least 1; seen {list(edit_mask.shape)} and {channels}.")
     like = edit_mask if edit_mask.dtype == torch.float64 else edit_mask.float()
     edit = checked_token_mask(edit_mask, edit_mask.shape[0], like=like)
     base = 1 - edit

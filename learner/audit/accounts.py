@@ -53,6 +53,7 @@ class Accounts(Rule):
         told = record.counters.model_dump()
         mine = {name: self._in_flight() if name == "in_flight" else self._now[name] for name in told}
         if told != mine:
-            differ = ", ".join(f"{name} {told[name]} instead of {mine[name]}" for name in told
-                               if told[name] != mine[name])
+            differ = ", ".join(
+                f"{name} {told[name]} instead of {mine[name]}" for name in told if told[name] != mine[name]
+            )
             self.history.fault("P2", f"step {record.step} does not count what the lines before it say: {differ}")

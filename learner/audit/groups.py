@@ -81,17 +81,22 @@ class Groups(Rule):
         if name in self._groups:
             history.fault("P2", f"group {name} was leased twice")
         if record.version != history.published:
-            history.fault("P4", f"group {name} was leased under version {record.version}, published was "
-                                f"{history.published}")
+            history.fault(
+                "P4", f"group {name} was leased under version {record.version}, published was {history.published}"
+            )
         last = min(process.steps - 1, record.version + process.staleness)
         if not history.done <= step <= last:
-            history.fault("P3", f"group {name} was leased after {history.done} steps under version {record.version}; "
-                                f"expected one of steps {history.done} to {last}")
+            history.fault(
+                "P3",
+                f"group {name} was leased after {history.done} steps under version {record.version}; "
+                f"expected one of steps {history.done} to {last}",
+            )
         self._place(name, step, slot, record.task)
         expected = None if self._order is None else self._order.task(step, slot)
         if expected is not None and record.task != expected:
-            history.fault("P2", f"group {name} is for task {record.task}, but in the run's order task {expected} comes "
-                                "there")
+            history.fault(
+                "P2", f"group {name} is for task {record.task}, but in the run's order task {expected} comes there"
+            )
         before = self._newest.get((step, slot))
         if before is None:
             self._first_attempt(name, step, slot, attempt)
@@ -114,8 +119,9 @@ class Groups(Rule):
         while self._expected in self._newest:
             self._expected = self._after(self._expected)
         if (step, slot) != self._expected:
-            history.fault("P2", f"group {name} was leased, but slot {self._expected[1]} of step {self._expected[0]} "
-                                "comes first")
+            history.fault(
+                "P2", f"group {name} was leased, but slot {self._expected[1]} of step {self._expected[0]} comes first"
+            )
         self._expected = self._after((step, slot))
         first = int(process.anew_from is not None and step >= process.anew_from)
         # A task that went bad before its group was leased costs an attempt.
@@ -129,8 +135,7 @@ class Groups(Rule):
     def _next_attempt(self, name: str, attempt: int, before: _Group) -> None:
         history, skipped = self.history, before.task in self._skipped
         if before.end not in ("rejected", "requeued"):
-            history.fault("P2", f"group {name} was leased, but attempt {before.attempt} was "
-                                f"{before.end or 'not lost'}")
+            history.fault("P2", f"group {name} was leased, but attempt {before.attempt} was {before.end or 'not lost'}")
         if attempt != before.attempt + 1 and not (skipped and attempt == before.attempt + 2):
             history.fault("P2", f"group {name} is attempt {attempt}, the one before it was {before.attempt}")
 
@@ -140,11 +145,15 @@ class Groups(Rule):
         history.counts["replayed"] += 1
         version, valid, task = self._scored.get(name, (None, None, record.task))
         if version != record.version:
-            history.fault("P4", f"group {name} was taken from the spool as of version {record.version}, but it was "
-                                + ("never scored" if version is None else f"generated under {version}"))
+            history.fault(
+                "P4",
+                f"group {name} was taken from the spool as of version {record.version}, but it was "
+                + ("never scored" if version is None else f"generated under {version}"),
+            )
         if task != record.task:
-            history.fault("P2", f"group {name} was taken from the spool for task {record.task}, but it was scored for "
-                                f"task {task}")
+            history.fault(
+                "P2", f"group {name} was taken from the spool for task {record.task}, but it was scored for task {task}"
+            )
         if history.published is None:
             history.fault("P4", f"group {name} was taken from the spool before the weights were published")
         if (step, slot) in self._newest:
@@ -153,7 +162,8 @@ class Groups(Rule):
             history.fault("P1", f"group {name} was taken from the spool after {history.done} steps")
         self._place(name, step, slot, record.task)
         self._groups[name] = self._newest[step, slot] = _Group(
-            record.task, attempt, record.version, made=record.version, valid=valid, kept=True)
+            record.task, attempt, record.version, made=record.version, valid=valid, kept=True
+        )
 
     def _known(self, name: str, what: str) -> _Group | None:
         group = self._groups.get(name)
@@ -168,21 +178,28 @@ class Groups(Rule):
         if group.made is not None or group.end:
             self.history.fault("P4", f"group {name} was generated, but it was {group.end or 'there'} already")
         if record.version != group.version:
-            self.history.fault("P4", f"group {name} was leased under version {group.version} and generated under "
-                                     f"{record.version}")
+            self.history.fault(
+                "P4", f"group {name} was leased under version {group.version} and generated under {record.version}"
+            )
         group.made = record.version
 
     def on_scored(self, record: Scored) -> None:
         history, name, group = self.history, record.group, self._known(record.group, "scored")
         size, lacking = history.process.group_size, sum((record.invalid or {}).values())
         if record.valid > size or size - record.valid > lacking or (record.valid == size) != (not lacking):
-            history.fault("P6", f"group {name} has {size} candidates, {record.valid} with all scores, and {lacking} "
-                                "scores are missing, which does not add up")
+            history.fault(
+                "P6",
+                f"group {name} has {size} candidates, {record.valid} with all scores, and {lacking} "
+                "scores are missing, which does not add up",
+            )
         if group is None:
             return
         if group.made is None or group.valid is not None or group.end:
-            history.fault("P2", f"group {name} was scored, but it was "
-                                + (group.end or ("never generated" if group.made is None else "scored before")))
+            history.fault(
+                "P2",
+                f"group {name} was scored, but it was "
+                + (group.end or ("never generated" if group.made is None else "scored before")),
+            )
         group.valid = record.valid
         self._scored[name] = (group.version, record.valid, group.task)
 
@@ -205,13 +222,20 @@ class Groups(Rule):
         if group is None:
             return
         if group.made != record.version:
-            history.fault("P4", f"group {name} was generated under version {group.made} and trained on as "
-                                f"{record.version}")
+            history.fault(
+                "P4", f"group {name} was generated under version {group.made} and trained on as {record.version}"
+            )
         if group.valid is None or group.valid < history.process.min_valid:
-            history.fault("P6", f"group {name} was trained on, but "
-                          + ("it was never scored" if group.valid is None else
-                             f"{group.valid} of its candidates have all scores, rewards.min_valid is "
-                             f"{history.process.min_valid}"))
+            history.fault(
+                "P6",
+                f"group {name} was trained on, but "
+                + (
+                    "it was never scored"
+                    if group.valid is None
+                    else f"{group.valid} of its candidates have all scores, rewards.min_valid is "
+                    f"{history.process.min_valid}"
+                ),
+            )
         if not group.kept:
             history.fault("P5", f"group {name} was trained on, but never spooled")
         self._end(name, group, "trained")
@@ -241,8 +265,11 @@ class Groups(Rule):
         if record.split is not None:
             return
         if self.history.last != "requeued" or record.task != self._requeued or record.task in self._skipped:
-            self.history.fault("P2", f"task {record.task} went bad, but the line before it is not that of a group of "
-                                     "it that was requeued for that")
+            self.history.fault(
+                "P2",
+                f"task {record.task} went bad, but the line before it is not that of a group of "
+                "it that was requeued for that",
+            )
         self._skipped.add(record.task)
         # Without a task that is left, the run ends.
         if self._order is not None and record.task < self._order.num_tasks > len(self._skipped):

@@ -78,8 +78,11 @@ def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
                 if head.seq != seq:
                     fault(number, f"expected seq {seq}, got {head.seq}")
                 if head.previous != before:
-                    fault(number, f"expected previous {before}, the digest of the line before, got {head.previous}: "
-                                  "a line was changed, moved, added or taken out")
+                    fault(
+                        number,
+                        f"expected previous {before}, the digest of the line before, got {head.previous}: "
+                        "a line was changed, moved, added or taken out",
+                    )
                 seq = head.seq + 1
                 clock.shows(number, head)
                 yield Line(number, head.event, read_record(head.event, values))
@@ -118,8 +121,11 @@ class _Clock:
 def _is_beginning(text: bytes, seq: int) -> bool:
     """Whether this may be the beginning of the next line: what a crash cuts off."""
     start = f'{{"seq": {seq}, "time": '.encode()
-    return bool(text) and (start.startswith(text) or text.startswith(start)) and (
-        text.isascii() and text.decode("ascii").isprintable())
+    return (
+        bool(text)
+        and (start.startswith(text) or text.startswith(start))
+        and (text.isascii() and text.decode("ascii").isprintable())
+    )
 
 
 def _values(text: bytes) -> dict[str, Any]:

@@ -8,10 +8,16 @@ from learner.state.event_types import Began, Failed, OfStep, StepReason, Told
 from learner.state.training_state import CHANGEABLE, changed_keys, is_within
 
 SETTINGS = {
-    "seed": "seed", "steps": "learner.steps", "groups_per_step": "learner.groups_per_step",
-    "updates_per_step": "learner.updates_per_step", "group_size": "exploration.group_size",
-    "min_valid": "rewards.min_valid", "staleness": "cluster.staleness", "publish_every": "cluster.publish_every",
-    "checkpoint_every": "checkpoint.every", "evaluate_every": "report.evaluate_every",
+    "seed": "seed",
+    "steps": "learner.steps",
+    "groups_per_step": "learner.groups_per_step",
+    "updates_per_step": "learner.updates_per_step",
+    "group_size": "exploration.group_size",
+    "min_valid": "rewards.min_valid",
+    "staleness": "cluster.staleness",
+    "publish_every": "cluster.publish_every",
+    "checkpoint_every": "checkpoint.every",
+    "evaluate_every": "report.evaluate_every",
 }
 """Fields of `Began` and the keys of the configuration that they are."""
 
@@ -29,8 +35,11 @@ class Processes(Rule):
         if history.last:
             history.fault("log", "expected the run to start once, got a second start")
         if record.step or record.changed or record.refused_checkpoints or record.anew_from is not None:
-            history.fault("P7", "expected a run that starts to start from nothing at step 0, got a change, a refused "
-                                f"checkpoint, or step {record.step}")
+            history.fault(
+                "P7",
+                "expected a run that starts to start from nothing at step 0, got a change, a refused "
+                f"checkpoint, or step {record.step}",
+            )
 
     def on_resumed(self, record: Began) -> None:
         history, before = self.history, self.history.began
@@ -44,8 +53,9 @@ class Processes(Rule):
             history.saved.append(Saved(record.step, before))  # a crash came between the checkpoint and its line
         self._is_the_same_run(record, before)
         if record.anew_from is not None and record.anew_from not in self._went_back:
-            history.fault("P7", f"it draws other noise from step {record.anew_from} on, but the run never went back "
-                                "to there")
+            history.fault(
+                "P7", f"it draws other noise from step {record.anew_from} on, but the run never went back to there"
+            )
 
     def _goes_on_from_the_newest(self, record: Began, before: Began) -> None:
         history, step = self.history, record.step
@@ -55,15 +65,19 @@ class Processes(Rule):
         elif newest < step < history.done:
             history.fault("P7", f"it goes on from a checkpoint of step {step}, but there is no line of one")
         elif step < newest and not record.refused_checkpoints:
-            history.fault("P7", f"it goes on from step {step} and does not say why it refuses the checkpoint of step "
-                                f"{newest}")
+            history.fault(
+                "P7", f"it goes on from step {step} and does not say why it refuses the checkpoint of step {newest}"
+            )
 
     def _is_the_same_run(self, record: Began, before: Began) -> None:
         history, allowed = self.history, (*CHANGEABLE, *record.allowed)
         # Other code may know keys that the configuration did not have.
         if record.config_hash != before.config_hash and record.code == before.code and not record.changed:
-            history.fault("P7", f"its configuration is {record.config_hash[:12]}, that of the process before "
-                                f"{before.config_hash[:12]}, and it does not say in which keys they differ")
+            history.fault(
+                "P7",
+                f"its configuration is {record.config_hash[:12]}, that of the process before "
+                f"{before.config_hash[:12]}, and it does not say in which keys they differ",
+            )
         for name, key in SETTINGS.items():
             old, new = getattr(before, name), getattr(record, name)
             if old != new and key not in record.changed:
@@ -75,8 +89,11 @@ class Processes(Rule):
         if history.saved and history.saved[-1].step == record.step:
             made = history.saved[-1].by
             for key, (old, new) in changed_keys(_things(made), _things(record), record.allowed).items():
-                history.fault("P7", f"{shown(key)} was {shown(old)} and is {shown(new)}, and --allow-changed names "
-                                    "neither it nor what it belongs to")
+                history.fault(
+                    "P7",
+                    f"{shown(key)} was {shown(old)} and is {shown(new)}, and --allow-changed names "
+                    "neither it nor what it belongs to",
+                )
 
     def begin(self, record: Began) -> None:
         self._error = ""

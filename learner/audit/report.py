@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the verdicts; 0 when every promise holds and the run is finished, 1 when a promise is broken, 2 when there
     is no event log to read, 4 when nothing is broken but the run is not finished."""
     parser = argparse.ArgumentParser(
-        prog="python -m learner.audit", description="Prove a run's promises again, from its event log alone.")
+        prog="python -m learner.audit", description="Prove a run's promises again, from its event log alone."
+    )
     parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")
     path = parser.parse_args(arguments).run / EVENTS
     try:

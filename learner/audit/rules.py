@@ -20,11 +20,24 @@ from learner.state.event_types import RECORDS, Began, Failed
 RULES = (Processes, Groups, Steps, Accounts, Weights, Workers)
 """In the order in which they see a line."""
 
-NO_RULE = frozenset({
-    "data_faults", "data_remarks", "worker_given_up", "fleet_resized", "resize_refused", "judges_awaited",
-    "judge_ready", "judge_trouble", "cache_trouble", "judge_server_started", "judge_server_lost", "start_measured",
-    "alarm", "spool_refused",
-})
+NO_RULE = frozenset(
+    {
+        "data_faults",
+        "data_remarks",
+        "worker_given_up",
+        "fleet_resized",
+        "resize_refused",
+        "judges_awaited",
+        "judge_ready",
+        "judge_trouble",
+        "cache_trouble",
+        "judge_server_started",
+        "judge_server_lost",
+        "start_measured",
+        "alarm",
+        "spool_refused",
+    }
+)
 """Events that tell a person something and prove nothing."""
 
 
@@ -42,11 +55,11 @@ class Audit:
         self.history = History()
         self.faults, self.counts = self.history.faults, self.history.counts
         self._steps = Steps(self.history)
-        self._rules: list[Rule] = [
-            self._steps if rule is Steps else rule(self.history) for rule in RULES]
+        self._rules: list[Rule] = [self._steps if rule is Steps else rule(self.history) for rule in RULES]
         self._handlers: dict[str, list[Callable[[Any], None]]] = {
             event: [handler for rule in self._rules if (handler := getattr(rule, f"on_{event}", None)) is not None]
-            for event in RECORDS}
+            for event in RECORDS
+        }
         self.finished, self.end = False, ""
 
     @property
@@ -83,8 +96,12 @@ class Audit:
             rule.close()
         self.finished = history.last == "finished"
         of = f"after {history.done} of {history.began.steps} steps" if history.began is not None else "before it began"
-        self.end = f"finished {of}" if self.finished else f"not finished: {of} " + (
-            self.end or f"the last line is {history.last or 'none'}; the process was killed, or goes on")
+        self.end = (
+            f"finished {of}"
+            if self.finished
+            else f"not finished: {of} "
+            + (self.end or f"the last line is {history.last or 'none'}; the process was killed, or goes on")
+        )
 
 
 def audited(path: Path) -> Audit:
@@ -99,6 +116,9 @@ def audited(path: Path) -> Audit:
     audit.close()
     newest = newest_step(path.parent / "checkpoints")
     if newest is not None and newest > audit.history.furthest:
-        audit.history.fault("log", f"checkpoints/ has one of step {newest}, but the lines tell of "
-                                   f"{audit.history.furthest} steps: lines were taken out")
+        audit.history.fault(
+            "log",
+            f"checkpoints/ has one of step {newest}, but the lines tell of "
+            f"{audit.history.furthest} steps: lines were taken out",
+        )
     return audit

@@ -27,7 +27,11 @@ from learner.state.rollback import MAX_SKIPPED_STEPS
 
 BASE, TRAINING, FINAL = "the measurement of the base", "its measurement", "the measurement at the end"
 PUBLISHED, SAVED, FIRST_SAVED, TOLD = (
-    "its publication", "its checkpoint", "the checkpoint before the first step", "its own line")
+    "its publication",
+    "its checkpoint",
+    "the checkpoint before the first step",
+    "its own line",
+)
 
 
 @dataclass
@@ -95,8 +99,9 @@ class Steps(Rule):
         step, slot, _ = place_of(name)
         history.counts["trained"] += 1
         if not step == record.step == history.done:
-            history.fault("P1", f"group {name} was trained on in step {record.step}, expected one of step "
-                                f"{history.done}")
+            history.fault(
+                "P1", f"group {name} was trained on in step {record.step}, expected one of step {history.done}"
+            )
         if slot in self._groups:
             history.fault("P1", f"slot {slot} of step {step} was trained on twice: {self._groups[slot]} and {name}")
         self._groups[slot] = name
@@ -138,15 +143,19 @@ class Steps(Rule):
             history.fault("log", f"step {record.step} was skipped twice")
         before = self.steps[-2].skipped if len(self.steps) > 1 else 0
         if record.in_a_row != before + 1:
-            history.fault("log", f"step {record.step} is skipped number {record.in_a_row} in a row, expected "
-                                 f"{before + 1}")
+            history.fault(
+                "log", f"step {record.step} is skipped number {record.in_a_row} in a row, expected {before + 1}"
+            )
         self.steps[-1].skipped = before + 1
 
     def on_rolled_back(self, record: StepReason) -> None:
         skipped = self.steps[-1].skipped if self.steps else 0
         if skipped != MAX_SKIPPED_STEPS and NOT_FINITE not in self._lost:
-            self.history.fault("P7", f"the run went back after {skipped} skipped steps in a row, expected "
-                                     f"{MAX_SKIPPED_STEPS}, or a group that was lost because its latents {NOT_FINITE}")
+            self.history.fault(
+                "P7",
+                f"the run went back after {skipped} skipped steps in a row, expected "
+                f"{MAX_SKIPPED_STEPS}, or a group that was lost because its latents {NOT_FINITE}",
+            )
 
     def on_published(self, record: Published) -> None:
         history, version = self.history, record.version
@@ -188,12 +197,18 @@ class Steps(Rule):
     def on_step(self, record: Step) -> None:
         history = self.history
         if self._groups:
-            history.fault("P1", f"step {record.step} ended with {len(self._groups)} groups instead of "
-                                f"{history.process.groups_per_step}")
+            history.fault(
+                "P1",
+                f"step {record.step} ended with {len(self._groups)} groups instead of "
+                f"{history.process.groups_per_step}",
+            )
             self._close_step()
         if not history.closing or record.step != history.done:
-            history.fault("P1", f"step {record.step} ended, but {history.done} steps were trained"
-                          + " and told" * (not history.closing))
+            history.fault(
+                "P1",
+                f"step {record.step} ended, but {history.done} steps were trained"
+                + " and told" * (not history.closing),
+            )
             return
         skipped = bool(self.steps[-1].skipped)
         if self._saves and not self._saved:
@@ -202,8 +217,11 @@ class Steps(Rule):
             self._due |= history.done % history.process.checkpoint_every == 0
         # Of several updates, one may be skipped.
         if (record.gradient_norm is None) != skipped and (skipped or history.process.updates_per_step == 1):
-            history.fault("log", f"step {record.step} was {'' if skipped else 'not '}skipped, but its gradient norm "
-                                 f"is {record.gradient_norm}")
+            history.fault(
+                "log",
+                f"step {record.step} was {'' if skipped else 'not '}skipped, but its gradient norm "
+                f"is {record.gradient_norm}",
+            )
         self._owed.remove(TOLD)
         self._settled()
         if self._measures and history.process.held_out_tasks:
@@ -222,8 +240,11 @@ class Steps(Rule):
         if history.published != history.done:
             history.fault("P4", f"version {history.published} was measured after {history.done} steps")
         if record.tasks + record.not_finite + self._lacking != process.held_out_tasks:
-            history.fault("log", f"{record.tasks} held-out tasks were measured, {record.not_finite} had no image and "
-                                 f"{self._lacking} went bad, expected {process.held_out_tasks} in all")
+            history.fault(
+                "log",
+                f"{record.tasks} held-out tasks were measured, {record.not_finite} had no image and "
+                f"{self._lacking} went bad, expected {process.held_out_tasks} in all",
+            )
         self._lacking = 0
 
     def on_task_skipped(self, record: TaskSkipped) -> None:
@@ -234,8 +255,9 @@ class Steps(Rule):
         if process.held_out_tasks and not self._measured:
             self._owed.append(FINAL)
         if not record.step == history.done == process.steps or self._groups:
-            history.fault("P1", f"the run finished after {record.step} of {process.steps} steps, but {history.done} "
-                                "were trained")
+            history.fault(
+                "P1", f"the run finished after {record.step} of {process.steps} steps, but {history.done} were trained"
+            )
         elif not history.saved or history.saved[-1].step != history.done:
             history.fault("P7", "the run finished, but there is no line of its last checkpoint")
         self._settled()

@@ -35,17 +35,22 @@ class Weights(Rule):
     def on_published(self, record: Published) -> None:
         history, version = self.history, record.version
         if self._modules is not None and record.modules != self._modules:
-            history.fault("P4", f"version {version} acts on {record.modules} modules, the one before it on "
-                                f"{self._modules}")
+            history.fault(
+                "P4", f"version {version} acts on {record.modules} modules, the one before it on {self._modules}"
+            )
         self._modules = record.modules
         before, held = self._versions[-1] if self._versions else (None, "")
         if before == version:
             if held != record.fingerprint:
-                history.fault("P4", f"version {version} was published with other weights before: "
-                                    f"{held[:12]}, now {record.fingerprint[:12]}")
+                history.fault(
+                    "P4",
+                    f"version {version} was published with other weights before: "
+                    f"{held[:12]}, now {record.fingerprint[:12]}",
+                )
         elif before is not None and self._skipped == version - before and held != record.fingerprint:
-            history.fault("P4", f"all steps since version {before} were skipped, but version {version} has other "
-                                "weights")
+            history.fault(
+                "P4", f"all steps since version {before} were skipped, but version {version} has other weights"
+            )
         elif record.fingerprint in self._newest:
             self._same = (history.line, version, self._newest[record.fingerprint])
         if before is None or version > before:
@@ -63,6 +68,9 @@ class Weights(Rule):
             line, version, other = self._same
             moved = next((step for step in reversed(self._moved) if step <= version), 0)
             if moved > other:
-                self.history.fault("P4", f"version {version} has the same weights as version {other}, although step "
-                                         f"{moved} moved them", line)
+                self.history.fault(
+                    "P4",
+                    f"version {version} has the same weights as version {other}, although step {moved} moved them",
+                    line,
+                )
             self._same = None

@@ -19,6 +19,7 @@ from rewards.result import GroupScores
 if TYPE_CHECKING:
     from learner.update.step_report import StepReport
 
+
 def scoring_limit(config: RunConfig) -> float:
     """Seconds that a pool with groups to score may take until it has scored another; it hangs if it takes longer.
 
@@ -47,11 +48,15 @@ def judges_limit(config: RunConfig) -> float:
 
 def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
     """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
-    keys = ("cluster.group_timeout" + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
-            + " + rewards.scorer_deadline" * bool(config.rewards.scorers))
+    keys = (
+        "cluster.group_timeout"
+        + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
+        + " + rewards.scorer_deadline" * bool(config.rewards.scorers)
+    )
     return RunInterrupted(
         f"The reward pool has scored none of {waiting} groups for {scoring_limit(config):g} s ({keys}), so it hangs. "
-        "If loading a scorer of your own takes that long, raise cluster.group_timeout.")
+        "If loading a scorer of your own takes that long, raise cluster.group_timeout."
+    )
 
 
 @dataclass(frozen=True)

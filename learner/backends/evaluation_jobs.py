@@ -55,13 +55,21 @@ class HeldOutJobs:
         while self._open:
             while self._todo and self._fleet.capacity() > 0:
                 chunk = self._todo.popleft()
-                self._fleet.submit(Job(
-                    chunk.method, (list(chunk.indices), self._base), partial(self._made, chunk),
-                    partial(self._failed, chunk)))
+                self._fleet.submit(
+                    Job(
+                        chunk.method,
+                        (list(chunk.indices), self._base),
+                        partial(self._made, chunk),
+                        partial(self._failed, chunk),
+                    )
+                )
             wait()
         return HeldOut(
             [self._metrics[index] for index in indices],
-            tuple(self._shown[index] for index in indices if index in self._shown), self._spoiled, self._not_finite)
+            tuple(self._shown[index] for index in indices if index in self._shown),
+            self._spoiled,
+            self._not_finite,
+        )
 
     def _add(self, method: Literal["held_out", "shown"], chunks: Any) -> None:
         for chunk in chunks:
@@ -95,7 +103,9 @@ class HeldOutJobs:
             if chunk.method == "held_out":
                 self._metrics[chunk.indices[0]] = {}
         elif chunk.attempt >= self._max_attempts:
-            raise RunFailed(f"held-out tasks {list(chunk.indices)} were redone {chunk.attempt} times "
-                            f"(cluster.max_attempts) and failed again; the last time: {why}")
+            raise RunFailed(
+                f"held-out tasks {list(chunk.indices)} were redone {chunk.attempt} times "
+                f"(cluster.max_attempts) and failed again; the last time: {why}"
+            )
         else:
             self._todo.append(replace(chunk, attempt=chunk.attempt + 1))

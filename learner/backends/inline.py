@@ -98,14 +98,16 @@ class InlineBackend:
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
                 servers = LocalJudgeServers(
-                    self._config, judge, self._folder, self._notify, partial(urls_changed, judge))
+                    self._config, judge, self._folder, self._notify, partial(urls_changed, judge)
+                )
                 self._judge_servers.append(servers)
                 servers.start()
 
     def _wait_for_judges(self) -> None:
         """Returns when every server of every judge, ours or not, has answered a picture."""
-        self._notify("judges_awaited", judges=list(self._config.rewards.judge.configured),
-                     seconds=judges_limit(self._config))
+        self._notify(
+            "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
+        )
         try:
             for servers in self._judge_servers:
                 servers.wait()
@@ -207,8 +209,13 @@ class InlineBackend:
                 generated, group = self._worker.roll_out(lease)
         except GROUP_FAULTS as error:
             return Lost(lease, f"{type(error).__name__}: {error}", spoiled=isinstance(error, TaskError))
-        self._notify("generated", group=lease.group_id, pid=generated.pid, version=generated.policy_version,
-                     seconds=round(generated.seconds, 4))
+        self._notify(
+            "generated",
+            group=lease.group_id,
+            pid=generated.pid,
+            version=generated.policy_version,
+            seconds=round(generated.seconds, 4),
+        )
         if not self._scoring:
             self._last_scored = time.monotonic()
         self._scoring.append(_Scoring(generated, group, self._future(self.pool.score(group))))

@@ -49,9 +49,14 @@ class LearnerGroup:
     def open(cls, config: RunConfig, folder: Path, tasks: ray.ObjectRef) -> LearnerGroup:
         """Asks Ray for the processes, which are handed the run's tasks; `start` waits for them."""
         place, options = open_group(config), actor_options(config.cluster, config.cluster.gpus_for_learner)
-        return cls(config, [
-            ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder, tasks=tasks)
-            for rank in range(learners(config))], place)
+        return cls(
+            config,
+            [
+                ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder, tasks=tasks)
+                for rank in range(learners(config))
+            ],
+            place,
+        )
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         """Returns when all are ready, from the checkpoint after `step` optimizer steps.
@@ -69,7 +74,8 @@ class LearnerGroup:
             raise RunInterrupted(
                 f"The learner did not become ready within {self._limit:g} s (cluster.group_timeout). Raise it if the "
                 f"editor takes longer to load; if no node of the cluster has {size * cluster.gpus_for_learner:g} GPUs "
-                "(learner.num_workers times cluster.gpus_for_learner), lower those.")
+                "(learner.num_workers times cluster.gpus_for_learner), lower those."
+            )
         if size > 1:
             where = answer_of("learner", self._first.meeting_point.remote(), FETCH_SECONDS)
             for ref in [one.join.remote(rank, size, where) for rank, one in enumerate(self._processes)]:
@@ -93,7 +99,8 @@ class LearnerGroup:
                 raise LearnerLost(
                     f"The learner's processes do not hold the same weights at version {published.version}: process 0 "
                     f"has {published.fingerprint[:12]}, process {rank} {fingerprint[:12]}. Continue "
-                    "from the last checkpoint with --resume.")
+                    "from the last checkpoint with --resume."
+                )
         return published
 
     def consume(self, delivered: Delivered) -> list[ray.ObjectRef]:

@@ -93,8 +93,10 @@ def outcome(lease: Lease, losses: Sequence[GroupLost | Spoiled | None]) -> Taken
     if not lost:
         return Taken(lease)
     if len(lost) < len(losses):
-        raise LearnerLost(f"Only {len(losses) - len(lost)} of the learner's {len(losses)} processes took group "
-                          f"{lease.group_id}: {lost[0]} Continue from the last checkpoint with --resume.")
+        raise LearnerLost(
+            f"Only {len(losses) - len(lost)} of the learner's {len(losses)} processes took group "
+            f"{lease.group_id}: {lost[0]} Continue from the last checkpoint with --resume."
+        )
     return LostOnTheWay(lease, str(lost[0]), isinstance(lost[0], Spoiled))
 
 
@@ -125,12 +127,17 @@ class RayBackend:
         tasks = ray.put(self._tasks)  # the fleet holds on to it: workers come later, too
         self._learner = learner = LearnerGroup.open(config, self._folder, tasks)
         pool = actor_options(cluster, config.rewards.embedding.gpus)
-        self._pool = ray.remote(PoolActor).options(**pool, **beside_the_driver()).remote(
-            config, self._folder, secrets(), tasks)
+        self._pool = (
+            ray.remote(PoolActor).options(**pool, **beside_the_driver()).remote(config, self._folder, secrets(), tasks)
+        )
         self._start_judge_servers()  # they take the longest
         self._fleet = Fleet(
-            config, actor_options(cluster, cluster.gpus_per_rollout_worker, custom("rollout")), self._when_ready,
-            self._notify, tasks=tasks)
+            config,
+            actor_options(cluster, cluster.gpus_per_rollout_worker, custom("rollout")),
+            self._when_ready,
+            self._notify,
+            tasks=tasks,
+        )
         learner.start(step, allowed)
         if config.rewards.judge.configured:
             self._wait_for_judges()
@@ -144,15 +151,23 @@ class RayBackend:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
                 from rewards.vllm.actor import JudgeServers
 
-                servers = JudgeServers(self._config, judge, self._folder, self._when_ready, self._notify,
-                                       partial(urls_changed, judge), custom("judge"))
+                servers = JudgeServers(
+                    self._config,
+                    judge,
+                    self._folder,
+                    self._when_ready,
+                    self._notify,
+                    partial(urls_changed, judge),
+                    custom("judge"),
+                )
                 self._judge_servers.append(servers)
                 servers.start()
 
     def _wait_for_judges(self) -> None:
         """Returns when every server of every judge, ours or not, has answered a picture."""
-        self._notify("judges_awaited", judges=list(self._config.rewards.judge.configured),
-                     seconds=judges_limit(self._config))
+        self._notify(
+            "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
+        )
         try:
             while self._pool_calls.open or not all(servers.ready for servers in self._judge_servers):
                 self._poll(WAIT_SECONDS)
@@ -187,10 +202,16 @@ class RayBackend:
 
     def submit(self, lease: Lease) -> None:
         def done(generated: Generated, group: ray.ObjectRef) -> None:
-            self._notify("generated", group=lease.group_id, pid=generated.pid, version=generated.policy_version,
-                         seconds=round(generated.seconds, 4))
+            self._notify(
+                "generated",
+                group=lease.group_id,
+                pid=generated.pid,
+                version=generated.policy_version,
+                seconds=round(generated.seconds, 4),
+            )
             self._when_answered(
-                self._pool_calls, self._pool.score.remote(group), lambda ref: self._scored(generated, group, ref))
+                self._pool_calls, self._pool.score.remote(group), lambda ref: self._scored(generated, group, ref)
+            )
 
         def failed(why: str, spoiled: bool) -> None:
             self._inbox.append(Lost(lease, why, spoiled))
@@ -214,7 +235,8 @@ class RayBackend:
         if not self._config.rewards.judge.configured:
             return {}
         found: Mapping[str, float] = answer_of(
-            "reward pool", self._pool.statistics.remote(), scoring_limit(self._config))
+            "reward pool", self._pool.statistics.remote(), scoring_limit(self._config)
+        )
         return found
 
     def consume(self, delivered: Delivered) -> None:
@@ -246,8 +268,10 @@ class RayBackend:
         while len(reports) < len(refs):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LearnerLost(f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
-                                  "learner.groups_per_step). Continue from the last checkpoint with --resume.")
+                raise LearnerLost(
+                    f"The learner did not finish its step within {limit:g} s (cluster.group_timeout * "
+                    "learner.groups_per_step). Continue from the last checkpoint with --resume."
+                )
             if self._failure is not None:  # told by the next `_poll`: first the step that is under way
                 ray.wait(refs, num_returns=len(refs), timeout=left)
                 reports.update({ref: answer_of("learner", ref, FETCH_SECONDS) for ref in refs})
@@ -301,9 +325,14 @@ class RayBackend:
     def _raylet_lost(self) -> None:
         """Ends the run where it is: without its raylet the learner, which alone could save, ends too, and Ray would end
         this process before it has wound up."""
-        self._notify("failed", error=RunInterrupted.__name__, reason=(
-            "Ray's process on this node (raylet) has ended: it was killed, or the node ran out of memory. Continue "
-            f"from the last checkpoint with: {resume(self._folder)}"))
+        self._notify(
+            "failed",
+            error=RunInterrupted.__name__,
+            reason=(
+                "Ray's process on this node (raylet) has ended: it was killed, or the node ran out of memory. Continue "
+                f"from the last checkpoint with: {resume(self._folder)}"
+            ),
+        )
         os._exit(exits.RESUMABLE)
 
     def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
@@ -352,7 +381,8 @@ class RayBackend:
         if self._learner_calls.silent_for() > limit:
             raise LearnerLost(
                 f"The learner has taken none of {self._learner_calls.open} groups for {limit:g} s "
-                "(cluster.group_timeout), so it hangs. Continue from the last checkpoint with --resume.")
+                "(cluster.group_timeout), so it hangs. Continue from the last checkpoint with --resume."
+            )
 
     def _look_at_desired(self) -> None:
         """Does what `python -m cluster.scale` asked for."""

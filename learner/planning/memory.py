@@ -127,12 +127,20 @@ def memory_plan(config: RunConfig, sizes: EditorSizes) -> list[RolePlan]:
     """The plan of every kind of process, judges excepted; in one process the parts share one editor."""
     plan = _Plan(config, sizes)
     groups = groups_alive(config) * plan.group
-    disk = (Item("spool, at most", plan.group * config.learner.groups_per_step * config.checkpoint.every, True, "disk"),
-            Item("checkpoints", config.checkpoint.keep * plan.adapter * (3 + plan.kept), True, "disk"))
+    disk = (
+        Item("spool, at most", plan.group * config.learner.groups_per_step * config.checkpoint.every, True, "disk"),
+        Item("checkpoints", config.checkpoint.keep * plan.adapter * (3 + plan.kept), True, "disk"),
+    )
     waiting = Item(f"trajectories, {groups_alive(config)} groups of {plan.group} bytes at most", groups, True, "store")
     if config.cluster.mode == "inline":
-        items = (*plan.editor(), *plan.learner(), *plan.rollout(), *embedding_items(config),
-                 Item(waiting.name, groups, True, "host"), *disk)
+        items = (
+            *plan.editor(),
+            *plan.learner(),
+            *plan.rollout(),
+            *embedding_items(config),
+            Item(waiting.name, groups, True, "host"),
+            *disk,
+        )
         return [RolePlan("this process", 1, items)]
     versions = Item("two versions of the adapter on their way", 2 * plan.adapter, True, "store")
     scored = Item("a group that is scored", plan.group, True, "host")
@@ -173,8 +181,12 @@ class _Plan:
             Item("text encoders", encoders * self.item, True, "editor"),
             Item("VAE", parts["vae"] * self.item, True, "editor"),
             Item("adapter, float32", self.adapter, True, "editor"),
-            Item(f"encoded tasks, {self.conditions} at most",
-                 self.conditions * self.condition_bytes(text_tokens(self.config, sizes)), True, "editor"),
+            Item(
+                f"encoded tasks, {self.conditions} at most",
+                self.conditions * self.condition_bytes(text_tokens(self.config, sizes)),
+                True,
+                "editor",
+            ),
         ]
 
     @property
@@ -204,11 +216,19 @@ class _Plan:
         return [
             Item("gradients, float32", self.adapter, True, "editor"),
             Item("AdamW moments, float32", 2 * self.adapter, True, "editor"),
-            Item(f"activations of {batch} sample(s), {how}",
-                 batch * saved_bytes(config, self.sizes, self.tokens), False, "editor"),
+            Item(
+                f"activations of {batch} sample(s), {how}",
+                batch * saved_bytes(config, self.sizes, self.tokens),
+                False,
+                "editor",
+            ),
             Item("working set of a block", self.working(batch), False, "editor"),
-            Item(f"adapter, {copies} " + ("copies" if copies > 1 else "copy") + " for publishing and stale groups",
-                 copies * self.adapter, True, "host"),
+            Item(
+                f"adapter, {copies} " + ("copies" if copies > 1 else "copy") + " for publishing and stale groups",
+                copies * self.adapter,
+                True,
+                "host",
+            ),
             Item(f"{held} group(s) in training", held * self.group, True, "host"),
             *(added if learners(config) > 1 else []),
         ]
@@ -243,8 +263,13 @@ def embedding_items(config: RunConfig) -> list[Item]:
         count = sum(math.prod(shape) for shape in tensor_shapes(folder).values())
         found += [
             Item(f"{name}, {model.dtype}", count * item, True, where),
-            Item(f"working set of {model.batch_size} images in {name}",
-                 model.batch_size * _values_per_image(folder) * WORKING * item, False, where)]
+            Item(
+                f"working set of {model.batch_size} images in {name}",
+                model.batch_size * _values_per_image(folder) * WORKING * item,
+                False,
+                where,
+            ),
+        ]
     return found
 
 

@@ -51,9 +51,11 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
     except FolderError as error:
         return [*lines, f"memory: not known, since {error}", *judge_lines(config)]
     plans, picture = memory_plan(config, sizes), picture_of(config, sizes)
-    lines.append(f"memory of each process (= counted from headers and shapes, ~ estimated); pictures of "
-                 f"{picture.pixels} pixels, {picture.tokens} tokens"
-                 + (" (assumed: data.resolution is null)" if picture.assumed else ""))
+    lines.append(
+        f"memory of each process (= counted from headers and shapes, ~ estimated); pictures of "
+        f"{picture.pixels} pixels, {picture.tokens} tokens"
+        + (" (assumed: data.resolution is null)" if picture.assumed else "")
+    )
     for plan in plans:
         lines += plan_lines(plan, on_gpu(config, plan.role, len(machine.gpus)))
     return [*lines, *judge_lines(config), *verdict(config, plans, machine)]
@@ -88,16 +90,19 @@ def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> l
     lines = [_fits("memory of this machine", host, machine.memory)]
     store = sum(plan.bytes("store") for plan in plans)
     if store > OBJECT_STORE_BYTES:
-        lines.append(f"object store: {text(store)} of {text(OBJECT_STORE_BYTES)}; the rest spills to disk, which is "
-                     "slow: lower learner.groups_per_step or cluster.staleness")
+        lines.append(
+            f"object store: {text(store)} of {text(OBJECT_STORE_BYTES)}; the rest spills to disk, which is "
+            "slow: lower learner.groups_per_step or cluster.staleness"
+        )
     if gpu:
         free = [2**20 * (one.total - one.used) for one in machine.gpus]
         lines.append(_fits("memory of all GPUs here", gpu, sum(free)))
         lines.append(_fits("largest process on one GPU", largest, max(free, default=0)))
     reserved, here = needs(config).total, len(machine.gpus)
     if reserved and config.cluster.mode == "ray":
-        lines.append(f"GPUs that are reserved: {reserved:g} of {here} here: "
-                     + ("fits" if reserved <= here else "DOES NOT FIT"))
+        lines.append(
+            f"GPUs that are reserved: {reserved:g} of {here} here: " + ("fits" if reserved <= here else "DOES NOT FIT")
+        )
     return lines
 
 
@@ -115,8 +120,10 @@ def judge_lines(config: RunConfig) -> Iterator[str]:
             weights, how = judge_weights(serve.path)
             known = "weights of unknown size" if weights is None else f"weights {text(weights)} ({how})"
             share = f"vLLM takes {UTILISATION:.0%} of its GPU for them and the KV cache"
-            yield (f"  {serve.replicas} x judge {name}: {known}; KV cache {kv_cache(serve.path)}; "
-                   + (share if serve.gpus else "on the CPU"))
+            yield (
+                f"  {serve.replicas} x judge {name}: {known}; KV cache {kv_cache(serve.path)}; "
+                + (share if serve.gpus else "on the CPU")
+            )
 
 
 def judge_weights(path: str) -> tuple[int | None, str]:

@@ -41,7 +41,8 @@ class AlarmWatch:
         self._notify = notify
         events = list(before)
         self._start: dict[int, list[Group]] = {
-            event["step"]: event["groups"] for event in standing(events, "start_measured")}
+            event["step"]: event["groups"] for event in standing(events, "start_measured")
+        }
         self._rewards: dict[int, float] = {event["step"]: event["reward_mean"] for event in standing(events, "step")}
         self._told = {told["metric"]: told["size"] for told in notifications(events)}
 
@@ -80,9 +81,14 @@ class AlarmWatch:
         if not self._base or (len(self._measured) < 2 and not final):
             return
         rewards = [reward for _, reward in sorted(self._rewards.items())]
-        self._tell(held_out_alarms(
-            self._base, self._measured[-1:] if final else self._measured, record.step,
-            (rewards[:self._steps], rewards[-self._steps:])))
+        self._tell(
+            held_out_alarms(
+                self._base,
+                self._measured[-1:] if final else self._measured,
+                record.step,
+                (rewards[: self._steps], rewards[-self._steps :]),
+            )
+        )
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Nothing: the summary has what was told."""

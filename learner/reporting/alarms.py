@@ -98,7 +98,8 @@ def reference(groups: Sequence[Group]) -> Reference:
         unchanged_share=0.0 if unchanged is None else _share(changes, unchanged),
         mean={name: float(np.mean(values)) for name, values in means.items()},
         sd={name: float(np.std(values, ddof=1)) for name, values in means.items()},
-        groups={name: len(values) for name, values in means.items()})
+        groups={name: len(values) for name, values in means.items()},
+    )
 
 
 def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
@@ -110,14 +111,21 @@ def candidate_alarms(start: Reference, recent: Sequence[Group], step: int) -> li
             shift, sd = float(np.mean(values)) - start.mean[name], float(np.std(values, ddof=1))
             error = math.hypot(sd / math.sqrt(len(values)), start.sd[name] / math.sqrt(start.groups[name]))
             # A few groups have much of the variation: a start without them varies too little to compare with.
-            drifts += _drift(name, start.mean[name], shift, error, max(sd, start.sd[name]), step, "the candidates",
-                             "at the start and now", known=_is_background(name))
+            drifts += _drift(
+                name,
+                start.mean[name],
+                shift,
+                error,
+                max(sd, start.sd[name]),
+                step,
+                "the candidates",
+                "at the start and now",
+                known=_is_background(name),
+            )
     return [*_copied(start, recent, step), *_largest(drifts)]
 
 
-def held_out_alarms(
-    base: Rows, measured: Sequence[Rows], step: int, rewards: Rewards = ((), ())
-) -> list[Alarm]:
+def held_out_alarms(base: Rows, measured: Sequence[Rows], step: int, rewards: Rewards = ((), ())) -> list[Alarm]:
     """What held-out measurements show, compared with the base on the same tasks.
 
     Args:
@@ -135,8 +143,7 @@ def held_out_alarms(
 
 def due(alarms: Iterable[Alarm], told: Mapping[str, float]) -> list[Alarm]:
     """Those that were not told before, or have become markedly worse; `told` has the size that each was told with."""
-    return [alarm for alarm in alarms
-            if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
+    return [alarm for alarm in alarms if alarm.metric not in told or abs(alarm.size) >= AGAIN * abs(told[alarm.metric])]
 
 
 def _copied(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]:
@@ -152,29 +159,57 @@ def _copied(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]
     found = []
     share = _share([value for group in recent for value in group.get(CHANGE, ())], start.unchanged)
     if share > UNCHANGED_GROWTH * start.unchanged_share:
-        found.append((share, (
-            f"{share:.0%} of the candidates changed next to nothing inside the edit mask (edit_change no more than "
-            f"{start.unchanged:.3g}, as {start.unchanged_share:.0%} did at the start)")))
+        found.append(
+            (
+                share,
+                (
+                    f"{share:.0%} of the candidates changed next to nothing inside the edit mask (edit_change "
+                    "no more than "
+                    f"{start.unchanged:.3g}, as {start.unchanged_share:.0%} did at the start)"
+                ),
+            )
+        )
     before, left = start.mean[CHANGE], float(np.mean(means))
-    error = math.hypot(COPIED_SHARE * start.sd[CHANGE] / math.sqrt(start.groups[CHANGE]),
-                       float(np.std(means, ddof=1)) / math.sqrt(len(means)))
+    error = math.hypot(
+        COPIED_SHARE * start.sd[CHANGE] / math.sqrt(start.groups[CHANGE]),
+        float(np.std(means, ddof=1)) / math.sqrt(len(means)),
+    )
     if COPIED_SHARE * before - left > ERRORS * error:
-        found.append((1 - left / before, (
-            f"inside the edit mask the candidates change {left / before:.0%} of what they did at the start (mean "
-            f"edit_change {left:.3g} against {before:.3g})")))
+        found.append(
+            (
+                1 - left / before,
+                (
+                    f"inside the edit mask the candidates change {left / before:.0%} of what they did at the "
+                    "start (mean "
+                    f"edit_change {left:.3g} against {before:.3g})"
+                ),
+            )
+        )
     if not found:
         return []
     size, seen = max(found)
-    return [Alarm(CHANGE, step, size, (
-        f"step {step}: {seen}: the editor learns to copy its source. Give the edit more weight in rewards.weights, or "
-        "hold it with learner.preservation.velocity_weight."))]
+    return [
+        Alarm(
+            CHANGE,
+            step,
+            size,
+            (
+                f"step {step}: {seen}: the editor learns to copy its source. Give the edit more weight in "
+                "rewards.weights, or "
+                "hold it with learner.preservation.velocity_weight."
+            ),
+        )
+    ]
 
 
 def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> list[_Found]:
     found: list[_Found] = []
     for name in (*EDITS, *BACKGROUNDS, *DRIFTS):
-        pairs = [(before[name], after[name]) for before, after in zip(base, rows, strict=True)
-                 if name in before and name in after]
+        pairs = [
+            (before[name], after[name])
+            for before, after in zip(base, rows, strict=True)
+            if name in before and name in after
+        ]
         if len(pairs) < MIN_TASKS:
             continue
         gains, before = np.array([b - a for a, b in pairs]), np.array([a for a, _ in pairs])
@@ -182,25 +217,49 @@ def _measured_alarms(base: Rows, rows: Rows, step: int, rewards: Rewards) -> lis
         if name in DRIFTS:
             # Inside the mask it is measured to the target where all tasks have one, else to the source.
             known = _is_background(name) or all("edit_psnr" in row for row in base if name in row)
-            found += _drift(name, float(before.mean()), gain, error, float(before.std(ddof=1)), step, "held-out edits",
-                            "with the base", known)
+            found += _drift(
+                name,
+                float(before.mean()),
+                gain,
+                error,
+                float(before.std(ddof=1)),
+                step,
+                "held-out edits",
+                "with the base",
+                known,
+            )
             continue
         psnr = name.endswith("psnr")
         allowed = FALL_DECIBEL if psnr else FALL_SHARE * abs(float(before.mean()))
         if -gain > allowed and -gain > ERRORS * error:
             unit = " dB" if psnr else ""
-            found.append(_Found(excess=-gain / allowed, alarm=Alarm(name, step, -gain, (
-                f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} from the base's "
-                f"{before.mean():.3g}{unit}{_rise(*rewards)}. {_advice(name)}"))))
+            found.append(
+                _Found(
+                    excess=-gain / allowed,
+                    alarm=Alarm(
+                        name,
+                        step,
+                        -gain,
+                        (
+                            f"step {step}: {name} on the held-out tasks fell by {-gain:.3g} ± {error:.2g}{unit} "
+                            "from the base's "
+                            f"{before.mean():.3g}{unit}{_rise(*rewards)}. {_advice(name)}"
+                        ),
+                    ),
+                )
+            )
     return found
 
 
 def _advice(name: str) -> str:
     if _is_background(name):
-        return ("The editor changes what lies outside the edit mask: look at the gallery, raise "
-                "learner.preservation.background_weight, or lower learner.optimizer.lr.")
-    return ("What is rewarded is not the edit: look at the gallery, change rewards.weights, or lower "
-            "learner.optimizer.lr.")
+        return (
+            "The editor changes what lies outside the edit mask: look at the gallery, raise "
+            "learner.preservation.background_weight, or lower learner.optimizer.lr."
+        )
+    return (
+        "What is rewarded is not the edit: look at the gallery, change rewards.weights, or lower learner.optimizer.lr."
+    )
 
 
 def _rise(first: Sequence[float], last: Sequence[float]) -> str:
@@ -224,10 +283,22 @@ def _drift(
     if fades or not (size > allowed and size > ERRORS * error):
         return []
     key = "velocity_weight" if where == "edit" else "background_weight"
-    return [_Found(excess=size / allowed, alarm=Alarm(name, step, shift, (
-        f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit mask has shifted by "
-        f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
-        f"learner.preservation.{key}, or lower learner.optimizer.lr.")))]
+    return [
+        _Found(
+            excess=size / allowed,
+            alarm=Alarm(
+                name,
+                step,
+                shift,
+                (
+                    f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit "
+                    "mask has shifted by "
+                    f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
+                    f"learner.preservation.{key}, or lower learner.optimizer.lr."
+                ),
+            ),
+        )
+    ]
 
 
 def _is_background(name: str) -> bool:

@@ -67,8 +67,11 @@ def judge_words(judge: Mapping[str, float]) -> list[str]:
     errors 0.5%`."""
     words = []
     for name in (key.removesuffix("_in_rotation") for key in judge if key.endswith("_in_rotation")):
-        parts = [f"{what} {judge[f'{name}_{what}_seconds']:.1f} s" for what in ("p50", "p95")
-                 if f"{name}_{what}_seconds" in judge]
+        parts = [
+            f"{what} {judge[f'{name}_{what}_seconds']:.1f} s"
+            for what in ("p50", "p95")
+            if f"{name}_{what}_seconds" in judge
+        ]
         if f"{name}_error_rate" in judge:
             parts.append(f"errors {judge[f'{name}_error_rate']:.1%}")
         words.append(f"{name} " + (", ".join(parts) or "not asked yet"))
@@ -95,8 +98,11 @@ def step_line(record: StepRecord, left: float) -> str:
     """One step on one line, for logs."""
     parts = [f"step {record.step}/{record.steps}"]
     parts += [f"{name} {amount(name, record.reward_mean[name], record.reward_std[name])}" for name in shown(record)]
-    parts += [f"flat {record.zero_std_share:.0%}", f"age {ages(record.staleness)}",
-              f"{record.groups_per_minute:.0f} groups/min"]
+    parts += [
+        f"flat {record.zero_std_share:.0%}",
+        f"age {ages(record.staleness)}",
+        f"{record.groups_per_minute:.0f} groups/min",
+    ]
     parts += [*learner_words(record.learner), *reward_words(record), *judge_words(record.judge)]
     if record.counters.rejected or record.counters.requeued:
         parts.append(f"rejected {record.counters.rejected}, redone {record.counters.requeued}")
@@ -107,36 +113,61 @@ def live_view(name: str, history: list[StepRecord], left: float) -> RenderableTy
     """The live table of a run; `history` holds the last steps, the newest last."""
     record = history[-1]
     head = Table.grid(padding=(0, 2))
-    head.add_row(Text(name, style="bold"), ProgressBar(record.steps, record.step, width=32),
-                 f"step {record.step}/{record.steps}", f"left {clock(left)}",
-                 f"{record.groups_per_minute:.0f} groups/min")
+    head.add_row(
+        Text(name, style="bold"),
+        ProgressBar(record.steps, record.step, width=32),
+        f"step {record.step}/{record.steps}",
+        f"left {clock(left)}",
+        f"{record.groups_per_minute:.0f} groups/min",
+    )
     rewards = Table(box=None, padding=(0, 2), header_style="dim")
     for title, justify in (("reward", "left"), ("mean", "right"), ("± in group", "right"), ("trend", "left")):
         rewards.add_column(title, justify=justify)  # type: ignore[arg-type]
     for component in shown(record):
         mean = record.reward_mean[component]
         past = [step.reward_mean[component] for step in history if component in step.reward_mean]
-        rewards.add_row(component, amount(component, mean), amount(component, record.reward_std[component]),
-                        Text(trend(past), style="cyan"))
+        rewards.add_row(
+            component,
+            amount(component, mean),
+            amount(component, record.reward_std[component]),
+            Text(trend(past), style="cyan"),
+        )
     flat = Text(f"flat groups {record.zero_std_share:.0%}", style="yellow" if record.zero_std_share > 0.5 else "")
     counters = record.counters
     facts = Text("  ·  ").join(
-        part for part in (
-            flat, Text(f"policy age {ages(record.staleness)}"),
-            Text(f"rejected {counters.rejected}, redone {counters.requeued}") if (
-                counters.rejected or counters.requeued) else None,
+        part
+        for part in (
+            flat,
+            Text(f"policy age {ages(record.staleness)}"),
+            Text(f"rejected {counters.rejected}, redone {counters.requeued}")
+            if (counters.rejected or counters.requeued)
+            else None,
             *map(Text, learner_words(record.learner)),
             *(Text(words, style="yellow") for words in reward_words(record)),
             *map(Text, judge_words(record.judge)),
-            Text("seconds " + ", ".join(f"{phase} {record.seconds[phase]:.1f}" for phase in SECONDS
-                                        if record.seconds.get(phase))),
-        ) if part is not None)
+            Text(
+                "seconds "
+                + ", ".join(f"{phase} {record.seconds[phase]:.1f}" for phase in SECONDS if record.seconds.get(phase))
+            ),
+        )
+        if part is not None
+    )
     return Group(head, rewards, Padding(facts, (0, 2)))
 
 
 HEADLINES = (
-    "edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim",
-    "edit_delta_e", "edit_saturation_drift", "edit_sharpness_drift", "edit_change", "background_cast_share")
+    "edit_score",
+    "editscore_truth",
+    "edit_accuracy",
+    "edit_psnr",
+    "background_psnr",
+    "background_ssim",
+    "edit_delta_e",
+    "edit_saturation_drift",
+    "edit_sharpness_drift",
+    "edit_change",
+    "background_cast_share",
+)
 """Held-out metrics that the tables show, in this order; summary.json and metrics.jsonl have all."""
 
 
@@ -145,9 +176,7 @@ def headlines(mean: Mapping[str, float]) -> dict[str, float]:
     return {name: mean[name] for name in HEADLINES if name in mean}
 
 
-def final_table(
-    base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]
-) -> Table:
+def final_table(base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]) -> Table:
     """Held-out means, base against trained.
 
     `gain_error` is the standard error of the difference; both were measured on the same tasks and noise, so it
@@ -163,9 +192,15 @@ def final_table(
             table.add_row(name, "–", trained, "")
             continue
         change = value - base.mean[name]
-        table.add_row(name, amount(name, base.mean[name], base.standard_error.get(name)), trained,
-                      Text(("+" if change > 0 else "") + amount(name, change, gain_error.get(name)),
-                           style=colour(name, base.mean[name], value)))
+        table.add_row(
+            name,
+            amount(name, base.mean[name], base.standard_error.get(name)),
+            trained,
+            Text(
+                ("+" if change > 0 else "") + amount(name, change, gain_error.get(name)),
+                style=colour(name, base.mean[name], value),
+            ),
+        )
     return table
 
 
@@ -189,9 +224,9 @@ WARNINGS = {
 """What is said of a run whose verdict is not `trained`."""
 WAYS_OUT = {
     "nothing_learnt": "where steps were skipped, lower learner.optimizer.lr or editor.lora.alpha; otherwise raise "
-                      "learner.optimizer.lr, or look whether the rewards of a group differ at all",
+    "learner.optimizer.lr, or look whether the rewards of a group differ at all",
     "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or hold what was lost (rewards.weights, "
-              "learner.preservation)",
+    "learner.preservation)",
 }
 """What to change before the next start."""
 
@@ -227,12 +262,15 @@ def account(summary: Mapping[str, Any]) -> str:
     counts = summary["counters"]
     lines = sum(len(lines) for lines in summary["left_out"]["lines"].values())
     tasks = len(summary["left_out"]["tasks"])
-    ends = " + ".join(f"{counts[name]} {name.replace('_', ' ')}"
-                      for name in ("trained", "rejected", "requeued", "in_flight"))
-    parts = [f"{counts['leased']} groups leased = {ends}",
-             *([f"{counts['replayed']} of them from the spool"] if counts["replayed"] else []),
-             *([f"{lines} faulty lines left out"] if lines else []),
-             *([f"{tasks} tasks went bad and were left out"] if tasks else [])]
+    ends = " + ".join(
+        f"{counts[name]} {name.replace('_', ' ')}" for name in ("trained", "rejected", "requeued", "in_flight")
+    )
+    parts = [
+        f"{counts['leased']} groups leased = {ends}",
+        *([f"{counts['replayed']} of them from the spool"] if counts["replayed"] else []),
+        *([f"{lines} faulty lines left out"] if lines else []),
+        *([f"{tasks} tasks went bad and were left out"] if tasks else []),
+    ]
     return "; ".join(parts)
 
 
@@ -251,9 +289,11 @@ class ConsoleReport:
         self._run, config = record, record.config
         begun = f", continuing after step {record.first_step}" if record.first_step else ""
         self._print(Text.assemble((config.name, "bold"), f"  {record.folder}  config {record.config_hash[:12]}{begun}"))
-        self._print(f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
-                    f"{config.learner.steps} steps of {config.learner.groups_per_step} groups of "
-                    f"{config.exploration.group_size}; cluster {config.cluster.mode}")
+        self._print(
+            f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
+            f"{config.learner.steps} steps of {config.learner.groups_per_step} groups of "
+            f"{config.exploration.group_size}; cluster {config.cluster.mode}"
+        )
         for sentence in record.refused_checkpoints:
             self._print(sentence)
         measured = "; the base editor is measured first" if record.held_out_tasks else ""

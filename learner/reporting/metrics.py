@@ -28,7 +28,8 @@ def check_tracker(kind: Literal["none", "tensorboard"]) -> None:
         except ImportError as error:
             raise TrackerError(
                 "report.tracker: tensorboard is not installed; type: python -m pip install tensorboard   "
-                "(or run with --report.tracker none)") from error
+                "(or run with --report.tracker none)"
+            ) from error
 
 
 class TensorBoardTracker:
@@ -84,8 +85,10 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         **{f"judge/{name}": value for name, value in record.judge.items()},
         "rollout/groups_per_minute": record.groups_per_minute,
         "rollout/staleness_max": max(ages),
-        **{f"rollout/{name}": getattr(record.counters, name)
-           for name in ("leased", "trained", "rejected", "requeued", "in_flight", "replayed")},
+        **{
+            f"rollout/{name}": getattr(record.counters, name)
+            for name in ("leased", "trained", "rejected", "requeued", "in_flight", "replayed")
+        },
         **{f"learner/{name}": value for name, value in record.learner.items()},
         "sync/version": record.version,
         **{f"system/seconds_{name}": value for name, value in record.seconds.items()},

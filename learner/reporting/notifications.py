@@ -18,6 +18,7 @@ FLAT_SHARE, FLAT_STEPS = 0.9, 5
 
 def announcer(events: EventLog, observers: Sequence[Observer]) -> Notify:
     """Writes events into the diary, and tells the observers those that a person should know."""
+
     def announce(event: Event, **fields: Any) -> None:
         events.write(event, **fields)
         sentence = notice(event, fields)
@@ -35,23 +36,30 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "judge_server_started":
         return f"judge {fields['judge']}: server {fields['replica']} is up ({fields['seconds']:.0f} s)"
     if event == "judge_server_lost":
-        return (f"judge {fields['judge']}: server {fields['replica']} is lost: {fields['reason']}; it is started again "
-                f"in {fields['again_in']:.0f} s")
+        return (
+            f"judge {fields['judge']}: server {fields['replica']} is lost: {fields['reason']}; it is started again "
+            f"in {fields['again_in']:.0f} s"
+        )
     if event == "judge_ready":
         return f"judge {fields['judge']}: {_servers(fields['servers'])} answered a picture"
     if event == "judge_trouble":
         counts = ", ".join(f"{fields[name]} {name}" for name in JUDGE_FAILURES if fields.get(name))
         return f"judge {fields['judge']}: {_servers(fields['servers'])} in rotation" + (counts and f"; new: {counts}")
     if event == "cache_trouble":
-        return ("the cache of judge scores does not answer; scoring goes on without it" if fields["faults"] else
-                "the cache of judge scores answers again")
+        return (
+            "the cache of judge scores does not answer; scoring goes on without it"
+            if fields["faults"]
+            else "the cache of judge scores answers again"
+        )
     if event == "fleet_resized":
         return f"rollout workers: {fields['before']} -> {fields['after']}"
     if event == "resize_refused":
         return f"the number of rollout workers stays: {fields['reason']}"
     if event == "worker_given_up":
-        return (f"a rollout worker was lost {fields['losses']} times in a row and is given up, {fields['left']} are "
-                f"left; the last time: {fields['reason']}")
+        return (
+            f"a rollout worker was lost {fields['losses']} times in a row and is given up, {fields['left']} are "
+            f"left; the last time: {fields['reason']}"
+        )
     if event == "weights_repushed":
         return f"a rollout worker did not take over version {fields['version']} and gets it again: {fields['reason']}"
     if event == "spool_refused":
@@ -60,19 +68,27 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
         return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
     if event == "data_faults":
         plural = "s" * (fields["count"] != 1)
-        return "\n  ".join([
-            f"{fields['key']}: {fields['count']} faulty line{plural} left out:", *fields["first"],
-            *([f"all of them, with a reason each: {fields['command']}"] if fields["count"] > 1 else [])])
+        return "\n  ".join(
+            [
+                f"{fields['key']}: {fields['count']} faulty line{plural} left out:",
+                *fields["first"],
+                *([f"all of them, with a reason each: {fields['command']}"] if fields["count"] > 1 else []),
+            ]
+        )
     if event == "data_remarks":
         return "\n".join(fields["sentences"])
     if event == "task_skipped":
         return f"{fields.get('split', 'training')} task {fields['task']} went bad and is left out: {fields['reason']}"
     if event == "step_skipped":
-        return (f"step {fields['step']} is skipped: its gradient was not finite ({fields['in_a_row']} in a row); the "
-                "group that made it so is kept in faulty/")
+        return (
+            f"step {fields['step']} is skipped: its gradient was not finite ({fields['in_a_row']} in a row); the "
+            "group that made it so is kept in faulty/"
+        )
     if event == "not_saved":
-        return (f"the checkpoint of step {fields['step']} could not be written: {fields['reason']}; earlier ones are "
-                "kept, and it is tried again after the next step")
+        return (
+            f"the checkpoint of step {fields['step']} could not be written: {fields['reason']}; earlier ones are "
+            "kept, and it is tried again after the next step"
+        )
     if event == "failed":
         return fields["reason"]
     return fields["sentence"] if event in ("alarm", "stopping") else None
@@ -95,19 +111,24 @@ class FlatAlarm:
         """The alarm, if this step's share of flat groups (0..1) makes it due; `edit_share` is that of the groups in
         which no reward for the edit is above its floor, which are all flat."""
         self._shares.append((share, edit_share))
-        flat, edit_flat = (len(self._shares) == FLAT_STEPS and min(shares) > FLAT_SHARE
-                           for shares in zip(*self._shares, strict=True))
+        flat, edit_flat = (
+            len(self._shares) == FLAT_STEPS and min(shares) > FLAT_SHARE for shares in zip(*self._shares, strict=True)
+        )
         due, self._told = flat and not self._told, flat
         if not due:
             return None
         begin = f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: "
         if edit_flat:
-            return (f"{begin}between their candidates, no reward for the edit ({self._edit}) varied by more than its "
-                    "floor. They are left out, because other rewards alone teach an editor to change nothing. Look at "
-                    f"the scores of {self._edit} (a judge that always says the same?) and at rewards.floors, or raise "
-                    "exploration.alpha_edit.")
-        return (f"{begin}their candidates all got about the same reward. Look at the scores (a judge that always says "
-                "the same?), lower rewards.min_std, or raise exploration.alpha_edit.")
+            return (
+                f"{begin}between their candidates, no reward for the edit ({self._edit}) varied by more than its "
+                "floor. They are left out, because other rewards alone teach an editor to change nothing. Look at "
+                f"the scores of {self._edit} (a judge that always says the same?) and at rewards.floors, or raise "
+                "exploration.alpha_edit."
+            )
+        return (
+            f"{begin}their candidates all got about the same reward. Look at the scores (a judge that always says "
+            "the same?), lower rewards.min_std, or raise exploration.alpha_edit."
+        )
 
 
 def waiting(done: int, steps: int, unit: float | None) -> str | None:
@@ -115,9 +136,11 @@ def waiting(done: int, steps: int, unit: float | None) -> str | None:
     `unit` is that of the step, see `learner.algorithms.preservation_unit`."""
     if unit != 0 or done != min(FLAT_STEPS, steps):
         return None
-    return (f"the preservation terms have been off for {done} steps: their weights count in units of the surrogate's "
-            "gradient, which is not known before a group has candidates of different reward, tokens outside its edit "
-            f"mask, and there a background whose gradient is more than {LEAST_SHARE:g} of the surrogate's. Until then "
-            "nothing holds the rest of the image, or the edit. Look at the scores, lower "
-            "learner.preservation.background_tolerance where it is above 0, or train on preservation alone, as preset "
-            "keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the edit.")
+    return (
+        f"the preservation terms have been off for {done} steps: their weights count in units of the surrogate's "
+        "gradient, which is not known before a group has candidates of different reward, tokens outside its edit "
+        f"mask, and there a background whose gradient is more than {LEAST_SHARE:g} of the surrogate's. Until then "
+        "nothing holds the rest of the image, or the edit. Look at the scores, lower "
+        "learner.preservation.background_tolerance where it is above 0, or train on preservation alone, as preset "
+        "keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the edit."
+    )

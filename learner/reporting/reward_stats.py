@@ -48,8 +48,10 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
     combined = composed(groups, config)
     valid = [reward.valid for reward in combined]
     names = {name: None for group in groups for name in (*group.components, *group.diagnostics)}
-    values = {name: [found for group, ok in zip(groups, valid, strict=True) if (found := _values(group, name, ok))]
-              for name in names}
+    values = {
+        name: [found for group, ok in zip(groups, valid, strict=True) if (found := _values(group, name, ok))]
+        for name in names
+    }
     values = {name: found for name, found in values.items() if found}
     values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
@@ -68,8 +70,11 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> list[float]:
     """What the valid candidates got; groups from the spool have no diagnostics."""
     row = group.components.get(name) or group.diagnostics.get(name) or (None,) * len(valid)
-    return [float(score.value) for score, ok in zip(row, valid, strict=True)
-            if ok and score is not None and score.value is not None]
+    return [
+        float(score.value)
+        for score, ok in zip(row, valid, strict=True)
+        if ok and score is not None and score.value is not None
+    ]
 
 
 def mean_and_error(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
@@ -82,7 +87,8 @@ def mean_and_error(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float
     mean = {name: float(np.mean(column)) for name, column in columns.items()}
     error = {
         name: float(np.std(column, ddof=1)) / math.sqrt(len(column))
-        for name, column in columns.items() if len(column) > 1
+        for name, column in columns.items()
+        if len(column) > 1
     }
     return mean, error
 
@@ -100,7 +106,9 @@ def paired_gain(
     The two were measured on the same tasks and noise, so the error of the difference is smaller than that of
     either.
     """
-    return mean_and_error([
-        {name: after[name] - before[name] for name in after if name in before}
-        for before, after in zip(base, final, strict=True)
-    ])
+    return mean_and_error(
+        [
+            {name: after[name] - before[name] for name in after if name in before}
+            for before, after in zip(base, final, strict=True)
+        ]
+    )

@@ -54,8 +54,14 @@ def skipped_steps(events: Iterable[Mapping[str, Any]]) -> int:
 
 
 def judged(
-    steps: int, skipped: int, change: float, tasks: Mapping[str, int], base: Mapping[str, float],
-    gain: Mapping[str, float], gain_error: Mapping[str, float], not_finite: int = 0,
+    steps: int,
+    skipped: int,
+    change: float,
+    tasks: Mapping[str, int],
+    base: Mapping[str, float],
+    gain: Mapping[str, float],
+    gain_error: Mapping[str, float],
+    not_finite: int = 0,
 ) -> Verdict:
     """The verdict on a run.
 
@@ -81,17 +87,17 @@ def judged(
     return Verdict("ruined", tuple(ruin)) if ruin else Verdict("trained")
 
 
-def _idle(
-    steps: int, skipped: int, change: float, gain: Mapping[str, float], error: Mapping[str, float]
-) -> list[str]:
+def _idle(steps: int, skipped: int, change: float, gain: Mapping[str, float], error: Mapping[str, float]) -> list[str]:
     found = []
     if 2 * skipped > steps:
         found.append(f"{skipped} of {steps} steps were skipped because their gradient was not finite")
     if change == 0:
         found.append("the adapter is as it was at the start: it changes no weight")
     elif change < SMALLEST_CHANGE:
-        found.append(f"the adapter changes no weight matrix by more than {change:.1e} of its size, which is below the "
-                     "rounding of float32")
+        found.append(
+            f"the adapter changes no weight matrix by more than {change:.1e} of its size, which is below the "
+            "rounding of float32"
+        )
     elif gain and not any(gain.values()) and not any(error.values()):
         found.append("the trained editor makes of every held-out task what the base makes of it")
     return found
@@ -108,12 +114,14 @@ def _lost(
         highest = gain[name] + ERRORS * error[name]
         if math.isfinite(highest) and highest < -far:
             unit = " dB" if name.endswith("psnr") else ""
-            found.append(f"{name} fell from {base[name]:.3g} to {base[name] + gain[name]:.3g}{unit} on the held-out "
-                         "tasks")
-    if "edit_change" in error and not any(
-            name in error and tasks[name] >= tasks["edit_change"] for name in TRUTHS):
+            found.append(
+                f"{name} fell from {base[name]:.3g} to {base[name] + gain[name]:.3g}{unit} on the held-out tasks"
+            )
+    if "edit_change" in error and not any(name in error and tasks[name] >= tasks["edit_change"] for name in TRUTHS):
         left = base["edit_change"] + gain["edit_change"] + ERRORS * error["edit_change"]
         if left < COPIED_SHARE * base["edit_change"]:
-            found.append(f"edit_change fell from {base['edit_change']:.3g} to "
-                         f"{base['edit_change'] + gain['edit_change']:.3g}: the editor copies its source")
+            found.append(
+                f"edit_change fell from {base['edit_change']:.3g} to "
+                f"{base['edit_change'] + gain['edit_change']:.3g}: the editor copies its source"
+            )
     return found

@@ -40,9 +40,16 @@ class Gatherer:
     """
 
     def __init__(
-        self, config: RunConfig, backend: Backend, sampler: LeaseSampler, events: EventLog, first_step: int,
-        spooled: Sequence[Spooled] = (), books: Mapping[str, int] | None = None,
-        pause: Callable[[], None] = lambda: None, announce: Notify | None = None,
+        self,
+        config: RunConfig,
+        backend: Backend,
+        sampler: LeaseSampler,
+        events: EventLog,
+        first_step: int,
+        spooled: Sequence[Spooled] = (),
+        books: Mapping[str, int] | None = None,
+        pause: Callable[[], None] = lambda: None,
+        announce: Notify | None = None,
     ) -> None:
         """
         Args:
@@ -115,8 +122,9 @@ class Gatherer:
         """Books the groups of a finished optimizer step."""
         for delivered in taken:
             self.ledger.train(delivered.lease)
-            self._events.write("trained", group=delivered.lease.group_id, step=step,
-                               version=delivered.lease.policy_version)
+            self._events.write(
+                "trained", group=delivered.lease.group_id, step=step, version=delivered.lease.policy_version
+            )
             self._failures.pop((delivered.lease.step, delivered.lease.slot), None)
         self._arrived.pop(step, None)
         self.settled = self.ledger.state()
@@ -131,8 +139,11 @@ class Gatherer:
         config = self._config
         last = min(config.learner.steps - 1, self.version + config.cluster.staleness)
         while self._next_step <= last:
-            self._pending.extend(lease for lease in self._sampler.leases(self._next_step, self.version)
-                                 if (lease.step, lease.slot) not in self._replayed)
+            self._pending.extend(
+                lease
+                for lease in self._sampler.leases(self._next_step, self.version)
+                if (lease.step, lease.slot) not in self._replayed
+            )
             self._next_step += 1
         while self._pending and self._backend.capacity() > 0:
             lease = at_version(self._pending.popleft(), self.version)
@@ -185,10 +196,16 @@ class Gatherer:
         self.ledger.deliver(lease)
         invalid = item.scores.invalid
         self._invalid.update(invalid)
-        self._events.write("scored", group=lease.group_id, valid=sum(item.scores.valid),
-                           seconds=round(item.scores.seconds, 4), **({"invalid": invalid} if invalid else {}))
+        self._events.write(
+            "scored",
+            group=lease.group_id,
+            valid=sum(item.scores.valid),
+            seconds=round(item.scores.seconds, 4),
+            **({"invalid": invalid} if invalid else {}),
+        )
         fault = homogeneity_fault(item.generated, item.scores, self._config_hash) or admit(
-            item.scores, self._config.rewards.min_valid)
+            item.scores, self._config.rewards.min_valid
+        )
         if fault is not None:
             self._reject(lease, fault)
         else:
@@ -206,11 +223,13 @@ class Gatherer:
                 f"Policy version {self.version} makes latents or pixels that are not finite: a group of step "
                 f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) in vain. It is not the task but "
                 "the weights, which have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start "
-                "again.")
+                "again."
+            )
         if self._failures[place] >= limit:
             raise RunFailed(
                 f"A group of step {lease.step + 1} (training task {lease.task_index}, policy version {self.version}) "
-                f"was redone {limit} times (cluster.max_attempts) and failed again; the last time: {reason}")
+                f"was redone {limit} times (cluster.max_attempts) and failed again; the last time: {reason}"
+            )
         self._failures[place] += 1
         # In front: the step that is being gathered waits for it.
         self._pending.appendleft(next_attempt(lease, self.version))
@@ -224,6 +243,7 @@ class Gatherer:
         if len(self.spoiled) > limit * tasks or len(self.spoiled) == tasks:
             raise RunFailed(
                 f"{len(self.spoiled)} of {tasks} training tasks went bad during the run, more than "
-                f"data.max_faulty_fraction = {limit:g} allows; the last one: {reason}")
+                f"data.max_faulty_fraction = {limit:g} allows; the last one: {reason}"
+            )
         self._sampler.skip(lease.task_index)
         self._pending.appendleft(self._sampler.retry(lease, self.version))

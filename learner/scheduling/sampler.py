@@ -34,7 +34,8 @@ class LeaseSampler:
         if num_tasks < 1 or groups_per_step < 1:
             raise ValueError(
                 f"a run needs at least one training task and one group per step; seen {num_tasks} tasks and "
-                f"learner.groups_per_step = {groups_per_step}")
+                f"learner.groups_per_step = {groups_per_step}"
+            )
         self._run_seed, self.num_tasks, self._groups = run_seed, num_tasks, groups_per_step
         self._anew_from = anew_from
         self._skipped: set[int] = set()

@@ -114,8 +114,7 @@ def save_checkpoint(
             "format": FORMAT,
             "step": step,
             "config_hash": config_hash,
-            "libraries": {"python": platform.python_version(),
-                          **{name: library_version(name) for name in _LIBRARIES}},
+            "libraries": {"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
             "code": code_fingerprint(),
             "data": dict(data),
             "files": {file: _entry(content) for file, content in written.items()},
@@ -185,8 +184,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"checkpoint {path} is refused: {file} cannot be read: {error}") from error
     return Checkpoint(
-        path, manifest["step"], manifest["config_hash"], manifest["libraries"], manifest["code"], manifest["data"],
-        tensors, state)
+        path,
+        manifest["step"],
+        manifest["config_hash"],
+        manifest["libraries"],
+        manifest["code"],
+        manifest["data"],
+        tensors,
+        state,
+    )
 
 
 def newest_step(folder: Path) -> int | None:
@@ -238,9 +244,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"checkpoint {path} is refused: {MANIFEST} is not a whole manifest: {error!r}."
         ) from error
     if not intact:
-        raise CheckpointError(
-            f"checkpoint {path} is refused: {MANIFEST} is not what was saved (its own hash differs)."
-        )
+        raise CheckpointError(f"checkpoint {path} is refused: {MANIFEST} is not what was saved (its own hash differs).")
     if manifest["format"] != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {manifest['format']}, this version reads format {FORMAT}; continue "

@@ -74,7 +74,8 @@ class EventLog:
             read_record(event, fields)
         except EventError as error:
             raise EventError(
-                f"the event {event!r} is not as learner.state.event_types describes it: {error}") from error
+                f"the event {event!r} is not as learner.state.event_types describes it: {error}"
+            ) from error
         with self._lock:
             if not self._ended:
                 self._append(event, fields)
@@ -140,7 +141,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     raise EventError(
                         f"line {number} of the event log {path} is no event: expected a JSON object with seq and "
                         f"event, got {line[:40]!r}; {command('learner.audit', path.parent)} names "
-                        "every such line")
+                        "every such line"
+                    )
                 yield line.removesuffix(b"\n"), event
     except OSError as error:
         raise EventError(f"the event log {path} cannot be read: {error.strerror}") from error

@@ -21,8 +21,9 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=LARGEST)]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
-GroupId = Annotated[str, StringConstraints(
-    pattern=r"^([0-9]{6}|[1-9][0-9]{6,11})\.([0-9]{3}|[1-9][0-9]{3,11})\.(0|[1-9][0-9]{0,11})$")]
+GroupId = Annotated[
+    str, StringConstraints(pattern=r"^([0-9]{6}|[1-9][0-9]{6,11})\.([0-9]{3}|[1-9][0-9]{3,11})\.(0|[1-9][0-9]{0,11})$")
+]
 """See `editing.trajectory.Lease.group_id`: step, slot and attempt."""
 
 

@@ -41,27 +41,33 @@ def starting_point(
     except EventError as error:
         raise RunRefused(f"--resume: {error}. Nothing was changed. Put a sound copy back, or {anew}") from error
     if checkpoint is None and refused:
-        raise RunRefused(f"--resume: none of the checkpoints in {folder} can be trusted. {' '.join(refused)} Nothing "
-                         f"was changed. Put sound copies back, or {anew}")
+        raise RunRefused(
+            f"--resume: none of the checkpoints in {folder} can be trusted. {' '.join(refused)} Nothing "
+            f"was changed. Put sound copies back, or {anew}"
+        )
     if checkpoint is None:
         if saved is None:
             return None, ()
         raise RunRefused(
             f"--resume: the event log of {folder} says that step {saved} was saved, but {checkpoints} holds no "
             "checkpoint; the run would start over and overwrite what is there. Nothing was changed. Put the "
-            f"checkpoints back, or {anew}")
+            f"checkpoints back, or {anew}"
+        )
     if saved is None and checkpoint.step > 0:  # that of step 0 may be there before its line
         raise RunRefused(
             f"--resume: {checkpoint.path} is there, but the event log of {folder} tells of no checkpoint, so what "
-            f"happened before is not known any more. Nothing was changed. Put {folder / EVENTS} back, or {anew}")
+            f"happened before is not known any more. Nothing was changed. Put {folder / EVENTS} back, or {anew}"
+        )
     if saved is not None and saved > checkpoint.step and not refused:
         refused = (f"checkpoint {checkpoints / f'step_{saved:06d}'} is gone, which the event log says was saved.",)
     changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)
     if changed is not None:
         raise RunRefused(f"--resume: {changed}")
     if checkpoint.step > config.learner.steps:
-        raise RunRefused(f"--resume: the run in {folder} is at step {checkpoint.step} already, learner.steps is "
-                         f"{config.learner.steps}; raise learner.steps")
+        raise RunRefused(
+            f"--resume: the run in {folder} is at step {checkpoint.step} already, learner.steps is "
+            f"{config.learner.steps}; raise learner.steps"
+        )
     return checkpoint, refused
 
 

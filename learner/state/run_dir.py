@@ -39,7 +39,8 @@ class RunFolder:
         except OSError as error:
             raise RunRefused(
                 f"expected a folder for the run at {self.path} that can be read and written, got: {error.strerror} "
-                f"({error.filename}); change that, or name another place with --folder") from error
+                f"({error.filename}); change that, or name another place with --folder"
+            ) from error
 
     def _open(self, config: RunConfig, resume: bool, allowed: Sequence[str]) -> None:
         if resume:
@@ -65,8 +66,10 @@ class RunFolder:
             return
         if not (self.path / CONFIG).is_file():
             raise RunRefused(f"{self.path} is not empty and holds no run; choose another --name")
-        raise RunRefused(f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
-                         f"{how_to_resume(self.path)}")
+        raise RunRefused(
+            f"{self.path} holds a run already; choose another --name, delete it, or continue it with: "
+            f"{how_to_resume(self.path)}"
+        )
 
     def _check(self, config: RunConfig, allowed: Sequence[str]) -> None:
         saved, present = _stored(self.path), config.model_dump(mode="json")
@@ -97,7 +100,8 @@ def continued_by_copy(copy: RunConfig, config: RunConfig) -> str:
         raise RunRefused(
             f"--resume: the configuration is a copy of one that a run wrote, which names {run}, but the run there has "
             f"another one ({', '.join(differing)}), so it may not be the run that is meant. Nothing was changed. "
-            f"Continue the one that is, by the {CONFIG} in its own folder; the one in {run}: {how_to_resume(run)}")
+            f"Continue the one that is, by the {CONFIG} in its own folder; the one in {run}: {how_to_resume(run)}"
+        )
     return f"The configuration is a copy of that of {run}; the run in that folder is continued."
 
 
@@ -105,8 +109,10 @@ def _stored(run: Path) -> dict[str, Any]:
     """The configuration that a run to be continued has, as JSON."""
     stored = run / CONFIG
     if not stored.is_file():
-        raise RunRefused(f"--resume: expected the run to continue in {run}, but there is no {stored}. A run that was "
-                         f"renamed or moved is continued by the {CONFIG} in its own folder")
+        raise RunRefused(
+            f"--resume: expected the run to continue in {run}, but there is no {stored}. A run that was "
+            f"renamed or moved is continued by the {CONFIG} in its own folder"
+        )
     try:
         return RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8"))).model_dump(mode="json")
     except (yaml.YAMLError, ValueError) as error:

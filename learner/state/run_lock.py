@@ -50,11 +50,13 @@ class RunLock:
             raise RunFailed(
                 f"{self._path.parent} is on a file system that has no locks ({error.strerror}), so that nobody could "
                 "tell whether another process works there; mount it with locks (NFS 4, or Lustre with -o flock), or "
-                "give --folder another place") from error
+                "give --folder another place"
+            ) from error
         holder = self._holder()
         if heartbeat.is_elsewhere(holder):
-            warn("waiting_for_sign_of_life", folder=str(self._path.parent), holder=holder,
-                 seconds=heartbeat.WAIT_SECONDS)
+            warn(
+                "waiting_for_sign_of_life", folder=str(self._path.parent), holder=holder, seconds=heartbeat.WAIT_SECONDS
+            )
             if heartbeat.is_touched(self._path):
                 raise self._in_use()
         self._file.truncate(0)
@@ -66,8 +68,9 @@ class RunLock:
         return self._file.read().strip()
 
     def _in_use(self) -> RunInUse:
-        return RunInUse(f"{self._path.parent} is in use by another process ({self._holder() or 'unknown'}); wait "
-                        "for it or end it")
+        return RunInUse(
+            f"{self._path.parent} is in use by another process ({self._holder() or 'unknown'}); wait for it or end it"
+        )
 
     def _touch(self) -> None:
         while not self._closed.wait(heartbeat.TOUCH_SECONDS):

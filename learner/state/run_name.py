@@ -30,8 +30,10 @@ def free_name(config: RunConfig) -> Iterator[RunConfig]:
                 (parent / name).mkdir()
                 break
     except OSError as error:
-        raise ConfigError(f"folder: expected a folder in which runs can be made, got {config.folder!r}: "
-                          f"{error.strerror}; name another one with --folder") from error
+        raise ConfigError(
+            f"folder: expected a folder in which runs can be made, got {config.folder!r}: "
+            f"{error.strerror}; name another one with --folder"
+        ) from error
     try:
         yield config.model_copy(update={"name": name})
     finally:

@@ -62,8 +62,15 @@ class Spooled:
         """The group as it was written."""
         arrays: dict[str, Any] = {"acd": None, **safetensors.numpy.load_file(self.path)}
         return TrajectoryGroup(
-            lease=self.lease, task_id=self.task_id, policy_version=self.policy_version, config_hash=self.config_hash,
-            noise=self.noise, trained_steps=self.trained_steps, seconds=self.seconds, **arrays)
+            lease=self.lease,
+            task_id=self.task_id,
+            policy_version=self.policy_version,
+            config_hash=self.config_hash,
+            noise=self.noise,
+            trained_steps=self.trained_steps,
+            seconds=self.seconds,
+            **arrays,
+        )
 
 
 class Spool:
@@ -157,8 +164,11 @@ def recover(
             whole += 1
         slot = (one.lease.step, one.lease.slot)
         if one.policy_version > whole or slot in taken:
-            why = (f"slot {slot[1]} of step {slot[0]} is there twice" if slot in taken else
-                   f"it was made by policy version {one.policy_version}, and step {whole} is not whole in the spool")
+            why = (
+                f"slot {slot[1]} of step {slot[0]} is there twice"
+                if slot in taken
+                else f"it was made by policy version {one.policy_version}, and step {whole} is not whole in the spool"
+            )
             refused.append(f"spool file {one.path} is refused: {why}.")
             one.path.unlink()
             continue
@@ -172,6 +182,7 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
     Raises:
         SpoolError: when it is not what was written, or was written under another configuration.
     """
+
     def refused(why: str) -> SpoolError:
         return SpoolError(f"spool file {path} is refused: {why}.")
 
@@ -186,12 +197,21 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
         if values["format"] != FORMAT:
             raise refused(f"expected format {FORMAT}, seen {values['format']}")
         if values["config_hash"] != config_hash:
-            raise refused(f"it was made under configuration {values['config_hash'][:12]}, this run is "
-                          f"{config_hash[:12]}")
+            raise refused(
+                f"it was made under configuration {values['config_hash'][:12]}, this run is {config_hash[:12]}"
+            )
         one = Spooled(
-            path, values["place"], Lease(**values["lease"]), values["task_id"], values["policy_version"],
-            values["config_hash"], values["seconds"], values["noise"],
-            tuple(values["trained_steps"]), _scores(values["scores"]))
+            path,
+            values["place"],
+            Lease(**values["lease"]),
+            values["task_id"],
+            values["policy_version"],
+            values["config_hash"],
+            values["seconds"],
+            values["noise"],
+            tuple(values["trained_steps"]),
+            _scores(values["scores"]),
+        )
     except OSError as error:
         raise refused(str(error.strerror)) from error
     except SpoolError:
@@ -204,26 +224,38 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
 
 
 def _description(group: TrajectoryGroup, scores: GroupScores, place: int) -> str:
-    return json.dumps({
-        "format": FORMAT,
-        "place": place,
-        "lease": asdict(group.lease),
-        "task_id": group.task_id,
-        "policy_version": group.policy_version,
-        "config_hash": group.config_hash,
-        "noise": group.noise,
-        "trained_steps": group.trained_steps,
-        "seconds": group.seconds,
-        "scores": {"group_id": scores.group_id, "policy_version": scores.policy_version, "components": {
-            name: [asdict(score) for score in row] for name, row in scores.components.items()},
-            "seconds": scores.seconds},
-    }, allow_nan=False)
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "place": place,
+            "lease": asdict(group.lease),
+            "task_id": group.task_id,
+            "policy_version": group.policy_version,
+            "config_hash": group.config_hash,
+            "noise": group.noise,
+            "trained_steps": group.trained_steps,
+            "seconds": group.seconds,
+            "scores": {
+                "group_id": scores.group_id,
+                "policy_version": scores.policy_version,
+                "components": {name: [asdict(score) for score in row] for name, row in scores.components.items()},
+                "seconds": scores.seconds,
+            },
+        },
+        allow_nan=False,
+    )
 
 
 def _scores(values: Mapping[str, Any]) -> GroupScores:
-    return GroupScores(values["group_id"], values["policy_version"], {
-        name: tuple(Score(**{**score, "passes": tuple(score["passes"])}) for score in row)
-        for name, row in values["components"].items()}, values["seconds"])
+    return GroupScores(
+        values["group_id"],
+        values["policy_version"],
+        {
+            name: tuple(Score(**{**score, "passes": tuple(score["passes"])}) for score in row)
+            for name, row in values["components"].items()
+        },
+        values["seconds"],
+    )
 
 
 def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
@@ -242,8 +274,11 @@ def _header(arrays: Mapping[str, np.ndarray], text: str) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"group": text, "sha256": _digest(text, arrays)}}
     end = 0
     for name, array in arrays.items():
-        entries[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape,
-                         "data_offsets": [end, end + array.nbytes]}
+        entries[name] = {
+            "dtype": _DTYPES[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": [end, end + array.nbytes],
+        }
         end += array.nbytes
     header = json.dumps(entries).encode()
     header += b" " * (-len(header) % 8)

@@ -16,15 +16,30 @@ from learner.state.provenance import code_fingerprint
 # reported, and how long it goes on (the learning rate follows the new length from here on). Of a judge, where it
 # is served and how patiently it is asked; what it is and how it answers (weights, passes, sampling) may not differ.
 CHANGEABLE = (
-    "name", "folder", "report", "checkpoint", "cluster", "learner.steps",
-    "editor.device", "editor.micro_batch", "editor.gradient_checkpointing",
-    "redis", "service",
-    "rewards.embedding.gpus", "rewards.scorer_deadline", "rewards.scorer_processes",
+    "name",
+    "folder",
+    "report",
+    "checkpoint",
+    "cluster",
+    "learner.steps",
+    "editor.device",
+    "editor.micro_batch",
+    "editor.gradient_checkpointing",
+    "redis",
+    "service",
+    "rewards.embedding.gpus",
+    "rewards.scorer_deadline",
+    "rewards.scorer_processes",
     *(f"rewards.embedding.{model}.{key}" for model in ("clip", "dino") for key in ("device", "batch_size")),
-    *(f"rewards.judge.{key}" for key in (
-        "concurrency", "deadline", "patience", "attempts", "max_unanswered", "max_bad_answers")),
-    *(f"rewards.judge.{judge}.{key}" for judge in JUDGES for key in (
-        "urls", "serve.replicas", "serve.python", "serve.arguments", "serve.gpus", "serve.start_timeout")),
+    *(
+        f"rewards.judge.{key}"
+        for key in ("concurrency", "deadline", "patience", "attempts", "max_unanswered", "max_bad_answers")
+    ),
+    *(
+        f"rewards.judge.{judge}.{key}"
+        for judge in JUDGES
+        for key in ("urls", "serve.replicas", "serve.python", "serve.arguments", "serve.gpus", "serve.start_timeout")
+    ),
 )
 
 
@@ -70,8 +85,11 @@ def differing_keys(saved: Mapping[str, Any], present: Mapping[str, Any]) -> dict
     """Dotted keys that differ between two configurations (as JSON) with both values, None where a key is not there,
     sorted."""
     before, after = dict(_flat(saved)), dict(_flat(present))
-    return {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key)}
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    }
 
 
 def changed_keys(
@@ -79,8 +97,11 @@ def changed_keys(
 ) -> dict[str, tuple[Any, Any]]:
     """`differing_keys` without those that a continued run may change, because they are harmless or `allowed` (keys or
     sections)."""
-    return {key: values for key, values in differing_keys(saved, present).items()
-            if not is_within(key, (*CHANGEABLE, *allowed))}
+    return {
+        key: values
+        for key, values in differing_keys(saved, present).items()
+        if not is_within(key, (*CHANGEABLE, *allowed))
+    }
 
 
 def refusal(source: str, changed: Mapping[str, tuple[Any, Any]]) -> str | None:
@@ -90,8 +111,10 @@ def refusal(source: str, changed: Mapping[str, tuple[Any, Any]]) -> str | None:
     told = "; ".join(f"{key} was {before!r} and is {after!r} now" for key, (before, after) in changed.items())
     # What cannot be set back by a flag is named as a whole.
     flags = {key.partition(".")[0] if key.startswith(("code.", "data.fingerprint.")) else key: None for key in changed}
-    return (f"{source}: {told}. A resumed run goes on as it began: set it back, allow it with "
-            f"{' '.join(f'--allow-changed {key}' for key in flags)}, or start under another --name")
+    return (
+        f"{source}: {told}. A resumed run goes on as it began: set it back, allow it with "
+        f"{' '.join(f'--allow-changed {key}' for key in flags)}, or start under another --name"
+    )
 
 
 def refusal_of_another_run(
@@ -107,8 +130,11 @@ def refusal_of_another_run(
             `code` (sources and libraries) that may differ from the checkpoint's.
     """
     changed = changed_keys(checkpoint.state["learner"]["config"], config, allowed)
-    changed |= changed_keys({"data": {"fingerprint": checkpoint.data}, "code": checkpoint.code},
-                            {"data": {"fingerprint": data}, "code": code_fingerprint()}, allowed)
+    changed |= changed_keys(
+        {"data": {"fingerprint": checkpoint.data}, "code": checkpoint.code},
+        {"data": {"fingerprint": data}, "code": code_fingerprint()},
+        allowed,
+    )
     return refusal(f"checkpoint {checkpoint.path} was made otherwise", changed)
 
 

@@ -73,15 +73,21 @@ class Intake:
         if group.config_hash != self._config_hash:
             return f"was made under configuration {group.config_hash[:12]}, this run is {self._config_hash[:12]}"
         if not group.policy_version == lease.policy_version == scores.policy_version:
-            return (f"mixes policy versions: leased for {lease.policy_version}, made by {group.policy_version}, "
-                    f"scored as {scores.policy_version}")
+            return (
+                f"mixes policy versions: leased for {lease.policy_version}, made by {group.policy_version}, "
+                f"scored as {scores.policy_version}"
+            )
         if scores.group_id != lease.group_id:
             return f"came with the scores of group {scores.group_id}"
         if len(scores.valid) != group.group_size:
             return f"has {group.group_size} candidates but scores for {len(scores.valid)}"
         seen = (group.group_size, len(group.anchors), group.trained_steps, len(group.sigmas) - 1)
-        wanted = (config.exploration.group_size, config.learner.surrogate.anchors, config.sampler.trained_steps,
-                  config.sampler.steps)
+        wanted = (
+            config.exploration.group_size,
+            config.learner.surrogate.anchors,
+            config.sampler.trained_steps,
+            config.sampler.steps,
+        )
         if seen != wanted:
             return f"has (candidates, anchors, trained steps, solver steps) = {seen}, the configuration says {wanted}"
         if not 0 <= lease.task_index < len(self._tasks):

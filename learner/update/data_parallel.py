@@ -51,13 +51,18 @@ class Peers:
             return
         parameters = list(parameters)
         there = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
-        gradients = [torch.zeros(parameter.numel()) if parameter.grad is None else
-                     parameter.grad.detach().to("cpu", torch.float32).reshape(-1) for parameter in parameters]
+        gradients = [
+            torch.zeros(parameter.numel())
+            if parameter.grad is None
+            else parameter.grad.detach().to("cpu", torch.float32).reshape(-1)
+            for parameter in parameters
+        ]
         both = torch.cat([there, *gradients])
         self._all_reduce(both)
         there, summed = both[: len(parameters)], both[len(parameters) :]
         for parameter, somebody, gradient in zip(
-                parameters, there, summed.split([p.numel() for p in parameters]), strict=True):
+            parameters, there, summed.split([p.numel() for p in parameters]), strict=True
+        ):
             parameter.grad = gradient.view_as(parameter).to(parameter) if somebody > 0 else None
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -82,7 +87,8 @@ class Peers:
         except RuntimeError as error:
             raise PeersLost(
                 f"learner process {self.rank} of {self.size} lost the others in the middle of a step: "
-                f"{_first_sentence(error)}") from error
+                f"{_first_sentence(error)}"
+            ) from error
 
 
 ALONE = Peers()
@@ -111,12 +117,17 @@ def join(rank: int, size: int, meeting_point: str, seconds: float) -> Peers:
     os.environ["GLOO_SOCKET_IFNAME"] = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     try:
         distributed.init_process_group(
-            "gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=size,
-            timeout=timedelta(seconds=seconds))
+            "gloo",
+            init_method=f"file://{meeting_point}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=seconds),
+        )
         distributed.barrier()
     except RuntimeError as error:
-        raise PeersLost(f"{size} learner processes (learner.num_workers) did not meet: "
-                        f"{_first_sentence(error)}") from error
+        raise PeersLost(
+            f"{size} learner processes (learner.num_workers) did not meet: {_first_sentence(error)}"
+        ) from error
     if rank == 0:
         shutil.rmtree(Path(meeting_point).parent, ignore_errors=True)
     return Peers(rank, size)

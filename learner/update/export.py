@@ -70,9 +70,7 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
 
     FluxKontextPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers={
-            name: torch.from_numpy(array.copy()) for name, array in arrays.items()
-        },
+        transformer_lora_layers={name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
         save_function=save,
     )
     return folder / LORA_WEIGHT_NAME_SAFE
@@ -81,8 +79,10 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
 def scaled(arrays: Mapping[str, NDArray[np.float32]], factor: float) -> dict[str, NDArray[np.float32]]:
     """Adapter weights with every B times `factor`, rounded once to float32; an overflow gives infinity."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return {name: (array.astype(np.float64) * factor).astype(np.float32) if ".lora_B." in name else array
-                for name, array in arrays.items()}
+        return {
+            name: (array.astype(np.float64) * factor).astype(np.float32) if ".lora_B." in name else array
+            for name, array in arrays.items()
+        }
 
 
 def canonical(content: bytes) -> bytes:
@@ -106,8 +106,7 @@ def load_adapter(transformer: nn.Module, folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / LORA_WEIGHT_NAME_SAFE
     if not path.is_file():
         raise AdapterError(
-            f"An adapter folder holds {LORA_WEIGHT_NAME_SAFE}, but there is no {path}; "
-            "no other format is read."
+            f"An adapter folder holds {LORA_WEIGHT_NAME_SAFE}, but there is no {path}; no other format is read."
         )
     arrays, settings, own = _read(path)
     if not adapter_parameters(transformer):
@@ -119,12 +118,12 @@ def load_adapter(transformer: nn.Module, folder: str | Path) -> dict[str, Any]:
             raise
     else:
         config = adapter_config(transformer)
-        present, exported = ({"r": r, "target_modules": targets} for r, targets in (
-            (config.r, config.target_modules), (settings["r"], settings["target_modules"])))
+        present, exported = (
+            {"r": r, "target_modules": targets}
+            for r, targets in ((config.r, config.target_modules), (settings["r"], settings["target_modules"]))
+        )
         if present != exported:
-            raise AdapterError(
-                f"The transformer's adapter has {present}, but {path} was exported with {exported}."
-            )
+            raise AdapterError(f"The transformer's adapter has {present}, but {path} was exported with {exported}.")
         if config.lora_alpha != settings["lora_alpha"]:
             check_fit(adapter_parameters(transformer), arrays)
             arrays = scaled(arrays, settings["lora_alpha"] / config.lora_alpha)

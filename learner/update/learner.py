@@ -92,8 +92,13 @@ class Learner:
         self.parameters = adapter_parameters(editor.transformer)
         settings = config.learner.optimizer
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
-            foreach=False, fused=False)  # the plain loop: the same bits everywhere
+            self.parameters.values(),
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            foreach=False,
+            fused=False,
+        )  # the plain loop: the same bits everywhere
         self.version = 0
         self._intake = Intake(config, tasks.train)
         self._gate = PolicyGate(config)
@@ -128,7 +133,8 @@ class Learner:
             if self._intake.waiting >= self.config.learner.groups_per_step:
                 raise LearnerError(
                     f"group {group.lease.group_id} comes too early: step {self.version} has its "
-                    f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()")
+                    f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()"
+                )
             held = self._hold(group, staleness) if self.peers.takes(self._intake.waiting) else None
             if held is not None:
                 self._put_on_disk(group, scores)
@@ -140,8 +146,7 @@ class Learner:
                 (reward,) = composed([scores], self.config.rewards)
                 self._accumulate(held, reward, first=True)
         word, reason = refusal or (None, None)
-        return ConsumeReport(
-            group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
+        return ConsumeReport(group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
 
     def update(self) -> StepReport:
         """The optimizer step over the groups consumed since the last one.
@@ -153,11 +158,15 @@ class Learner:
         """
         config, totals = self.config.learner, self._totals
         if self._refused is not None:
-            raise LearnerError(f"step {self.version} was given group {self._refused}, which the policy gate refused; "
-                               "continue from the last checkpoint")
+            raise LearnerError(
+                f"step {self.version} was given group {self._refused}, which the policy gate refused; "
+                "continue from the last checkpoint"
+            )
         if self._intake.waiting != config.groups_per_step:
-            raise LearnerError(f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
-                               "(learner.groups_per_step); consume the rest before update()")
+            raise LearnerError(
+                f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
+                "(learner.groups_per_step); consume the rest before update()"
+            )
         totals.lr = learning_rate(self.version, config.steps, config.optimizer)
         rewards = composed(self._scores, self.config.rewards)
         if self._held and self._balance.wanted(config):
@@ -218,8 +227,14 @@ class Learner:
         for version, arrays in self._adapters.items():
             tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
         path = save_checkpoint(
-            self.folder, self.version, tensors, {"learner": self.state, "extra": dict(extra or {})},
-            self.config.checkpoint.keep, config_hash(self.config), data=self.tasks.fingerprints)
+            self.folder,
+            self.version,
+            tensors,
+            {"learner": self.state, "extra": dict(extra or {})},
+            self.config.checkpoint.keep,
+            config_hash(self.config),
+            data=self.tasks.fingerprints,
+        )
         self.spool.drop(self.version)
         return path
 
@@ -236,14 +251,16 @@ class Learner:
         """
         state = checkpoint.state["learner"]
         refusal = refusal_of_another_run(
-            checkpoint, self.config.model_dump(mode="json"), self.tasks.fingerprints, allowed)
+            checkpoint, self.config.model_dump(mode="json"), self.tasks.fingerprints, allowed
+        )
         if refusal is not None:
             raise CheckpointError(refusal)
         arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors["adapter"].items()}
         try:
             check_arrays(self.editor.transformer, arrays)
             restore_optimizer(
-                self.optimizer, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"])
+                self.optimizer, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"]
+            )
         except (AdapterError, ValueError) as error:
             raise CheckpointError(f"checkpoint {checkpoint.path} fits another editor: {error}") from error
         copy_arrays(self.editor.transformer, arrays)
@@ -270,11 +287,16 @@ class Learner:
         kinds = self.config.token_masks
         noise_mask = self.editor.token_mask(task.edit_mask, condition, kinds.noise)
         with self._setting_aside(group):
-            self._gate.check_made_from(group, noise_mask, condition.source_latents[0],
-                                       self.editor.sigmas(self.config.sampler.steps, condition))
+            self._gate.check_made_from(
+                group, noise_mask, condition.source_latents[0], self.editor.sigmas(self.config.sampler.steps, condition)
+            )
         return _Held(
-            group, condition, self.editor.token_mask(task.edit_mask, condition, kinds.distance),
-            self.editor.token_mask(task.edit_mask, condition, kinds.preservation), staleness)
+            group,
+            condition,
+            self.editor.token_mask(task.edit_mask, condition, kinds.distance),
+            self.editor.token_mask(task.edit_mask, condition, kinds.preservation),
+            staleness,
+        )
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
@@ -314,8 +336,10 @@ class Learner:
     def _find_old_leaps(self, held: _Held, batch: AnchorBatch, velocity: Velocity) -> None:
         """The behaviour leaps of a stale group, under the weights that made it."""
         if held.staleness > 0 and held.old is None:
-            with self._timed("old_leaps"), adapter_weights(
-                    self.editor.transformer, self._adapters[held.group.policy_version]):
+            with (
+                self._timed("old_leaps"),
+                adapter_weights(self.editor.transformer, self._adapters[held.group.policy_version]),
+            ):
                 held.old = leaps(velocity, batch, self.config.editor.micro_batch)
 
     def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
@@ -325,9 +349,15 @@ class Learner:
         self._find_old_leaps(held, batch, velocity)
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(
-                batch, velocity, self._base_velocity(held.condition), held.old, config.learner,
-                config.editor.micro_batch, scale=1 / config.learner.groups_per_step,
-                unit=self._balance.unit(config.learner))
+                batch,
+                velocity,
+                self._base_velocity(held.condition),
+                held.old,
+                config.learner,
+                config.editor.micro_batch,
+                scale=1 / config.learner.groups_per_step,
+                unit=self._balance.unit(config.learner),
+            )
         totals.stats.append(stats)
         if self._offender is None and not self._gradient_norm_is_finite():
             self._offender = group.lease.group_id
@@ -340,14 +370,24 @@ class Learner:
                 totals.leap_errors.append(checked[0])
                 totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
             totals.counts.update(
-                groups=1, flat_groups=int(batch.is_flat), filtered_groups=int(reward.filtered),
+                groups=1,
+                flat_groups=int(batch.is_flat),
+                filtered_groups=int(reward.filtered),
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
-                invalid_candidates=int((~reward.valid).sum()), stale_groups=int(not on_policy))
+                invalid_candidates=int((~reward.valid).sum()),
+                stale_groups=int(not on_policy),
+            )
 
     def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
         advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
-        return anchor_batch(held.group, reward.valid, advantages, held.edit_mask, held.preservation_mask,
-                            held.condition.source_latents[0])
+        return anchor_batch(
+            held.group,
+            reward.valid,
+            advantages,
+            held.edit_mask,
+            held.preservation_mask,
+            held.condition.source_latents[0],
+        )
 
     def _velocity(self, condition: Condition) -> Velocity:
         return lambda x, sigma: self.editor.velocity(x, sigma, condition)
@@ -356,12 +396,14 @@ class Learner:
         def base(x: Tensor, sigma: Tensor) -> Tensor:
             with without_adapter(self.editor.transformer):
                 return self.editor.velocity(x, sigma, condition)
+
         return base
 
     def _apply(self, lr: float) -> bool:
         """One AdamW update with the accumulated gradient; False when it was not finite and nothing was changed."""
         norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.config.learner.optimizer.max_grad_norm, foreach=False).item()
+            self.parameters.values(), self.config.learner.optimizer.max_grad_norm, foreach=False
+        ).item()
         self._totals.gradient_norms.append(norm)
         finite = math.isfinite(norm)
         if finite:

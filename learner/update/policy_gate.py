@@ -70,25 +70,30 @@ class PolicyGate:
         if group.candidates.shape[2:] != tuple(source.shape):
             raise PolicyGateError(
                 f"group {name} has latents {list(group.candidates.shape[2:])} per candidate, the learner's editor "
-                f"makes {list(source.shape)} of task {group.task_id}: the editors differ")
+                f"makes {list(source.shape)} of task {group.task_id}: the editors differ"
+            )
         sigmas = torch.tensor(group.sigmas)
         same = sigmas.shape == grid.shape and bool(((sigmas - grid.cpu()).abs() <= GRID_ROUNDING).all())
         if not same:  # NaN is not
             raise PolicyGateError(
                 f"group {name} was integrated over the grid {group.sigmas.tolist()}, the learner's editor has "
-                f"{grid.tolist()}: the schedulers differ")
-        recipe = NoiseRecipe(group.lease.seed, self._exploration.alpha_edit, self._exploration.alpha_base,
-                             group.group_size)
+                f"{grid.tolist()}: the schedulers differ"
+            )
+        recipe = NoiseRecipe(
+            group.lease.seed, self._exploration.alpha_edit, self._exploration.alpha_base, group.group_size
+        )
         noise = recipe.draw(noise_mask, source.shape[-1])
         if noise_digest(noise) != group.noise:
             raise PolicyGateError(
                 f"group {name} began from other noise than its seed and the edit mask of task {group.task_id} give "
-                "here: worker and learner do not have the same mask, or draw differently")
+                "here: worker and learner do not have the same mask, or draw differently"
+            )
         found = misplaced(torch.tensor(group.candidates[0]), noise)
         if found is not None:
             raise PolicyGateError(
                 f"group {name}: candidate {found[0]} follows the noise of candidate {found[1]}, not its own: the "
-                "candidates were reordered between rollout and learner, so that rewards would reach the wrong ones")
+                "candidates were reordered between rollout and learner, so that rewards would reach the wrong ones"
+            )
 
     def check_policy(
         self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor, velocity: Velocity
@@ -104,8 +109,13 @@ class PolicyGate:
         Raises:
             PolicyGateError: when the error is above the tolerance, or the noise above what can be trained with.
         """
-        pairs = [pair for pair in range(batch.pairs) if takes_euler_step(
-            self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)])]
+        pairs = [
+            pair
+            for pair in range(batch.pairs)
+            if takes_euler_step(
+                self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)]
+            )
+        ]
         if not pairs:
             return None
         here = self._measured(batch, velocity, group.group_size) if self._here is None else self._here
@@ -120,7 +130,8 @@ class PolicyGate:
                 f"group {group.lease.group_id}: a solver step under policy version {group.policy_version} differs from "
                 f"the rollout's by {error:.3g} of its length, expected at most {tolerance:.3g}; the same weights in "
                 f"other batches differ by {known:.3g} here. Worker and learner do not hold the same weights, "
-                "encode the task alike, or run the same model code on the same kind of device")
+                "encode the task alike, or run the same model code on the same kind of device"
+            )
         # No later group is allowed more than those of version 0: stale weights would be within it.
         self._here, self.noise = here, max(noise, min(error, tolerance / MARGIN)) if first else noise
         return error, tolerance
@@ -131,7 +142,8 @@ class PolicyGate:
             raise PolicyGateError(
                 f"the editor's velocities of equal latents differ by {noise:.3g} of their length between batches, "
                 f"expected at most {CEILING[self._dtype]:g} in {self._dtype}: a sample must not depend on what else is "
-                "in its batch. Look at the editor's code, or set editor.dtype float32")
+                "in its batch. Look at the editor's code, or set editor.dtype float32"
+            )
         return noise
 
 
@@ -181,4 +193,3 @@ def misplaced(states: Tensor, noise: Tensor) -> tuple[int, int] | None:
 def _unit(rows: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / norms.clamp(min=torch.finfo(rows.dtype).tiny)
-

@@ -77,8 +77,10 @@ def together(reports: Sequence[StepReport]) -> StepReport:
     """
     first = reports[0]
     if {(one.version, one.applied) for one in reports} != {(first.version, first.applied)}:
-        raise ValueError("the learner processes made different steps (version, applied): "
-                         f"{[(one.version, one.applied) for one in reports]}")
+        raise ValueError(
+            "the learner processes made different steps (version, applied): "
+            f"{[(one.version, one.applied) for one in reports]}"
+        )
     return replace(first, totals=_together([one.totals for one in reports]))
 
 
@@ -122,9 +124,17 @@ class StepTotals:
             "ratio_deviation": max([s.ratio_deviation for s in self.stats], default=0.0),
             "gradient_norm": _mean(self.gradient_norms),
             "lr": self.lr,
-            **{name: float(self.counts[name])
-               for name in ("groups", "flat_groups", "filtered_groups", "full_mask_groups", "invalid_candidates",
-                            "stale_groups")},
+            **{
+                name: float(self.counts[name])
+                for name in (
+                    "groups",
+                    "flat_groups",
+                    "filtered_groups",
+                    "full_mask_groups",
+                    "invalid_candidates",
+                    "stale_groups",
+                )
+            },
             "skipped_updates": float(self.skipped_updates),
         }
         if self.leap_errors:
@@ -156,8 +166,11 @@ def _together(shares: Sequence[StepTotals]) -> StepTotals:
         unspooled={name: why for share in shares for name, why in share.unspooled.items()},
         leap_errors=[error for share in shares for error in share.leap_errors],
         leap_tolerance=max(share.leap_tolerance for share in shares),
-        gradient_norms=first.gradient_norms, lr=first.lr, skipped_updates=first.skipped_updates,
-        unit=first.unit)
+        gradient_norms=first.gradient_norms,
+        lr=first.lr,
+        skipped_updates=first.skipped_updates,
+        unit=first.unit,
+    )
 
 
 def _ratio(value: float, to: float) -> float:

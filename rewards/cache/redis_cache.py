@@ -167,11 +167,19 @@ class RedisCache:
         now = time.monotonic()
         if now - self._warned_at >= WARN_EVERY:
             self._warned_at = now
-            advice = (f"If it should be there, see redis.url, redis.timeout and {PASSWORD_VARIABLE}."
-                      if self._server is None else "It is the run's own and starts again by itself.")
-            logger.warning("score_cache_away", reason=(
-                f"The score cache at {self._name} does not answer ({type(error).__name__}: {error}). Scoring goes on "
-                f"without it, and it is asked again from time to time. {advice}"))
+            advice = (
+                f"If it should be there, see redis.url, redis.timeout and {PASSWORD_VARIABLE}."
+                if self._server is None
+                else "It is the run's own and starts again by itself."
+            )
+            logger.warning(
+                "score_cache_away",
+                reason=(
+                    f"The score cache at {self._name} does not answer ({type(error).__name__}: {error}). "
+                    "Scoring goes on "
+                    f"without it, and it is asked again from time to time. {advice}"
+                ),
+            )
 
     def _answered(self) -> None:
         if self._delay:

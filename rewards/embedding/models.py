@@ -45,13 +45,22 @@ class ImageText:
         """Unit embeddings float32 [n, D] on the CPU; what is longer than the model reads is cut off at its end."""
         # Lower case: CLIP's tokenizer makes it so anyway, SigLIP's training did.
         found = self._tokenizer(
-            [text.lower() for text in texts], padding="max_length", max_length=self._longest, truncation=True,
-            padding_side="right", return_tensors="pt")
+            [text.lower() for text in texts],
+            padding="max_length",
+            max_length=self._longest,
+            truncation=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
         given = {"input_ids": found["input_ids"]} | (
-            {"attention_mask": found["attention_mask"]} if self._masked else {})
+            {"attention_mask": found["attention_mask"]} if self._masked else {}
+        )
         with self._lock, torch.inference_mode():
-            return _unit(self._model.get_text_features(
-                **{name: value.to(self._model.device) for name, value in given.items()}).pooler_output)
+            return _unit(
+                self._model.get_text_features(
+                    **{name: value.to(self._model.device) for name, value in given.items()}
+                ).pooler_output
+            )
 
 
 class Patches:
@@ -74,7 +83,7 @@ class Patches:
         def embedded(batch: NDArray[np.uint8]) -> Tensor:
             pixels = model_input(batch, rows * self._patch, columns * self._patch, self._rules)
             tokens = self._model(pixel_values=pixels.to(self._model.device, self._model.dtype)).last_hidden_state
-            return _unit(tokens[:, -rows * columns:].unflatten(1, (rows, columns)))
+            return _unit(tokens[:, -rows * columns :].unflatten(1, (rows, columns)))
 
         return _in_batches(images, self._batch_size, embedded, self._lock)
 
@@ -106,20 +115,28 @@ def _loaded(kind: str, path: str, device: str, dtype: str) -> tuple[Any, Any]:
     place, tokenizer = pick_device(device, f"rewards.embedding.{kind}.device"), None
     try:
         model, loading = AutoModel.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True)
+            path,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
         if loading["missing_keys"]:  # which transformers would draw at random
-            raise ValueError(f"{len(loading['missing_keys'])} weights are missing, such as "
-                             f"{min(loading['missing_keys'])}")
+            raise ValueError(
+                f"{len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}"
+            )
         if kind == "clip":
             # A tokenizer.json is complete by itself; what else there is takes the packages that its class needs.
             fast = (Path(path) / "tokenizer.json").is_file()
             tokenizer = (PreTrainedTokenizerFast if fast else AutoTokenizer).from_pretrained(
-                path, local_files_only=True)
+                path, local_files_only=True
+            )
     except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EmbeddingError(
             f"rewards.embedding.{kind}.path: {path} cannot be loaded ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}); {advice(kind, path)}") from error
+            f"{' '.join(str(error).split())[:300]}); {advice(kind, path)}"
+        ) from error
     return model.requires_grad_(False).eval().to(place), tokenizer
 
 
@@ -127,7 +144,7 @@ def _in_batches(
     images: NDArray[np.uint8], size: int, embedded: Callable[[NDArray[np.uint8]], Tensor], lock: threading.Lock
 ) -> Tensor:
     with lock, torch.inference_mode():
-        return torch.cat([embedded(images[start:start + size]) for start in range(0, len(images), size)])
+        return torch.cat([embedded(images[start : start + size]) for start in range(0, len(images), size)])
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
     def of(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The rectangle of images [..., H, W, 3]."""
-        return images[..., self.top:self.bottom, self.left:self.right, :]
+        return images[..., self.top : self.bottom, self.left : self.right, :]
 
 
 def crop_box(edit_mask: PixelMask) -> Box:
@@ -72,7 +72,7 @@ def squared(images: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8
     colour = np.clip(np.round(np.array(rules.mean) / rules.scale), 0, 255).astype(np.uint8)
     result = np.broadcast_to(colour, (number, side, side, 3)).copy()
     top, left = (side - height) // 2, (side - width) // 2
-    result[:, top:top + height, left:left + width] = images
+    result[:, top : top + height, left : left + width] = images
     return result
 
 
@@ -82,9 +82,12 @@ def model_input(images: NDArray[np.uint8], height: int, width: int, rules: Prepr
     The same numbers as the image processors of transformers give for images of these proportions, on every machine:
     those need torchvision or not, by model, and choose another resampling where it is installed.
     """
-    resized = np.stack([
-        np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(rules.resample)))
-        for image in images])
+    resized = np.stack(
+        [
+            np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(rules.resample)))
+            for image in images
+        ]
+    )
     values = torch.from_numpy(resized).float() * rules.scale
     return ((values - torch.tensor(rules.mean)) / torch.tensor(rules.std)).permute(0, 3, 1, 2).contiguous()
 
@@ -92,7 +95,7 @@ def model_input(images: NDArray[np.uint8], height: int, width: int, rules: Prepr
 def patch_grid(height: int, width: int, patch: int, side: int) -> tuple[int, int]:
     """Rows and columns of patches for an image: about as many as the model's square has, in the image's proportions.
 
-        64 × 64 for patches of 14 and a square of 224  ->  16 × 16        512 × 1024  ->  11 × 23
+    64 × 64 for patches of 14 and a square of 224  ->  16 × 16        512 × 1024  ->  11 × 23
     """
     area = (side / patch) ** 2
     return (max(1, round(math.sqrt(area * height / width))), max(1, round(math.sqrt(area * width / height))))
@@ -103,8 +106,11 @@ def background_shares(edit_mask: PixelMask, rows: int, columns: int) -> NDArray[
 
     Patch i covers rows i * H / rows to (i + 1) * H / rows of the image, to fractions of pixels.
     """
-    return _averaging(rows, edit_mask.shape[0]) @ (~edit_mask).astype(np.float64) @ _averaging(
-        columns, edit_mask.shape[1]).T
+    return (
+        _averaging(rows, edit_mask.shape[0])
+        @ (~edit_mask).astype(np.float64)
+        @ _averaging(columns, edit_mask.shape[1]).T
+    )
 
 
 def _averaging(parts: int, size: int) -> NDArray[np.float64]:

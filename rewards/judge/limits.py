@@ -41,8 +41,10 @@ class FailureLimits:
         """
         self._unanswered += 1
         if self._unanswered >= self._max_unanswered:
-            raise JudgesDown(f"{self.judge}: {self._unanswered} questions in a row got no answer "
-                             f"(rewards.judge.max_unanswered is {self._max_unanswered}). The last one: {why}")
+            raise JudgesDown(
+                f"{self.judge}: {self._unanswered} questions in a row got no answer "
+                f"(rewards.judge.max_unanswered is {self._max_unanswered}). The last one: {why}"
+            )
 
     def noted(self, usable: bool, why: str = "") -> None:
         """An answer was a score, or none.
@@ -56,4 +58,5 @@ class FailureLimits:
             raise JudgesDown(
                 f"{self.judge}: {bad} of the last {len(self._answers)} answers were no scores, more than "
                 f"{self._max_bad:.0%} of {WINDOW} (rewards.judge.max_bad_answers). Is this the right model? "
-                f"The last one: {why or 'see the errors of the scores'}")
+                f"The last one: {why or 'see the errors of the scores'}"
+            )

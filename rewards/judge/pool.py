@@ -98,8 +98,12 @@ class JudgePool:
                 async with self._bounded(self._config.deadline):
                     await replica.complete(question)
             except (ServerFault, TimeoutError) as fault:
-                logger.warning("judge server did not answer a rehearsal", judge=self.name, server=replica.url,
-                               why=str(fault) or f"no answer within {self._config.deadline:g} s")
+                logger.warning(
+                    "judge server did not answer a rehearsal",
+                    judge=self.name,
+                    server=replica.url,
+                    why=str(fault) or f"no answer within {self._config.deadline:g} s",
+                )
 
         await asyncio.gather(*map(one, self._servers.in_rotation()))
 
@@ -188,7 +192,8 @@ class JudgePool:
         raise JudgeUnavailable(
             f"{self.name}: no answer in {sent} of {attempts} attempts (rewards.judge.attempts) within {patience:g} s "
             f"(rewards.judge.patience), {len(rotation)} of {len(self._servers)} servers in rotation."
-            f"{last} {self._servers.reasons()}".rstrip())
+            f"{last} {self._servers.reasons()}".rstrip()
+        )
 
     async def _sent(self, send: Callable[[Replica], Awaitable[T]], replica: Replica, left: float) -> T:
         """One attempt.

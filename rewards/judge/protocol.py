@@ -119,8 +119,9 @@ def read_completion(body: bytes, question: Question) -> Reply:
         completion = Completion.model_validate_json(body)
         choice = completion.choices[0]
     except (ValidationError, IndexError):
-        raise ServerFault(f"answered 200 with something that is no chat completion: {shortened(body)}",
-                          "failed") from None
+        raise ServerFault(
+            f"answered 200 with something that is no chat completion: {shortened(body)}", "failed"
+        ) from None
     logprobs = _first_token(choice.logprobs) if question.top_logprobs else {}
     text, field = choice.message.found()
     return Reply(text, choice.finish_reason or "", logprobs, field)
@@ -142,8 +143,10 @@ def advice(said: str) -> str:
     """What to change where a server refused a request for one of two common reasons; empty for any other."""
     words = said.lower()
     if any(sign in words for sign in ("model length", "context length", "context size", "max_model_len")):
-        return (" The images and max_tokens do not fit into the judge's context: serve it with a larger one (vLLM: "
-                "--max-model-len; in a run's own servers serve.arguments), or lower data.resolution")
+        return (
+            " The images and max_tokens do not fit into the judge's context: serve it with a larger one (vLLM: "
+            "--max-model-len; in a run's own servers serve.arguments), or lower data.resolution"
+        )
     if any(sign in words for sign in ("response_format", "json_schema", "json schema")):
         return " This judge needs a server that keeps to a JSON schema (response_format), such as vLLM"
     return ""
@@ -166,8 +169,10 @@ def _first_token(logprobs: _LogProbs | None) -> dict[int, float]:
     for token in (first, *(first.top_logprobs or ())):
         number = token.token.removeprefix(TOKEN_ID)
         if number == token.token or not number.isdecimal():
-            raise JudgeRefused("the server names tokens by their text, not by their id (return_tokens_as_token_ids); "
-                               "this judge needs a server that does, such as vLLM")
+            raise JudgeRefused(
+                "the server names tokens by their text, not by their id (return_tokens_as_token_ids); "
+                "this judge needs a server that does, such as vLLM"
+            )
         found[int(number)] = token.logprob
     return found
 

@@ -50,7 +50,9 @@ class Replica:
         parts = urlsplit(self.url)
         self._tokenize_url = parts._replace(path=parts.path.removesuffix("/v1") + "/tokenize").geturl()
         self._client = AsyncOpenAI(
-            api_key=api_key, base_url=self.url, max_retries=0,
+            api_key=api_key,
+            base_url=self.url,
+            max_retries=0,
             # Only connecting has a limit here: the caller's is on the whole request, whatever trickles in.
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
             http_client=DefaultAsyncHttpxClient(
@@ -108,8 +110,9 @@ class Replica:
         said = f"status {status}: {self._clean(error.message.removeprefix(f'Error code: {status} - '))}"
         kind = fate(status)
         if optional and status in (404, 405, 501):
-            return JudgeRefused(f"{self.url} has no {urlsplit(path).path} ({said}); this judge needs a server that "
-                                "does, such as vLLM")
+            return JudgeRefused(
+                f"{self.url} has no {urlsplit(path).path} ({said}); this judge needs a server that does, such as vLLM"
+            )
         if kind == "refused":
             return JudgeRefused(f"{self.url} refused the question, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
         if status == 404 and not self.url.endswith("/v1"):

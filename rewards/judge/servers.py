@@ -42,8 +42,10 @@ class Servers:
     async def start(self) -> None:
         """See `JudgePool.start`; closes on failure."""
         if not self._replicas:
-            raise JudgeUnavailable(f"{self._judge}: there is no server; set rewards.judge.{self._judge}.urls or "
-                                   f"rewards.judge.{self._judge}.serve.replicas")
+            raise JudgeUnavailable(
+                f"{self._judge}: there is no server; set rewards.judge.{self._judge}.urls or "
+                f"rewards.judge.{self._judge}.serve.replicas"
+            )
         self.started = True
         for replica in self._replicas.values():
             self._bring_back(replica, 0.0)
@@ -57,8 +59,9 @@ class Servers:
         if missing := len(self._out()):
             reasons = self.reasons()
             await self.close()
-            raise JudgeUnavailable(f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer a "
-                                   f"picture. {reasons}")
+            raise JudgeUnavailable(
+                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer a picture. {reasons}"
+            )
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
     def in_rotation(self) -> list[Replica]:
@@ -96,8 +99,13 @@ class Servers:
             self.rotation.hold(replica, pause or growing_delay(replica.failures, FIRST_HOLD, LONGEST_HOLD))
             return
         self.rotation.leave(replica)
-        logger.warning("judge server left the rotation", judge=self._judge, server=replica.url, why=replica.why,
-                       left=len(self.rotation))
+        logger.warning(
+            "judge server left the rotation",
+            judge=self._judge,
+            server=replica.url,
+            why=replica.why,
+            left=len(self.rotation),
+        )
         self._bring_back(replica, max(pause, growing_delay(replica.failures, FIRST_PROBE, LONGEST_PROBE)))
 
     def reasons(self) -> str:

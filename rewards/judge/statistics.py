@@ -51,8 +51,17 @@ class Tally:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
 
     def statistics(self, in_rotation: int) -> JudgeStatistics:
-        return JudgeStatistics(self.asked, self.answered, self.unanswered, self.refused, self.bad, self.retries,
-                               in_rotation, percentile(self.seconds, 0.5), percentile(self.seconds, 0.95))
+        return JudgeStatistics(
+            self.asked,
+            self.answered,
+            self.unanswered,
+            self.refused,
+            self.bad,
+            self.retries,
+            in_rotation,
+            percentile(self.seconds, 0.5),
+            percentile(self.seconds, 0.95),
+        )
 
 
 def percentile(values: Collection[float], share: float) -> float | None:

@@ -166,9 +166,11 @@ def agreement(first: Values, second: Values, sources: Sequence[int]) -> Agreemen
         raise ValueError(f"expected as many values as sources; seen {len(first)}, {len(second)}, {len(sources)}.")
     alike, against = _pairs_within(first, second, np.asarray(sources))
     return Agreement(
-        spearman=spearman(first, second), kendall=kendall(first, second),
+        spearman=spearman(first, second),
+        kendall=kendall(first, second),
         same_order=alike / (alike + against) if alike + against else None,
-        pairs=alike + against, edits=len(first),
+        pairs=alike + against,
+        edits=len(first),
     )
 
 

@@ -65,10 +65,12 @@ def report(scored: Scored, left_out: Sequence[str]) -> Report:
     """What the scores say about their components."""
     names = tuple(scored[0])
     return Report(
-        sources=len(scored), edits=sum(len(of[names[0]]) for of in scored),
+        sources=len(scored),
+        edits=sum(len(of[names[0]]) for of in scored),
         components={name: component_report([of[name] for of in scored]) for name in names},
         agreement={(a, b): _agreement(scored, a, b) for a, b in combinations(names, 2)},
-        left_out=tuple(left_out))
+        left_out=tuple(left_out),
+    )
 
 
 def component_report(groups: Sequence[Sequence[Score]]) -> ComponentReport:
@@ -82,18 +84,27 @@ def component_report(groups: Sequence[Sequence[Score]]) -> ComponentReport:
     between = calibration.candidate_variance([np.array([s.value for s in group], dtype=np.float64) for group in valid])
     times = passes.shape[1] if passes.ndim == 2 else 0
     return ComponentReport(
-        edits=len(values), errors=len(errors), first_error=errors[0] if errors else None,
+        edits=len(values),
+        errors=len(errors),
+        first_error=errors[0] if errors else None,
         range=calibration.value_range(values) if values.size else None,
         histogram=tuple(np.histogram(values, BINS)[0].tolist()) if values.size else (),
-        passes=times, noise=None if noise is None else math.sqrt(noise),
-        reliability=single, averaged=None if single is None else calibration.averaged(single, times),
+        passes=times,
+        noise=None if noise is None else math.sqrt(noise),
+        reliability=single,
+        averaged=None if single is None else calibration.averaged(single, times),
         between=None if between is None else math.sqrt(between),
-        dynamic=None if between is None or noise is None else calibration.dynamic_range(between, noise, times))
+        dynamic=None if between is None or noise is None else calibration.dynamic_range(between, noise, times),
+    )
 
 
 def _agreement(scored: Scored, first: str, second: str) -> calibration.Agreement:
-    both = [(a.value, b.value, source) for source, of in enumerate(scored)
-            for a, b in zip(of[first], of[second], strict=True) if a.value is not None and b.value is not None]
+    both = [
+        (a.value, b.value, source)
+        for source, of in enumerate(scored)
+        for a, b in zip(of[first], of[second], strict=True)
+        if a.value is not None and b.value is not None
+    ]
     one, other = (np.array([row[column] for row in both], dtype=np.float64) for column in (0, 1))
     return calibration.agreement(one, other, [row[2] for row in both])
 
@@ -101,7 +112,8 @@ def _agreement(scored: Scored, first: str, second: str) -> calibration.Agreement
 def as_json(found: Report) -> dict[str, Any]:
     """The report as JSON values."""
     return {
-        "sources": found.sources, "edits": found.edits,
+        "sources": found.sources,
+        "edits": found.edits,
         "components": {name: asdict(of) for name, of in found.components.items()},
         "agreement": [{"components": list(pair), **asdict(of)} for pair, of in found.agreement.items()],
         "not_measured": list(found.left_out),
@@ -115,8 +127,14 @@ def tables(found: Report) -> list[Table]:
 
 
 def _table(title: str, caption: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD,
-                  padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     return table
@@ -127,10 +145,12 @@ def _values(found: Report, edits: str) -> Table:
     table.columns[-1].no_wrap = True
     for name, of in found.components.items():
         where = of.range
-        numbers = ["–"] * 5 if where is None else [
-            shown(x) for x in (where.mean, where.low, where.p5, where.p95, where.high)]
-        table.add_row(name, str(of.edits), Text(str(of.errors), style="red" if of.errors else ""), *numbers,
-                      bars(of.histogram))
+        numbers = (
+            ["–"] * 5 if where is None else [shown(x) for x in (where.mean, where.low, where.p5, where.p95, where.high)]
+        )
+        table.add_row(
+            name, str(of.edits), Text(str(of.errors), style="red" if of.errors else ""), *numbers, bars(of.histogram)
+        )
     return table
 
 
@@ -140,17 +160,38 @@ def _dynamic(found: Report) -> Table:
         "std: of the values, between candidates of one source. noise: standard deviation of a single pass. ICC: the "
         "share of a pass's variance, and of the mean of the passes, that is between edits. SNR: std without the "
         "noise, over the noise of the mean of the passes.\n",
-        "component", "std", "passes", "noise", "ICC", "ICC of mean", "SNR")
+        "component",
+        "std",
+        "passes",
+        "noise",
+        "ICC",
+        "ICC of mean",
+        "SNR",
+    )
     for name, of in found.components.items():
         table.add_row(
-            name, shown(of.between), str(of.passes or "–"), shown(of.noise), shown(of.reliability), shown(of.averaged),
-            shown(None if of.dynamic is None else of.dynamic.snr))
+            name,
+            shown(of.between),
+            str(of.passes or "–"),
+            shown(of.noise),
+            shown(of.reliability),
+            shown(of.averaged),
+            shown(None if of.dynamic is None else of.dynamic.snr),
+        )
     return table
 
 
 def _agreements(found: Report) -> Table:
-    table = _table("Do they order edits alike?", "same order: of the pairs of candidates of one source\n",
-                   "components", "edits", "Spearman", "Kendall", "same order", "pairs")
+    table = _table(
+        "Do they order edits alike?",
+        "same order: of the pairs of candidates of one source\n",
+        "components",
+        "edits",
+        "Spearman",
+        "Kendall",
+        "same order",
+        "pairs",
+    )
     for (first, second), of in found.agreement.items():
         same = "–" if of.same_order is None else f"{of.same_order:.0%}"
         table.add_row(f"{first}, {second}", str(of.edits), shown(of.spearman), shown(of.kendall), same, str(of.pairs))

@@ -83,18 +83,19 @@ def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> 
         why["edit_psnr"] = "needs a target, the wanted picture"
     if not caption:
         why["clip_direction"] = "needs a caption, a description of the wanted image"
-    wanted = dict.fromkeys((*weighted(config), *config.rewards.embedding.configured, *BACKGROUND,
-                            *(["edit_psnr"] if target else [])))
+    wanted = dict.fromkeys(
+        (*weighted(config), *config.rewards.embedding.configured, *BACKGROUND, *(["edit_psnr"] if target else []))
+    )
     names = tuple(name for name in wanted if name not in why)
     if not names:
-        raise ConfigError("there is nothing to measure: give a mask (for PSNR and SSIM of what was not to change), or "
-                          "a judge (--rewards.judge.editscore.urls '[http://127.0.0.1:8000/v1]')")
+        raise ConfigError(
+            "there is nothing to measure: give a mask (for PSNR and SSIM of what was not to change), or "
+            "a judge (--rewards.judge.editscore.urls '[http://127.0.0.1:8000/v1]')"
+        )
     return Components(names, tuple(f"{name} {why[name]}" for name in wanted if name in why))
 
 
-def configuration(
-    flags: Sequence[str], masked: bool, target: bool, caption: bool
-) -> tuple[RunConfig, Components]:
+def configuration(flags: Sequence[str], masked: bool, target: bool, caption: bool) -> tuple[RunConfig, Components]:
     """The configuration that the flags ask for, with exactly the components that can be scored.
 
     Raises:
@@ -122,8 +123,10 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
     async with AsyncExitStack() as stack:
         with Console(stderr=True).status("Waiting for the judges ..."):
             urls: dict[str, list[str]] = {
-                name: stack.enter_context(_served(config, name)) for name in get_args(Name)
-                if getattr(config.rewards.judge, name).serve.replicas}
+                name: stack.enter_context(_served(config, name))
+                for name in get_args(Name)
+                if getattr(config.rewards.judge, name).serve.replicas
+            }
             pool = open_pool(config, NO_TASKS, urls)
             stack.push_async_callback(pool.close)
             await pool.start()
@@ -134,6 +137,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
 def _served(config: RunConfig, name: Name) -> Iterator[list[str]]:
     """The addresses of a judge's servers that are started here. One that is lost is not started again: the command
     is short, and says that the judge is gone."""
+
     def nobody(*_: object, **__: object) -> None:
         pass
 
@@ -161,8 +165,10 @@ def ended(work: Coroutine[Any, Any, bool]) -> int:
 def warnings_only() -> Iterator[None]:
     """Warnings, and those alone, go to the standard error: what a command prints may be read by a program."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-                        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
     try:
         yield
     finally:

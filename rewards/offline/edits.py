@@ -57,7 +57,9 @@ class EditFiles:
         elif self.mask_rle is not None:
             mask = to_edit_mask(decode_rle(self.mask_rle, *source.shape[:2]), self.polarity)
         task = EditTask(
-            task_id=self.name, source=source, edit_mask=_sized(mask, source, f"mask {self.mask}"),
+            task_id=self.name,
+            source=source,
+            edit_mask=_sized(mask, source, f"mask {self.mask}"),
             instruction=self.instruction,
             target=None if self.target is None else _picture(self.target, source, "target"),
             caption=self.caption,
@@ -72,14 +74,14 @@ def _picture(path: Path, source: NDArray[np.uint8], role: str) -> NDArray[np.uin
 def _sized(picture: NDArray[Any], source: NDArray[np.uint8], name: str) -> NDArray[Any]:
     if picture.shape[:2] != source.shape[:2]:
         (height, width), (h, w) = source.shape[:2], picture.shape[:2]
-        raise TaskError(f"{name} must have the size of the upright source, {width} × {height}; it has {w} × {h}. "
-                        "Resize one of the two.")
+        raise TaskError(
+            f"{name} must have the size of the upright source, {width} × {height}; it has {w} × {h}. "
+            "Resize one of the two."
+        )
     return picture
 
 
-def read_manifest(
-    place: Path, polarity: MaskPolarity | None = None, follow_links: bool = False
-) -> list[EditFiles]:
+def read_manifest(place: Path, polarity: MaskPolarity | None = None, follow_links: bool = False) -> list[EditFiles]:
     """The edits of a manifest whose lines say `edited`, grouped by source, mask and instruction; each decoded once.
 
     The lines are those that training reads (`editing.manifest.lines`), but `mask` may be missing and `edited` may
@@ -97,9 +99,10 @@ def read_manifest(
     try:
         lines = read_lines(path)
     except TaskError as error:
-        raise EditsError(f"{error} Expected a JSONL file of lines such as "
-                         '{"source": "a.png", "mask": "m.png", "instruction": "...", "edited": ["1.png", "2.png"]}'
-                         ) from error
+        raise EditsError(
+            f"{error} Expected a JSONL file of lines such as "
+            '{"source": "a.png", "mask": "m.png", "instruction": "...", "edited": ["1.png", "2.png"]}'
+        ) from error
     stated, root = _header(path, lines, polarity, follow_links)
     records: list[Record] = []
     faults: list[Fault] = []
@@ -129,8 +132,10 @@ def _header(
     except TaskError as error:
         raise EditsError(f"{path}, header: {error}") from error
     if header.mask_polarity is not None and polarity not in (None, header.mask_polarity):
-        raise EditsError(f"{path}: its header says mask_polarity {header.mask_polarity}, the argument says {polarity}; "
-                         "they must agree. Leave the argument out or correct the header.")
+        raise EditsError(
+            f"{path}: its header says mask_polarity {header.mask_polarity}, the argument says {polarity}; "
+            "they must agree. Leave the argument out or correct the header."
+        )
     try:
         return header.mask_polarity or polarity, Root.of(path, header.root, None, follow_links)
     except TaskError as error:
@@ -148,5 +153,13 @@ def _grouped(records: Sequence[Record]) -> list[EditFiles]:
 
 def _files(record: Record, edited: Sequence[Path]) -> EditFiles:
     return EditFiles(
-        record.task_id, record.source, record.instruction, tuple(edited), record.mask, record.mask_rle,
-        record.polarity, record.target, record.caption)
+        record.task_id,
+        record.source,
+        record.instruction,
+        tuple(edited),
+        record.mask,
+        record.mask_rle,
+        record.polarity,
+        record.target,
+        record.caption,
+    )

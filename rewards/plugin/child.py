@@ -90,7 +90,8 @@ def found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
         found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise LoadError(
-            f"{key}: {module_name} cannot be imported ({told(error)}); is it installed, or on PYTHONPATH?") from error
+            f"{key}: {module_name} cannot be imported ({told(error)}); is it installed, or on PYTHONPATH?"
+        ) from error
     except BaseException as error:  # the user's code may raise anything, SystemExit too
         raise LoadError(f"{key}: {module_name} failed while it was imported with {told(error)}") from error
     try:
@@ -103,8 +104,9 @@ def found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
     return found
 
 
-def scored(function: Callable[[ScoreInput], Any], given: ScoreInput, who: str, runner: asyncio.Runner
-           ) -> tuple[Score, ...]:
+def scored(
+    function: Callable[[ScoreInput], Any], given: ScoreInput, who: str, runner: asyncio.Runner
+) -> tuple[Score, ...]:
     """One score per candidate, whatever the function returns or raises."""
     size = len(given.images)
     try:

@@ -26,7 +26,8 @@ CLOSE_SECONDS, CLOSE_LOOK_SECONDS = 1.0, 0.01
 # The modules that this process finds, it finds too: those of the user and ours, in the same order.
 _COMMAND = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rewards.plugin.child import main; main(int(sys.argv[2]))")
+    "from rewards.plugin.child import main; main(int(sys.argv[2]))"
+)
 
 
 class ScorerError(ValueError):
@@ -57,10 +58,13 @@ class ScorerProcess:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _COMMAND, json.dumps(sys.path), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
-                start_new_session=True)  # Ctrl-C is for the run, and all that the user's code starts is ended with it
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # Ctrl-C is for the run, and all that the user's code starts is ended with it
         answer = self._exchange(
-            {"name": name, "dotted": dotted}, {}, LOAD_SECONDS, "was not imported within {seconds:g} s")
+            {"name": name, "dotted": dotted}, {}, LOAD_SECONDS, "was not imported within {seconds:g} s"
+        )
         if answer["error"] is not None:
             self.close()
             raise ScorerError(answer["error"])
@@ -80,8 +84,11 @@ class ScorerProcess:
         Raises:
             ScorerLost: when the process gave none.
         """
-        return wire.to_scores(self._exchange(
-            *wire.of_input(given), deadline, "gave no scores within {seconds:g} s (rewards.scorer_deadline)"))
+        return wire.to_scores(
+            self._exchange(
+                *wire.of_input(given), deadline, "gave no scores within {seconds:g} s (rewards.scorer_deadline)"
+            )
+        )
 
     def close(self) -> None:
         """Ends the process and all that it has started."""
@@ -91,8 +98,9 @@ class ScorerProcess:
             time.sleep(CLOSE_LOOK_SECONDS)
         self._kill()
 
-    def _exchange(self, message: Mapping[str, Any], arrays: wire.Arrays, seconds: float, overdue: str
-                  ) -> dict[str, Any]:
+    def _exchange(
+        self, message: Mapping[str, Any], arrays: wire.Arrays, seconds: float, overdue: str
+    ) -> dict[str, Any]:
         late = Event()
 
         def end() -> None:
@@ -113,8 +121,9 @@ class ScorerProcess:
             self._connection.close()
             if late.is_set():
                 raise ScorerLost(f"{overdue.format(seconds=seconds)}, so its process was ended") from None
-            raise ScorerLost("the reward pool is closed" if self._closing.is_set()
-                             else f"its process {_end(self._process.wait())}") from None
+            raise ScorerLost(
+                "the reward pool is closed" if self._closing.is_set() else f"its process {_end(self._process.wait())}"
+            ) from None
         finally:
             timer.cancel()
         return answer

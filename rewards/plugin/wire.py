@@ -39,8 +39,9 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, NDArra
     """
     length = int.from_bytes(_filled(connection, np.empty(8, dtype=np.uint8)).tobytes(), "big")
     head = json.loads(_filled(connection, np.empty(length, dtype=np.uint8)).tobytes())
-    return head["message"], {name: _filled(connection, np.empty(shape, dtype))
-                             for name, (dtype, shape) in head["arrays"].items()}
+    return head["message"], {
+        name: _filled(connection, np.empty(shape, dtype)) for name, (dtype, shape) in head["arrays"].items()
+    }
 
 
 def _filled(connection: socket.socket, array: NDArray[Any]) -> NDArray[Any]:
@@ -56,18 +57,29 @@ def _filled(connection: socket.socket, array: NDArray[Any]) -> NDArray[Any]:
 def of_input(given: ScoreInput) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The input as a message and arrays; of `task.meta` what is JSON."""
     task = given.task
-    arrays = {"images": given.images, "source": task.source, "edit_mask": task.edit_mask, "target": task.target,
-              "acd": given.acd, **{f"{REGION}{name}": mask for name, mask in task.regions.items()}}
-    message = {"task_id": task.task_id, "instruction": task.instruction, "caption": task.caption,
-               "meta": {key: value for key, value in task.meta.items() if _is_json(value)}}
+    arrays = {
+        "images": given.images,
+        "source": task.source,
+        "edit_mask": task.edit_mask,
+        "target": task.target,
+        "acd": given.acd,
+        **{f"{REGION}{name}": mask for name, mask in task.regions.items()},
+    }
+    message = {
+        "task_id": task.task_id,
+        "instruction": task.instruction,
+        "caption": task.caption,
+        "meta": {key: value for key, value in task.meta.items() if _is_json(value)},
+    }
     return message, {name: array for name, array in arrays.items() if array is not None}
 
 
 def to_input(message: Mapping[str, Any], arrays: Arrays) -> ScoreInput:
     """The input out of a message and arrays."""
     regions = {name.removeprefix(REGION): mask for name, mask in arrays.items() if name.startswith(REGION)}
-    task = EditTask(**message, source=arrays["source"], edit_mask=arrays["edit_mask"], target=arrays.get("target"),
-                    regions=regions)
+    task = EditTask(
+        **message, source=arrays["source"], edit_mask=arrays["edit_mask"], target=arrays.get("target"), regions=regions
+    )
     return ScoreInput(task, arrays["images"], arrays.get("acd"))
 
 

@@ -57,15 +57,22 @@ class ClipDirection:
     def __call__(self, given: ScoreInput) -> tuple[Score, ...]:
         task = given.task
         if task.caption is None:
-            return refused(given, "clip_direction", "has no caption; add a description of the wanted image to its line "
-                           "(\"caption\"), or use clip_text")
+            return refused(
+                given,
+                "clip_direction",
+                'has no caption; add a description of the wanted image to its line ("caption"), or use clip_text',
+            )
         box = crop_box(task.edit_mask)
         source, *edited = self._model.images(box.of(np.concatenate([task.source[None], given.images])))
         change = torch.stack(edited) - source
         caption, neutral = self._model.texts([task.caption, NEUTRAL])
         wanted = caption - neutral
         if wanted.norm() < 1e-4:
-            return refused(given, "clip_direction", f"has the caption {task.caption!r}, which says no more than "
-                           f"{NEUTRAL!r}, so there is no direction; describe the wanted image")
+            return refused(
+                given,
+                "clip_direction",
+                f"has the caption {task.caption!r}, which says no more than "
+                f"{NEUTRAL!r}, so there is no direction; describe the wanted image",
+            )
         values = (change @ wanted) / (change.norm(dim=-1).clamp(min=LEAST_STEP) * wanted.norm())
         return scores_of(values.clamp(-1.0, 1.0).numpy(), "clip_direction")

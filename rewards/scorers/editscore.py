@@ -87,15 +87,16 @@ class EditScore:
         await rehearse(self.judge, self._question(success_parts(task.instruction, source, source), 0), task)
 
     async def _pass(self, instruction: str, source: bytes, edited: bytes, seed: int) -> float:
-        sc, pq = await together([
-            self._pair(success_parts(instruction, source, edited), seed),
-            self._pair(quality_parts(edited), seed),
-        ])
+        sc, pq = await together(
+            [
+                self._pair(success_parts(instruction, source, edited), seed),
+                self._pair(quality_parts(edited), seed),
+            ]
+        )
         return overall(sc, pq)
 
     async def _pair(self, parts: Parts, seed: int) -> Pair:
-        return await usable(
-            self.judge, self._question(parts, seed), lambda answer: parse_pair(unwrapped(answer.text)))
+        return await usable(self.judge, self._question(parts, seed), lambda answer: parse_pair(unwrapped(answer.text)))
 
     def _question(self, parts: Parts, seed: int) -> Question:
         return Question(

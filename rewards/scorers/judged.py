@@ -22,7 +22,10 @@ UNANSWERED = (JudgeUnavailable, JudgeRefused, BadAnswer)
 Fault = JudgeUnavailable | JudgeRefused | BadAnswer
 Outcome = float | Fault
 REASONS: Mapping[type[Exception], Reason] = {
-    JudgeUnavailable: "unavailable", JudgeRefused: "refused", BadAnswer: "bad_answer"}
+    JudgeUnavailable: "unavailable",
+    JudgeRefused: "refused",
+    BadAnswer: "bad_answer",
+}
 
 
 def model_parts(config: EditScoreConfig | QwenVlConfig) -> dict[str, Part]:
@@ -31,8 +34,13 @@ def model_parts(config: EditScoreConfig | QwenVlConfig) -> dict[str, Part]:
     Names, not contents: the weights may lie on another machine. Within a run a name means the same weights; where runs
     share a cache, the configuration demands a `revision`.
     """
-    return {"model": config.model, "revision": config.revision, "path": config.serve.path, "lora": config.serve.lora,
-            "arguments": "\n".join(config.serve.arguments)}
+    return {
+        "model": config.model,
+        "revision": config.revision,
+        "path": config.serve.path,
+        "lora": config.serve.lora,
+        "arguments": "\n".join(config.serve.arguments),
+    }
 
 
 def error_score(where: str, fault: Fault) -> Score:
@@ -69,9 +77,11 @@ def hint(answer: Answer, max_tokens: int) -> str:
     thinking = answer.text.lstrip().startswith("<think>") and "</think>" not in answer.text
     if answer.field != "content" or thinking:
         where = "began to think" if thinking else f"left the content empty and wrote this into {answer.field}"
-        return (f". The judge {where}: turn its thinking off (vLLM: --default-chat-template-kwargs "
-                "'{\"enable_thinking\": false}', in a run's own servers by serve.arguments)"
-                + (f", or raise max_tokens, which is {max_tokens}" if answer.finish_reason == "length" else ""))
+        return (
+            f". The judge {where}: turn its thinking off (vLLM: --default-chat-template-kwargs "
+            "'{\"enable_thinking\": false}', in a run's own servers by serve.arguments)"
+            + (f", or raise max_tokens, which is {max_tokens}" if answer.finish_reason == "length" else "")
+        )
     if answer.finish_reason == "length" and max_tokens > 1:
         return f". It was cut off: raise rewards.judge.editscore.max_tokens, which is {max_tokens}"
     return ""
@@ -91,7 +101,8 @@ async def rehearse(judge: Judge, question: Question, task: EditTask) -> None:
     except JudgeRefused as refused:
         raise JudgeRefused(
             f"A rehearsal with two images of {task.width} × {task.height} pixels, as the run's are, and max_tokens "
-            f"{question.max_tokens} was refused, so no group could be scored: {refused}") from refused
+            f"{question.max_tokens} was refused, so no group could be scored: {refused}"
+        ) from refused
 
 
 async def through_cache(

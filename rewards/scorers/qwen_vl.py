@@ -63,8 +63,7 @@ class QwenVl:
 
         outcomes = await through_cache(self.cache, keys, ask)
         return tuple(
-            Score(value=outcome) if isinstance(outcome, float)
-            else error_score(f"{NAME}: candidate {i}", outcome)
+            Score(value=outcome) if isinstance(outcome, float) else error_score(f"{NAME}: candidate {i}", outcome)
             for i, outcome in enumerate(outcomes)
         )
 

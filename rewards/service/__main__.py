@@ -65,13 +65,17 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig, bool]:
 
     for name, why in WITHOUT_PICTURES.items():
         if config.rewards.weights.get(name, 0) != 0:
-            raise ConfigError(f"rewards.weights: {name} {why}, so pictures alone cannot be scored by it; set "
-                              f"--rewards.weights.{name} 0")
+            raise ConfigError(
+                f"rewards.weights: {name} {why}, so pictures alone cannot be scored by it; set "
+                f"--rewards.weights.{name} 0"
+            )
     for name in JUDGES:
         judge = getattr(config.rewards.judge, name)
         if judge.serve.replicas and not judge.urls:
-            raise ConfigError(f"rewards.judge.{name}.serve: only a training run starts judges; start a server and say "
-                              f"where: --rewards.judge.{name}.urls '[http://127.0.0.1:8000/v1]'")
+            raise ConfigError(
+                f"rewards.judge.{name}.serve: only a training run starts judges; start a server and say "
+                f"where: --rewards.judge.{name}.urls '[http://127.0.0.1:8000/v1]'"
+            )
     return config, request.dry_run
 
 
@@ -100,8 +104,9 @@ def _serve(config: RunConfig, access: Access) -> int:
     try:
         with bound, PoolThread(lambda: open_pool(config, NO_TASKS, small_pixels=small_pixels(config.service))) as pool:
             who = "with the token" if access.token else "for everyone on this machine"
-            make_server(create_app(config, pool, access), (
-                f"Reward service on {url} {who}: {', '.join(weighted(config))}.")).run(sockets=[bound])
+            make_server(
+                create_app(config, pool, access), (f"Reward service on {url} {who}: {', '.join(weighted(config))}.")
+            ).run(sockets=[bound])
     except (ScorerError, EmbeddingError) as error:
         raise ConfigError(str(error)) from error
     except (JudgeError, PoolError, CacheError) as error:

@@ -57,11 +57,17 @@ class Access:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Compared as bytes, in a time that does not tell how much of it was right.
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token.encode()):
-                raise Refusal(401, "Expected the header 'Authorization: Bearer ...' with the token of this service "
-                                   f"({TOKEN_VARIABLE} where it was started).")
+                raise Refusal(
+                    401,
+                    "Expected the header 'Authorization: Bearer ...' with the token of this service "
+                    f"({TOKEN_VARIABLE} where it was started).",
+                )
         elif self.loopback and not _names_this_machine(headers.get("host", ""), self.host):
-            raise Refusal(421, "Without a token this service answers only to the names of its own machine; expected "
-                               "localhost or 127.0.0.1 in the Host header.")
+            raise Refusal(
+                421,
+                "Without a token this service answers only to the names of its own machine; expected "
+                "localhost or 127.0.0.1 in the Host header.",
+            )
 
 
 def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
@@ -71,18 +77,21 @@ def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
         AccessError: a host that means no address; a bad token; no token beyond loopback.
     """
     token = environment.get(TOKEN_VARIABLE)
-    if token is not None and (len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable()
-                              or " " in token):
+    if token is not None and (
+        len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token
+    ):
         raise AccessError(
             f"{TOKEN_VARIABLE}: expected {TOKEN_LENGTH} or more printable characters, no spaces, seen {len(token)}; "
-            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'")
+            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
     addresses = _addresses(config)
     loopback = all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
     if not loopback and token is None:
         raise AccessError(
             f"service.host: {config.host} can be reached from other machines, so a token is needed; set "
             f"{TOKEN_VARIABLE} ({TOKEN_LENGTH} characters or more), or listen on 127.0.0.1. Nothing is encrypted: "
-            "put a proxy with TLS in front where others could listen in.")
+            "put a proxy with TLS in front where others could listen in."
+        )
     return Access(config.host, addresses[0], loopback, token)
 
 
@@ -100,8 +109,10 @@ def bind(access: Access, port: int) -> socket.socket:
         bound.bind((access.address, port))
     except OSError as error:
         bound.close()
-        raise AccessError(f"service.port: {access.address} port {port} cannot be listened on ({error.strerror}); "
-                          "choose another port, or 0 for a free one.") from error
+        raise AccessError(
+            f"service.port: {access.address} port {port} cannot be listened on ({error.strerror}); "
+            "choose another port, or 0 for a free one."
+        ) from error
     return bound
 
 
@@ -109,8 +120,9 @@ def _addresses(config: ServiceConfig) -> list[str]:
     try:
         found = socket.getaddrinfo(config.host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise AccessError(f"service.host: expected an address or a name of this machine, seen {config.host!r} "
-                          f"({error}).") from error
+        raise AccessError(
+            f"service.host: expected an address or a name of this machine, seen {config.host!r} ({error})."
+        ) from error
     return [str(entry[4][0]) for entry in found]
 
 

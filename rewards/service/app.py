@@ -74,36 +74,53 @@ def create_app(config: RunConfig, scoring: Scoring, access: Access) -> ASGIApp:
         max_body_size=max_body,
         openapi_url="/openapi.json" if access.loopback else None,
         redoc_url=None,
-        exception_handlers={
-            Refusal: _refused, HTTPException: _plain, ClientDisconnect: _gone, Exception: _failed},
+        exception_handlers={Refusal: _refused, HTTPException: _plain, ClientDisconnect: _gone, Exception: _failed},
     )
     _routes(api, desk, metrics, admission, scoring, judges)
     return Entrance(api, access, metrics, max_body)
 
 
-def _routes(api: FastAPI, desk: ScoreDesk, metrics: Metrics, admission: Admission, scoring: Scoring,
-            judges: Sequence[str]) -> None:
+def _routes(
+    api: FastAPI, desk: ScoreDesk, metrics: Metrics, admission: Admission, scoring: Scoring, judges: Sequence[str]
+) -> None:
     schema = ScoreRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     parts = schema.pop("$defs")
 
     @api.post(
-        "/v1/score", response_model=ScoreResponse, summary="Scores of one or many candidates",
+        "/v1/score",
+        response_model=ScoreResponse,
+        summary="Scores of one or many candidates",
         responses={status: {"model": Problem, "description": what} for status, what in STATUSES.items()},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
-            "schema": {"$ref": "#/components/schemas/ScoreRequest"}, "example": EXAMPLE}}}})
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/ScoreRequest"}, "example": EXAMPLE}
+                },
+            }
+        },
+    )
     async def score(request: Request) -> Response:
         answer = await desk.answer(request)
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @api.get("/healthz", summary="Whether the service is alive", response_model=None, responses={
-        503: {"description": "The reward pool has ended; the service must be started again."}})
+    @api.get(
+        "/healthz",
+        summary="Whether the service is alive",
+        response_model=None,
+        responses={503: {"description": "The reward pool has ended; the service must be started again."}},
+    )
     async def healthz() -> JSONResponse:
         if scoring.alive:
             return JSONResponse({"status": "alive"})
         return JSONResponse({"status": "the reward pool has ended: start the service again"}, 503)
 
-    @api.get("/readyz", summary="Whether scores can be had", response_model=None, responses={
-        503: {"description": "A judge has no server that answers, or a scorer of your own no process."}})
+    @api.get(
+        "/readyz",
+        summary="Whether scores can be had",
+        response_model=None,
+        responses={503: {"description": "A judge has no server that answers, or a scorer of your own no process."}},
+    )
     async def readyz() -> JSONResponse:
         numbers = await scoring.statistics()
         rotation = {name: int(numbers.get(f"{name}_in_rotation", 0)) for name in judges}
@@ -180,8 +197,9 @@ async def _refused(_: Request, refusal: Refusal) -> Response:
 
 
 async def _plain(_: Request, error: HTTPException) -> Response:
-    return JSONResponse({"detail": SENTENCES.get(error.status_code, error.detail)}, error.status_code,
-                        headers=error.headers)
+    return JSONResponse(
+        {"detail": SENTENCES.get(error.status_code, error.detail)}, error.status_code, headers=error.headers
+    )
 
 
 async def _gone(_: Request, error: ClientDisconnect) -> Response:

@@ -15,8 +15,9 @@ MAX_RLE = 1_000_000
 MAX_ITEMS = 100_000
 """Most values in a request. A small body can hold millions of empty lists, which take far more memory than itself."""
 
-Picture = Annotated[str, Field(
-    min_length=1, json_schema_extra={"format": "byte"}, description="A PNG, JPEG or WebP file in base64.")]
+Picture = Annotated[
+    str, Field(min_length=1, json_schema_extra={"format": "byte"}, description="A PNG, JPEG or WebP file in base64.")
+]
 
 
 Count = Annotated[int, Field(ge=0, le=2**31)]
@@ -38,7 +39,8 @@ class Rle(_Closed):
     counts: Annotated[
         Annotated[str, Field(max_length=MAX_RLE), Tag("is:text")]
         | Annotated[list[Count], Field(max_length=MAX_RLE, fail_fast=True), Tag("is:numbers")],
-        Discriminator(_kind_of_counts)]
+        Discriminator(_kind_of_counts),
+    ]
     """The runs: COCO's compressed string, or the numbers themselves."""
 
 
@@ -67,8 +69,7 @@ class ScoreRequest(_Closed):
     """The candidates, each of the source's size."""
     instruction: str = Field(min_length=1)
     """What was to be done, as a person would write it."""
-    mask: Annotated[
-        Annotated[PngMask, Tag("is:png")] | Annotated[RleMask, Tag("is:rle")], Discriminator(_kind_of_mask)]
+    mask: Annotated[Annotated[PngMask, Tag("is:png")] | Annotated[RleMask, Tag("is:rle")], Discriminator(_kind_of_mask)]
     """Where the picture may change."""
     target: Picture | None = None
     """The wanted picture, where it is known; `edit_psnr` needs it."""
@@ -105,10 +106,12 @@ class Problem(_Answer):
 
 
 _EXAMPLE_SOURCE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mO8c+cOAzbAxIADDE4JAAWeAqSYop5wAAAAAElFTkSuQmCC")
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mO8c+cOAzbAxIADDE4JAAWeAqSYop5wAAAAAElFTkSuQmCC"
+)
 _EXAMPLE_EDITED = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAIUlEQVR42mO8c+cOAwPDGycnBgYGkX37GGCAiQEHGJwSADxcBaSeYXArAA"
-    "AAAElFTkSuQmCC")
+    "AAAElFTkSuQmCC"
+)
 EXAMPLE: dict[str, Any] = {
     "source": _EXAMPLE_SOURCE,
     "edited": [_EXAMPLE_EDITED],
@@ -127,8 +130,11 @@ def parse(body: bytes | bytearray) -> ScoreRequest:
     # Base64 has no brackets and commas, so this counts what the parser would have to allocate.
     items = body.count(b",") + body.count(b"[") + body.count(b"{")
     if items > MAX_ITEMS:
-        raise Refusal(413, f"The request holds about {items:,} values; at most {MAX_ITEMS:,} are read. Send a ragged "
-                           "mask as a PNG or as a compressed run-length string.")
+        raise Refusal(
+            413,
+            f"The request holds about {items:,} values; at most {MAX_ITEMS:,} are read. Send a ragged "
+            "mask as a PNG or as a compressed run-length string.",
+        )
     try:
         return ScoreRequest.model_validate_json(body)
     except ValidationError as error:
@@ -141,8 +147,11 @@ def _refusal(error: ValidationError) -> Refusal:
         return Refusal(400, f"The body must be a JSON object; it cannot be read: {one_line(first['msg'], 120)}.")
     where = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        return Refusal(422, f"{where}: unknown field. Expected source, edited, instruction and mask (png with polarity "
-                            "or rle), and optionally target and caption.")
+        return Refusal(
+            422,
+            f"{where}: unknown field. Expected source, edited, instruction and mask (png with polarity "
+            "or rle), and optionally target and caption.",
+        )
     if first["type"] == "missing":
         return Refusal(422, f"{where}: expected, but not there.")
     said = one_line(first["msg"], 120)
@@ -158,5 +167,3 @@ def _path(location: tuple[int | str, ...]) -> str:
         elif not part.startswith("is:"):  # the tag of a variant, which is not in the request
             text += f".{one_line(part)}"
     return text.removeprefix(".") or "The body"
-
-

@@ -57,18 +57,26 @@ def unpack(request: ScoreRequest, limits: ServiceConfig) -> Parcel:
     """
     pictures = 1 + len(request.edited) + (request.target is not None)
     if pictures > limits.max_images:
-        raise Refusal(413, f"The request has {pictures:,} pictures, source and target included; at most "
-                           f"{limits.max_images} are read (service.max_images). Send several requests.")
+        raise Refusal(
+            413,
+            f"The request has {pictures:,} pictures, source and target included; at most "
+            f"{limits.max_images} are read (service.max_images). Send several requests.",
+        )
     for name, text in (("instruction", request.instruction), ("caption", request.caption or "")):
         if len(text) > limits.max_prompt:
-            raise Refusal(413, f"{name} has {len(text):,} characters; at most {limits.max_prompt:,} are read "
-                               "(service.max_prompt).")
+            raise Refusal(
+                413,
+                f"{name} has {len(text):,} characters; at most {limits.max_prompt:,} are read (service.max_prompt).",
+            )
     source = _file(request.source, "source")
     pixels = _pixels(source, "source", limits)
     total, most = pictures * pixels, int(limits.max_total_megapixels * 1e6)
     if total > most:
-        raise Refusal(413, f"The request has {pictures} pictures of {pixels:,} pixels, {total:,} together; at most "
-                           f"{most:,} are read (service.max_total_megapixels). Send several requests.")
+        raise Refusal(
+            413,
+            f"The request has {pictures} pictures of {pixels:,} pixels, {total:,} together; at most "
+            f"{most:,} are read (service.max_total_megapixels). Send several requests.",
+        )
 
     def fitting(text: str, name: str) -> bytes:
         data = _file(text, name)
@@ -107,9 +115,16 @@ def decode(parcel: Parcel, name: str) -> tuple[EditTask, NDArray[np.uint8]]:
     edited = np.empty((len(parcel.edited), *source.shape), dtype=np.uint8)
     for number, data in enumerate(parcel.edited):
         edited[number] = _checked(partial(sized, data, f"edited[{number}]"))
-    task = _checked(lambda: EditTask(
-        task_id=name, source=source, edit_mask=_mask(parcel, size), instruction=parcel.instruction,
-        target=None if parcel.target is None else sized(parcel.target, "target"), caption=parcel.caption))
+    task = _checked(
+        lambda: EditTask(
+            task_id=name,
+            source=source,
+            edit_mask=_mask(parcel, size),
+            instruction=parcel.instruction,
+            target=None if parcel.target is None else sized(parcel.target, "target"),
+            caption=parcel.caption,
+        )
+    )
     return task, edited
 
 
@@ -126,8 +141,11 @@ def _file(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
-        raise Refusal(422, f"{name} must be a file's bytes in base64, without prefix or line breaks; seen text "
-                           f"like {one_line(text, 40)!r}. The service opens no URLs and no paths.") from None
+        raise Refusal(
+            422,
+            f"{name} must be a file's bytes in base64, without prefix or line breaks; seen text "
+            f"like {one_line(text, 40)!r}. The service opens no URLs and no paths.",
+        ) from None
 
 
 def _pixels(data: bytes, name: str, limits: ServiceConfig) -> int:

@@ -59,8 +59,10 @@ class Incoming:
                     limit.reschedule(start + PATIENCE_SECONDS + (len(self._body) - before) * seconds_per_byte)
         except TimeoutError:
             raise Refusal(
-                408, f"The body must arrive within {PATIENCE_SECONDS:g} s and at {SLOWEST:,} bytes/s or more; after "
-                f"{len(self._body):,} bytes there was still no end.") from None
+                408,
+                f"The body must arrive within {PATIENCE_SECONDS:g} s and at {SLOWEST:,} bytes/s or more; after "
+                f"{len(self._body):,} bytes there was still no end.",
+            ) from None
 
 
 class Refusable:

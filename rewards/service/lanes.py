@@ -47,11 +47,15 @@ class Lanes:
         body = limits.max_body_megabytes * 2**20
         self._small_body, self._small_pixels = body // SMALL_BODY, small_pixels(limits)
         self._large = Lane(
-            Shares(BODIES * body, BODIES_OF_A_CLIENT * body), Budget(int(limits.max_total_megapixels * 1e6)),
-            ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"))
+            Shares(BODIES * body, BODIES_OF_A_CLIENT * body),
+            Budget(int(limits.max_total_megapixels * 1e6)),
+            ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
+        )
         self._small = Lane(
-            Shares(body, body // 2), Budget(self._small_pixels),
-            ThreadPoolExecutor(1, thread_name_prefix="decode small"))
+            Shares(body, body // 2),
+            Budget(self._small_pixels),
+            ThreadPoolExecutor(1, thread_name_prefix="decode small"),
+        )
 
     def of_body(self, length: int) -> Lane:
         """Where a body of so many bytes is read and parsed."""

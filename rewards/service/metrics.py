@@ -43,13 +43,19 @@ class Metrics:
         self._registry.register(self._pool)
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
-            "locus_requests", "Requests by path and status.", ["path", "status"], registry=self._registry)
+            "locus_requests", "Requests by path and status.", ["path", "status"], registry=self._registry
+        )
         self._seconds = Histogram(
-            "locus_request_seconds", "From a request's headers to the end of its answer.", ["path"],
-            buckets=SECONDS, registry=self._registry)
+            "locus_request_seconds",
+            "From a request's headers to the end of its answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
         self._scores = Counter("locus_scores", "Scores by component.", ["component"], registry=self._registry)
         self._errors = Counter(
-            "locus_score_errors", "Scores that were an error, by component.", ["component"], registry=self._registry)
+            "locus_score_errors", "Scores that were an error, by component.", ["component"], registry=self._registry
+        )
         for name, what, value in (
             ("taken", "Requests that are worked on or wait.", lambda: admission.taken),
             ("places", "Requests that may be worked on or wait.", lambda: admission.places),

@@ -46,8 +46,9 @@ class PoolThread:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-                 ) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             with suppress(TimeoutError):  # still computing: this thread and all that it began end with the process
                 self._call(self._pool.close()).result(CLOSE_SECONDS)
@@ -88,7 +89,8 @@ class PoolThread:
         """See `RewardPool.statistics`."""
         with suppress(TimeoutError):
             self._numbers = await asyncio.wait_for(
-                asyncio.wrap_future(self._call(self._pool.statistics())), STATISTICS_SECONDS)
+                asyncio.wrap_future(self._call(self._pool.statistics())), STATISTICS_SECONDS
+            )
         return self._numbers
 
     async def _open(self) -> None:

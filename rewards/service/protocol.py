@@ -58,8 +58,11 @@ class TimedProtocol(H11Protocol):
     def _least_wanted(self) -> TimedProtocol:
         """Of the client with the most connections that wait for headers, the one that has waited for the longest: so
         somebody who opens many and says nothing keeps out nobody who does say what he wants."""
-        waiting = [one for one in self.connections
-                   if isinstance(one, TimedProtocol) and one is not self and one._overdue is not None]
+        waiting = [
+            one
+            for one in self.connections
+            if isinstance(one, TimedProtocol) and one is not self and one._overdue is not None
+        ]
         clients = Counter(one._host for one in waiting)
         return max(waiting, key=lambda one: (clients[one._host], -one._deadline), default=self)
 

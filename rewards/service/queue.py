@@ -33,8 +33,11 @@ class Admission:
             Refusal: 429 when all are taken.
         """
         if self.taken >= self.places:
-            raise Refusal(429, f"All {self.places} places of the queue are taken; try again in {self.retry_after} s.",
-                          self.retry_after)
+            raise Refusal(
+                429,
+                f"All {self.places} places of the queue are taken; try again in {self.retry_after} s.",
+                self.retry_after,
+            )
         self.taken += 1
         start = monotonic()
         try:

@@ -55,8 +55,9 @@ class Scoring(Protocol):
 class ScoreDesk:
     """Takes requests to be scored, within every limit of `service`."""
 
-    def __init__(self, rewards: RewardsConfig, limits: ServiceConfig, scoring: Scoring, admission: Admission,
-                 metrics: Metrics) -> None:
+    def __init__(
+        self, rewards: RewardsConfig, limits: ServiceConfig, scoring: Scoring, admission: Admission, metrics: Metrics
+    ) -> None:
         self._rewards, self._limits, self._scoring = rewards, limits, scoring
         self._admission, self._metrics = admission, metrics
         self._max_body = limits.max_body_megabytes * 2**20
@@ -96,10 +97,13 @@ class ScoreDesk:
                 raise Refusal(
                     504 if stage == "being scored" else 503,
                     f"The request was still {stage} after {self._limits.deadline:g} s (service.deadline); try again "
-                    "later or with fewer pictures.", self._admission.retry_after) from None
+                    "later or with fewer pictures.",
+                    self._admission.retry_after,
+                ) from None
             except JudgesDown as error:
-                raise Refusal(503, f"The judges give no scores: {one_line(str(error), 300)}",
-                              self._admission.retry_after) from None
+                raise Refusal(
+                    503, f"The judges give no scores: {one_line(str(error), 300)}", self._admission.retry_after
+                ) from None
         self._metrics.scored(components)
         return _response(components, self._rewards.weights)
 
@@ -119,8 +123,11 @@ class ScoreDesk:
 def _refuse_other_types(request: Request) -> None:
     media, _, _ = request.headers.get("content-type", "").partition(";")
     if media.strip().lower() != "application/json":
-        raise Refusal(415, "The body must be JSON with the header 'Content-Type: application/json', not pickle or form "
-                           f"data; seen {one_line(media.strip()) or 'no type'!r}.")
+        raise Refusal(
+            415,
+            "The body must be JSON with the header 'Content-Type: application/json', not pickle or form "
+            f"data; seen {one_line(media.strip()) or 'no type'!r}.",
+        )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {one_line(encoding)!r}.")
@@ -145,10 +152,18 @@ def _response(components: Mapping[str, tuple[Score, ...]], weights: Mapping[str,
     (reward,) = compose([GroupScores("", 0, components, 0.0)], weights, "none")
     return ScoreResponse(
         components={
-            name: [ComponentScore(
-                value=score.value, error=None if score.error is None else one_line(score.error, 500),
-                passes=list(score.passes)) for score in scores]
-            for name, scores in components.items()},
-        rewards=[value if valid else None
-                 for value, valid in zip(reward.rewards.tolist(), reward.valid.tolist(), strict=True)],
+            name: [
+                ComponentScore(
+                    value=score.value,
+                    error=None if score.error is None else one_line(score.error, 500),
+                    passes=list(score.passes),
+                )
+                for score in scores
+            ]
+            for name, scores in components.items()
+        },
+        rewards=[
+            value if valid else None
+            for value, valid in zip(reward.rewards.tolist(), reward.valid.tolist(), strict=True)
+        ],
     )

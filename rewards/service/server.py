@@ -30,14 +30,17 @@ def make_server(app: ASGIApp, announcement: str) -> uvicorn.Server:
 
     SIGINT and SIGTERM are passed on to the handlers that were there before, when everything has ended.
     """
-    return _Server(uvicorn.Config(
-        app,
-        http=TimedProtocol,
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,  # nothing of a request is logged
-        proxy_headers=False,  # no header may say who the client is
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    ), announcement)
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=TimedProtocol,
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,  # nothing of a request is logged
+            proxy_headers=False,  # no header may say who the client is
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        ),
+        announcement,
+    )

@@ -43,7 +43,14 @@ class JudgeActor:
     """One vLLM server. No method takes long: an actor whose owner is gone ends only between its methods."""
 
     def __init__(
-        self, config: ServeConfig, model: str, name: str, folder: str, replica: int, attempt: int, api_key: str,
+        self,
+        config: ServeConfig,
+        model: str,
+        name: str,
+        folder: str,
+        replica: int,
+        attempt: int,
+        api_key: str,
         loopback: bool,
     ) -> None:
         """`model` is the name under which `config.path` is served; the key is asked of every request."""
@@ -85,8 +92,14 @@ class JudgeServers:
     """The servers of one judge on Ray, kept alive. All calls come from one thread, as do all callbacks."""
 
     def __init__(
-        self, config: RunConfig, name: Name, folder: Path, when_ready: WhenReady, notify: Callable[..., None],
-        urls_changed: Callable[[list[str]], None], resources: Mapping[str, float] | None = None,
+        self,
+        config: RunConfig,
+        name: Name,
+        folder: Path,
+        when_ready: WhenReady,
+        notify: Callable[..., None],
+        urls_changed: Callable[[list[str]], None],
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -132,8 +145,11 @@ class JudgeServers:
     ) -> Launched:
         serve, model = settings(self._config, self._name)
         loopback = sum(node["Alive"] for node in ray.nodes()) == 1
-        actor = ray.remote(JudgeActor).options(**self._options(serve)).remote(
-            serve, model, self._name, str(self._folder), replica, attempt, os.environ.get(KEY, ""), loopback)
+        actor = (
+            ray.remote(JudgeActor)
+            .options(**self._options(serve))
+            .remote(serve, model, self._name, str(self._folder), replica, attempt, os.environ.get(KEY, ""), loopback)
+        )
 
         launched = _Actor(actor)
 
@@ -156,7 +172,10 @@ class JudgeServers:
         """CPUs are not reserved, and nothing restarts by itself, as for the other actors of a run."""
         threads = str(self._config.cluster.threads_per_process)
         return {
-            "num_cpus": 0, "num_gpus": serve.gpus, "max_restarts": 0, "max_task_retries": 0,
+            "num_cpus": 0,
+            "num_gpus": serve.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
             "resources": self._resources,
             "max_concurrency": 2,  # stop while looking
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},

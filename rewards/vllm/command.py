@@ -15,7 +15,9 @@ INSIDE = Path(__file__).resolve().parent / "inside"
 MODULE = "vllm.entrypoints.openai.api_server"
 """The `vllm` command itself needs package metadata that the CPU build does not have."""
 CPU = (
-    "--dtype", "float32", "--enforce-eager",
+    "--dtype",
+    "float32",
+    "--enforce-eager",
     # A prompt worked on in parts takes back what a request with a seed has drawn, which a generator on the CPU cannot:
     # the engine would end with "CPU Generator does not use offset" (vLLM 0.32).
     "--no-enable-chunked-prefill",
@@ -34,8 +36,10 @@ def interpreter(python: str) -> str:
     """
     path = ROOT / python  # an absolute path stays as it is
     if not path.exists():
-        raise ValueError(f"serve.python: expected the interpreter of an environment that has vLLM at {path}; there is "
-                         "none. Type `make judge` in the folder of Locus, or name your own.")
+        raise ValueError(
+            f"serve.python: expected the interpreter of an environment that has vLLM at {path}; there is "
+            "none. Type `make judge` in the folder of Locus, or name your own."
+        )
     return str(path)
 
 
@@ -53,13 +57,29 @@ def command(config: ServeConfig, model: str, name: str, host: str, port: int) ->
     spread = any(argument.replace("_", "-").startswith(PARALLEL) for argument in config.arguments)
     shared = ("--tensor-parallel-size", f"{config.gpus:g}") if config.gpus > 1 and not spread else ()
     return [
-        interpreter(config.python), "-m", MODULE, "--model", model, "--served-model-name", name,
-        "--host", host, "--port", str(port), *cpu, *shared,
-        "--max-model-len", str(context_of(model)),
-        "--limit-mm-per-prompt", '{"image": 4, "video": 0}',
-        "--generation-config", "vllm",  # sampling is what the question says, nothing from the model's folder
-        "--allowed-media-domains", "data.invalid",  # pictures come in the question; nothing is fetched
-        "--middleware", "locus_allow_list.AllowList",
+        interpreter(config.python),
+        "-m",
+        MODULE,
+        "--model",
+        model,
+        "--served-model-name",
+        name,
+        "--host",
+        host,
+        "--port",
+        str(port),
+        *cpu,
+        *shared,
+        "--max-model-len",
+        str(context_of(model)),
+        "--limit-mm-per-prompt",
+        '{"image": 4, "video": 0}',
+        "--generation-config",
+        "vllm",  # sampling is what the question says, nothing from the model's folder
+        "--allowed-media-domains",
+        "data.invalid",  # pictures come in the question; nothing is fetched
+        "--middleware",
+        "locus_allow_list.AllowList",
         *config.arguments,
     ]
 
@@ -95,5 +115,7 @@ def check_exposure(host: str, api_key: str) -> None:
         ValueError: for an address beyond loopback without a key.
     """
     if not api_key and not ip_address(host).is_loopback:
-        raise ValueError(f"A judge server at {host} can be reached from other machines: set LOCUS_JUDGE_API_KEY (any "
-                         "long random text, the same for every process of the run), so that it answers only the run.")
+        raise ValueError(
+            f"A judge server at {host} can be reached from other machines: set LOCUS_JUDGE_API_KEY (any "
+            "long random text, the same for every process of the run), so that it answers only the run."
+        )

@@ -110,6 +110,7 @@ def writers(log: Path) -> set[int]:
 
 def end_writers(log: Path) -> bool:
     """Kills everything that `writers` finds, and all below it; whether all of it is gone."""
+
     def left() -> set[int]:
         roots = writers(log)
         return roots | {pid for root in roots for pid in descendants(root)}

@@ -29,7 +29,11 @@ class LocalJudgeServers:
     """
 
     def __init__(
-        self, config: RunConfig, name: Name, folder: Path, notify: Callable[..., None],
+        self,
+        config: RunConfig,
+        name: Name,
+        folder: Path,
+        notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
     ) -> None:
         """As `rewards.vllm.actor.JudgeServers`, without Ray's `when_ready`."""
@@ -93,11 +97,20 @@ class LocalJudgeServers:
         def make() -> VllmServer:
             path = str(merged(serve.path, serve.lora, merged_folder(self._folder))) if serve.lora else serve.path
             log = log_of(self._folder, self._name, replica, attempt)
-            return VllmServer(serve, path, model, log, api_key=os.environ.get(KEY, ""),
-                              devices=devices(self._config, self._name, replica))
+            return VllmServer(
+                serve,
+                path,
+                model,
+                log,
+                api_key=os.environ.get(KEY, ""),
+                devices=devices(self._config, self._name, replica),
+            )
 
-        return Attended(make, lambda served: self._happened.put(lambda: ready(served)),
-                        lambda reason: self._happened.put(lambda: lost(reason)))
+        return Attended(
+            make,
+            lambda served: self._happened.put(lambda: ready(served)),
+            lambda reason: self._happened.put(lambda: lost(reason)),
+        )
 
 
 def devices(config: RunConfig, name: Name, replica: int) -> Sequence[str] | None:
@@ -112,7 +125,7 @@ def devices(config: RunConfig, name: Name, replica: int) -> Sequence[str] | None
     serve = {judge: settings(config, judge)[0] for judge in judges}
     if not serve[name].gpus:
         return None
-    before = sum(serve[judge].gpus * serve[judge].replicas for judge in judges[:judges.index(name)])
+    before = sum(serve[judge].gpus * serve[judge].replicas for judge in judges[: judges.index(name)])
     visible = _visible()
     if not visible:
         raise ValueError(no_gpus(serve[name].gpus, 0))

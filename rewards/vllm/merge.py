@@ -122,7 +122,8 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(
-        base, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False)
+        base, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
     config = PeftConfig.from_pretrained(adapter)
     if config.peft_type != "LORA":
         raise MergeError(f"serve.lora: expected a LoRA in {adapter}; seen {config.peft_type}.")
@@ -156,5 +157,7 @@ def _check_fit(adapter: Path, unexpected: list[str], missing: list[str]) -> None
     """PEFT only warns, and the merged model would be the base under another name."""
     for what, keys in (("tensors that fit nothing in the base", unexpected), ("no tensors for", missing)):
         if keys:
-            raise MergeError(f"serve.lora: {adapter} is not for this base: it has {what}, such as {keys[0]} (and "
-                             f"{len(keys) - 1} more).")
+            raise MergeError(
+                f"serve.lora: {adapter} is not for this base: it has {what}, such as {keys[0]} (and "
+                f"{len(keys) - 1} more)."
+            )

@@ -65,7 +65,11 @@ class Replicas:
     """
 
     def __init__(
-        self, config: RunConfig, name: Name, launch: Launch, notify: Callable[..., None],
+        self,
+        config: RunConfig,
+        name: Name,
+        launch: Launch,
+        notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
     ) -> None:
         self._name, self._launch, self._notify, self._urls_changed = name, launch, notify, urls_changed
@@ -99,9 +103,13 @@ class Replicas:
                 self._up(slot)
             elif slot.launched is not None and slot.served is None and now - slot.since > limit:
                 slot.launched.end()
-                self._lost(slot, slot.attempt, f"a server was not up within {limit:g} s (serve.start_timeout and "
-                           f"{PLACING:g} more); does the cluster have {self.serve.gpus:g} free GPUs for each "
-                           "(serve.gpus)?")
+                self._lost(
+                    slot,
+                    slot.attempt,
+                    f"a server was not up within {limit:g} s (serve.start_timeout and "
+                    f"{PLACING:g} more); does the cluster have {self.serve.gpus:g} free GPUs for each "
+                    "(serve.gpus)?",
+                )
 
     def end(self) -> list[Launched]:
         """Starts nothing more; whoever was launched is for the caller to end."""
@@ -113,16 +121,25 @@ class Replicas:
         slot.since, slot.attempt = time.monotonic(), slot.attempt + 1
         attempt = slot.attempt
         slot.launched = self._launch(
-            slot.number, attempt, lambda served: self._is_up(slot, attempt, served),
-            lambda reason: self._lost(slot, attempt, reason))
+            slot.number,
+            attempt,
+            lambda served: self._is_up(slot, attempt, served),
+            lambda reason: self._lost(slot, attempt, reason),
+        )
 
     def _is_up(self, slot: _Slot, attempt: int, served: Served) -> None:
         if slot not in self._slots or attempt != slot.attempt:
             return
         slot.served, slot.since = served, time.monotonic()
         self._complete = self._complete or all(one.served is not None for one in self._slots)
-        self._notify("judge_server_started", judge=self._name, replica=slot.number, url=served.url, pid=served.pid,
-                     seconds=round(served.seconds, 3))
+        self._notify(
+            "judge_server_started",
+            judge=self._name,
+            replica=slot.number,
+            url=served.url,
+            pid=served.pid,
+            seconds=round(served.seconds, 3),
+        )
         self._urls_changed(self.urls())
 
     def _lost(self, slot: _Slot, attempt: int, reason: str) -> None:
@@ -135,8 +152,14 @@ class Replicas:
         slot.losses = 1 if steady else slot.losses + 1
         delay = restart_delay(slot.losses)
         slot.again_at = time.monotonic() + delay
-        self._notify("judge_server_lost", judge=self._name, replica=slot.number,
-                     pid=None if served is None else served.pid, reason=reason, again_in=delay)
+        self._notify(
+            "judge_server_lost",
+            judge=self._name,
+            replica=slot.number,
+            pid=None if served is None else served.pid,
+            reason=reason,
+            again_in=delay,
+        )
         if served is not None:
             self._urls_changed(self.urls())
 
@@ -169,5 +192,7 @@ def merged_folder(folder: Path) -> Path:
 
 def no_gpus(wanted: float, seen: float) -> str:
     """The sentence for a machine that cannot serve."""
-    return (f"expected {wanted:g} GPUs for each server (serve.gpus), and this machine has {seen:g}. With serve.gpus 0 "
-            "they run on the CPU, which is for trying it out.")
+    return (
+        f"expected {wanted:g} GPUs for each server (serve.gpus), and this machine has {seen:g}. With serve.gpus 0 "
+        "they run on the CPU, which is for trying it out."
+    )

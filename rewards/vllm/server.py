@@ -41,7 +41,13 @@ class VllmServer:
     """
 
     def __init__(
-        self, config: ServeConfig, model: str, name: str, log: Path, host: str = "127.0.0.1", api_key: str = "",
+        self,
+        config: ServeConfig,
+        model: str,
+        name: str,
+        log: Path,
+        host: str = "127.0.0.1",
+        api_key: str = "",
         devices: Sequence[str] | None = None,
     ) -> None:
         """
@@ -96,7 +102,11 @@ class VllmServer:
                 self._guard = subprocess.Popen(
                     guard.guarded(os.getpid(), GRACE, arguments),
                     # No session and no process group of its own: whatever ends the group of this process ends it too.
-                    stdin=subprocess.PIPE, stdout=log, stderr=log, env=values)
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=values,
+                )
         except (OSError, ValueError) as error:
             self._port.close()
             raise ServerFailed(f"The judge server {self.log.stem} could not be started: {error}") from error
@@ -124,8 +134,11 @@ class VllmServer:
             break  # it is up, and says what is wrong
         died = self.ended.is_set()
         self.stop()
-        why = self.reason if died else (
-            f"it did not answer a picture within {limit:g} s (serve.start_timeout); seen {seen}")
+        why = (
+            self.reason
+            if died
+            else (f"it did not answer a picture within {limit:g} s (serve.start_timeout); seen {seen}")
+        )
         raise ServerFailed(f"The judge server {self.log.stem} did not start: {why}")
 
     def stop(self) -> None:
@@ -150,8 +163,11 @@ class VllmServer:
         code = guarded.wait()
         gone = guard.end_writers(self.log)
         asked = guarded.stdin is not None and guarded.stdin.closed
-        how = f"was killed by signal {code - 128 if code > 128 else -code}" if code < 0 or code > 128 else (
-            f"ended with exit code {code}")
+        how = (
+            f"was killed by signal {code - 128 if code > 128 else -code}"
+            if code < 0 or code > 128
+            else (f"ended with exit code {code}")
+        )
         if not gone or code == guard.LEFT_SOMETHING:
             how = f"left processes {sorted(guard.writers(self.log))} that do not go although they were killed"
         self.reason = "it was stopped" if asked and gone else f"it {how}; {last_words(self.log)}"
@@ -161,9 +177,19 @@ class VllmServer:
         picture = np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
         picture[PROBE_SIDE // 4 : PROBE_SIDE // 2] = 200
         data = base64.b64encode(encode_png(picture)).decode()
-        return {"model": self._name, "max_tokens": 1, "messages": [{"role": "user", "content": [
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
-            {"type": "text", "text": "Answer with one word."}]}]}
+        return {
+            "model": self._name,
+            "max_tokens": 1,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+                        {"type": "text", "text": "Answer with one word."},
+                    ],
+                }
+            ],
+        }
 
     def _ask(self, method: str, path: str, body: Any, timeout: float) -> tuple[int, bytes]:
         assert self._port is not None

@@ -42,11 +42,13 @@ def stub_worker(folder):
                     raise ValueError("the shapes differ")
                 version, fingerprint = (self.version, "old") if how == "dropped" else (weights["version"], "lies")
                 return SimpleNamespace(
-                    weights=SimpleNamespace(version=version, fingerprint=fingerprint, modules=3), pid=os.getpid())
+                    weights=SimpleNamespace(version=version, fingerprint=fingerprint, modules=3), pid=os.getpid()
+                )
             self.version, self.pushes = weights["version"], 1
             return SimpleNamespace(
                 weights=SimpleNamespace(version=self.version, fingerprint=weights["fingerprint"], modules=3),
-                pid=os.getpid())
+                pid=os.getpid(),
+            )
 
         def work(self, name, seconds):
             before = self.version
@@ -77,8 +79,13 @@ class Scene:
         settings = RunConfig.model_validate({"cluster": {"rollout_workers": 2, "group_timeout": 60, **cluster}})
         self.ray, self.folder = ray, folder
         limits = Limits(settings.cluster.max_restarts, settings.cluster.min_rollout_workers, first_delay=0.2)
-        self.fleet = Fleet(settings, {"num_cpus": 0, "max_restarts": 0}, self._when_ready,
-                           lambda event, **fields: self.events.append((event, fields)), limits)
+        self.fleet = Fleet(
+            settings,
+            {"num_cpus": 0, "max_restarts": 0},
+            self._when_ready,
+            lambda event, **fields: self.events.append((event, fields)),
+            limits,
+        )
 
     def _when_ready(self, ref, call):
         self.waiting[ref] = call
@@ -96,8 +103,14 @@ class Scene:
         self.fleet.announce(Announcement(version, f"sha-{version}", 3))
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
-        self.fleet.submit(Job(method, arguments or (name, seconds), lambda small, big: self.done.append((small, big)),
-                              lambda why, spoiled: self.fail(name, why, spoiled)))
+        self.fleet.submit(
+            Job(
+                method,
+                arguments or (name, seconds),
+                lambda small, big: self.done.append((small, big)),
+                lambda why, spoiled: self.fail(name, why, spoiled),
+            )
+        )
 
     def fail(self, name, why, spoiled):
         self.failed.append((name, why))

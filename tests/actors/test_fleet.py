@@ -91,8 +91,11 @@ def test_a_job_in_line_has_its_full_time(scene):
 def test_workers_that_never_start_stop_the_run_with_their_reason(scene):
     stage = scene(broken=99, max_restarts=1)
     stage.publish(1)
-    with pytest.raises(FleetError, match=r"0 rollout workers are left, expected at least 1 .*2 times in a row .*"
-                                         r"\(cluster.max_restarts\); the last time: .*no such editor"):
+    with pytest.raises(
+        FleetError,
+        match=r"0 rollout workers are left, expected at least 1 .*2 times in a row .*"
+        r"\(cluster.max_restarts\); the last time: .*no such editor",
+    ):
         stage.until(lambda: False)
     assert len(stage.named("worker_lost")) == 4 and len(stage.named("worker_given_up")) == 2
     assert (stage.folder / "broken").read_text() == "95"  # four processes were started, no more
@@ -135,8 +138,11 @@ def test_below_the_floor_the_fleet_gives_up_although_one_works(scene):
     stage.submit("on its own", seconds=3600)
     stage.submit("on its own", seconds=3600)
     os.kill(victim, signal.SIGKILL)
-    with pytest.raises(FleetError, match=r"1 rollout workers are left, expected at least 2 "
-                                         r"\(cluster.min_rollout_workers\)"):
+    with pytest.raises(
+        FleetError,
+        match=r"1 rollout workers are left, expected at least 2 "
+        r"\(cluster.min_rollout_workers\)",
+    ):
         stage.until(lambda: False)
     assert len(stage.failed) == 1  # its job was handed back first
 

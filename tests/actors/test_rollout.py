@@ -20,11 +20,13 @@ LEASE = Lease(step=3, slot=1, task_index=7, attempt=0, seed=123456789, policy_ve
 
 
 def config(weights: Mapping[str, float] | None = None, **sampler) -> RunConfig:
-    return RunConfig.model_validate({
-        "exploration": {"group_size": 5, "alpha_edit": 0.8, "alpha_base": 0.05},
-        "sampler": {"steps": 4, "trained_steps": [1, 3], **sampler},
-        "rewards": {"weights": weights or {"background_psnr": 1.0}, "acd_blocks": 3},
-    })
+    return RunConfig.model_validate(
+        {
+            "exploration": {"group_size": 5, "alpha_edit": 0.8, "alpha_base": 0.05},
+            "sampler": {"steps": 4, "trained_steps": [1, 3], **sampler},
+            "rewards": {"weights": weights or {"background_psnr": 1.0}, "acd_blocks": 3},
+        }
+    )
 
 
 @pytest.fixture(scope="module")

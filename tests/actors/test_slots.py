@@ -78,7 +78,7 @@ class FleetMachine(RuleBasedStateMachine):
     def begin(self, desired, restarts, floor):
         self.now, self.version, self.made = 0.0, 1, 0
         self.slots = Slots(desired, Limits(restarts, floor, 1.0, 8.0), self.now)
-        self.ends: dict[int, str] = {}    # jobs that have an end
+        self.ends: dict[int, str] = {}  # jobs that have an end
         self.starts: dict[int, int] = {}  # by slot: since its last finished job
         self.again_in: dict[int, float] = {}
         self.may_start: dict[int, float] = {}
@@ -169,8 +169,7 @@ class FleetMachine(RuleBasedStateMachine):
             return
         given_up = sum(slot.given_up for slot in self.slots.all())
         assert self.slots.left() + given_up == self.slots.desired
-        assert self.slots.too_few() == (
-            self.slots.left() < min(self.slots.limits.floor, self.slots.desired))
+        assert self.slots.too_few() == (self.slots.left() < min(self.slots.limits.floor, self.slots.desired))
         numbers = [slot.number for slot in self.slots.all()]
         assert len(set(numbers)) == len(numbers)
 

@@ -39,10 +39,15 @@ ENDING = 30.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of deeds and times (default: drawn)")
-    parser.add_argument("--seconds", type=float, default=300.0, help="of torment, from the first step (default: 300); "
-                        "longer where not everything has happened yet")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300.0,
+        help="of torment, from the first step (default: 300); longer where not everything has happened yet",
+    )
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

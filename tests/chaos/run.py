@@ -48,16 +48,40 @@ class Run:
 
         self.folder = folder / "run"
         self._config = folder / "run.yaml"
-        self._config.write_text(to_yaml(tiny_run(make_tiny_kontext(folder / "editor"), folder, "run", {
-            "seed": seed, "data": {"train_tasks": 64, "held_out_tasks": 1},
-            "rewards": {"weights": {"qwen_vl": 1.0, "background_psnr": 0.5},
-                        "judge": {"qwen_vl": {"urls": [one.url for one in servers.judges], "revision": "1"},
-                                  "deadline": 10.0, "patience": 120.0}},
-            "redis": {"mode": "url", "url": servers.cache.url},
-            "learner": {"steps": MANY, "groups_per_step": 4, "optimizer": {"lr": 1e-4}}, "checkpoint": {"every": 3},
-            "cluster": {"mode": "ray", "staleness": 2, "rollout_workers": 2, "groups_in_flight": 2,
-                        "max_attempts": 50, "max_restarts": 50, "group_timeout": STALLED},
-            "report": {"gallery_tasks": 0, "gallery_groups": 0}})))
+        self._config.write_text(
+            to_yaml(
+                tiny_run(
+                    make_tiny_kontext(folder / "editor"),
+                    folder,
+                    "run",
+                    {
+                        "seed": seed,
+                        "data": {"train_tasks": 64, "held_out_tasks": 1},
+                        "rewards": {
+                            "weights": {"qwen_vl": 1.0, "background_psnr": 0.5},
+                            "judge": {
+                                "qwen_vl": {"urls": [one.url for one in servers.judges], "revision": "1"},
+                                "deadline": 10.0,
+                                "patience": 120.0,
+                            },
+                        },
+                        "redis": {"mode": "url", "url": servers.cache.url},
+                        "learner": {"steps": MANY, "groups_per_step": 4, "optimizer": {"lr": 1e-4}},
+                        "checkpoint": {"every": 3},
+                        "cluster": {
+                            "mode": "ray",
+                            "staleness": 2,
+                            "rollout_workers": 2,
+                            "groups_in_flight": 2,
+                            "max_attempts": 50,
+                            "max_restarts": 50,
+                            "group_timeout": STALLED,
+                        },
+                        "report": {"gallery_tasks": 0, "gallery_groups": 0},
+                    },
+                )
+            )
+        )
         self.lives: list[Life] = []
         self._heard = 0.0
 
@@ -65,8 +89,14 @@ class Run:
         """The next life."""
         command = [sys.executable, "-m", "cluster.resume_or_start", "--", "--config", str(self._config), *flags]
         with (self._config.parent / f"said-{len(self.lives):03d}.txt").open("wb") as said:
-            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said,
-                                       stderr=subprocess.STDOUT, env={**os.environ, "RAY_AUTH_MODE": "token"})
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "RAY_AUTH_MODE": "token"},
+            )
         self.lives.append(Life(process, time.time()))
         self._heard = time.monotonic()
 
@@ -119,8 +149,11 @@ class Run:
     def workers(self) -> list[int]:
         """The rollout workers of the present life that have started and are not known to be gone."""
         gone = {event["pid"] for kind in ("worker_lost", "worker_drained") for event in self.of_this_life(kind)}
-        return [event["pid"] for event in self.of_this_life("worker_started")
-                if event["pid"] not in gone and psutil.pid_exists(event["pid"])]
+        return [
+            event["pid"]
+            for event in self.of_this_life("worker_started")
+            if event["pid"] not in gone and psutil.pid_exists(event["pid"])
+        ]
 
     def actor(self, name: str) -> int | None:
         """The process of the present life in which Ray holds an actor of that class."""

@@ -46,8 +46,7 @@ class Servers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.judges = [ScriptedProcess(folder / f"judge-{number}.jsonl", f"slow:{ANSWER_SECONDS}")
-                       for number in (1, 2)]
+        self.judges = [ScriptedProcess(folder / f"judge-{number}.jsonl", f"slow:{ANSWER_SECONDS}") for number in (1, 2)]
         self.cache = Cache()
         self._away: dict[Server, tuple[float, int, int]] = {}
 

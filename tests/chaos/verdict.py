@@ -25,8 +25,11 @@ def broken_promises(run: Run, struck: Sequence[Struck], left: Sequence[str]) -> 
         struck: what was done to it.
         left: processes that should be gone.
     """
-    found = [f"{promise}: {fault}" for promise, faults in audit.audited(run.folder / EVENTS).faults.items()
-             for fault in faults]
+    found = [
+        f"{promise}: {fault}"
+        for promise, faults in audit.audited(run.folder / EVENTS).faults.items()
+        for fault in faults
+    ]
     found += [f"a process was left: {one}" for one in left]
     for kind in DEEDS:
         if not any(witnessed(one, run, run.events()) for one in struck if one.kind == kind):
@@ -54,8 +57,11 @@ def _leftovers(folder: Path) -> list[Path]:
 def _unexplained_ends(run: Run, struck: Sequence[Struck]) -> list[str]:
     """A life may end because its driver, learner or pool was killed, and for no other reason."""
     fatal = {one.life for one in struck if any(word in one.kind for word in ("driver", "learner", "pool"))}
-    return [f"life {number} of the run ended with exit code {life.code}, but its driver, learner and pool were let be"
-            for number, life in enumerate(run.lives[:-2]) if number not in fatal]
+    return [
+        f"life {number} of the run ended with exit code {life.code}, but its driver, learner and pool were let be"
+        for number, life in enumerate(run.lives[:-2])
+        if number not in fatal
+    ]
 
 
 def tables(run: Run, struck: Sequence[Struck]) -> None:
@@ -67,12 +73,25 @@ def tables(run: Run, struck: Sequence[Struck]) -> None:
         deeds.add_row(kind, str(len(mine)), str(sum(witnessed(one, run, events) for one in mine)))
     console.print(deeds)
     counters = counters_of(run)
-    books = Table("leased", "=", "trained", "+", "rejected", "+", "requeued", "+", "in flight", "replayed",
-                  title="groups")
-    books.add_row(str(counters["leased"]), "=", str(counters["trained"]), "+", str(counters["rejected"]), "+",
-                  str(counters["requeued"]), "+", str(counters["in_flight"]), str(counters["replayed"]))
+    books = Table(
+        "leased", "=", "trained", "+", "rejected", "+", "requeued", "+", "in flight", "replayed", title="groups"
+    )
+    books.add_row(
+        str(counters["leased"]),
+        "=",
+        str(counters["trained"]),
+        "+",
+        str(counters["rejected"]),
+        "+",
+        str(counters["requeued"]),
+        "+",
+        str(counters["in_flight"]),
+        str(counters["replayed"]),
+    )
     console.print(books)
     lives = Counter(str(life.code) for life in run.lives)
-    console.print(f"{len(run.lives)} lives of the run, by exit code: " + ", ".join(
-        f"{count} × {code}" for code, count in sorted(lives.items())))
+    console.print(
+        f"{len(run.lives)} lives of the run, by exit code: "
+        + ", ".join(f"{count} × {code}" for code, count in sorted(lives.items()))
+    )
     console.print(report(audit.audited(run.folder / EVENTS)))

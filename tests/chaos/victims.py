@@ -94,8 +94,12 @@ def resize(run: Run, servers: Servers, draw: random.Random) -> int | None:
         return None
     resized = run.events("fleet_resized")
     size = draw.choice([one for one in SIZES if one != (resized[-1]["after"] if resized else 2)])
-    subprocess.run([sys.executable, "-m", "cluster.scale", str(run.folder), "--rollout-workers", str(size)],
-                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "cluster.scale", str(run.folder), "--rollout-workers", str(size)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return size
 
 
@@ -145,8 +149,9 @@ def witnessed(struck: Struck, run: Run, events: Sequence[Mapping[str, Any]]) -> 
     same_life = [event for event in later if event["time"] < ended]
 
     def told(kind: str, lines: Sequence[Mapping[str, Any]] = same_life, **fields: object) -> bool:
-        return any(event["event"] == kind and all(event[name] == value for name, value in fields.items())
-                   for event in lines)
+        return any(
+            event["event"] == kind and all(event[name] == value for name, value in fields.items()) for event in lines
+        )
 
     if struck.kind == "rollout worker killed":
         return told("worker_lost", pid=struck.what)

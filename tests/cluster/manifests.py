@@ -31,23 +31,52 @@ CLUSTER_SPEC = closed(
     authOptions=closed(["mode"], mode={"const": "token"}, secretName=TEXT),
     enableInTreeAutoscaling={"type": "boolean"},
     autoscalerOptions=closed(
-        ["version"], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=WHOLE, resources={"type": "object"},
-        env={"type": "array"}),
+        ["version"],
+        version={"enum": ["v1", "v2"]},
+        idleTimeoutSeconds=WHOLE,
+        resources={"type": "object"},
+        env={"type": "array"},
+    ),
     headGroupSpec=closed(["rayStartParams", "template"], rayStartParams=START, template=POD),
-    workerGroupSpecs={"type": "array", "minItems": 1, "items": closed(
-        ["groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"],
-        groupName=TEXT, replicas=WHOLE, minReplicas=WHOLE, maxReplicas=WHOLE, rayStartParams=START, template=POD)},
+    workerGroupSpecs={
+        "type": "array",
+        "minItems": 1,
+        "items": closed(
+            ["groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+            groupName=TEXT,
+            replicas=WHOLE,
+            minReplicas=WHOLE,
+            maxReplicas=WHOLE,
+            rayStartParams=START,
+            template=POD,
+        ),
+    },
 )
 METADATA = closed(["name"], name={"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47})
 KUBERAY = {
-    "RayCluster": closed(["apiVersion", "kind", "metadata", "spec"], apiVersion={"const": "ray.io/v1"}, kind=TEXT,
-                         metadata=METADATA, spec=CLUSTER_SPEC),
-    "RayJob": closed(["apiVersion", "kind", "metadata", "spec"], apiVersion={"const": "ray.io/v1"}, kind=TEXT,
-                     metadata=METADATA, spec=closed(
-        ["entrypoint", "rayClusterSpec", "submitterPodTemplate"],
-        entrypoint=TEXT, backoffLimit=WHOLE, shutdownAfterJobFinishes={"type": "boolean"},
-        ttlSecondsAfterFinished=WHOLE, submitterPodTemplate=POD, rayClusterSpec=CLUSTER_SPEC,
-        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]})),
+    "RayCluster": closed(
+        ["apiVersion", "kind", "metadata", "spec"],
+        apiVersion={"const": "ray.io/v1"},
+        kind=TEXT,
+        metadata=METADATA,
+        spec=CLUSTER_SPEC,
+    ),
+    "RayJob": closed(
+        ["apiVersion", "kind", "metadata", "spec"],
+        apiVersion={"const": "ray.io/v1"},
+        kind=TEXT,
+        metadata=METADATA,
+        spec=closed(
+            ["entrypoint", "rayClusterSpec", "submitterPodTemplate"],
+            entrypoint=TEXT,
+            backoffLimit=WHOLE,
+            shutdownAfterJobFinishes={"type": "boolean"},
+            ttlSecondsAfterFinished=WHOLE,
+            submitterPodTemplate=POD,
+            rayClusterSpec=CLUSTER_SPEC,
+            submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+        ),
+    ),
 }
 
 
@@ -64,11 +93,19 @@ def ray_up_faults(config: dict[str, Any]) -> list[str]:
     except (jsonschema.ValidationError, ValueError, NotImplementedError) as error:
         return [f"Ray refuses it: {str(error).splitlines()[0]}"]
     found = []
-    starts = [command for key in ("head_start_ray_commands", "worker_start_ray_commands")
-              for command in config.get(key, []) if "ray start" in command]
+    starts = [
+        command
+        for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in config.get(key, [])
+        if "ray start" in command
+    ]
     for command in starts:
-        for needed in ("RAY_AUTH_MODE=token", "RAY_process_group_cleanup_enabled=1", "--disable-usage-stats",
-                       *(NO_METRICS if "--head" in command else NO_METRICS[:1])):
+        for needed in (
+            "RAY_AUTH_MODE=token",
+            "RAY_process_group_cleanup_enabled=1",
+            "--disable-usage-stats",
+            *(NO_METRICS if "--head" in command else NO_METRICS[:1]),
+        ):
             if needed not in command:
                 found.append(f"{needed} is missing in: {command}")
     heads = [command for command in starts if "--head" in command]
@@ -86,20 +123,29 @@ def ray_up_faults(config: dict[str, Any]) -> list[str]:
 def compose_faults(compose: dict[str, Any]) -> list[str]:
     """Faults of a compose file: the specification's schema, then secrets and ports."""
     schema = get_builtin_schema("vendor.compose-spec")
-    found = [f"{error.json_path}: {error.message[:200]}"
-             for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(compose)]
+    found = [
+        f"{error.json_path}: {error.message[:200]}"
+        for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(compose)
+    ]
     for name, service in compose.get("services", {}).items():
-        found += [f"{name}: port {port!r} is published beyond 127.0.0.1"
-                  for port in service.get("ports", []) if not str(port).startswith("127.0.0.1:")]
-        found += [f"{name}: {key} is a secret in the environment; take a file"
-                  for key in service.get("environment", {}) if key.endswith(("TOKEN", "KEY", "PASSWORD"))]
+        found += [
+            f"{name}: port {port!r} is published beyond 127.0.0.1"
+            for port in service.get("ports", [])
+            if not str(port).startswith("127.0.0.1:")
+        ]
+        found += [
+            f"{name}: {key} is a secret in the environment; take a file"
+            for key in service.get("environment", {})
+            if key.endswith(("TOKEN", "KEY", "PASSWORD"))
+        ]
         found += [f"{name}: {key} is missing" for key in ("healthcheck", "secrets", "cap_drop") if key not in service]
         if str(service.get("image", ":latest")).endswith(":latest") or ":" not in service["image"]:
             found.append(f"{name}: the image has no tag of its own")
         if service.get("network_mode") or service.get("privileged"):
             found.append(f"{name}: expected its own network and no privileges")
-    found += [f"secrets.{name}: expected a file" for name, one in compose.get("secrets", {}).items()
-              if "file" not in one]
+    found += [
+        f"secrets.{name}: expected a file" for name, one in compose.get("secrets", {}).items() if "file" not in one
+    ]
     return found
 
 
@@ -125,11 +171,17 @@ def kubernetes_faults(manifest: dict[str, Any]) -> list[str]:
                 found.append(f"{name}: expected no privileges and no capabilities")
             if container["image"].rpartition(":")[2] in ("latest", container["image"]):
                 found.append(f"{name}: the image has no tag of its own")
-            found += [f"{name}: {variable['name']} is a secret in the manifest"
-                      for variable in container.get("env", []) if "TOKEN" in variable["name"] and "value" in variable]
+            found += [
+                f"{name}: {variable['name']} is a secret in the manifest"
+                for variable in container.get("env", [])
+                if "TOKEN" in variable["name"] and "value" in variable
+            ]
             settings = environment(container)
-            found += [f"{name}: {setting} is missing" for setting in NO_METRICS
-                      if name != "submitter" and setting not in settings]
+            found += [
+                f"{name}: {setting} is missing"
+                for setting in NO_METRICS
+                if name != "submitter" and setting not in settings
+            ]
     cluster = cluster_spec(manifest)
     port = NO_METRICS[1]  # the autoscaler's, which has a container of its own
     if cluster.get("enableInTreeAutoscaling") and port not in environment(cluster["autoscalerOptions"]):
@@ -138,7 +190,7 @@ def kubernetes_faults(manifest: dict[str, Any]) -> list[str]:
         if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
             found.append(f"{group['groupName']}: expected minReplicas <= replicas <= maxReplicas")
     if cluster["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
-        found.append("head: expected num-cpus \"0\"")
+        found.append('head: expected num-cpus "0"')
     return found + open_hosts(manifest)
 
 

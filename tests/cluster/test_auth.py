@@ -14,8 +14,9 @@ def nothing_set(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("HOME", "{tmp}/file"), ("HOME", "/proc/nowhere"), ("RAY_AUTH_TOKEN_PATH", "{tmp}/nothing")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("HOME", "{tmp}/file"), ("HOME", "/proc/nowhere"), ("RAY_AUTH_TOKEN_PATH", "{tmp}/nothing")]
+)
 def test_without_a_place_for_it_a_run_is_refused_with_ways_out(tmp_path: Path, monkeypatch, name, value):
     (tmp_path / "file").touch()
     monkeypatch.setenv(name, value.format(tmp=tmp_path))

@@ -56,18 +56,21 @@ def test_ray_accepts_the_cluster_and_it_is_closed(path):
     assert ray_up_faults(load(path)) == []
 
 
-@pytest.mark.parametrize(("where", "value", "fault"), [
-    ("surplus", 1, "Ray refuses it"),
-    ("provider/type", "awz", "Ray refuses it"),
-    ("available_node_types/rollout/max_workers", "many", "Ray refuses it"),
-    ("max_workers", 1, "Ray refuses it"),
-    ("file_mounts", None, "expected the token on every node"),
-    ("setup_commands", [], "chmod 600"),
-    ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_AUTH_MODE=token is missing"),
-    ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_enable_metrics_collection=0 is"),
-    ("head_start_ray_commands", ["ray start --head"], "DASHBOARD_METRIC_PORT=-1 is missing"),
-    ("head_start_ray_commands", ["RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0"], "0.0.0.0"),
-])
+@pytest.mark.parametrize(
+    ("where", "value", "fault"),
+    [
+        ("surplus", 1, "Ray refuses it"),
+        ("provider/type", "awz", "Ray refuses it"),
+        ("available_node_types/rollout/max_workers", "many", "Ray refuses it"),
+        ("max_workers", 1, "Ray refuses it"),
+        ("file_mounts", None, "expected the token on every node"),
+        ("setup_commands", [], "chmod 600"),
+        ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_AUTH_MODE=token is missing"),
+        ("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"], "RAY_enable_metrics_collection=0 is"),
+        ("head_start_ray_commands", ["ray start --head"], "DASHBOARD_METRIC_PORT=-1 is missing"),
+        ("head_start_ray_commands", ["RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0"], "0.0.0.0"),
+    ],
+)
 def test_the_check_of_cluster_files_sees_a_doctored_one(where, value, fault):
     assert any(fault in found for found in ray_up_faults(changed(load(ROOT / "cluster/gpu.yaml"), where, value)))
 
@@ -81,8 +84,9 @@ def test_the_aws_cluster_has_a_kind_of_machine_for_each_role():
         assert 0 <= kinds[role]["min_workers"] <= kinds[role]["max_workers"] >= 1
     assert config["max_workers"] == sum(kind["max_workers"] for kind in kinds.values())
     assert "judge" in kinds["judge"]["docker"]["worker_image"]
-    reached = [rule["CidrIp"] for entry in config["provider"]["security_group"]["IpPermissions"]
-               for rule in entry["IpRanges"]]
+    reached = [
+        rule["CidrIp"] for entry in config["provider"]["security_group"]["IpPermissions"] for rule in entry["IpRanges"]
+    ]
     assert reached == ["203.0.113.7/32"]  # an example's address: nobody's
 
 
@@ -111,7 +115,8 @@ def test_the_heads_of_kubernetes_say_what_their_clusters_may_grow_to(name):
 
     cluster = cluster_spec(load(ROOT / f"cluster/kubernetes/{name}.yaml"))
     assert custom(cluster["headGroupSpec"]) == grown(
-        [(group["maxReplicas"], has(group)) for group in cluster["workerGroupSpecs"]])
+        [(group["maxReplicas"], has(group)) for group in cluster["workerGroupSpecs"]]
+    )
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
@@ -119,27 +124,38 @@ def test_kubernetes_manifests_are_valid_and_confined(path):
     assert kubernetes_faults(load(path)) == []
 
 
-@pytest.mark.parametrize(("name", "where", "value", "fault"), [
-    ("raycluster", "spec/authOptions", None, "authOptions"),
-    ("raycluster", "spec/authOptions/mode", "disabled", "'token' was expected"),
-    ("raycluster", "spec/gcsFaultTolerance", {}, "gcsFaultTolerance"),
-    ("raycluster", "spec/autoscalerOptions/env", None, "autoscalerOptions: AUTOSCALER_METRIC_PORT=-1 is missing"),
-    ("raycluster", "spec/headGroupSpec/template/spec/containers/0/env", [],
-     "head: DASHBOARD_METRIC_PORT=-1 is missing"),
-    ("rayjob", "spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0/env", [],
-     "RAY_enable_metrics_collection=0 is missing"),
-    ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", 0, "is not of type 'string'"),
-    ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", "4", 'expected num-cpus "0"'),
-    ("raycluster", "spec/headGroupSpec/rayStartParams/dashboard-host", "0.0.0.0", "0.0.0.0"),
-    ("raycluster", "spec/workerGroupSpecs/1/maxReplicas", 0, "minReplicas <= replicas"),
-    ("raycluster", "spec/workerGroupSpecs/1/template/spec/containers/0/imagePolicy", "Always", "imagePolicy"),
-    ("raycluster", "spec/workerGroupSpecs/1/template/spec/securityContext", {}, "runAsNonRoot"),
-    ("raycluster", "spec/workerGroupSpecs/1/template/metadata", None, "network policy selects"),
-    ("rayjob", "spec/entrypoint", None, "entrypoint"),
-    ("rayjob", "spec/submissionMode", "Mail", "is not one of"),
-    ("networkpolicy", "spec/ingres", [], "ingres"),
-    ("storage", "spec/accessModes", "ReadWriteMany", "accessModes"),
-])
+@pytest.mark.parametrize(
+    ("name", "where", "value", "fault"),
+    [
+        ("raycluster", "spec/authOptions", None, "authOptions"),
+        ("raycluster", "spec/authOptions/mode", "disabled", "'token' was expected"),
+        ("raycluster", "spec/gcsFaultTolerance", {}, "gcsFaultTolerance"),
+        ("raycluster", "spec/autoscalerOptions/env", None, "autoscalerOptions: AUTOSCALER_METRIC_PORT=-1 is missing"),
+        (
+            "raycluster",
+            "spec/headGroupSpec/template/spec/containers/0/env",
+            [],
+            "head: DASHBOARD_METRIC_PORT=-1 is missing",
+        ),
+        (
+            "rayjob",
+            "spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0/env",
+            [],
+            "RAY_enable_metrics_collection=0 is missing",
+        ),
+        ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", 0, "is not of type 'string'"),
+        ("raycluster", "spec/headGroupSpec/rayStartParams/num-cpus", "4", 'expected num-cpus "0"'),
+        ("raycluster", "spec/headGroupSpec/rayStartParams/dashboard-host", "0.0.0.0", "0.0.0.0"),
+        ("raycluster", "spec/workerGroupSpecs/1/maxReplicas", 0, "minReplicas <= replicas"),
+        ("raycluster", "spec/workerGroupSpecs/1/template/spec/containers/0/imagePolicy", "Always", "imagePolicy"),
+        ("raycluster", "spec/workerGroupSpecs/1/template/spec/securityContext", {}, "runAsNonRoot"),
+        ("raycluster", "spec/workerGroupSpecs/1/template/metadata", None, "network policy selects"),
+        ("rayjob", "spec/entrypoint", None, "entrypoint"),
+        ("rayjob", "spec/submissionMode", "Mail", "is not one of"),
+        ("networkpolicy", "spec/ingres", [], "ingres"),
+        ("storage", "spec/accessModes", "ReadWriteMany", "accessModes"),
+    ],
+)
 def test_the_check_of_manifests_sees_a_doctored_one(name, where, value, fault):
     found = kubernetes_faults(changed(load(ROOT / f"cluster/kubernetes/{name}.yaml"), where, value))
     # Kubernetes' schema names the value, not always its key.
@@ -182,17 +198,20 @@ def test_compose_is_valid_and_nothing_is_published():
     assert "--dashboard-host=127.0.0.1" in compose["services"]["head"]["command"]
 
 
-@pytest.mark.parametrize(("where", "value", "fault"), [
-    ("services/head/comand", "ray", "comand"),
-    ("services/head/ports", ["8265:8265"], "beyond 127.0.0.1"),
-    ("services/head/ports", ["0.0.0.0:8265:8265"], "beyond 127.0.0.1"),
-    ("services/head/environment/RAY_AUTH_TOKEN", "abc", "a secret in the environment"),
-    ("services/worker/healthcheck", None, "healthcheck is missing"),
-    ("services/worker/image", "locus-trainer", "no tag"),
-    ("services/worker/image", "locus-trainer:latest", "no tag"),
-    ("services/worker/network_mode", "host", "its own network"),
-    ("secrets/judge_key", {"environment": "KEY"}, "expected a file"),
-])
+@pytest.mark.parametrize(
+    ("where", "value", "fault"),
+    [
+        ("services/head/comand", "ray", "comand"),
+        ("services/head/ports", ["8265:8265"], "beyond 127.0.0.1"),
+        ("services/head/ports", ["0.0.0.0:8265:8265"], "beyond 127.0.0.1"),
+        ("services/head/environment/RAY_AUTH_TOKEN", "abc", "a secret in the environment"),
+        ("services/worker/healthcheck", None, "healthcheck is missing"),
+        ("services/worker/image", "locus-trainer", "no tag"),
+        ("services/worker/image", "locus-trainer:latest", "no tag"),
+        ("services/worker/network_mode", "host", "its own network"),
+        ("secrets/judge_key", {"environment": "KEY"}, "expected a file"),
+    ],
+)
 def test_the_check_of_compose_sees_a_doctored_file(where, value, fault):
     assert any(fault in found for found in compose_faults(changed(load(COMPOSE), where, value)))
 
@@ -205,17 +224,22 @@ def test_the_judge_of_compose_is_the_one_that_a_run_starts(monkeypatch):
     assert shlex.split(load(COMPOSE)["services"]["judge"]["command"]) == expected
     shown = re.search(r"^CMD (\[.+?\])$", (ROOT / "docker/Dockerfile.judge").read_text(), re.MULTILINE | re.DOTALL)[1]
     assert yaml.safe_load(shown.replace("\\\n", "\n")) == [
-        "127.0.0.1" if word == "0.0.0.0" else word for word in expected]
-    allowed = (ROOT / "rewards/vllm/inside" / f"{expected[-1].partition('.')[0]}.py")
-    assert allowed.exists() and "PYTHONPATH=/opt/locus/rewards/vllm/inside" in (
-        ROOT / "docker/Dockerfile.judge").read_text()
+        "127.0.0.1" if word == "0.0.0.0" else word for word in expected
+    ]
+    allowed = ROOT / "rewards/vllm/inside" / f"{expected[-1].partition('.')[0]}.py"
+    assert (
+        allowed.exists()
+        and "PYTHONPATH=/opt/locus/rewards/vllm/inside" in (ROOT / "docker/Dockerfile.judge").read_text()
+    )
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_images_are_pinned_unprivileged_and_watched(path):
     text = path.read_text(encoding="utf-8")
-    base, target = {".trainer": (r"python:3\.11\.\d+-slim-bookworm", "install"),
-                    ".judge": (rf"locus-trainer:{re.escape(version())}", "judge")}[path.suffix]
+    base, target = {
+        ".trainer": (r"python:3\.11\.\d+-slim-bookworm", "install"),
+        ".judge": (rf"locus-trainer:{re.escape(version())}", "judge"),
+    }[path.suffix]
     assert re.search(rf"^ARG \w+={base}$", text, re.MULTILINE)
     instructions = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     assert re.search(rf"^RUN make {target} ", instructions, re.MULTILINE)
@@ -240,8 +264,15 @@ def test_images_install_the_environments_that_make_makes():
 def test_what_make_needs_reaches_the_images_and_secrets_do_not():
     ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert {"docker/secrets", ".git", ".venv", ".venv-judge", "runs", ".env"} <= set(ignored)
-    needed = {"Makefile", "pyproject.toml", "constraints.txt", "constraints-judge.txt", "README.md", "LICENSE",
-              "docker/entrypoint.sh"}
+    needed = {
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "constraints-judge.txt",
+        "README.md",
+        "LICENSE",
+        "docker/entrypoint.sh",
+    }
     assert needed & set(ignored) == set() and all((ROOT / name).exists() for name in needed)
     assert "docker/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 

@@ -24,12 +24,27 @@ from configs.load import load_config
 
 
 def test_every_kind_of_process_is_there_with_what_it_reserves():
-    config = load_config([
-        "--cluster.rollout_workers", "3", "--cluster.gpus_for_learner", "1", "--cluster.gpus_per_rollout_worker", "0.5",
-        "--rewards.judge.editscore.serve.replicas", "2", "--rewards.judge.editscore.serve.path", "somewhere"])
+    config = load_config(
+        [
+            "--cluster.rollout_workers",
+            "3",
+            "--cluster.gpus_for_learner",
+            "1",
+            "--cluster.gpus_per_rollout_worker",
+            "0.5",
+            "--rewards.judge.editscore.serve.replicas",
+            "2",
+            "--rewards.judge.editscore.serve.path",
+            "somewhere",
+        ]
+    )
     found = {role.name: (role.count, role.gpus, role.resource) for role in roles(config)}
-    assert found == {"learner": (1, 1.0, "learner"), "rollout worker": (3, 0.5, "rollout"),
-                     "reward pool": (1, 0.0, None), "judge editscore": (2, 1.0, "judge")}
+    assert found == {
+        "learner": (1, 1.0, "learner"),
+        "rollout worker": (3, 0.5, "rollout"),
+        "reward pool": (1, 0.0, None),
+        "judge editscore": (2, 1.0, "judge"),
+    }
     lines = "\n".join(placement_lines(config))
     assert "1 x learner          1 GPU         placement group, on one node; on nodes with the resource 'learn" in lines
     assert "3 x rollout worker   0.5 GPUs each free, spread over nodes; on nodes with the resource 'rollout'" in lines
@@ -46,7 +61,8 @@ def test_a_learner_without_gpus_needs_no_group():
     assert not packs(load_config([]))
     assert "placement group" not in "\n".join(placement_lines(load_config([])))
     assert placement_lines(load_config(["--cluster.mode", "inline"])) == [
-        "placement: everything in this process (cluster.mode inline)"]
+        "placement: everything in this process (cluster.mode inline)"
+    ]
 
 
 def test_a_bundle_holds_the_gpus_and_no_more_than_a_trace_of_anything_else():
@@ -56,10 +72,15 @@ def test_a_bundle_holds_the_gpus_and_no_more_than_a_trace_of_anything_else():
     assert bundles(load_config(["--learner.num_workers", "2"]), {}) == [{"CPU": TRACE}] * 2  # it may not be empty
 
 
-@pytest.mark.parametrize(("there", "expected"), [
-    ({"CPU": 8.0, "GPU": 1.0}, {}), ({"judge": 1.0}, {"judge": TRACE}),
-    ({"most:judge": 4.0}, {"judge": TRACE}),  # no such node now, and none has ever been
-    ({"most:rollout": 8.0, "learner": 1.0}, {})])
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ({"CPU": 8.0, "GPU": 1.0}, {}),
+        ({"judge": 1.0}, {"judge": TRACE}),
+        ({"most:judge": 4.0}, {"judge": TRACE}),  # no such node now, and none has ever been
+        ({"most:rollout": 8.0, "learner": 1.0}, {}),
+    ],
+)
 def test_a_process_goes_to_nodes_of_its_role_also_when_they_are_still_to_come(there, expected, monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: there)
     assert custom("judge") == expected and offers("judge") == bool(expected)
@@ -73,7 +94,8 @@ def test_the_head_says_what_a_cluster_may_grow_to(monkeypatch):
 def test_a_learner_without_gpus_has_a_group_where_there_are_nodes_for_it(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        sys.modules["ray.util.placement_group"], "placement_group", lambda bundles, strategy: asked.append(bundles))
+        sys.modules["ray.util.placement_group"], "placement_group", lambda bundles, strategy: asked.append(bundles)
+    )
     for there in ({"CPU": 8.0}, {"most:learner": 1.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda there=there: there)
         open_group(load_config([]))

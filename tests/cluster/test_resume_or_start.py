@@ -76,7 +76,8 @@ def test_a_folder_that_another_process_holds_is_for_a_later_attempt(become, tmp_
 
 
 def test_a_folder_is_not_taken_from_a_driver_on_another_machine_that_has_no_checkpoint_yet(
-        become, tmp_path: Path, monkeypatch):
+    become, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(heartbeat, "WAIT_SECONDS", 30.0)  # for as long as it takes to see one
     lock, gone = tmp_path / "r" / ".lock", threading.Event()
@@ -117,6 +118,9 @@ def test_a_wrong_request_is_a_sentence_and_code_2(become, capsys):
 def test_the_process_becomes_the_training_command(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "cluster.resume_or_start", "--", *FLAGS, "--folder", str(tmp_path), "--dry-run"],
-        capture_output=True, text=True, check=True)
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     config = yaml.safe_load(done.stdout)
     assert (config["name"], config["learner"]["steps"], config["folder"]) == ("r", 3, str(tmp_path))

@@ -75,14 +75,23 @@ def test_there_is_nothing_to_scale_without_workers_without_a_run_and_after_its_e
     assert "not a configuration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [
-    "", "null", "[]", "{", "4", '{"rollout_workers": 4}', "x" * 10 * MAX_BYTES,
-    json.dumps({"rollout_workers": "4", "configured": 3, "asked_at": 0.0}),
-    json.dumps({"rollout_workers": True, "configured": 3, "asked_at": 0.0}),
-    json.dumps({"rollout_workers": 4, "configured": 3, "asked_at": 0.0, "more": 1}),
-    json.dumps({"rollout_workers": 10**9, "configured": 3, "asked_at": 0.0}),
-    json.dumps({"rollout_workers": 0, "configured": 3, "asked_at": 0.0}),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        "4",
+        '{"rollout_workers": 4}',
+        "x" * 10 * MAX_BYTES,
+        json.dumps({"rollout_workers": "4", "configured": 3, "asked_at": 0.0}),
+        json.dumps({"rollout_workers": True, "configured": 3, "asked_at": 0.0}),
+        json.dumps({"rollout_workers": 4, "configured": 3, "asked_at": 0.0, "more": 1}),
+        json.dumps({"rollout_workers": 10**9, "configured": 3, "asked_at": 0.0}),
+        json.dumps({"rollout_workers": 0, "configured": 3, "asked_at": 0.0}),
+    ],
+)
 def test_nonsense_in_the_file_is_told_once_and_the_next_request_is_taken(run, content):
     folder, cluster = run()
     desired = DesiredFile(folder, cluster)

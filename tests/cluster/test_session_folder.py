@@ -55,10 +55,18 @@ def test_it_is_private_holds_sockets_and_lies_where_temporary_files_go(short_fol
 def test_ray_starts_where_the_path_of_temporary_files_is_long(short_folder):
     base = of_length(short_folder, 90)
     for last, remain in (("ray.get(ray.remote(lambda: print(7)).remote())", []), ("1 / 0", ["plasma_store"])):
-        code = ("import ray; from cluster.runtime import connect; from configs.schema import ClusterConfig\n"
-                f"with connect(ClusterConfig()): print(ray.get(ray.remote(lambda: 7).remote())); {last}")
-        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "TMPDIR": str(base), "RAY_TMPDIR": ""})
+        code = (
+            "import ray; from cluster.runtime import connect; from configs.schema import ClusterConfig\n"
+            f"with connect(ClusterConfig()): print(ray.get(ray.remote(lambda: 7).remote())); {last}"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "TMPDIR": str(base), "RAY_TMPDIR": ""},
+        )
         assert said.stdout == "7\n", said.stderr
         # Its logs are kept only where there is a reason to look into them.
         assert [path.name for path in short_folder.rglob("plasma_store")] == remain

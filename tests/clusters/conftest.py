@@ -15,8 +15,10 @@ from tests.clusters import head as heads
 def isolated() -> None:
     """Skips everything outside namespaces of our own: a head here, or its end, would meet other Rays."""
     if "LOCUS_TESTS_ISOLATED" not in os.environ or [name for _, name in socket.if_nameindex()] != ["lo"]:
-        pytest.skip("real heads are only started in namespaces of their own: type `make test-cluster`, as root or "
-                    "where user namespaces are allowed")
+        pytest.skip(
+            "real heads are only started in namespaces of their own: type `make test-cluster`, as root or "
+            "where user namespaces are allowed"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -51,11 +51,24 @@ class Nodes(Scaler):
 
 
 def configured(editor: Path, folder: Path, workers: int, address: str) -> RunConfig:
-    return tiny_run(editor, folder, "run", {
-        "learner": {"steps": 5, "groups_per_step": 4}, "data": {"held_out_tasks": 1},
-        "report": {"gallery_groups": 0, "gallery_tasks": 0},
-        "cluster": {"mode": "ray", "address": address, "rollout_workers": workers, "groups_in_flight": 1,
-                    "gpus_per_rollout_worker": 1.0, "group_timeout": 240.0}})
+    return tiny_run(
+        editor,
+        folder,
+        "run",
+        {
+            "learner": {"steps": 5, "groups_per_step": 4},
+            "data": {"held_out_tasks": 1},
+            "report": {"gallery_groups": 0, "gallery_tasks": 0},
+            "cluster": {
+                "mode": "ray",
+                "address": address,
+                "rollout_workers": workers,
+                "groups_in_flight": 1,
+                "gpus_per_rollout_worker": 1.0,
+                "group_timeout": 240.0,
+            },
+        },
+    )
 
 
 def with_faults(folder: Path, plan: dict[str, str]) -> None:
@@ -71,8 +84,9 @@ def diary(folder: Path) -> str:
 def nodes(editor: Path, folder: Path) -> list[int]:
     """Two workers wait for nodes; one node dies with a group in its hands; another one comes."""
     # No handlers of signals: nodes are added by threads. What is left ends with the namespace.
-    cluster = Cluster(initialize_head=True, shutdown_at_exit=False,
-                      head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+    cluster = Cluster(
+        initialize_head=True, shutdown_at_exit=False, head_node_args={"num_cpus": 1, "object_store_memory": SMALL}
+    )
 
     def add():
         return cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=SMALL)
@@ -107,26 +121,57 @@ class FakeCloud(AutoscalingCluster):
     """Ray's own, with the template that its wheel lacks."""
 
     def _generate_config(self, head_resources, worker_node_types, autoscaler_v2=False, **more):
-        empty: dict[str, object] = {name: [] for name in (
-            "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
-            "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
-            "rsync_filter")}
+        empty: dict[str, object] = {
+            name: []
+            for name in (
+                "initialization_commands",
+                "setup_commands",
+                "head_setup_commands",
+                "worker_setup_commands",
+                "head_start_ray_commands",
+                "worker_start_ray_commands",
+                "cluster_synced_files",
+                "rsync_exclude",
+                "rsync_filter",
+            )
+        }
         return {
-            "cluster_name": "fake", "max_workers": 8, "upscaling_speed": 1.0, "idle_timeout_minutes": 0.1,
-            "provider": {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
-                         "disable_launch_config_check": True},
+            "cluster_name": "fake",
+            "max_workers": 8,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 0.1,
+            "provider": {
+                "type": "fake_multinode",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
             "available_node_types": {
                 "ray.head.default": {"resources": head_resources, "node_config": {}, "max_workers": 0},
-                **worker_node_types},
-            "head_node_type": "ray.head.default", "auth": {}, "file_mounts": {},
-            "file_mounts_sync_continuously": False, **empty, **more}
+                **worker_node_types,
+            },
+            "head_node_type": "ray.head.default",
+            "auth": {},
+            "file_mounts": {},
+            "file_mounts_sync_continuously": False,
+            **empty,
+            **more,
+        }
 
 
 def autoscaler(editor: Path, folder: Path) -> list[int]:
     """1 worker, then 4, then 2: nodes are started for those that wait, and ended when they are idle."""
-    cluster = FakeCloud({"CPU": 1}, {"rollout": {
-        "resources": {"CPU": 1, "GPU": 1, "object_store_memory": SMALL}, "node_config": {}, "min_workers": 0,
-        "max_workers": 4}})
+    cluster = FakeCloud(
+        {"CPU": 1},
+        {
+            "rollout": {
+                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": SMALL},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": 4,
+            }
+        },
+    )
     cluster.start()
     with_faults(folder, {"1": "worker_started*4", "3": "fleet_resized*2", "4": "worker_drained*2"})
     watcher = Nodes(folder / "run", {1: 4, 3: 2}, {5: lambda: until(lambda: gpu_nodes() == 2)})

@@ -33,8 +33,15 @@ def run(*command: str, check: bool = True, **changes: str) -> subprocess.Complet
     """A finished command, started where a user of the cluster might be: anywhere."""
     # Files and not pipes: `ray start` leaves processes behind that would hold a pipe open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = subprocess.run(command, cwd="/", env=environment(**changes), stdin=subprocess.DEVNULL, stdout=out,
-                              stderr=err, timeout=2 * DEADLINE).returncode
+        code = subprocess.run(
+            command,
+            cwd="/",
+            env=environment(**changes),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            timeout=2 * DEADLINE,
+        ).returncode
         out.seek(0)
         err.seek(0)
         done = subprocess.CompletedProcess(command, code, out.read(), err.read())
@@ -69,8 +76,11 @@ def start(mode: str = "token", metrics: bool = False, **changes: str) -> None:
 
 def servers() -> list[psutil.Process]:
     """The servers of all heads that are up."""
-    return [one for one in psutil.process_iter(["name", "status"])
-            if one.info["name"] == "gcs_server" and one.info["status"] != psutil.STATUS_ZOMBIE]
+    return [
+        one
+        for one in psutil.process_iter(["name", "status"])
+        if one.info["name"] == "gcs_server" and one.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def gcs() -> psutil.Process | None:

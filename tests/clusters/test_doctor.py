@@ -36,14 +36,35 @@ def test_the_shipped_head_is_well(token_head, tmp_path):
 
 
 def test_the_doctor_as_a_job(token_head, tmp_path):
-    done = run("ray", "job", "submit", "--", "python", "-m", "cluster.doctor", "--folder", str(tmp_path),
-               RAY_ADDRESS=ADDRESS, RAY_AUTH_MODE="token")
+    done = run(
+        "ray",
+        "job",
+        "submit",
+        "--",
+        "python",
+        "-m",
+        "cluster.doctor",
+        "--folder",
+        str(tmp_path),
+        RAY_ADDRESS=ADDRESS,
+        RAY_AUTH_MODE="token",
+    )
     assert "dashboard" in done.stdout and "0 failures" in done.stdout
 
 
 def test_the_doctor_without_the_token_gets_nowhere(token_head, tmp_path):
-    done = run(sys.executable, "-m", "cluster.doctor", "--cluster.address", "127.0.0.1:6379", "--folder", str(tmp_path),
-               check=False, HOME=str(tmp_path), RAY_AUTH_MODE="disabled")
+    done = run(
+        sys.executable,
+        "-m",
+        "cluster.doctor",
+        "--cluster.address",
+        "127.0.0.1:6379",
+        "--folder",
+        str(tmp_path),
+        check=False,
+        HOME=str(tmp_path),
+        RAY_AUTH_MODE="disabled",
+    )
     assert done.returncode != 0 and "4096 tasks" not in done.stdout
 
 
@@ -57,8 +78,11 @@ def open_head(token_head):
 
 def test_a_head_without_the_token_is_a_failure_with_the_fix(open_head, tmp_path):
     found = findings(tmp_path, RAY_AUTH_MODE="disabled")
-    for check, level, words in (("dashboard", "warn", "answers 200 to anybody"), ("token", "warn", "without auth"),
-                                ("ports", "fail", "6379 (gcs_server)")):
+    for check, level, words in (
+        ("dashboard", "warn", "answers 200 to anybody"),
+        ("token", "warn", "without auth"),
+        ("ports", "fail", "6379 (gcs_server)"),
+    ):
         seen = found[check]
         assert seen[0] == level and words in seen[1] and "ray get-auth-token --generate" in seen[2], (check, seen)
 

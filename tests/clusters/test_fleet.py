@@ -22,14 +22,32 @@ def driven(what: str, editor: Path, folder: Path) -> tuple[list[int], dict[str, 
     home = folder / "home"
     home.mkdir()
     environment = {
-        **os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(HERE.parents[1]), "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # else workers give way to all else on the machine
+        **os.environ,
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE.parents[1]),
+        "RAY_AUTH_MODE": "token",
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }  # else workers give way to all else on the machine
     environment.pop("RAY_ADDRESS", None)
     with (folder / "output").open("w+") as output:
         process = subprocess.Popen(
-            [str(HERE / "isolated.sh"), sys.executable, "-m", "tests.clusters.fleet_driver", what, str(editor),
-             str(folder)], cwd=HERE.parents[1], env=environment, stdout=output, stderr=subprocess.STDOUT)
+            [
+                str(HERE / "isolated.sh"),
+                sys.executable,
+                "-m",
+                "tests.clusters.fleet_driver",
+                what,
+                str(editor),
+                str(folder),
+            ],
+            cwd=HERE.parents[1],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             process.wait(900.0)
         finally:
@@ -68,6 +86,7 @@ def test_an_autoscaler_follows_a_fleet_from_one_worker_to_four_and_back_to_two(t
     assert (counts[0], counts[1], counts[4]) == (1, 4, 2)
     assert len(events["worker_started"]) == 4 and len(events["worker_drained"]) == 2
     assert "worker_lost" not in events and "requeued" not in events and events["finished"]
-    makers = [{event["pid"] for event in events["generated"] if event["group"].startswith(f"{step:06d}")}
-              for step in range(5)]
+    makers = [
+        {event["pid"] for event in events["generated"] if event["group"].startswith(f"{step:06d}")} for step in range(5)
+    ]
     assert len(makers[0]) == 1 and len(makers[1]) > 1 and len(makers[4]) <= 2

@@ -17,14 +17,28 @@ from tests.clusters import head as heads
 from tests.clusters.head import ADDRESS, environment, run, wait_for
 from tests.learner.adapters import ADAPTER, same_adapter
 
-SHORT = ["--learner.steps", "8", "--learner.groups_per_step", "2", "--data.held_out_tasks", "2", "--checkpoint.every",
-         "1", "--report.gallery_tasks", "0", "--report.gallery_groups", "0"]
+SHORT = [
+    "--learner.steps",
+    "8",
+    "--learner.groups_per_step",
+    "2",
+    "--data.held_out_tasks",
+    "2",
+    "--checkpoint.every",
+    "1",
+    "--report.gallery_tasks",
+    "0",
+    "--report.gallery_groups",
+    "0",
+]
 
 
 def jobs() -> dict[str, tuple[JobStatus, int | None]]:
     """Status and exit code of every job that the head knows."""
-    code = ("import json; from ray.job_submission import JobSubmissionClient as C; "
-            f"print(json.dumps([[j.submission_id, j.status, j.driver_exit_code] for j in C({ADDRESS!r}).list_jobs()]))")
+    code = (
+        "import json; from ray.job_submission import JobSubmissionClient as C; "
+        f"print(json.dumps([[j.submission_id, j.status, j.driver_exit_code] for j in C({ADDRESS!r}).list_jobs()]))"
+    )
     listed = json.loads(run(sys.executable, "-c", code, RAY_AUTH_MODE="token").stdout.splitlines()[-1])
     return {name: (JobStatus(status), code) for name, status, code in listed if name}
 
@@ -41,8 +55,24 @@ def trained(folder: Path, steps: int = 8) -> dict[str, object]:
 def whole(token_head, tmp_path_factory) -> Path:
     """The default job, shortened, submitted with Ray's own command: its run folder."""
     folder = tmp_path_factory.mktemp("runs")
-    done = run("ray", "job", "submit", "--submission-id", "whole", "--", "python", "-m", "learner.main", "--folder",
-               str(folder), "--name", "whole", *SHORT, RAY_ADDRESS=ADDRESS, RAY_AUTH_MODE="token")
+    done = run(
+        "ray",
+        "job",
+        "submit",
+        "--submission-id",
+        "whole",
+        "--",
+        "python",
+        "-m",
+        "learner.main",
+        "--folder",
+        str(folder),
+        "--name",
+        "whole",
+        *SHORT,
+        RAY_ADDRESS=ADDRESS,
+        RAY_AUTH_MODE="token",
+    )
     assert "succeeded" in done.stdout + done.stderr
     return folder / "whole"
 
@@ -56,9 +86,27 @@ def test_the_default_job_runs_to_its_end_on_the_shipped_head(whole):
 
 def supervised(folder: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster.supervise", "--address", ADDRESS, "--first-delay", "1", "--", "--folder",
-         str(folder), "--name", name, *SHORT], cwd=heads.ROOT, env=environment(), text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        [
+            sys.executable,
+            "-m",
+            "cluster.supervise",
+            "--address",
+            ADDRESS,
+            "--first-delay",
+            "1",
+            "--",
+            "--folder",
+            str(folder),
+            "--name",
+            name,
+            *SHORT,
+        ],
+        cwd=heads.ROOT,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def driver_of(folder: Path) -> psutil.Process:
@@ -98,13 +146,42 @@ def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
 
 @pytest.mark.parametrize("shown", ["", "0" * 64])
 def test_without_the_token_there_is_no_job(token_head, tmp_path, shown):
-    without = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"} if not shown else {
-        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": shown}
-    done = run("ray", "job", "submit", "--submission-id", f"refused{len(shown)}", "--", "python", "-m", "learner.main",
-               "--folder", str(tmp_path), *SHORT, check=False, RAY_ADDRESS=ADDRESS, **without)
+    without = (
+        {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+        if not shown
+        else {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": shown}
+    )
+    done = run(
+        "ray",
+        "job",
+        "submit",
+        "--submission-id",
+        f"refused{len(shown)}",
+        "--",
+        "python",
+        "-m",
+        "learner.main",
+        "--folder",
+        str(tmp_path),
+        *SHORT,
+        check=False,
+        RAY_ADDRESS=ADDRESS,
+        **without,
+    )
     assert done.returncode != 0 and "uthenticat" in done.stdout + done.stderr
-    done = run(sys.executable, "-m", "cluster.supervise", "--address", ADDRESS, "--", "--folder", str(tmp_path), *SHORT,
-               check=False, **without)
+    done = run(
+        sys.executable,
+        "-m",
+        "cluster.supervise",
+        "--address",
+        ADDRESS,
+        "--",
+        "--folder",
+        str(tmp_path),
+        *SHORT,
+        check=False,
+        **without,
+    )
     assert done.returncode == 2 and "asks for another token than we have" in done.stderr
     assert not [name for name in jobs() if name.startswith(("refused", "quickstart"))]
     assert not any(tmp_path.glob("*/config.yaml"))
@@ -112,8 +189,21 @@ def test_without_the_token_there_is_no_job(token_head, tmp_path, shown):
 
 def test_a_run_that_needs_a_person_is_not_repeated_and_tells_no_secret(token_head, tmp_path):
     """The flags are right here, but not where the job runs: what the configuration names is not there."""
-    done = run(sys.executable, "-m", "cluster.supervise", "--address", ADDRESS, "--", "--folder", str(tmp_path),
-               "--name", "wrong", "--editor.path", str(tmp_path / "none"), check=False)
+    done = run(
+        sys.executable,
+        "-m",
+        "cluster.supervise",
+        "--address",
+        ADDRESS,
+        "--",
+        "--folder",
+        str(tmp_path),
+        "--name",
+        "wrong",
+        "--editor.path",
+        str(tmp_path / "none"),
+        check=False,
+    )
     assert done.returncode == 1 and "which another attempt would meet again" in done.stdout
     assert [name for name in jobs() if name.startswith("wrong")] == ["wrong-1"]
     secret = (Path(os.environ["HOME"]) / ".ray/auth_token").read_text().strip()

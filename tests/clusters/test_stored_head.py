@@ -27,8 +27,12 @@ PATIENCE = 150.0
 """cluster.group_timeout: a run may take so long to notice that its processes are gone, and a worker to start."""
 BOUND = 4 * PATIENCE
 """Seconds within which a run must have ended whose cluster is broken. Ray gives up after 60 s by itself."""
-OVER = {"learner": {"steps": 60}, "checkpoint": {"every": 1}, "data": {"held_out_tasks": 1},
-        "report": {"gallery_tasks": 0, "gallery_groups": 0}}
+OVER = {
+    "learner": {"steps": 60},
+    "checkpoint": {"every": 1},
+    "data": {"held_out_tasks": 1},
+    "report": {"gallery_tasks": 0, "gallery_groups": 0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +61,27 @@ def start(port: int) -> None:
 def driver(editor: Path, folder: Path) -> subprocess.Popen[bytes]:
     """The run on the head; resumed if there is something."""
     config = folder / "asked.yaml"
-    config.write_text(to_yaml(tiny_run(editor, folder, "run", {
-        **OVER, "cluster": {"mode": "ray", "address": ADDRESS, "rollout_workers": 1, "group_timeout": PATIENCE}})))
+    config.write_text(
+        to_yaml(
+            tiny_run(
+                editor,
+                folder,
+                "run",
+                {
+                    **OVER,
+                    "cluster": {"mode": "ray", "address": ADDRESS, "rollout_workers": 1, "group_timeout": PATIENCE},
+                },
+            )
+        )
+    )
     with (folder / "said.txt").open("ab") as said:
-        return subprocess.Popen([sys.executable, "-m", "cluster.resume_or_start", "--", "--config", str(config)],
-                                cwd=heads.ROOT, env=environment(RAY_AUTH_MODE="token"), stdout=said, stderr=said)
+        return subprocess.Popen(
+            [sys.executable, "-m", "cluster.resume_or_start", "--", "--config", str(config)],
+            cwd=heads.ROOT,
+            env=environment(RAY_AUTH_MODE="token"),
+            stdout=said,
+            stderr=said,
+        )
 
 
 def working(editor: Path, folder: Path) -> subprocess.Popen[bytes]:
@@ -130,8 +150,10 @@ def test_a_run_whose_head_dies_goes_on_on_one_that_takes_over_its_state(redis, w
     heads.kill()
     start(port)
     assert ended(process, tmp_path) != 0
-    nodes = ("import json, ray; ray.init(address='127.0.0.1:6379', logging_level='ERROR'); "
-             "print(json.dumps([node['Alive'] for node in ray.nodes()]))")
+    nodes = (
+        "import json, ray; ray.init(address='127.0.0.1:6379', logging_level='ERROR'); "
+        "print(json.dumps([node['Alive'] for node in ray.nodes()]))"
+    )
     found = json.loads(heads.run(sys.executable, "-c", nodes, RAY_AUTH_MODE="token").stdout.splitlines()[-1])
     assert sorted(found) == [False, True]  # the new head knows the old one
     assert ended(driver(tiny_kontext, tmp_path), tmp_path) == 0, (tmp_path / "said.txt").read_text()[-4000:]

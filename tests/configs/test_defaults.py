@@ -1,6 +1,6 @@
 """Every default stands a second time in `defaults.json`, so that none changes by accident.
 
-    python -m tests.configs.test_defaults      writes the file again, after a default was changed on purpose
+python -m tests.configs.test_defaults      writes the file again, after a default was changed on purpose
 """
 
 import json
@@ -30,9 +30,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def changed(written: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
     """A sentence per key that is new, gone or other."""
     before, after = dict(flat(written)), dict(flat(present))
-    return [f"{key} is {after.get(key, 'gone')!r}, {FILE.name} says {before.get(key, 'nothing')!r}"
-            for key in sorted(before.keys() | after.keys())
-            if (key in before, before.get(key)) != (key in after, after.get(key))]
+    return [
+        f"{key} is {after.get(key, 'gone')!r}, {FILE.name} says {before.get(key, 'nothing')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if (key in before, before.get(key)) != (key in after, after.get(key))
+    ]
 
 
 def test_no_default_has_changed():

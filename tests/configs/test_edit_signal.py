@@ -20,37 +20,49 @@ COLLAPSING = sorted((Path(__file__).parents[1] / "collapsing").glob("*.yaml"))
 MINE = ["--rewards.scorers.mine", "m:f"]
 
 
-@pytest.mark.parametrize("flags", [
-    COPYING,
-    ["--rewards.weights", "{edit_score: 0, background_psnr: 1}"],
-    [*COPYING, "--learner.preservation.background_weight", "9"],
-    [*COPYING, "--learner.preservation.velocity_weight", "1", "--learner.preservation.velocity_region", "background"],
-    [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
-    [*MINE, *COPYING, "--rewards.weights.mine", "0"],
-    ["--rewards.weights", "{background_psnr: 0.5, acd: 0.5}", "--rewards.normalisation", "pooled"],
-    ["--rewards.weights", "{edit_psnr: 1.0e-9, background_psnr: 1}"],
-    ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
-    ["--rewards.weights", "{edit_score: 0.01, background_psnr: 0.1}"],  # of a range of 1, against one of 40 dB
-    ["--rewards.weights", "{edit_score: 0.001, background_psnr: 1}", "--rewards.normalisation", "pooled"],
-    [*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}", "--rewards.normalisation", "pooled"],
-    ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.5"],
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        COPYING,
+        ["--rewards.weights", "{edit_score: 0, background_psnr: 1}"],
+        [*COPYING, "--learner.preservation.background_weight", "9"],
+        [
+            *COPYING,
+            "--learner.preservation.velocity_weight",
+            "1",
+            "--learner.preservation.velocity_region",
+            "background",
+        ],
+        [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
+        [*MINE, *COPYING, "--rewards.weights.mine", "0"],
+        ["--rewards.weights", "{background_psnr: 0.5, acd: 0.5}", "--rewards.normalisation", "pooled"],
+        ["--rewards.weights", "{edit_psnr: 1.0e-9, background_psnr: 1}"],
+        ["--rewards.weights", "{edit_psnr: 0.01, background_psnr: 5}"],
+        ["--rewards.weights", "{edit_score: 0.01, background_psnr: 0.1}"],  # of a range of 1, against one of 40 dB
+        ["--rewards.weights", "{edit_score: 0.001, background_psnr: 1}", "--rewards.normalisation", "pooled"],
+        [*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}", "--rewards.normalisation", "pooled"],
+        ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.5"],
+    ],
+)
 def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
     with pytest.raises(ConfigError, match=r"rewards\.weights: expected a reward for the edit.*, got .*change nothing"):
         check_edit_signal(load_config(flags))
 
 
-@pytest.mark.parametrize("flags", [
-    [],
-    ["--rewards.weights", "{edit_psnr: 0.1, background_psnr: 5}"],
-    ["--rewards.weights", "{edit_psnr: 1.0e-9}"],  # there is no other
-    ["--rewards.weights", "{edit_score: 0.02, background_psnr: 1}", "--rewards.normalisation", "pooled"],
-    [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
-    [*MINE, "--rewards.weights", "{mine: 1}"],
-    ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.4"],
-    [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
-    ["--rewards.judge.qwen_vl.urls", "[http://host:8000/v1]"],
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--rewards.weights", "{edit_psnr: 0.1, background_psnr: 5}"],
+        ["--rewards.weights", "{edit_psnr: 1.0e-9}"],  # there is no other
+        ["--rewards.weights", "{edit_score: 0.02, background_psnr: 1}", "--rewards.normalisation", "pooled"],
+        [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
+        [*MINE, "--rewards.weights", "{mine: 1}"],
+        ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.4"],
+        [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
+        ["--rewards.judge.qwen_vl.urls", "[http://host:8000/v1]"],
+    ],
+)
 def test_what_rewards_or_keeps_the_edit_is_not(flags):
     check_edit_signal(load_config(flags))
 
@@ -110,15 +122,21 @@ def test_every_way_out_leads_out_where_there_was_no_surrogate():
 
 def test_a_scorer_of_ones_own_is_told_why_it_does_not_count():
     with pytest.raises(ConfigError, match=r"\(one below 1% of all rewards, .*got mine 1e-09"):
-        check_edit_signal(load_config([*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}",
-                                       "--rewards.normalisation", "pooled"]))
+        check_edit_signal(
+            load_config(
+                [*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}", "--rewards.normalisation", "pooled"]
+            )
+        )
 
 
 def test_a_reward_for_the_edit_that_reaches_no_weight_is_refused():
     with pytest.raises(ConfigError, match=r"learner\.surrogate\.weight: expected a weight above 0, got 0; edit_psnr"):
         check_edit_signal(load_config(["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1"]))
-    check_edit_signal(load_config(
-        ["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1", "--learner.surrogate.weight", "1"]))
+    check_edit_signal(
+        load_config(
+            ["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1", "--learner.surrogate.weight", "1"]
+        )
+    )
 
 
 @pytest.mark.parametrize("path", COLLAPSING, ids=lambda path: path.stem)

@@ -45,10 +45,25 @@ def test_flags_go_over_the_file_which_goes_over_what_it_extends(write):
 
 
 def test_values_are_typed_by_their_keys():
-    config = load_config([
-        "--learner.optimizer.lr", "1e-4", "--editor.gradient-checkpointing=true", "--name", "2026",
-        "--sampler.trained-steps", "[0, 1]", "--editor.max-text-tokens", "null", "--data.photo_folder", "null",
-        "--learner.surrogate.tau-power", "1", "--learner.optimizer.betas", "[0.9, 0.95]"])
+    config = load_config(
+        [
+            "--learner.optimizer.lr",
+            "1e-4",
+            "--editor.gradient-checkpointing=true",
+            "--name",
+            "2026",
+            "--sampler.trained-steps",
+            "[0, 1]",
+            "--editor.max-text-tokens",
+            "null",
+            "--data.photo_folder",
+            "null",
+            "--learner.surrogate.tau-power",
+            "1",
+            "--learner.optimizer.betas",
+            "[0.9, 0.95]",
+        ]
+    )
     assert config.learner.optimizer.lr == 1e-4
     assert config.editor.gradient_checkpointing is True
     assert config.name == "2026"
@@ -91,7 +106,8 @@ def test_naming_the_same_type_again_keeps_the_fields(write):
 def test_a_key_of_the_other_variant_says_how_to_switch():
     assert faults("--data.path", "m.jsonl") == (
         "data.path: expected only with data.type manifest, but data.type is shapes (set by --data.path); "
-        "add --data.type manifest or remove it",)
+        "add --data.type manifest or remove it",
+    )
 
 
 def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
@@ -104,43 +120,58 @@ def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
     }
 
 
-@pytest.mark.parametrize(("argv", "sentence"), [
-    (["--learner.lr", "1"], "--learner.lr: unknown key; did you mean learner.optimizer.lr?"),
-    (["--learner.optimiser.lr", "1"],
-     "--learner.optimiser.lr: unknown key; did you mean learner.optimizer.lr?"),
-    (["--learner.stepz", "1"], "--learner.stepz: unknown key; did you mean learner.steps?"),
-    (["--learner.steps.x", "1"], "--learner.steps.x: unknown key; did you mean learner.steps?"),
-    (["--qwertz", "1"], "--qwertz: unknown key; --help lists every key"),
-    (["--dryrun"], "--dryrun: unknown flag; did you mean --dry-run?"),
-    (["--config", "quikstart"],
-     "--config quikstart: expected a preset or the path of a YAML file; did you mean quickstart?"),
-    (["--config", "no/such.yaml"],
-     "--config no/such.yaml: expected a YAML file, there is none at no/such.yaml"),
-    (["--learner.steps"], "--learner.steps: expected a value after it; write --learner.steps VALUE"),
-    (["--resume=yes"], "--resume: expected no value, seen 'yes'"),
-    (["--allow-changed", "seed"], "--allow-changed: only a continued run can differ from what it was; add --resume, "
-     "or leave it out"),
-    (["--resume", "--allow-changed"], "--allow-changed: expected a value after it; write --allow-changed VALUE"),
-    (["--resume", "--allow-changed", "learner.optimiser.lr"],
-     "--allow-changed learner.optimiser.lr: unknown key; did you mean learner.optimizer.lr?"),
-    (["--learner.steps", "true"],
-     "learner.steps: expected a number, seen True (set by --learner.steps)"),
-    (["--learner.optimizer.lr", ".inf"],
-     "learner.optimizer.lr: expected a finite number, seen inf (set by --learner.optimizer.lr)"),
-    (["--learner.optimizer.betas", "[0.5]"],
-     "learner.optimizer.betas: expected a list of 2 numbers, seen [0.5] (set by --learner.optimizer.betas)"),
-    (["--learner.optimizer.betas", "[0.9, 1.0]"],
-     "learner.optimizer.betas: expected less than 1.0, seen 1.0 (set by --learner.optimizer.betas)"),
-    (["--data.held-out-split", "train"],
-     "data.held_out_split: expected 'test' or 'validation', seen 'train' (set by --data.held-out-split)"),
-    (["--data.type", "foo"],
-     "data.type: expected shapes or manifest, seen 'foo' (set by --data.type)"),
-    (["--rewards.weights.foo", "1"],
-     "rewards.weights: unknown component 'foo'; expected some of ['acd', 'background_psnr', "
-     "'background_ssim', 'clip_direction', 'clip_text', 'dino_background', 'edit_psnr', 'edit_score', "
-     "'editscore', 'editscore_truth', 'qwen_vl'] "
-     "(set by --rewards.weights.foo)"),
-])
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--learner.lr", "1"], "--learner.lr: unknown key; did you mean learner.optimizer.lr?"),
+        (["--learner.optimiser.lr", "1"], "--learner.optimiser.lr: unknown key; did you mean learner.optimizer.lr?"),
+        (["--learner.stepz", "1"], "--learner.stepz: unknown key; did you mean learner.steps?"),
+        (["--learner.steps.x", "1"], "--learner.steps.x: unknown key; did you mean learner.steps?"),
+        (["--qwertz", "1"], "--qwertz: unknown key; --help lists every key"),
+        (["--dryrun"], "--dryrun: unknown flag; did you mean --dry-run?"),
+        (
+            ["--config", "quikstart"],
+            "--config quikstart: expected a preset or the path of a YAML file; did you mean quickstart?",
+        ),
+        (["--config", "no/such.yaml"], "--config no/such.yaml: expected a YAML file, there is none at no/such.yaml"),
+        (["--learner.steps"], "--learner.steps: expected a value after it; write --learner.steps VALUE"),
+        (["--resume=yes"], "--resume: expected no value, seen 'yes'"),
+        (
+            ["--allow-changed", "seed"],
+            "--allow-changed: only a continued run can differ from what it was; add --resume, or leave it out",
+        ),
+        (["--resume", "--allow-changed"], "--allow-changed: expected a value after it; write --allow-changed VALUE"),
+        (
+            ["--resume", "--allow-changed", "learner.optimiser.lr"],
+            "--allow-changed learner.optimiser.lr: unknown key; did you mean learner.optimizer.lr?",
+        ),
+        (["--learner.steps", "true"], "learner.steps: expected a number, seen True (set by --learner.steps)"),
+        (
+            ["--learner.optimizer.lr", ".inf"],
+            "learner.optimizer.lr: expected a finite number, seen inf (set by --learner.optimizer.lr)",
+        ),
+        (
+            ["--learner.optimizer.betas", "[0.5]"],
+            "learner.optimizer.betas: expected a list of 2 numbers, seen [0.5] (set by --learner.optimizer.betas)",
+        ),
+        (
+            ["--learner.optimizer.betas", "[0.9, 1.0]"],
+            "learner.optimizer.betas: expected less than 1.0, seen 1.0 (set by --learner.optimizer.betas)",
+        ),
+        (
+            ["--data.held-out-split", "train"],
+            "data.held_out_split: expected 'test' or 'validation', seen 'train' (set by --data.held-out-split)",
+        ),
+        (["--data.type", "foo"], "data.type: expected shapes or manifest, seen 'foo' (set by --data.type)"),
+        (
+            ["--rewards.weights.foo", "1"],
+            "rewards.weights: unknown component 'foo'; expected some of ['acd', 'background_psnr', "
+            "'background_ssim', 'clip_direction', 'clip_text', 'dino_background', 'edit_psnr', 'edit_score', "
+            "'editscore', 'editscore_truth', 'qwen_vl'] "
+            "(set by --rewards.weights.foo)",
+        ),
+    ],
+)
 def test_sentences(argv, sentence):
     assert faults(*argv) == (sentence,)
 
@@ -149,19 +180,22 @@ def test_a_word_that_is_no_flag_is_refused():
     assert "expected a flag" in faults("learner.steps", "3")[0]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("learner.steps: 3\n", "expected nested sections; write learner: {steps: ...}"),
-    ("learner: {stepz: 3}\n", "learner.stepz: unknown key; did you mean learner.steps?"),
-    ("seed: 1\nseed: 2\n", "line 1: the key 'seed' stands 2 times"),
-    ("- 1\n", "expected keys and values, seen [1]"),
-    ("a: [1\n", "expected YAML"),
-    ("a: &x 1\nb: *x\n", "aliases"),
-    ("a: !!python/object:os.system x\n", "expected YAML"),
-    ("extends: 3\n", "extends: expected one preset name or path, seen 3"),
-    ("extends: self.yaml\n", "expected `extends` to end"),
-    ("1: 2\n", "keys must be text, seen 1"),
-    ("a: " + "[" * 3000, "expected"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learner.steps: 3\n", "expected nested sections; write learner: {steps: ...}"),
+        ("learner: {stepz: 3}\n", "learner.stepz: unknown key; did you mean learner.steps?"),
+        ("seed: 1\nseed: 2\n", "line 1: the key 'seed' stands 2 times"),
+        ("- 1\n", "expected keys and values, seen [1]"),
+        ("a: [1\n", "expected YAML"),
+        ("a: &x 1\nb: *x\n", "aliases"),
+        ("a: !!python/object:os.system x\n", "expected YAML"),
+        ("extends: 3\n", "extends: expected one preset name or path, seen 3"),
+        ("extends: self.yaml\n", "expected `extends` to end"),
+        ("1: 2\n", "keys must be text, seen 1"),
+        ("a: " + "[" * 3000, "expected"),
+    ],
+)
 def test_faulty_files_name_themselves(write, text, says):
     path = write("self.yaml", text)
     fault = faults("--config", path)[0]
@@ -193,15 +227,22 @@ def test_a_literal_token_is_refused_and_not_repeated(write):
     assert "access token" in comment
 
 
-@pytest.mark.parametrize("text", [
-    "black-forest-labs/FLUX.1-Kontext-dev", "hf_models", "runs/sk-learn-and-a-very-long-name",
-    "hf_internal_testing_models"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "black-forest-labs/FLUX.1-Kontext-dev",
+        "hf_models",
+        "runs/sk-learn-and-a-very-long-name",
+        "hf_internal_testing_models",
+    ],
+)
 def test_ordinary_names_are_no_tokens(text):
     assert TOKEN.search(text) is None
 
 
-@pytest.mark.parametrize("text", [
-    SECRET, "sk-proj-" + "abcDEF123456789012345", "ghp_" + "a1" * 18, "AKIA" + "ABCDEFGH12345678"])
+@pytest.mark.parametrize(
+    "text", [SECRET, "sk-proj-" + "abcDEF123456789012345", "ghp_" + "a1" * 18, "AKIA" + "ABCDEFGH12345678"]
+)
 def test_tokens_are_seen(text):
     assert TOKEN.search(f"path: {text}")
 
@@ -234,9 +275,16 @@ def test_switches():
     line = parse_command_line(["--dry-run", "--resume", "--seed", "3"])
     assert (line.dry_run, line.resume, line.named, line.config.seed) == (True, True, False, 3)
     assert line.allowed == ()
-    line = parse_command_line(["--resume", *(word for key in (
-        "code", "data", "rewards.weights.acd", "learner.optimizer", "learner.groups-per-step")
-        for word in ("--allow-changed", key))])
+    line = parse_command_line(
+        [
+            "--resume",
+            *(
+                word
+                for key in ("code", "data", "rewards.weights.acd", "learner.optimizer", "learner.groups-per-step")
+                for word in ("--allow-changed", key)
+            ),
+        ]
+    )
     assert line.allowed == ("code", "data", "rewards.weights.acd", "learner.optimizer", "learner.groups_per_step")
     line = parse_command_line(["--name", "x"])
     assert (line.dry_run, line.resume, line.named) == (False, False, True)
@@ -250,9 +298,14 @@ def test_the_nearest_key_prefers_the_named_section():
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "x", "shapes", "manifest"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from([path.split(".")[-1] for path in known_paths()] + ["acd", "zzz"]), inner, max_size=3),
-    max_leaves=8)
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([path.split(".")[-1] for path in known_paths()] + ["acd", "zzz"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=300)
@@ -267,9 +320,14 @@ def test_whatever_a_file_says_it_is_a_configuration_or_sentences(values):
 
 
 @settings(max_examples=200)
-@given(st.lists(st.sampled_from(known_paths()).map(lambda path: f"--{path}")
-                | st.sampled_from(["--config", "--resume", "--dry-run", "--", "-x", "--data.type", "manifest"])
-                | st.text(max_size=8), max_size=5))
+@given(
+    st.lists(
+        st.sampled_from(known_paths()).map(lambda path: f"--{path}")
+        | st.sampled_from(["--config", "--resume", "--dry-run", "--", "-x", "--data.type", "manifest"])
+        | st.text(max_size=8),
+        max_size=5,
+    )
+)
 def test_whatever_is_typed_it_is_a_configuration_or_sentences(argv):
     try:
         assert isinstance(parse_command_line(argv).config, RunConfig)

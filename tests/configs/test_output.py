@@ -50,9 +50,11 @@ def test_a_reader_that_has_ended_ends_nothing(tmp_path, always):
 def test_a_reader_that_has_stopped_to_read_holds_up_nothing():
     """As a pager does that shows its first page."""
     read, write = os.pipe()
-    code = ("from configs.output import protect_output; protect_output(always=True)\n"
-            "for number in range(30_000): print(f'line {number}', 'x' * 90)\n"
-            "raise SystemExit(7)")
+    code = (
+        "from configs.output import protect_output; protect_output(always=True)\n"
+        "for number in range(30_000): print(f'line {number}', 'x' * 90)\n"
+        "raise SystemExit(7)"
+    )
     try:
         said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, timeout=300).returncode
         os.close(write)
@@ -74,17 +76,22 @@ def test_a_full_disk_ends_only_what_is_run_for_its_output(tmp_path, always, code
 
 
 def test_a_file_never_takes_the_place_of_a_stream_that_was_closed(tmp_path):
-    code = ("import os; from configs.output import protect_output; protect_output(); "
-            f"file = open({str(tmp_path / 'events')!r}, 'wb', buffering=0); print('said'); os.write(2, b'said'); "
-            "file.write(b'event')")
+    code = (
+        "import os; from configs.output import protect_output; protect_output(); "
+        f"file = open({str(tmp_path / 'events')!r}, 'wb', buffering=0); print('said'); os.write(2, b'said'); "
+        "file.write(b'event')"
+    )
     subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], cwd=ROOT, check=True)
     assert (tmp_path / "events").read_bytes() == b"event"
 
 
 def commands() -> list[Path]:
     """Modules of the packages that are commands, as their last lines say."""
-    found = [path for package in ("configs", "editing", "actors", "rewards", "learner", "evaluation", "cluster")
-             for path in sorted((ROOT / package).rglob("*.py"))]
+    found = [
+        path
+        for package in ("configs", "editing", "actors", "rewards", "learner", "evaluation", "cluster")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     return [path for path in found if "sys.exit(main())" in path.read_text(encoding="utf-8")]
 
 
@@ -97,26 +104,43 @@ def test_every_command_protects_its_output_first(path):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_letters_that_a_terminal_lacks_are_replaced(encoding):
-    code = ("import sys; from configs.output import protect_output; protect_output()\n"
-            "import structlog; from rich.console import Console; from rich.table import Table\n"
-            "table = Table('|ρ−1| ▁▂▃'); table.add_row('café 編集')\n"
-            "print('ρ'); Console().print(table); structlog.get_logger().warning('ρ')\n"
-            "print('ρ', file=sys.stderr); print('\\udcff')")
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding=encoding, check=True,
-                          env={**os.environ, "PYTHONIOENCODING": encoding})
+    code = (
+        "import sys; from configs.output import protect_output; protect_output()\n"
+        "import structlog; from rich.console import Console; from rich.table import Table\n"
+        "table = Table('|ρ−1| ▁▂▃'); table.add_row('café 編集')\n"
+        "print('ρ'); Console().print(table); structlog.get_logger().warning('ρ')\n"
+        "print('ρ', file=sys.stderr); print('\\udcff')"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        encoding=encoding,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
     assert said.stdout.startswith("?\n") and "|??1| ???" in said.stdout and said.stdout.endswith("?\n")
     assert ("café ??" in said.stdout) == (encoding == "latin-1") and said.stderr == "?\n"
 
 
-@pytest.mark.parametrize(("command", "code", "words"), [
-    (["learner.main", "--help"], 0, "--learner.optimizer.lr"),
-    (["learner.main", "--folder", "ρ", "--dry-run"], 0, "# sha256 "),
-    (["learner.main", "--learner.ρ", "1"], 2, "--learner.?: unknown key"),
-    (["editing.validate", "café.jsonl"], 1, "caf?.jsonl"),
-    (["cluster.scale", "café", "--rollout-workers", "1"], 2, "caf?"),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["learner.main", "--help"], 0, "--learner.optimizer.lr"),
+        (["learner.main", "--folder", "ρ", "--dry-run"], 0, "# sha256 "),
+        (["learner.main", "--learner.ρ", "1"], 2, "--learner.?: unknown key"),
+        (["editing.validate", "café.jsonl"], 1, "caf?.jsonl"),
+        (["cluster.scale", "café", "--rollout-workers", "1"], 2, "caf?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
 def test_commands_work_on_a_terminal_without_letters(tmp_path, command, code, words):
-    said = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, encoding="ascii",
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    said = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="ascii",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert said.returncode == code, said.stderr
     assert words in said.stdout + said.stderr and "Traceback" not in said.stderr

@@ -16,9 +16,15 @@ def started(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("file", "command"), [
-    (f"{name}.py", command) for name, command in zip(PACKAGES, (*COMMANDS, *COMMANDS), strict=False)
-    if not command.startswith(name)] + [("rewards/__init__.py", "learner.main")])
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        (f"{name}.py", command)
+        for name, command in zip(PACKAGES, (*COMMANDS, *COMMANDS), strict=False)
+        if not command.startswith(name)
+    ]
+    + [("rewards/__init__.py", "learner.main")],
+)
 def test_a_file_that_hides_a_package_is_named(tmp_path: Path, file: str, command: str):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("raise AssertionError('the user's file was run')\n")

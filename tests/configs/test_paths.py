@@ -27,17 +27,33 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("~/x", "HOME/x"), ("~", "HOME"), ("$SCRATCH/x", "/scratch/ada/x"), ("${SCRATCH}x", "/scratch/adax"),
-    ("a/~/b", "a/~/b"), ("a b/ü", "a b/ü"), ("5$", "5$"), ("", ""), ("shapes", "shapes")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("~/x", "HOME/x"),
+        ("~", "HOME"),
+        ("$SCRATCH/x", "/scratch/ada/x"),
+        ("${SCRATCH}x", "/scratch/adax"),
+        ("a/~/b", "a/~/b"),
+        ("a b/ü", "a b/ü"),
+        ("5$", "5$"),
+        ("", ""),
+        ("shapes", "shapes"),
+    ],
+)
 def test_home_and_variables_are_replaced(home, text, says):
     assert expanded(text) == says.replace("HOME", str(home))
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("$NOWHERE/x", "NOWHERE is not \\(export NOWHERE=..., or write the path out\\)"),
-    ("x/${NOWHERE}", "NOWHERE is not"), ("~nobody-of-this-name/x", "~nobody-of-this-name is the home of nobody"),
-    ("a\0b", "without a null byte")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("$NOWHERE/x", "NOWHERE is not \\(export NOWHERE=..., or write the path out\\)"),
+        ("x/${NOWHERE}", "NOWHERE is not"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name is the home of nobody"),
+        ("a\0b", "without a null byte"),
+    ],
+)
 def test_what_cannot_be_replaced_is_refused(text, says):
     with pytest.raises(ValueError, match=says):
         expanded(text)
@@ -54,8 +70,12 @@ def test_an_empty_variable_is_none_and_a_token_is_not_repeated(monkeypatch):
 
 
 def path_keys():
-    return [(section.variant, key.path) for section in sections() for key in section.keys
-            if key.path.rsplit(".", 1)[-1] in NAMES]
+    return [
+        (section.variant, key.path)
+        for section in sections()
+        for key in section.keys
+        if key.path.rsplit(".", 1)[-1] in NAMES
+    ]
 
 
 @pytest.mark.parametrize(("variant", "key"), path_keys())
@@ -65,15 +85,23 @@ def test_every_key_that_is_a_path_is_expanded_or_refused(variant, key, how, tmp_
     if variant:
         needed[variant[0]] = variant[1]
     if variant == ("data.type", "manifest"):
-        needed |= {"data.path": "m.jsonl", "rewards.weights": {"background_psnr": 1},
-                   "learner.preservation.velocity_weight": 1}
+        needed |= {
+            "data.path": "m.jsonl",
+            "rewards.weights": {"background_psnr": 1},
+            "learner.preservation.velocity_weight": 1,
+        }
     if "dino" in key:
         needed = {"rewards.weights": {"dino_background": 1, "edit_score": 1}}
 
     def config(value):
         if how == "flag":
-            return load_config([word for name, one in {**needed, key: value}.items()
-                                for word in (f"--{name}", one if isinstance(one, str) else json.dumps(one))])
+            return load_config(
+                [
+                    word
+                    for name, one in {**needed, key: value}.items()
+                    for word in (f"--{name}", one if isinstance(one, str) else json.dumps(one))
+                ]
+            )
         layers = Layers()
         for name, one in {**needed, key: value}.items():
             for part in reversed(name.split(".")):
@@ -88,13 +116,23 @@ def test_every_key_that_is_a_path_is_expanded_or_refused(variant, key, how, tmp_
     assert dumped == "/scratch/ada/x"
     with pytest.raises(ConfigError) as caught:
         config("$NOWHERE/x")
-    assert any(fault.startswith(f"{key}: expected a path whose variables are set, but NOWHERE is not")
-               and "seen '$NOWHERE/x' (set by" in fault for fault in caught.value.faults)
+    assert any(
+        fault.startswith(f"{key}: expected a path whose variables are set, but NOWHERE is not")
+        and "seen '$NOWHERE/x' (set by" in fault
+        for fault in caught.value.faults
+    )
 
 
 def test_there_are_keys_to_check():
-    assert {"folder", "editor.path", "data.path", "data.held_out_path", "data.photo_folder",
-            "rewards.judge.editscore.serve.python", "rewards.embedding.clip.path"} <= {key for _, key in path_keys()}
+    assert {
+        "folder",
+        "editor.path",
+        "data.path",
+        "data.held_out_path",
+        "data.photo_folder",
+        "rewards.judge.editscore.serve.python",
+        "rewards.embedding.clip.path",
+    } <= {key for _, key in path_keys()}
 
 
 def test_what_is_written_down_is_expanded_once_and_for_all(home, monkeypatch, tmp_path):
@@ -117,9 +155,11 @@ def test_arguments_that_are_paths_are_read_in_the_same_way(home):
     assert path_argument("~/x") == home / "x"
     with pytest.raises(argparse.ArgumentTypeError, match=r"NOWHERE is not .*, got '\$NOWHERE'"):
         path_argument("$NOWHERE")
-    plain = [f"{path.relative_to(ROOT)}:{node.lineno}"
-             for package in ("configs", "editing", "actors", "rewards", "cluster", "learner", "evaluation")
-             for path in (ROOT / package).rglob("*.py")
-             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-             if isinstance(node, ast.keyword) and node.arg == "type" and ast.unparse(node.value) == "Path"]
+    plain = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("configs", "editing", "actors", "rewards", "cluster", "learner", "evaluation")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "type" and ast.unparse(node.value) == "Path"
+    ]
     assert plain == []

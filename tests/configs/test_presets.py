@@ -75,13 +75,23 @@ def test_kontext_with_judges_differs_in_its_rewards_and_holds_no_edit():
     assert judged.rewards.noise_floors["editscore"] == 0.02 and judged.rewards.min_std == 0
     # Nothing holds the edit where it is rewarded, and no reward is used where none is for the edit.
     assert set(differences(alone, judged)) - {k for k in differences(alone, judged) if k.startswith("rewards.")} == {
-        "learner.surrogate.weight", "learner.preservation.background_weight", "learner.preservation.velocity_weight",
-        "learner.preservation.undone_weight"}
+        "learner.surrogate.weight",
+        "learner.preservation.background_weight",
+        "learner.preservation.velocity_weight",
+        "learner.preservation.undone_weight",
+    }
     assert alone.learner.preservation.velocity_weight > 0 == judged.learner.preservation.velocity_weight
     assert judged.learner.surrogate.weight > 0 == alone.learner.surrogate.weight
-    elsewhere = load_config([
-        "--config", "kontext_judged", "--rewards.judge.editscore.serve.replicas", "0",
-        "--rewards.judge.editscore.urls", "[http://host:8000/v1]"])
+    elsewhere = load_config(
+        [
+            "--config",
+            "kontext_judged",
+            "--rewards.judge.editscore.serve.replicas",
+            "0",
+            "--rewards.judge.editscore.urls",
+            "[http://host:8000/v1]",
+        ]
+    )
     assert elsewhere.rewards.judge.configured == ("editscore",)
 
 

@@ -15,22 +15,31 @@ CANARY = "canary-5b1f9a"
 JUDGE = "--rewards.judge.editscore"
 
 
-@pytest.mark.parametrize("url", [
-    "redis://cache.example:6379/2", "redis://cache.example", "rediss://reader@cache.example:6380/0",
-    "unix:///run/valkey/socket?db=1", "redis://[::1]:6379/0",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache.example:6379/2",
+        "redis://cache.example",
+        "rediss://reader@cache.example:6380/0",
+        "unix:///run/valkey/socket?db=1",
+        "redis://[::1]:6379/0",
+    ],
+)
 def test_addresses_of_a_shared_cache(url):
     assert RedisConfig(mode="url", url=url).url == url
 
 
-@pytest.mark.parametrize(("url", "expected"), [
-    ("cache.example:6379", "expected redis://host:port/db"),
-    ("http://cache.example", "expected redis://host:port/db"),
-    ("redis://cache.example:port", "expected redis://host:port/db"),
-    ("redis://cache.example:99999", "expected redis://host:port/db"),
-    ("redis://cache.example/0?socket_timeout=9", "no options but db"),
-    ("", "expected an address exactly when"),
-])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("cache.example:6379", "expected redis://host:port/db"),
+        ("http://cache.example", "expected redis://host:port/db"),
+        ("redis://cache.example:port", "expected redis://host:port/db"),
+        ("redis://cache.example:99999", "expected redis://host:port/db"),
+        ("redis://cache.example/0?socket_timeout=9", "no options but db"),
+        ("", "expected an address exactly when"),
+    ],
+)
 def test_what_is_no_address_of_a_shared_cache(url, expected):
     with pytest.raises(ValidationError, match=expected):
         RedisConfig(mode="url", url=url)
@@ -41,11 +50,16 @@ def test_an_address_that_would_not_be_used_is_refused():
         RedisConfig(url="redis://cache.example")
 
 
-@pytest.mark.parametrize("url", [
-    f"redis://:{CANARY}@cache.example/0", f"redis://me:{CANARY}@cache.example:port",
-    f"redis://cache.example/0?password={CANARY}", f"http://me:{CANARY}@cache.example?password={CANARY}",
-    f"redis://me:{CANARY}@[::1",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{CANARY}@cache.example/0",
+        f"redis://me:{CANARY}@cache.example:port",
+        f"redis://cache.example/0?password={CANARY}",
+        f"http://me:{CANARY}@cache.example?password={CANARY}",
+        f"redis://me:{CANARY}@[::1",
+    ],
+)
 def test_a_password_in_the_address_is_refused_without_being_shown(url):
     with pytest.raises(ConfigError, match=r"LOCUS_REDIS_PASSWORD|expected redis://host") as caught:
         load_config(["--redis.mode", "url", "--redis.url", url])
@@ -53,8 +67,14 @@ def test_a_password_in_the_address_is_refused_without_being_shown(url):
 
 
 def test_a_shared_cache_must_tell_the_weights_behind_an_address_apart():
-    shared = ["--redis.mode", "url", "--redis.url", "redis://cache.example",
-              "--rewards.judge.qwen_vl.urls", '["http://127.0.0.1:8000/v1"]']
+    shared = [
+        "--redis.mode",
+        "url",
+        "--redis.url",
+        "redis://cache.example",
+        "--rewards.judge.qwen_vl.urls",
+        '["http://127.0.0.1:8000/v1"]',
+    ]
     with pytest.raises(ConfigError, match=r"rewards.judge.qwen_vl.revision: expected what tells this model's weights"):
         load_config(shared)
     assert load_config([*shared, "--rewards.judge.qwen_vl.revision", "2026-11"]).redis.mode == "url"
@@ -71,10 +91,20 @@ def test_addresses_of_judges():
         assert judge_address(url) == url
 
 
-@pytest.mark.parametrize("url", [
-    "nonsense", "127.0.0.1:8000/v1", "ftp://judge.example/v1", "http://", "http://judge.example:port/v1",
-    "http://judge.example:99999/v1", "http://judge example/v1", "http://[::1", "",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "127.0.0.1:8000/v1",
+        "ftp://judge.example/v1",
+        "http://",
+        "http://judge.example:port/v1",
+        "http://judge.example:99999/v1",
+        "http://judge example/v1",
+        "http://[::1",
+        "",
+    ],
+)
 def test_what_is_no_address_of_a_judge_stops_before_there_is_a_run_folder(url, tmp_path, capsys):
     flags = ["--folder", str(tmp_path), f"{JUDGE}.urls", f'["http://127.0.0.1:8000/v1", "{url}"]']
     for more in ([], ["--dry-run"]):
@@ -85,11 +115,18 @@ def test_what_is_no_address_of_a_judge_stops_before_there_is_a_run_folder(url, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("url", [
-    f"http://me:{CANARY}@judge.example/v1", f"http://{CANARY}@judge.example/v1", f"http://me:{CANARY}@[::1",
-    f"http://me:{CANARY}@judge.example:port", f"http://judge.example/v1?key={CANARY}",
-    f"http://judge.example/v1#{CANARY}", f"nonsense:{CANARY}@judge.example",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://me:{CANARY}@judge.example/v1",
+        f"http://{CANARY}@judge.example/v1",
+        f"http://me:{CANARY}@[::1",
+        f"http://me:{CANARY}@judge.example:port",
+        f"http://judge.example/v1?key={CANARY}",
+        f"http://judge.example/v1#{CANARY}",
+        f"nonsense:{CANARY}@judge.example",
+    ],
+)
 def test_a_secret_in_the_address_of_a_judge_is_refused_without_being_shown(url, tmp_path, capsys):
     for more in ([], ["--dry-run"]):
         assert main(["--folder", str(tmp_path), f"{JUDGE}.urls", f'["{url}"]', *more]) == 2
@@ -110,8 +147,9 @@ def test_servers_of_the_runs_own_need_weights_and_whole_gpus():
         load_config([*served, "1.5"])
 
 
-@pytest.mark.parametrize("dotted", [
-    "my_package.scorers", "", ":f", "m:", ".m:f", "a..b:f", "m:f:g", "m:f()", "/etc/passwd:f"])
+@pytest.mark.parametrize(
+    "dotted", ["my_package.scorers", "", ":f", "m:", ".m:f", "a..b:f", "m:f:g", "m:f()", "/etc/passwd:f"]
+)
 def test_a_scorer_is_named_by_module_and_function(dotted):
     with pytest.raises(ConfigError, match=r"rewards\.scorers\.mine: expected package\.module:function, got"):
         load_config(["--rewards.scorers", f"{{mine: '{dotted}'}}"])

@@ -32,8 +32,13 @@ def test_a_run_that_was_renamed_moved_or_copied_is_the_one_where_its_configurati
 def test_a_path_that_does_not_spell_the_folder_means_it_too(tmp_path, monkeypatch):
     left_by_a_run(tmp_path / "runs" / "ren")
     (tmp_path / "runs" / "ren").rename(tmp_path / "runs" / "keep")
-    for here, path in (("runs/keep", CONFIG), ("runs/keep", f"./{CONFIG}"), ("runs", f"keep/{CONFIG}"),
-                       (".", f"runs/keep/{CONFIG}"), ("runs/keep/..", f"keep/../keep/{CONFIG}")):
+    for here, path in (
+        ("runs/keep", CONFIG),
+        ("runs/keep", f"./{CONFIG}"),
+        ("runs", f"keep/{CONFIG}"),
+        (".", f"runs/keep/{CONFIG}"),
+        ("runs/keep/..", f"keep/../keep/{CONFIG}"),
+    ):
         monkeypatch.chdir(tmp_path / here)
         config = load_config(["--config", path])
         assert (Path(config.folder) / config.name).resolve() == tmp_path / "runs" / "keep" and config.name == "keep"

@@ -33,11 +33,16 @@ def test_what_is_left_out_is_marked():
     assert shown("a\n") == r"'a\n'" and shown(Lines()) == "a b?[31m" and len(shown(["x" * 1000])) == 80
 
 
-@pytest.mark.parametrize(("error", "text"), [
-    (KeyError("sharp"), "KeyError: 'sharp'"), (SystemExit(3), "SystemExit: 3"),
-    (KeyboardInterrupt(), "KeyboardInterrupt"),
-    (RuntimeError("a\x1b[31m\nb" + "x" * 100_000), "RuntimeError: a?[31m b" + "x" * 289 + "..."),
-    (Unreadable(), "Unreadable: no text: ValueError"),
-], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("sharp"), "KeyError: 'sharp'"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (RuntimeError("a\x1b[31m\nb" + "x" * 100_000), "RuntimeError: a?[31m b" + "x" * 289 + "..."),
+        (Unreadable(), "Unreadable: no text: ValueError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_an_exception_is_told_by_its_type_and_what_it_says(error, text):
     assert told(error) == text

@@ -20,9 +20,7 @@ def explicit(query, key, mask, valid):
             if not valid[b, v]:
                 continue
             for h in range(heads):
-                logits = [
-                    (query[b, h, v] * key[b, h, u]).sum().item() / math.sqrt(dim) for u in range(tokens)
-                ]
+                logits = [(query[b, h, v] * key[b, h, u]).sum().item() / math.sqrt(dim) for u in range(tokens)]
                 top = max(logits)
                 row = torch.tensor([math.exp(x - top) for x in logits], dtype=torch.float64)
                 attention += row / row.sum() / heads
@@ -62,14 +60,10 @@ def test_concentration_equals_the_explicit_softmax(batch, heads, words, tokens, 
 def test_concentration_at_model_shapes_for_both_dtypes_and_the_models_layout(shape, dtype):
     query, key, mask, valid = inputs(*shape, seed=1, dtype=dtype)
     want = explicit(query, key, mask, valid)
-    torch.testing.assert_close(
-        attention_concentration(query, key, mask, valid).double(), want, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(attention_concentration(query, key, mask, valid).double(), want, rtol=1e-5, atol=1e-5)
     # Models hold [B, tokens, H, D] and hand out a transposed view.
     strided = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (query, key)]
-    torch.testing.assert_close(
-        attention_concentration(*strided, mask, valid).double(), want, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(attention_concentration(*strided, mask, valid).double(), want, rtol=1e-5, atol=1e-5)
 
 
 def test_one_mask_for_all_samples_and_soft_masks():
@@ -161,5 +155,6 @@ def test_huge_queries_and_keys_give_a_finite_concentration(scale, dtype):
     got, shown = attention_concentration(query, key, mask, valid), attention_map(query, key, valid)
     assert got.dtype == shown.dtype == torch.float32
     torch.testing.assert_close(
-        got, attention_concentration(query.double(), key.double(), mask, valid).float(), rtol=1e-4, atol=1e-6)
+        got, attention_concentration(query.double(), key.double(), mask, valid).float(), rtol=1e-4, atol=1e-6
+    )
     torch.testing.assert_close(shown.sum(dim=-1), torch.ones(1))

@@ -68,10 +68,14 @@ def test_a_gray_image_with_a_profile_for_rgb_is_read():
     assert decode_image(encoded(gray, icc_profile=SRGB), "x").tolist() == np.full((4, 4, 3), 100).tolist()
 
 
-@pytest.mark.parametrize(("mode", "profile", "says"), [
-    ("RGB", b"junk" * 40, "colour profile that can be read, or none"),
-    ("RGB", display_p3()[:200], "colour profile that can be read, or none"),
-    ("CMYK", SRGB, "fits its mode CMYK; it has one for RGB")])
+@pytest.mark.parametrize(
+    ("mode", "profile", "says"),
+    [
+        ("RGB", b"junk" * 40, "colour profile that can be read, or none"),
+        ("RGB", display_p3()[:200], "colour profile that can be read, or none"),
+        ("CMYK", SRGB, "fits its mode CMYK; it has one for RGB"),
+    ],
+)
 def test_a_profile_that_cannot_be_used_is_a_sentence(mode, profile, says):
     data = encoded(Image.new(mode, (8, 8)), "JPEG", icc_profile=profile)
     with pytest.raises(TaskError, match=f"x must have a colour profile .*{says}|{says}"):

@@ -30,10 +30,14 @@ def write_manifest(path, count, targets=()):
 
 
 def config(editor, path, weights=None, **data) -> RunConfig:
-    return RunConfig.model_validate({
-        "editor": {"path": str(editor)}, "folder": str(path.parent / "runs"),
-        "rewards": {"weights": weights or {"background_psnr": 1.0}},
-        "data": {"type": "manifest", "path": str(path), "resolution": 32, **data}})
+    return RunConfig.model_validate(
+        {
+            "editor": {"path": str(editor)},
+            "folder": str(path.parent / "runs"),
+            "rewards": {"weights": weights or {"background_psnr": 1.0}},
+            "data": {"type": "manifest", "path": str(path), "resolution": 32, **data},
+        }
+    )
 
 
 def ids(tasks):
@@ -108,16 +112,25 @@ def test_what_is_trained_and_measured_on_is_told(tiny_kontext, tmp_path):
     assert found.remarks == (
         "data.path: 5 tasks show 4 images.",
         "data.path: 1 task repeats an earlier one (the same image, mask and instruction), so that it counts more "
-        "often; the first is line 6.")
+        "often; the first is line 6.",
+    )
     assert ids(found.held_out) == ["task-3"] and "again" in ids(found.train)
     both = open_tasks(config(tiny_kontext, path, held_out_path=str(path))).remarks
     assert both[-1].startswith("data.held_out_path: every held-out task shows an image that is trained on")
-    (tmp_path / "one.jsonl").write_text("\n".join(
-        [path.read_text().splitlines()[0], *(json.dumps({**again, "id": n, "instruction": str(n)}) for n in range(3))]))
-    assert [sentence.partition(",")[0] for sentence in open_tasks(
-        config(tiny_kontext, tmp_path / "one.jsonl")).remarks] == [
-            "data.path: 3 tasks show 1 image.",
-            "data.held_out_fraction: every held-out task shows an image that is trained on"]
+    (tmp_path / "one.jsonl").write_text(
+        "\n".join(
+            [
+                path.read_text().splitlines()[0],
+                *(json.dumps({**again, "id": n, "instruction": str(n)}) for n in range(3)),
+            ]
+        )
+    )
+    assert [
+        sentence.partition(",")[0] for sentence in open_tasks(config(tiny_kontext, tmp_path / "one.jsonl")).remarks
+    ] == [
+        "data.path: 3 tasks show 1 image.",
+        "data.held_out_fraction: every held-out task shows an image that is trained on",
+    ]
 
 
 def test_pixels_that_were_saved_again_are_the_same_image(tiny_kontext, tmp_path, capsys):
@@ -137,17 +150,20 @@ def test_pixels_that_were_saved_again_are_the_same_image(tiny_kontext, tmp_path,
     with path.open("a") as file:
         for name in ("again.png", "again.webp", "other.png"):
             file.write(json.dumps({**line, "id": name, "source": name, "mask_rle": rle}) + "\n")
-    assert [sentence.partition(",")[0].partition("(")[0] for sentence in open_tasks(config(tiny_kontext, path)).remarks
-            ] == ["data.path: 6 tasks show 4 images.", "data.path: 2 tasks repeat an earlier one "]
+    assert [
+        sentence.partition(",")[0].partition("(")[0] for sentence in open_tasks(config(tiny_kontext, path)).remarks
+    ] == ["data.path: 6 tasks show 4 images.", "data.path: 2 tasks repeat an earlier one "]
     assert main([str(path)]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert "images 4 repeat an earlier task 2" in said
     header, first, *_ = path.read_text().splitlines()
     (tmp_path / "train.jsonl").write_text(f"{header}\n{first}\n")
     (tmp_path / "held.jsonl").write_text(f"{header}\n" + json.dumps({**line, "source": "again.webp", "mask_rle": rle}))
-    assert open_tasks(config(
-        tiny_kontext, tmp_path / "train.jsonl", held_out_path=str(tmp_path / "held.jsonl"))).remarks[-1].startswith(
-            "data.held_out_path: every held-out task shows an image that is trained on")
+    assert (
+        open_tasks(config(tiny_kontext, tmp_path / "train.jsonl", held_out_path=str(tmp_path / "held.jsonl")))
+        .remarks[-1]
+        .startswith("data.held_out_path: every held-out task shows an image that is trained on")
+    )
 
 
 def test_masks_that_may_lie_in_the_wrong_place_are_told_with_what_to_type(tiny_kontext, tmp_path):
@@ -174,7 +190,9 @@ def test_a_nearly_full_mask_leaves_background_at_the_size_of_training(tiny_konte
 def test_the_benchmark_trains_on_one_split_and_is_measured_on_another():
     tasks = open_tasks(RunConfig.model_validate({"data": {"type": "shapes", "train_tasks": 3, "held_out_tasks": 2}}))
     assert (ids(tasks.train), ids(tasks.held_out)) == (
-        ["shapes-train-0-0", "shapes-train-0-1", "shapes-train-0-2"], ["shapes-test-0-0", "shapes-test-0-1"])
+        ["shapes-train-0-0", "shapes-train-0-1", "shapes-train-0-2"],
+        ["shapes-test-0-0", "shapes-test-0-1"],
+    )
 
 
 def test_settings_can_be_chosen_on_scenes_that_are_neither_trained_on_nor_reported():
@@ -202,7 +220,9 @@ def test_masks_that_lose_a_part_at_the_size_of_training_are_told(tiny_kontext, t
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], lines[2].replace("mask.png", "thin.png"), *lines[3:]]))
     (sentence,) = open_tasks(config(tiny_kontext, path)).remarks
-    assert sentence == ("data.path: 1 line: part of the mask is too thin for the size at which the run edits, and is "
-                        "lost there; the first is line 3. Raise data.resolution, leave token_masks at any, or draw "
-                        "thicker masks.")
+    assert sentence == (
+        "data.path: 1 line: part of the mask is too thin for the size at which the run edits, and is "
+        "lost there; the first is line 3. Raise data.resolution, leave token_masks at any, or draw "
+        "thicker masks."
+    )
     assert open_tasks(config(tiny_kontext, path, resolution=300)).remarks == ()

@@ -197,6 +197,7 @@ def test_which_steps_are_eulers(start, end):
 @pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-5, 2e-7])
 def test_nearly_equal_noise_levels_do_not_magnify_the_rounding_of_velocities(gap):
     """Velocities in bfloat16, as of a real editor, against many Euler steps in float64."""
+
     def velocity(x, sigma):
         exact = torch.sin(3 * x) + sigma.reshape(-1, 1, 1)
         return exact if x.dtype == torch.float64 else exact.bfloat16()

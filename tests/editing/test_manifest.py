@@ -256,9 +256,7 @@ def test_windows_line_ends_and_a_byte_order_mark_do_not_matter(folder):
 
 
 def test_the_second_use_of_an_id_is_a_fault(folder):
-    dataset = ManifestDataset(
-        write(folder, {**LINE, "id": "x"}, {**LINE, "id": "x"}), max_faulty_fraction=0.5
-    )
+    dataset = ManifestDataset(write(folder, {**LINE, "id": "x"}, {**LINE, "id": "x"}), max_faulty_fraction=0.5)
     assert len(dataset) == 1
     assert str(dataset.faults[0]) == "line 3 (x): ids must be unique; line 2 has the same."
 
@@ -272,7 +270,8 @@ def test_too_many_faults_stop_with_a_sentence_per_reason(folder):
     assert "12 of 100 lines are faulty; at most 11.0% may be" in message
     assert message.splitlines()[1:] == [
         "  12 lines (90, 91, 92, 93, 94, 95, 96, 97, 98, 99 and 2 more): source must be a file; 'none0' is none under "
-        f"{folder}."]
+        f"{folder}."
+    ]
     assert len(caught.value.faults) == 12
     assert len(ManifestDataset(path, max_faulty_fraction=0.12)) == 88
 

@@ -25,9 +25,7 @@ def test_perturb_equals_the_formula_written_as_loops(edit, base, tokens, channel
         for u in range(tokens):
             alpha = edit * mask[u].item() + base * (1 - mask[u].item())
             for c in range(channels):
-                want = (
-                    math.sqrt(max(0.0, 1 - alpha**2)) * reference[u, c].item() + alpha * delta[i, u, c].item()
-                )
+                want = math.sqrt(max(0.0, 1 - alpha**2)) * reference[u, c].item() + alpha * delta[i, u, c].item()
                 # sqrt(1 - alpha^2) in float32 loses digits next to alpha = 1, by the square root of its
                 # rounding.
                 assert got[i, u, c].item() == pytest.approx(want, abs=2e-3 if alpha > 0.999 else 1e-5)
@@ -156,9 +154,7 @@ def test_faults_are_sentences():
     with pytest.raises(ValueError, match="divided by 255"):
         region_decoupled_noise(reference, torch.full((4,), 255.0), 2, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match=r"edit_mask must lie in \[0, 1\]"):
-        region_decoupled_noise(
-            reference, torch.tensor([0.0, 1.0, float("nan"), 0.0]), 2, 0.5, 0.0, generator()
-        )
+        region_decoupled_noise(reference, torch.tensor([0.0, 1.0, float("nan"), 0.0]), 2, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match="reference must be"):
         region_decoupled_noise(torch.zeros(2, 4, 2), torch.ones(4), 2, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match="group_size must be at least 1"):

@@ -104,10 +104,19 @@ def test_senseless_sizes_are_refused(side, multiple):
         resize_task(make_task(), side, multiple)
 
 
-@pytest.mark.parametrize(("width", "gap", "half", "lost"), [
-    (1, 40, False, True), (3, 40, False, True), (4, 40, False, False), (8, 40, False, False),
-    (8, 40, True, True), (24, 40, True, False), (64, 40, True, False),
-    (1, 0, False, False)])
+@pytest.mark.parametrize(
+    ("width", "gap", "half", "lost"),
+    [
+        (1, 40, False, True),
+        (3, 40, False, True),
+        (4, 40, False, False),
+        (8, 40, False, False),
+        (8, 40, True, True),
+        (24, 40, True, False),
+        (64, 40, True, False),
+        (1, 0, False, False),
+    ],
+)
 def test_a_mask_that_loses_a_connected_part_says_so(width, gap, half, lost):
     """A bar beside a large square, edited at an eighth of its size in tokens of 4 x 4."""
     mask = np.zeros((512, 512), dtype=bool)
@@ -116,7 +125,7 @@ def test_a_mask_that_loses_a_connected_part_says_so(width, gap, half, lost):
     fit = Fit(64, 4, half)
     assert part_is_lost(mask, fit) == lost
     assert not part_is_lost(mask, Fit(512, 4)) and not part_is_lost(mask[:, 64:256], fit)
-    left = resize_mask(mask, (64, 64))[:, (256 + gap) // 8:].any()
+    left = resize_mask(mask, (64, 64))[:, (256 + gap) // 8 :].any()
     assert half or gap == 0 or left != lost
 
 

@@ -20,9 +20,7 @@ def published(tiny_kontext) -> WeightVersion:
     learner = load(tiny_kontext)
     attach_lora(learner, rank=2, alpha=4, seed=0)
     rng = np.random.default_rng(0)
-    copy_arrays(
-        learner, {n: rng.normal(size=a.shape).astype("f4") for n, a in adapter_arrays(learner).items()}
-    )
+    copy_arrays(learner, {n: rng.normal(size=a.shape).astype("f4") for n, a in adapter_arrays(learner).items()})
     return WeightVersion.capture(learner, version=3)
 
 

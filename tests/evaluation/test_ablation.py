@@ -16,9 +16,18 @@ from evaluation.report import as_markdown
 from evaluation.statistics import student_interval
 from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
 
-BASE = {"edit_score": 0.5, "editscore_truth": 0.5, "edit_accuracy": 0.5, "edit_psnr": 20.0, "background_psnr": 26.0,
-        "background_ssim": 0.9, "edit_delta_e": 9.0, "edit_saturation_drift": 0.01, "edit_sharpness_drift": 0.0,
-        "background_cast_share": 0.2}
+BASE = {
+    "edit_score": 0.5,
+    "editscore_truth": 0.5,
+    "edit_accuracy": 0.5,
+    "edit_psnr": 20.0,
+    "background_psnr": 26.0,
+    "background_ssim": 0.9,
+    "edit_delta_e": 9.0,
+    "edit_saturation_drift": 0.01,
+    "edit_sharpness_drift": 0.0,
+    "background_cast_share": 0.2,
+}
 GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 
 
@@ -48,23 +57,42 @@ class FakeRunner:
             return exits.UNUSABLE
         gain = dict.fromkeys(BASE, GAIN[config.name.split("-")[0]][config.seed])
         bad = config.name in (*self.ruined, *self.blind)
-        write_summary(config, BASE, {} if config.name in self.blind else gain, "ruined" if bad else "trained",
-                      first_step=25 if resumed else 0, step_seconds=100.0 + config.seed)
+        write_summary(
+            config,
+            BASE,
+            {} if config.name in self.blind else gain,
+            "ruined" if bad else "trained",
+            first_step=25 if resumed else 0,
+            step_seconds=100.0 + config.seed,
+        )
         return exits.UNUSABLE if bad else exits.DONE
 
 
 def run(tmp_path, *more, runner=None):
     runner = runner or FakeRunner()
-    status = ablation.main(["--rows", "rdp", "quickstart", "--seeds", "0", "1", "2", "--out", str(tmp_path), *more],
-                           runner)
+    status = ablation.main(
+        ["--rows", "rdp", "quickstart", "--seeds", "0", "1", "2", "--out", str(tmp_path), *more], runner
+    )
     return status, runner
 
 
 def test_every_row_runs_under_every_seed_with_the_overrides(tmp_path, capsys):
     status, runner = run(tmp_path, "--learner.steps", "7")
     assert status == 0 and len(runner.commands) == 6
-    assert runner.commands[1][1:] == ["-m", "learner.main", "--config", "quickstart", "--seed", "0", "--name",
-                                      "quickstart-seed0", "--folder", str(tmp_path), "--learner.steps", "7"]
+    assert runner.commands[1][1:] == [
+        "-m",
+        "learner.main",
+        "--config",
+        "quickstart",
+        "--seed",
+        "0",
+        "--name",
+        "quickstart-seed0",
+        "--folder",
+        str(tmp_path),
+        "--learner.steps",
+        "7",
+    ]
     assert "edit_score" in capsys.readouterr().out
 
 
@@ -103,8 +131,9 @@ def test_a_row_that_ruins_its_editor_is_a_result_and_marked(tmp_path, capsys):
     assert status == 0 and rdp["outcomes"] == ["trained", "ruined", "trained"] and rdp["unusable"] == "ruined 1 of 3"
     assert rdp["metrics"]["edit_score"]["difference"]["count"] == 3 and ours["unusable"] == ""
     assert "ruined 1 of 3" in capsys.readouterr().out
-    assert lines_of(tmp_path, "| edit_score | rdp |")[0].endswith("| 3 | 0.5000 | 0.6100 | +0.1100 | "
-                                                                  "+0.0852 … +0.1348 | ▲ ruined 1 of 3 |")
+    assert lines_of(tmp_path, "| edit_score | rdp |")[0].endswith(
+        "| 3 | 0.5000 | 0.6100 | +0.1100 | +0.0852 … +0.1348 | ▲ ruined 1 of 3 |"
+    )
     assert lines_of(tmp_path, "| rdp |") == ["| rdp | 0 1 2 | 101 | ruined 1 of 3 |"]
     assert lines_of(tmp_path, "| quickstart |") == ["| quickstart | 0 1 2 | 101 |  |"]
 
@@ -182,20 +211,24 @@ def test_a_finished_run_of_other_code_is_refused(tmp_path, capsys, code):
     assert "choose another --out or delete that folder" in said
 
 
-@pytest.mark.parametrize(("runner", "words"), [
-    (FakeRunner(status={"quickstart-seed0": 3}), "status 3"),
-    (FakeRunner(silent=("quickstart-seed0",)), "without a summary.json"),
-])
+@pytest.mark.parametrize(
+    ("runner", "words"),
+    [
+        (FakeRunner(status={"quickstart-seed0": 3}), "status 3"),
+        (FakeRunner(silent=("quickstart-seed0",)), "without a summary.json"),
+    ],
+)
 def test_a_failed_run_stops_the_ablation_with_the_end_of_its_log(tmp_path, capsys, runner, words):
     status, runner = run(tmp_path, runner=runner)
     assert status == 1 and not (tmp_path / "report.json").exists()
-    assert len(runner.commands) == 2      # the second one fails
+    assert len(runner.commands) == 2  # the second one fails
     out = capsys.readouterr().out
     assert words in out and "the reason" in out and "line 99" in out and "line 50" not in out
 
 
-@pytest.mark.parametrize(("more", "words"), [
-    (("--seed", "4"), "the ablation sets this"), (("--name=x",), "the ablation sets this")])
+@pytest.mark.parametrize(
+    ("more", "words"), [(("--seed", "4"), "the ablation sets this"), (("--name=x",), "the ablation sets this")]
+)
 def test_flags_of_the_ablation_itself_are_refused(tmp_path, capsys, more, words):
     status, runner = run(tmp_path, *more)
     assert status == 1 and runner.commands == [] and words in capsys.readouterr().out

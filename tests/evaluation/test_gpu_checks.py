@@ -19,7 +19,7 @@ def results(tiny_kontext):
 def test_all_checks_pass_on_the_tiny_editor(results):
     assert [name for name, result in results.items() if not result["ok"]] == [], results
     assert list(results) == ["rollouts_repeat", "attention_is_exact", "learner_steps", "whole_run"]
-    json.dumps(list(results.values()))      # everything can be printed
+    json.dumps(list(results.values()))  # everything can be printed
 
 
 def test_the_numbers_are_there(results):
@@ -60,7 +60,7 @@ def test_evenly_spread_attention_has_a_concentration_of_one():
     query, key = torch.zeros(2, 9, 1, 4), torch.randn(2, 9, 1, 4)
     mask, valid = torch.tensor([1.0, 0, 0, 1, 0]), torch.tensor([True, False, True])
     assert gpu_checks.explicit_acd(query, key, mask, valid).tolist() == pytest.approx([1, 1])
-    key[:, 3 + 3] = 100.0      # token 3, in the mask, takes it all: N / |M|
+    key[:, 3 + 3] = 100.0  # token 3, in the mask, takes it all: N / |M|
     assert gpu_checks.explicit_acd(query + 1, key, mask, valid).tolist() == pytest.approx([2.5, 2.5])
 
 

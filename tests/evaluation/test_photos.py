@@ -45,7 +45,7 @@ def test_sizes_keep_the_aspect_and_masks_are_small_objects(written):
 def test_the_cat_s_mask_lies_on_its_green_eyes(written):
     cat = ManifestDataset(written[0])[0]
     inside, outside = (cat.source[region].mean(axis=0) for region in (cat.edit_mask, ~cat.edit_mask))
-    assert inside[1] - inside[2] > outside[1] - outside[2]   # eyes: less blue than fur
+    assert inside[1] - inside[2] > outside[1] - outside[2]  # eyes: less blue than fur
     left, right = cat.edit_mask[:, :48], cat.edit_mask[:, 48:]
     assert left.any() and right.any()
 
@@ -71,7 +71,9 @@ def test_run_lengths_are_read_back(mask):
 
 def test_painted_shapes_are_where_they_are_said_to_be():
     mask = photos.paint_mask(
-        [photos.Ellipse(.25, .5, .1, .2), photos.Polygon(((.6, .1), (.9, .1), (.9, .3), (.6, .3)))], (100, 200))
+        [photos.Ellipse(0.25, 0.5, 0.1, 0.2), photos.Polygon(((0.6, 0.1), (0.9, 0.1), (0.9, 0.3), (0.6, 0.3)))],
+        (100, 200),
+    )
     assert mask[50, 50] and mask[50, 69] and not mask[50, 73] and mask[69, 50] and not mask[73, 50]
     assert mask[20, 150] and not mask[35, 150] and not mask[20, 115]
 
@@ -80,14 +82,44 @@ def test_painted_shapes_are_where_they_are_said_to_be():
 def test_photographs_train_without_ground_truth_and_have_their_gallery(tmp_path):
     pytest.importorskip("skimage")
     train, held_out = photos.write_photos(tmp_path / "set", long_side=128)
-    config = load_config([
-        "--config", "my_images", "--folder", str(tmp_path), "--name", "photos", "--cluster.mode", "inline",
-        "--data.path", str(train), "--data.held_out_path", str(held_out), "--data.resolution", "128",
-        "--rewards.weights", "{background_psnr: 1.0, acd: 1.0}", 
-        "--learner.preservation.velocity_weight", "1", "--exploration.group_size", "3",
-        "--sampler.steps", "2", "--sampler.trained_steps", "[0, 1]", "--sampler.evaluation_steps", "2",
-        "--learner.steps", "1", "--learner.groups_per_step", "1", "--learner.surrogate.anchors", "1",
-        "--report.gallery_groups", "1"])
+    config = load_config(
+        [
+            "--config",
+            "my_images",
+            "--folder",
+            str(tmp_path),
+            "--name",
+            "photos",
+            "--cluster.mode",
+            "inline",
+            "--data.path",
+            str(train),
+            "--data.held_out_path",
+            str(held_out),
+            "--data.resolution",
+            "128",
+            "--rewards.weights",
+            "{background_psnr: 1.0, acd: 1.0}",
+            "--learner.preservation.velocity_weight",
+            "1",
+            "--exploration.group_size",
+            "3",
+            "--sampler.steps",
+            "2",
+            "--sampler.trained_steps",
+            "[0, 1]",
+            "--sampler.evaluation_steps",
+            "2",
+            "--learner.steps",
+            "1",
+            "--learner.groups_per_step",
+            "1",
+            "--learner.surrogate.anchors",
+            "1",
+            "--report.gallery_groups",
+            "1",
+        ]
+    )
     assert config.editor.path == "shapes"
     metrics = MetricsLog()
     summary = run(config, observers=[GalleryReport(), metrics])

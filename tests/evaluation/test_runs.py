@@ -68,9 +68,16 @@ def test_a_run_that_was_killed_before_it_went_back_has_not_come_to_its_end(plann
     assert runs.read_finished(run).outcome == "diverged"
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"config_hash": "0" * 64}, "another configuration"),
-    ({"code": {**code_fingerprint(), "torch": "1.0"}}, "a run of other code: the code has changed since \\(torch\\)")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config_hash": "0" * 64}, "another configuration"),
+        (
+            {"code": {**code_fingerprint(), "torch": "1.0"}},
+            "a run of other code: the code has changed since \\(torch\\)",
+        ),
+    ],
+)
 def test_a_run_that_diverged_under_other_code_or_settings_is_refused(planned, change, words):
     run, config = planned
     write_events(config, DIVERGED, **change)
@@ -96,15 +103,36 @@ def test_runs_of_a_row_on_different_data_are_not_compared(tmp_path):
 
 def test_a_run_without_images_of_its_worst_tasks_gains_nothing_by_their_absence():
     assert runs.Finished("ruined", {"edit_score": 0.5, "edit_psnr": 20.0}, {"edit_score": -0.1}, None, DATA).final == (
-        pytest.approx({"edit_score": 0.4}))
+        pytest.approx({"edit_score": 0.4})
+    )
 
 
 @pytest.mark.parametrize(("steps", "lr", "outcome"), [("2", "1e30", "diverged"), ("1", "1e10", "ruined")])
 def test_real_runs_of_no_use_are_results_and_kept(tiny_kontext, tmp_path, capfd, steps, lr, outcome):
-    flags = ["--cluster.mode", "inline", "--learner.groups_per_step", "2", "--exploration.group_size", "3",
-             "--learner.surrogate.anchors", "1", "--report.gallery_tasks", "0", "--report.gallery_groups", "0",
-             "--learner.steps", steps, "--editor.path", str(tiny_kontext), "--data.train_tasks", "4",
-             "--data.held_out_tasks", "2", "--learner.optimizer.lr", lr]
+    flags = [
+        "--cluster.mode",
+        "inline",
+        "--learner.groups_per_step",
+        "2",
+        "--exploration.group_size",
+        "3",
+        "--learner.surrogate.anchors",
+        "1",
+        "--report.gallery_tasks",
+        "0",
+        "--report.gallery_groups",
+        "0",
+        "--learner.steps",
+        steps,
+        "--editor.path",
+        str(tiny_kontext),
+        "--data.train_tasks",
+        "4",
+        "--data.held_out_tasks",
+        "2",
+        "--learner.optimizer.lr",
+        lr,
+    ]
     (run,) = runs.plan(["quickstart"], [0], tmp_path, flags)
     statuses = []
 

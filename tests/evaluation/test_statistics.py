@@ -40,7 +40,8 @@ def test_the_interval_is_scipy_s(values, confidence):
     deviation = np.std(values, ddof=1)
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9 * scale)
     assert found.half_width == pytest.approx(
-        stats.t.ppf((1 + confidence) / 2, len(values) - 1) * deviation / math.sqrt(len(values)), abs=1e-7 * scale)
+        stats.t.ppf((1 + confidence) / 2, len(values) - 1) * deviation / math.sqrt(len(values)), abs=1e-7 * scale
+    )
     assert found.low == pytest.approx(2 * found.mean - found.high, abs=1e-9 * scale)
 
 
@@ -51,8 +52,9 @@ def test_three_seeds_by_hand():
     assert (found.low, found.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
 
 
-@pytest.mark.parametrize(("low", "high", "sign"), [
-    (0.1, 2, 1), (-2, -0.1, -1), (-1, 1, 0), (0.0, 1, 0), (-1, 0.0, 0), (None, None, 0)])
+@pytest.mark.parametrize(
+    ("low", "high", "sign"), [(0.1, 2, 1), (-2, -0.1, -1), (-1, 1, 0), (0.0, 1, 0), (-1, 0.0, 0), (None, None, 0)]
+)
 def test_an_interval_s_sign(low, high, sign):
     assert Interval(1.0, low, high, 3).sign == sign
 

@@ -50,8 +50,21 @@ class FakeRunner:
 def searched(tmp_path):
     runner = FakeRunner()
     control = str(CONTROLS / "noise_reward.yaml")
-    status = tune.main(["--rows", "rdp", "quickstart", control, "--out", str(tmp_path / "runs"),
-                        "--write", str(tmp_path / "rows"), "--learner.steps", "5"], runner)
+    status = tune.main(
+        [
+            "--rows",
+            "rdp",
+            "quickstart",
+            control,
+            "--out",
+            str(tmp_path / "runs"),
+            "--write",
+            str(tmp_path / "rows"),
+            "--learner.steps",
+            "5",
+        ],
+        runner,
+    )
     assert status == 0
     return runner, tmp_path / "rows"
 
@@ -73,9 +86,11 @@ def test_every_row_has_the_same_budget_on_the_validation_split(searched):
 
 
 def test_the_learning_rate_is_looked_for_beyond_the_border_and_then_between(tmp_path):
-    for row, best, tried in (("rdp", 2e-2, [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]),
-                             ("rdp", 1e-4, [1e-3, 2e-3, 4e-3, 5e-4, 2.5e-4, 1.25e-4]),
-                             ("rdp", 2.2e-3, [1e-3, 2e-3, 4e-3, 2e-3 * 2**0.5, 2e-3 * 2**-0.5, 2e-3 * 2**0.25])):
+    for row, best, tried in (
+        ("rdp", 2e-2, [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]),
+        ("rdp", 1e-4, [1e-3, 2e-3, 4e-3, 5e-4, 2.5e-4, 1.25e-4]),
+        ("rdp", 2.2e-3, [1e-3, 2e-3, 4e-3, 2e-3 * 2**0.5, 2e-3 * 2**-0.5, 2e-3 * 2**0.25]),
+    ):
         done = []
         while further := tune.next_trials(row, None, done):
             done += [replace(trial, gains={tune.OBJECTIVE: -abs(math.log(trial.lr / best))}) for trial in further]
@@ -84,15 +99,21 @@ def test_the_learning_rate_is_looked_for_beyond_the_border_and_then_between(tmp_
 
 def test_the_best_settings_become_rows_that_change_nothing_else(searched):
     _, rows = searched
-    for row, preset in (("rdp", "rdp"), ("quickstart", "quickstart"),
-                        ("noise_reward", str(CONTROLS / "noise_reward.yaml"))):
+    for row, preset in (
+        ("rdp", "rdp"),
+        ("quickstart", "quickstart"),
+        ("noise_reward", str(CONTROLS / "noise_reward.yaml")),
+    ):
         found, before = load_config(["--config", str(rows / f"{row}.yaml")]), load_config(["--config", preset])
         assert found.learner.optimizer.lr == pytest.approx(BEST_LR)
         weight = before.learner.preservation.background_weight
         assert found.learner.preservation.background_weight == pytest.approx(2 * weight)  # .2 -> .4, 0 stays 0
-        learner = before.learner.model_copy(update={
-            "optimizer": before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr}),
-            "preservation": found.learner.preservation})
+        learner = before.learner.model_copy(
+            update={
+                "optimizer": before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr}),
+                "preservation": found.learner.preservation,
+            }
+        )
         assert found == before.model_copy(update={"learner": learner})
 
 
@@ -100,7 +121,10 @@ def test_the_search_is_written_down(searched):
     _, rows = searched
     report = json.loads((rows / "tuning.json").read_text())["rows"]
     assert {row: len(found["trials"]) for row, found in report.items()} == {
-        "rdp": 6, "quickstart": 6, "noise_reward": 6}
+        "rdp": 6,
+        "quickstart": 6,
+        "noise_reward": 6,
+    }
     best = max(report["quickstart"]["trials"], key=lambda trial: trial["gains"]["editscore_truth"])
     assert (best["lr"], best["background_weight"]) == (BEST_LR, BEST_WEIGHT)
 
@@ -172,7 +196,8 @@ def test_a_row_without_a_usable_run_is_said_and_not_written(tmp_path, capsys):
     assert tune.main(arguments, FakeRunner({**bad, BEST_LR: "diverged"})) == exits.UNUSABLE
     said = capsys.readouterr().out
     assert "rdp: no tuned row is written, for no run trained a usable editor" in said and "*" not in said.replace(
-        "* = chosen", "")
+        "* = chosen", ""
+    )
     assert "(ruined 5 of 6, diverged 1 of 6)" in said and "editor.lora.alpha" in said
     assert said.count("earlier search") == 1 and f"{earlier} is of an earlier search" in said
     assert earlier.read_text() == "kept"
@@ -185,8 +210,9 @@ def test_a_row_that_learnt_nothing_has_the_gain_that_it_measured():
     assert tune.best_of([replace(trial, gains={tune.OBJECTIVE: -0.1}, outcome="trained"), trial]) is trial
 
 
-@pytest.mark.parametrize("flags", [
-    ["--data.held_out_split", "test"], ["--data.held-out-split=test"], ["--data", "{held_out_split: test}"]])
+@pytest.mark.parametrize(
+    "flags", [["--data.held_out_split", "test"], ["--data.held-out-split=test"], ["--data", "{held_out_split: test}"]]
+)
 def test_scenes_of_the_tables_are_not_tuned_on(tmp_path, capsys, flags):
     runner = FakeRunner()
     status = tune.main(["--rows", "rdp", "--out", str(tmp_path / "runs"), "--write", str(tmp_path), *flags], runner)

@@ -34,8 +34,20 @@ class ScriptedProcess:
 
     def start(self) -> None:
         """Starts it; after `kill` on the same port."""
-        command = [sys.executable, "-m", "tests.judges.scripted", "--until-stdin-closes", "--script", self.script,
-                   "--probes", self.probes, "--log", str(self.log_file), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.judges.scripted",
+            "--until-stdin-closes",
+            "--script",
+            self.script,
+            "--probes",
+            self.probes,
+            "--log",
+            str(self.log_file),
+            "--port",
+            str(self.port),
+        ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         first = self.process.stdout.readline()

@@ -76,7 +76,10 @@ def completion(asked: Asked, model: str, scores: Sequence[float], kind: str, arg
     elif kind == "truncated":
         text, finish = text[: len(text) // 2], "length"
     choice: dict[str, Any] = {
-        "index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish, "logprobs": None,
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": finish,
+        "logprobs": None,
         "stop_reason": None,
     }
     if digits:
@@ -84,7 +87,10 @@ def completion(asked: Asked, model: str, scores: Sequence[float], kind: str, arg
     if kind == "null":
         choice["message"]["content"] = None
     return {
-        "id": f"chatcmpl-{asked.number}", "object": "chat.completion", "created": 0, "model": model,
+        "id": f"chatcmpl-{asked.number}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
         "choices": [] if kind == "no_choices" else [choice],
         "usage": {"prompt_tokens": 10, "completion_tokens": max(1, len(text)), "total_tokens": 11 + len(text)},
     }

@@ -68,8 +68,9 @@ class Scripted:
     """The application itself, without a loop or a socket. `log` has every request, `active` and `peak` how many
     are, and at most were, worked on at once, `left` how many were given up by the client."""
 
-    def __init__(self, script: Script, probes: Script, scores: Scores, log_file: Path | None = None,
-                 tokenize: bool = True) -> None:
+    def __init__(
+        self, script: Script, probes: Script, scores: Scores, log_file: Path | None = None, tokenize: bool = True
+    ) -> None:
         self.log: list[Asked] = []
         self.active = self.peak = self.left = self.tokenized = 0
         self.quote = ""  # errors say this, as some servers quote the key that they got
@@ -121,12 +122,17 @@ class Scripted:
         fields = {key: value for key, value in body.items() if key != "messages"}
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
         values = dict(
-            number=len(self.log), time=time.monotonic(),
+            number=len(self.log),
+            time=time.monotonic(),
             probe=(limit == 1 and not body.get("logprobs")) or body.get("seed") == REHEARSAL_SEED,
-            seed=body.get("seed"), temperature=body.get("temperature"), max_tokens=limit,
+            seed=body.get("seed"),
+            temperature=body.get("temperature"),
+            max_tokens=limit,
             text="\n".join(part["text"] for part in parts if part["type"] == "text"),
             pictures=tuple(base64.b64decode(link.split(",", 1)[1], validate=True) for link in data),
-            urls=len(links) - len(data), authorization=authorization, fields=fields,
+            urls=len(links) - len(data),
+            authorization=authorization,
+            fields=fields,
         )
         behaviour = (self._probes if values["probe"] else self._script).next(Asked(behaviour="", **values))
         return Asked(behaviour=behaviour, **values)
@@ -165,8 +171,12 @@ class Scripted:
         return web.json_response({"count": len(tokens), "max_model_len": 4096, "tokens": tokens, "token_strs": None})
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0,
-                                                              "owned_by": "scripted", "max_model_len": 4096}]})
+        return web.json_response(
+            {
+                "object": "list",
+                "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "scripted", "max_model_len": 4096}],
+            }
+        )
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
@@ -204,8 +214,15 @@ async def serve(scripted: Scripted, port: int, ready: Callable[[int], None], sto
 class ScriptedServer:
     """A scripted server in a thread of this process, a context manager; `stop` and `start` keep its port."""
 
-    def __init__(self, script: Script = "good", probes: Script = "good", *, scores: Scores = hashed_scores,
-                 port: int = 0, tokenize: bool = True) -> None:
+    def __init__(
+        self,
+        script: Script = "good",
+        probes: Script = "good",
+        *,
+        scores: Scores = hashed_scores,
+        port: int = 0,
+        tokenize: bool = True,
+    ) -> None:
         self.scripted = Scripted(script, probes, scores, tokenize=tokenize)
         self.play = self.scripted.play
         self.port = port

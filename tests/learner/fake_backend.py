@@ -27,7 +27,8 @@ def delivery(config: RunConfig, lease: Lease, valid: int | None = None) -> Deliv
     return Delivered(
         Generated(lease, f"task-{lease.task_index}", lease.policy_version, config_hash(config), 0.01, pid=1),
         GroupScores(lease.group_id, lease.policy_version, {"background_psnr": scores}, 0.01),
-        handle=lease)
+        handle=lease,
+    )
 
 
 @dataclass

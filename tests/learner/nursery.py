@@ -49,11 +49,21 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.learner.nursery"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True)
+            [sys.executable, "-m", "tests.learner.nursery"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-    def run(self, config: Any, resume: bool = False, point: Point | None = None, kill_after: float | None = None,
-            script: str | None = None) -> Ended:
+    def run(
+        self,
+        config: Any,
+        resume: bool = False,
+        point: Point | None = None,
+        kill_after: float | None = None,
+        script: str | None = None,
+    ) -> Ended:
         """Trains in a child and waits for its end.
 
         Args:
@@ -63,8 +73,13 @@ class Nursery:
             kill_after: seconds after which it is killed from outside.
             script: Python that the child executes first.
         """
-        request = {"config": config.model_dump(mode="json"), "resume": resume, "kill_after": kill_after,
-                   "point": None if point is None else asdict(point), "script": script}
+        request = {
+            "config": config.model_dump(mode="json"),
+            "resume": resume,
+            "kill_after": kill_after,
+            "point": None if point is None else asdict(point),
+            "script": script,
+        }
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -157,8 +172,11 @@ def serve() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
-        answer = Ended(os.waitstatus_to_exitcode(ended[1]), said.read_text()[-4000:] if said.exists() else "",
-                       witness.read_text() if witness.exists() else "")
+        answer = Ended(
+            os.waitstatus_to_exitcode(ended[1]),
+            said.read_text()[-4000:] if said.exists() else "",
+            witness.read_text() if witness.exists() else "",
+        )
         print(json.dumps(asdict(answer)), flush=True)
 
 

@@ -72,8 +72,7 @@ class Rig:
     def group(self, step: int, slot: int, attempt: int = 0) -> TrajectoryGroup:
         place = step * self.config.learner.groups_per_step + slot
         lease = Lease(step, slot, place % len(self.tasks.train), attempt, 100 * place + attempt, self.actor_version)
-        return roll_out(
-            self.actor, self.tasks.train[lease.task_index], lease, self.config, config_hash(self.config))
+        return roll_out(self.actor, self.tasks.train[lease.task_index], lease, self.config, config_hash(self.config))
 
     def groups(self, step: int) -> list[TrajectoryGroup]:
         return [self.group(step, slot) for slot in range(self.config.learner.groups_per_step)]
@@ -100,6 +99,10 @@ def moved(rig: Rig, amount: float = 0.05, seed: int = 0) -> None:
     """Gives the learner an adapter that does something."""
     rng = np.random.default_rng(seed)
     transformer = rig.learner.editor.transformer
-    copy_arrays(transformer, {
-        name: (array + amount * rng.normal(size=array.shape)).astype("f4")
-        for name, array in adapter_arrays(transformer).items()})
+    copy_arrays(
+        transformer,
+        {
+            name: (array + amount * rng.normal(size=array.shape)).astype("f4")
+            for name, array in adapter_arrays(transformer).items()
+        },
+    )

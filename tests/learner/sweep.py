@@ -12,7 +12,7 @@ import pytest
 
 from learner.audit import audited
 from tests.learner.nursery import Point
-from tests.learner.test_kill import (  # noqa: F401 (fixtures)
+from tests.learner.test_kill import (
     EVENT,
     POINTS,
     config,
@@ -28,8 +28,7 @@ LONGER = {"learner": {"steps": 60}}
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_a_run_that_was_killed_ends_with_the_same_bytes(
-        name, nursery, unbroken, tiny_kontext, tmp_path, capsys):  # noqa: F811
+def test_a_run_that_was_killed_ends_with_the_same_bytes(name, nursery, unbroken, tiny_kontext, tmp_path, capsys):
     killed_and_resumed(name, nursery, unbroken, tiny_kontext, tmp_path, capsys)
 
 
@@ -45,15 +44,19 @@ def kept(folder, deaths, whole, capsys) -> None:
     """Prints what became of a run, and checks it."""
     audit = audited(folder / "run" / "events.jsonl")
     with capsys.disabled():
-        print(f"  {deaths} kills, {audit.counts['replayed']} groups taken again from disk, {audit.counts['resumes']} "
-              f"resumes\n  adapter  {sha(folder)}\n  unbroken {whole}", flush=True)
+        print(
+            f"  {deaths} kills, {audit.counts['replayed']} groups taken again from disk, {audit.counts['resumes']} "
+            f"resumes\n  adapter  {sha(folder)}\n  unbroken {whole}",
+            flush=True,
+        )
     assert deaths >= KILLS and sha(folder) == whole
     assert audit.counts["replayed"] > 0  # the kills fell into training
     assert not any(audit.faults.values()), audit.faults
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
-        seed, nursery, unbroken, tiny_kontext, tmp_path, capsys):  # noqa: F811
+    seed, nursery, unbroken, tiny_kontext, tmp_path, capsys
+):
     """At ten points drawn at random."""
     draw, settings, deaths, ended = random.Random(seed), config(tiny_kontext, tmp_path), 0, None
     for attempt in range(ATTEMPTS):
@@ -68,7 +71,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
 
 
 def test_a_run_that_is_killed_from_outside_at_any_time_ends_with_the_same_bytes(
-        seed, nursery, tiny_kontext, tmp_path, capsys):  # noqa: F811
+    seed, nursery, tiny_kontext, tmp_path, capsys
+):
     """At ten times drawn at random, within half of what the unbroken run takes."""
     draw, began = random.Random(seed), time.monotonic()
     ended = nursery.run(config(tiny_kontext, tmp_path / "whole", LONGER))

@@ -37,15 +37,29 @@ def manifest_run(editor, folder, name, mode, **over):
     path = write_manifest(folder / name / "m.jsonl", 10)
     with path.open("a") as file:
         file.write(json.dumps({"id": "torn", "source": "none.png", "mask": "mask.png", "instruction": "x"}) + "\n")
-    return path.parent, tiny_run(editor, folder / "runs", name, {
-        "data": {"type": "manifest", "path": str(path), "resolution": 32, "held_out_fraction": 0.3,
-                 "max_faulty_fraction": 0.3, **over},
-        "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
-        "learner": {"steps": 5, "preservation": {"velocity_weight": 1.0}}, "cluster": {"mode": mode}})
+    return path.parent, tiny_run(
+        editor,
+        folder / "runs",
+        name,
+        {
+            "data": {
+                "type": "manifest",
+                "path": str(path),
+                "resolution": 32,
+                "held_out_fraction": 0.3,
+                "max_faulty_fraction": 0.3,
+                **over,
+            },
+            "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
+            "learner": {"steps": 5, "preservation": {"velocity_weight": 1.0}},
+            "cluster": {"mode": mode},
+        },
+    )
 
 
-@pytest.mark.parametrize("mode", ["inline", pytest.param(
-    "ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])])
+@pytest.mark.parametrize(
+    "mode", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])]
+)
 def test_tasks_that_go_bad_are_left_out_and_told_of(mode, request, tiny_kontext, tmp_path):
     if mode == "ray":
         request.getfixturevalue("ray_cluster")
@@ -53,13 +67,16 @@ def test_tasks_that_go_bad_are_left_out_and_told_of(mode, request, tiny_kontext,
     watcher = Vandal(data)
     summary = run(config, observers=[watcher])
     events = list(read_events(tmp_path / "runs" / "vandal" / "events.jsonl"))
-    assert any("data.path: 1 faulty line left out:\n  " in notice and "none.png" in notice
-               for notice in watcher.notices)
+    assert any(
+        "data.path: 1 faulty line left out:\n  " in notice and "none.png" in notice for notice in watcher.notices
+    )
     skipped = {(e.get("split", "training"), e["task"]): e["reason"] for e in events if e["event"] == "task_skipped"}
     assert set(skipped) == {("training", 2), ("training", 3), ("held-out", 2)}
     assert "2.png" in skipped["training", 2] and "has changed since" in skipped["training", 3]
-    first = {task: min(e["seq"] for e in events if e["event"] == "task_skipped" and e["task"] == task and
-                       "split" not in e) for task in (2, 3)}
+    first = {
+        task: min(e["seq"] for e in events if e["event"] == "task_skipped" and e["task"] == task and "split" not in e)
+        for task in (2, 3)
+    }
     assert all(e["seq"] < first[e["task"]] for e in events if e["event"] == "leased" and e["task"] in first)
     # All steps had their groups, and what was measured twice is compared.
     assert summary["counters"]["trained"] == 10 and summary["counters"]["rejected"] == 0
@@ -70,13 +87,17 @@ def test_tasks_that_go_bad_are_left_out_and_told_of(mode, request, tiny_kontext,
 
 def test_more_of_it_than_the_limit_stops_the_run_with_its_state_saved(tiny_kontext, tmp_path):
     data, config = manifest_run(tiny_kontext, tmp_path, "strict", "inline", max_faulty_fraction=0.1)
-    with pytest.raises(RunFailed, match=r"1 of 7 training tasks went bad .* data\.max_faulty_fraction = 0\.1 allows"
-                                        r".*The run is saved up to step \d"):
+    with pytest.raises(
+        RunFailed,
+        match=r"1 of 7 training tasks went bad .* data\.max_faulty_fraction = 0\.1 allows"
+        r".*The run is saved up to step \d",
+    ):
         run(config, observers=[Vandal(data)])
 
 
-@pytest.mark.parametrize("mode", ["inline", pytest.param(
-    "ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])])
+@pytest.mark.parametrize(
+    "mode", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.fault])]
+)
 def test_the_data_is_opened_once_per_run_and_handed_on(mode, request, tiny_kontext, tmp_path, monkeypatch):
     if mode == "ray":
         request.getfixturevalue("ray_cluster")

@@ -33,19 +33,34 @@ def mine(given):
 
 
 def test_a_scorer_that_misbehaves_in_every_way_costs_its_candidates_and_ends_no_run(
-        tiny_kontext, tmp_path, monkeypatch):
+    tiny_kontext, tmp_path, monkeypatch
+):
     (tmp_path / "a_bad_scorer.py").write_text(SCORER.replace("FOLDER", repr(str(tmp_path))))
     monkeypatch.syspath_prepend(tmp_path)
-    summary = run(tiny_run(tiny_kontext, tmp_path, "run", {
-        "rewards": {"weights": {"mine": 1.0, "background_psnr": 0.1}, "scorers": {"mine": "a_bad_scorer:mine"},
-                    "scorer_deadline": 2.0},
-        "learner": {"steps": 2}, "cluster": {"max_attempts": 9}}))
+    summary = run(
+        tiny_run(
+            tiny_kontext,
+            tmp_path,
+            "run",
+            {
+                "rewards": {
+                    "weights": {"mine": 1.0, "background_psnr": 0.1},
+                    "scorers": {"mine": "a_bad_scorer:mine"},
+                    "scorer_deadline": 2.0,
+                },
+                "learner": {"steps": 2},
+                "cluster": {"max_attempts": 9},
+            },
+        )
+    )
     assert all((tmp_path / kind).exists() for kind in KINDS)  # it did all of it
     assert (summary["counters"]["trained"], summary["counters"]["rejected"]) == (4, len(KINDS) - 1)
     rejected = [e["reason"] for e in read_events(tmp_path / "run" / "events.jsonl") if e["event"] == "rejected"]
-    for reason, words in zip(rejected, (
-            "exit code 0", "RuntimeError: no", "rewards.scorer_deadline", "SystemExit: 3", "KeyboardInterrupt"),
-            strict=True):
+    for reason, words in zip(
+        rejected,
+        ("exit code 0", "RuntimeError: no", "rewards.scorer_deadline", "SystemExit: 3", "KeyboardInterrupt"),
+        strict=True,
+    ):
         assert words in reason and "mine (a_bad_scorer:mine)" in reason
     # What it wrote nobody else saw: all candidates of all trained groups have finite scores that differ.
     assert summary["reward_std"]["first_step"] > 0

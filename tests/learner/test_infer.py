@@ -46,13 +46,29 @@ def read(path: Path) -> np.ndarray:
 
 
 def ask(tiny: Path, adapter: Path | None, source: Path, *more: str) -> list[str]:
-    return ["--editor", str(tiny), *(["--adapter", str(adapter)] if adapter else []), "--source", str(source),
-            "--instruction", "add a red circle", "--steps", "2", "--device", "cpu", "--resolution", "24",
-            "--output", str(source.parent / "out.png"), *more]
+    return [
+        "--editor",
+        str(tiny),
+        *(["--adapter", str(adapter)] if adapter else []),
+        "--source",
+        str(source),
+        "--instruction",
+        "add a red circle",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--resolution",
+        "24",
+        "--output",
+        str(source.parent / "out.png"),
+        *more,
+    ]
 
 
 def test_it_is_the_samplers_picture_and_compare_shows_the_base(
-        tiny_kontext: Path, adapter: Path, source: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_kontext: Path, adapter: Path, source: Path, capsys: pytest.CaptureFixture[str]
+):
     assert main(ask(tiny_kontext, adapter, source, "--seed", "5", "--compare")) == 0
     mask = np.ones((21, 35), dtype=bool)
     task = resize_task(EditTask("t", read(source), mask, "add a red circle"), 24, 8)
@@ -64,8 +80,7 @@ def test_it_is_the_samplers_picture_and_compare_shows_the_base(
     trained = sample(editor, task, 5, 2, "euler")
     assert (base != trained).any()
     np.testing.assert_array_equal(read(source.parent / "out.png"), trained)
-    np.testing.assert_array_equal(
-        read(source.parent / "out_compare.png"), side_by_side([task.source, base, trained]))
+    np.testing.assert_array_equal(read(source.parent / "out_compare.png"), side_by_side([task.source, base, trained]))
     printed = capsys.readouterr().out
     assert f"{task.width} × {task.height} pixels" in printed and "(source, base, trained)" in printed
     assert "background_psnr" not in printed  # nothing was said to be background
@@ -75,8 +90,20 @@ def test_a_mask_reports_the_background(tiny_kontext, adapter, source, capsys):
     assert main(ask(tiny_kontext, adapter, source, "--mask", str(source.parent / "mask.png"))) == 0
     first = capsys.readouterr().out
     assert "background_psnr " in first and " dB" in first
-    assert main(ask(tiny_kontext, adapter, source, "--mask", str(source.parent / "mask.png"),
-                    "--mask-polarity", "edit_is_black")) == 0
+    assert (
+        main(
+            ask(
+                tiny_kontext,
+                adapter,
+                source,
+                "--mask",
+                str(source.parent / "mask.png"),
+                "--mask-polarity",
+                "edit_is_black",
+            )
+        )
+        == 0
+    )
     assert capsys.readouterr().out != first
 
 
@@ -86,15 +113,32 @@ def test_the_base_alone(tiny_kontext, source, capsys):
 
 
 def test_a_runs_folder_brings_its_editor_settings_and_held_out_tasks(
-        tiny_kontext, adapter, tmp_path, source, capsys, monkeypatch):
+    tiny_kontext, adapter, tmp_path, source, capsys, monkeypatch
+):
     lines = "\n".join(
-        f'{{"id": "{i}", "source": "source.png", "mask": "mask.png", "instruction": "make it blue"}}' for i in "ab")
+        f'{{"id": "{i}", "source": "source.png", "mask": "mask.png", "instruction": "make it blue"}}' for i in "ab"
+    )
     (tmp_path / "m.jsonl").write_text(lines)
-    config = load_config([
-        "--data.type", "manifest", "--data.path", str(tmp_path / "m.jsonl"), "--data.resolution", "24",
-        "--data.mask-polarity", "edit_is_white", "--rewards.weights", "{background_psnr: 1}",
-        "--learner.preservation.velocity_weight", "1",
-        "--editor.path", str(tiny_kontext), "--sampler.evaluation-steps", "2"])
+    config = load_config(
+        [
+            "--data.type",
+            "manifest",
+            "--data.path",
+            str(tmp_path / "m.jsonl"),
+            "--data.resolution",
+            "24",
+            "--data.mask-polarity",
+            "edit_is_white",
+            "--rewards.weights",
+            "{background_psnr: 1}",
+            "--learner.preservation.velocity_weight",
+            "1",
+            "--editor.path",
+            str(tiny_kontext),
+            "--sampler.evaluation-steps",
+            "2",
+        ]
+    )
     run = tmp_path / "runs" / "quickstart"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(config))
@@ -109,28 +153,34 @@ def test_a_runs_folder_brings_its_editor_settings_and_held_out_tasks(
     assert "--task 1: expected one of the 1 held-out tasks" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    (["--source", "gone.png"], "gone.png must be a file; there is none."),
-    (["--instruction", ""], "--instruction: expected what to do"),
-    (["--output", "out.jpg"], "--output out.jpg: expected a name that ends in .png"),
-    (["--steps", "0"], "--steps of at least 1"),
-    (["--adapter", "nowhere"], "there is no nowhere"),
-    (["--editor", "nowhere"], "expected a model folder in diffusers format"),
-    (["--run", "runs/x"], "either --run, or --adapter and --editor"),
-    (["--device", "cuda:99"], "editor.device: cuda:99 was asked for"),
-    (["--device", "toaster"], "editor.device: expected cpu, cuda, cuda:1 or auto"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--source", "gone.png"], "gone.png must be a file; there is none."),
+        (["--instruction", ""], "--instruction: expected what to do"),
+        (["--output", "out.jpg"], "--output out.jpg: expected a name that ends in .png"),
+        (["--steps", "0"], "--steps of at least 1"),
+        (["--adapter", "nowhere"], "there is no nowhere"),
+        (["--editor", "nowhere"], "expected a model folder in diffusers format"),
+        (["--run", "runs/x"], "either --run, or --adapter and --editor"),
+        (["--device", "cuda:99"], "editor.device: cuda:99 was asked for"),
+        (["--device", "toaster"], "editor.device: expected cpu, cuda, cuda:1 or auto"),
+    ],
+)
 def test_faults_are_sentences(tiny_kontext, adapter, source, capsys, change, sentence):
     assert main(ask(tiny_kontext, adapter, source, *change)) == 1
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    ([], "there is no runs/quickstart/config.yaml; train one with python -m learner.main"),
-    (["--run", "runs/x"], "there is no runs/x/config.yaml"),
-    (["--adapter", "a"], "--editor: expected the editor that the adapter was trained on"),
-    (["--editor", "shapes", "--instruction", "x"], "--source: expected a picture"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "there is no runs/quickstart/config.yaml; train one with python -m learner.main"),
+        (["--run", "runs/x"], "there is no runs/x/config.yaml"),
+        (["--adapter", "a"], "--editor: expected the editor that the adapter was trained on"),
+        (["--editor", "shapes", "--instruction", "x"], "--source: expected a picture"),
+    ],
+)
 def test_faults_without_a_picture(tmp_path, monkeypatch, capsys, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1

@@ -55,8 +55,13 @@ POINTS = {
     "before the export": (Point("learner.update.export:export_adapter"), 0),
     "before the summary": (Point("learner.run:write_text"), 0),
 }
-EVERY_TIME = ("a file of the spool that is not renamed", "after the optimizer", "a checkpoint without its manifest",
-              "while the spool lets go", "half a line of the diary")
+EVERY_TIME = (
+    "a file of the spool that is not renamed",
+    "after the optimizer",
+    "a checkpoint without its manifest",
+    "while the spool lets go",
+    "half a line of the diary",
+)
 """Points that are tried with every `make test-faults`; `pytest tests/learner/sweep.py` tries all."""
 HALF_A_LINE = """
 import learner.state.event_log
@@ -70,8 +75,12 @@ learner.state.event_log.EventLog._flush = flush
 
 
 def config(editor: Path, folder: Path, over=None) -> RunConfig:
-    return tiny_run(editor, folder, "run", {
-        "data": {"held_out_tasks": 1}, "report": {"gallery_tasks": 0, "gallery_groups": 0}, **(over or {})})
+    return tiny_run(
+        editor,
+        folder,
+        "run",
+        {"data": {"held_out_tasks": 1}, "report": {"gallery_tasks": 0, "gallery_groups": 0}, **(over or {})},
+    )
 
 
 def sha(folder: Path) -> str:

@@ -42,13 +42,18 @@ class Watcher:
 
 
 def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=lambda step: True, **sections):
-    settings = RunConfig.model_validate({
-        "exploration": {"group_size": 3},
-        "rewards": {"weights": {"background_psnr": 2.0}, "floors": {"background_psnr": 0.0}},
-        "learner": {"steps": 5, "groups_per_step": 2}, "checkpoint": {"every": 2}, **sections,
-    })
-    backend = FakeBackend(settings, choose=lambda n: 0, fate=fate, first_step=first_step, version=first_step,
-                          applied=applied)
+    settings = RunConfig.model_validate(
+        {
+            "exploration": {"group_size": 3},
+            "rewards": {"weights": {"background_psnr": 2.0}, "floors": {"background_psnr": 0.0}},
+            "learner": {"steps": 5, "groups_per_step": 2},
+            "checkpoint": {"every": 2},
+            **sections,
+        }
+    )
+    backend = FakeBackend(
+        settings, choose=lambda n: 0, fate=fate, first_step=first_step, version=first_step, applied=applied
+    )
     watcher = Watcher()
     with EventLog(tmp_path / "events.jsonl") as events:
         backend.notify = events.write
@@ -65,11 +70,19 @@ def test_every_step_is_updated_published_and_saved_when_due(tmp_path):
     backend, watcher, result = run(tmp_path)
     assert calls(backend, "update", "publish", "save") == [
         ("save", 0),
-        ("update", 2), ("publish", 1),
-        ("update", 2), ("publish", 2), ("save", 2),
-        ("update", 2), ("publish", 3),
-        ("update", 2), ("publish", 4), ("save", 4),
-        ("update", 2), ("publish", 5), ("save", 5),
+        ("update", 2),
+        ("publish", 1),
+        ("update", 2),
+        ("publish", 2),
+        ("save", 2),
+        ("update", 2),
+        ("publish", 3),
+        ("update", 2),
+        ("publish", 4),
+        ("save", 4),
+        ("update", 2),
+        ("publish", 5),
+        ("save", 5),
     ]
     assert [step.step for step in watcher.steps] == [1, 2, 3, 4, 5] and watcher.steps[2].version == 3
     assert (result.counters.leased, result.counters.trained, result.counters.in_flight) == (10, 10, 0)
@@ -91,9 +104,15 @@ def test_a_resumed_run_does_the_rest(tmp_path):
 
 def test_the_held_out_tasks_are_measured_in_between_on_published_weights(tmp_path):
     backend, watcher, _ = run(
-        tmp_path, cluster={"staleness": 4, "publish_every": 5}, report={"evaluate_every": 2, "gallery_tasks": 3})
+        tmp_path, cluster={"staleness": 4, "publish_every": 5}, report={"evaluate_every": 2, "gallery_tasks": 3}
+    )
     assert calls(backend, "publish", "measure") == [
-        ("publish", 2), ("measure", 2, False, 3), ("publish", 4), ("measure", 4, False, 3), ("publish", 5)]
+        ("publish", 2),
+        ("measure", 2, False, 3),
+        ("publish", 4),
+        ("measure", 4, False, 3),
+        ("publish", 5),
+    ]
     record = watcher.evaluations[0]
     assert (record.label, record.step, record.tasks) == ("training", 2, 4)
     assert record.mean == {"background_psnr": 22.5}
@@ -122,8 +141,10 @@ def test_groups_for_the_gallery_come_with_pictures(tmp_path):
     assert len(watcher.groups) == 10
 
 
-@pytest.mark.parametrize(("steps", "count", "expected"), [
-    (5, 0, set()), (5, 1, {4}), (5, 2, {0, 4}), (5, 3, {0, 2, 4}), (2, 8, {0, 1}), (1, 4, {0})])
+@pytest.mark.parametrize(
+    ("steps", "count", "expected"),
+    [(5, 0, set()), (5, 1, {4}), (5, 2, {0, 4}), (5, 3, {0, 2, 4}), (2, 8, {0, 1}), (1, 4, {0})],
+)
 def test_gallery_steps_are_spread_over_the_run(steps, count, expected):
     assert gallery_steps(steps, count) == expected
 
@@ -193,8 +214,11 @@ def full(monkeypatch, when):
 def test_a_checkpoint_that_the_disk_refused_is_tried_again_after_the_next_step(tmp_path, monkeypatch):
     full(monkeypatch, lambda call: call in (1, 2))  # of steps 2 and 3
     _, watcher, _ = run(tmp_path)
-    events = [(e["event"], e["step"]) for e in read_events(tmp_path / "events.jsonl")
-              if e["event"] in ("checkpoint", "not_saved")]
+    events = [
+        (e["event"], e["step"])
+        for e in read_events(tmp_path / "events.jsonl")
+        if e["event"] in ("checkpoint", "not_saved")
+    ]
     # Tried again successfully after step 4, which was due anyway.
     assert events == [("checkpoint", 0), ("not_saved", 2), ("not_saved", 3), ("checkpoint", 4), ("checkpoint", 5)]
     assert "checkpoint of step 2 could not be written: No space left on device" in watcher.notices[0]
@@ -248,8 +272,11 @@ def test_a_run_that_is_asked_to_stop_is_saved_first(tmp_path, requested):
 
 
 def test_flat_rewards_raise_an_alarm_once(tmp_path):
-    _, watcher, _ = run(tmp_path, rewards={"weights": {"background_psnr": 1.0}, "min_std": 100.0},
-                        learner={"steps": 8, "groups_per_step": 2})
+    _, watcher, _ = run(
+        tmp_path,
+        rewards={"weights": {"background_psnr": 1.0}, "min_std": 100.0},
+        learner={"steps": 8, "groups_per_step": 2},
+    )
     assert [step.zero_std_share for step in watcher.steps] == [1.0] * 8
     (sentence,) = watcher.notices
     assert "taught nothing in 5 steps in a row" in sentence and "rewards.min_std" in sentence
@@ -262,13 +289,20 @@ def test_a_judge_that_is_constant_beside_other_rewards_raises_the_alarm_and_is_n
         whole = fake_backend_delivery(config, lease, valid)
         background = whole.scores.components["background_psnr"]
         judge = tuple(Score(value=0.6) for _ in background)
-        return replace(whole, scores=replace(whole.scores, components={
-            "background_psnr": background, "editscore": judge}))
+        return replace(
+            whole, scores=replace(whole.scores, components={"background_psnr": background, "editscore": judge})
+        )
 
     fake_backend_delivery = fake_backend.delivery
     monkeypatch.setattr(fake_backend, "delivery", delivery)
-    _, watcher, _ = run(tmp_path, learner={"steps": 8, "groups_per_step": 2}, rewards={
-        "weights": {"editscore": 1.0, "background_psnr": 0.25}, "judge": {"editscore": {"urls": ["http://host:1/v1"]}}})
+    _, watcher, _ = run(
+        tmp_path,
+        learner={"steps": 8, "groups_per_step": 2},
+        rewards={
+            "weights": {"editscore": 1.0, "background_psnr": 0.25},
+            "judge": {"editscore": {"urls": ["http://host:1/v1"]}},
+        },
+    )
     assert [(step.zero_std_share, step.edit_flat_share) for step in watcher.steps] == [(1.0, 1.0)] * 8
     assert all(step.reward_std["reward"] > 0 for step in watcher.steps)  # of the background: it is not learnt
     (sentence,) = watcher.notices

@@ -29,14 +29,17 @@ def test_dry_run_prints_what_would_run_and_starts_nothing(tmp_path: Path, capsys
 
 
 def test_help_does_not_need_the_heavy_libraries():
-    code = ("import sys, learner.main; learner.main.main(['--help']); learner.main.main(['--dry-run']); "
-            "print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])")
+    code = (
+        "import sys, learner.main; learner.main.main(['--help']); learner.main.main(['--dry-run']); "
+        "print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "[]" and "--learner.optimizer.lr" in printed
 
 
-@pytest.mark.parametrize(("flags", "name"), [
-    ([], "quickstart-2"), (["--name", "quickstart"], "quickstart"), (["--resume"], "quickstart")])
+@pytest.mark.parametrize(
+    ("flags", "name"), [([], "quickstart-2"), (["--name", "quickstart"], "quickstart"), (["--resume"], "quickstart")]
+)
 def test_a_given_name_and_a_resume_mean_exactly_that_run(tmp_path: Path, monkeypatch, flags, name):
     asked = []
     monkeypatch.setattr("learner.main.train", lambda config, asks, _: asked.append((config.name, asks.resume)) or 0)
@@ -81,7 +84,8 @@ def test_what_was_lost_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_pat
     assert guarded(config, raising(LearnerLost("the learner died"))) == RESUMABLE
     assert capsys.readouterr().err == (
         f"\nthe learner died\nContinue from the last checkpoint with: python -m learner.main --config "
-        f"{tmp_path}/r/config.yaml --resume\n")
+        f"{tmp_path}/r/config.yaml --resume\n"
+    )
 
 
 def test_a_refusal_does_not_repeat_the_refused_command(tmp_path: Path, capsys):

@@ -28,6 +28,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 def answered(who: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exception:
     """What the run raises when a process answers with an error, saved and told of like every end."""
+
     def get(ref: object, timeout: float) -> None:
         raise error
 
@@ -38,18 +39,31 @@ def answered(who: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exc
 
 
 @pytest.mark.parametrize("who", ["learner", "reward pool"])
-@pytest.mark.parametrize("error", [
-    ActorDiedError(), NodeDiedError("gone"), GetTimeoutError(), ObjectLostError("00", None, ""),
-    task_error(PeersLost("process 1 lost the others"))], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        NodeDiedError("gone"),
+        GetTimeoutError(),
+        ObjectLostError("00", None, ""),
+        task_error(PeersLost("process 1 lost the others")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_process_or_group_that_is_gone_may_be_found_again(who, error, monkeypatch):
     assert is_passing(answered(who, error, monkeypatch))
 
 
 @pytest.mark.parametrize("who", ["learner", "reward pool"])
-@pytest.mark.parametrize("error", [
-    task_error(ValueError("ratio gate")), task_error(BadAnswer("11/10")),
-    ActorDiedError(RayTaskError("__init__", "Traceback", FileNotFoundError("editor.path")))],
-    ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        task_error(ValueError("ratio gate")),
+        task_error(BadAnswer("11/10")),
+        ActorDiedError(RayTaskError("__init__", "Traceback", FileNotFoundError("editor.path"))),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_what_a_process_raised_by_itself_it_would_raise_again(who, error, monkeypatch):
     assert not is_passing(answered(who, error, monkeypatch))
 
@@ -60,17 +74,31 @@ def test_judges_that_are_down_may_be_up_again_wherever_they_were_asked(monkeypat
     assert is_passing(caused(RunFailed("in this process"), down))
 
 
-@pytest.mark.parametrize("error", [
-    overdue(RunConfig(), 3), RunInterrupted("not ready in time"), LearnerLost("hangs"), FleetError("no worker"),
-    ClusterError("no Ray there"), ServersFailed("killed by signal 9"), PeersLost("did not meet")],
-    ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        overdue(RunConfig(), 3),
+        RunInterrupted("not ready in time"),
+        LearnerLost("hangs"),
+        FleetError("no worker"),
+        ClusterError("no Ray there"),
+        ServersFailed("killed by signal 9"),
+        PeersLost("did not meet"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_errors_of_the_machinery_pass_also_as_causes(error):
     assert is_passing(error) and is_passing(caused(RunFailed("and saved"), error))
 
 
-@pytest.mark.parametrize("error", [
-    RunFailed("the disk is full"), ValueError("a wrong mask"),
-    caused(FleetError("A rollout worker failed"), task_error(KeyError("a fault of ours"))),
-    caused(LearnerLost("failed"), task_error(RuntimeError("out of memory")))])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunFailed("the disk is full"),
+        ValueError("a wrong mask"),
+        caused(FleetError("A rollout worker failed"), task_error(KeyError("a fault of ours"))),
+        caused(LearnerLost("failed"), task_error(RuntimeError("out of memory"))),
+    ],
+)
 def test_other_errors_need_a_person(error):
     assert not is_passing(error)

@@ -58,8 +58,14 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
     _, summary, watcher = unbroken
     path = folder / "whole"
     assert json.loads((path / "summary.json").read_text()) == summary
-    assert summary["counters"] == {"leased": 8, "trained": 8, "rejected": 0, "requeued": 0, "in_flight": 0,
-                                   "replayed": 0}
+    assert summary["counters"] == {
+        "leased": 8,
+        "trained": 8,
+        "rejected": 0,
+        "requeued": 0,
+        "in_flight": 0,
+        "replayed": 0,
+    }
     metrics = {"edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
     for block in ("base", "final", "gain"):
         assert set(summary[block]["mean"]) == set(summary[block]["standard_error"]) > metrics
@@ -240,6 +246,7 @@ def contents(folder):
 def raising(error):
     def fail(*arguments):
         raise error
+
     return fail
 
 
@@ -269,7 +276,8 @@ def test_a_run_that_was_renamed_or_copied_is_continued_where_it_lies(tiny_kontex
         run(config)
     other = contents(tmp_path / "ren")
     request = parse_command_line(
-        ["--config", str(tmp_path / "keep" / "config.yaml"), "--resume", "--learner.steps", "2"])
+        ["--config", str(tmp_path / "keep" / "config.yaml"), "--resume", "--learner.steps", "2"]
+    )
     summary = run(request.config, request.resume)
     assert (summary["name"], summary["first_step"], summary["steps"]) == ("keep", 1, 2)
     assert (tmp_path / "keep" / "checkpoints" / "step_000002").is_dir()
@@ -306,12 +314,21 @@ def test_a_group_that_is_not_finite_is_redone(tiny_kontext, folder, monkeypatch)
 
 
 def test_a_manifest_without_ground_truth_trains_and_shows_its_pictures(tiny_kontext, folder):
-    config = tiny_run(tiny_kontext, folder, "manifest", {
-        "data": {"type": "manifest", "path": str(write_manifest(folder / "m.jsonl", 4)), "resolution": 32,
-                 "held_out_fraction": 0.5},
-        "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
-        "learner": {"steps": 1, "preservation": {"velocity_weight": 1.0, "velocity_region": "edit"}},
-    })
+    config = tiny_run(
+        tiny_kontext,
+        folder,
+        "manifest",
+        {
+            "data": {
+                "type": "manifest",
+                "path": str(write_manifest(folder / "m.jsonl", 4)),
+                "resolution": 32,
+                "held_out_fraction": 0.5,
+            },
+            "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
+            "learner": {"steps": 1, "preservation": {"velocity_weight": 1.0, "velocity_region": "edit"}},
+        },
+    )
     watcher = Watcher()
     summary = run(config, observers=[GalleryReport(), watcher])
     assert {"background_psnr", "background_ssim", "edit_change"} < set(summary["final"]["mean"])

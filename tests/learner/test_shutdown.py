@@ -21,8 +21,12 @@ from tests.learner.tiny_run import tiny_run
 pytestmark = pytest.mark.fault
 
 ROOT = Path(__file__).parents[2]
-LONG = {"learner": {"steps": 200}, "data": {"held_out_tasks": 1}, "checkpoint": {"every": 100},
-        "report": {"gallery_tasks": 0, "gallery_groups": 0}}
+LONG = {
+    "learner": {"steps": 200},
+    "data": {"held_out_tasks": 1},
+    "checkpoint": {"every": 100},
+    "report": {"gallery_tasks": 0, "gallery_groups": 0},
+}
 
 
 def command(config, *flags) -> list[str]:
@@ -34,7 +38,8 @@ def command(config, *flags) -> list[str]:
 
 def start(config, *flags) -> subprocess.Popen:
     return subprocess.Popen(
-        command(config, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command(config, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def seen(config, event: str) -> int:
@@ -230,11 +235,14 @@ def test_a_second_request_does_not_wait(stopping, number, monkeypatch):
     assert not reached
 
 
-@pytest.mark.parametrize(("numbers", "seconds"), [
-    ((signal.SIGTERM, signal.SIGTERM), 60.0),  # `timeout` sends to the command and to its group
-    ((signal.SIGTERM, signal.SIGHUP), 0.0),
-    ((signal.SIGHUP, signal.SIGHUP), 0.0),
-])
+@pytest.mark.parametrize(
+    ("numbers", "seconds"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 60.0),  # `timeout` sends to the command and to its group
+        ((signal.SIGTERM, signal.SIGHUP), 0.0),
+        ((signal.SIGHUP, signal.SIGHUP), 0.0),
+    ],
+)
 def test_what_is_sent_twice_by_machines_is_one_request(stopping, numbers, seconds, monkeypatch):
     monkeypatch.setattr("learner.shutdown.AGAIN_SECONDS", seconds)
     reached = False

@@ -18,9 +18,21 @@ def test_pictures_alone_can_be_calibrated_on(tmp_path, capsys):
 def test_two_judges_are_compared(tmp_path, capsys):
     write_edits(tmp_path)
     with ScriptedServer() as editscore, ScriptedServer() as qwen:
-        assert main([
-            str(tmp_path), "--json", "--rewards.judge.editscore.urls", f"[{editscore.url}]",
-            "--rewards.judge.qwen_vl.urls", f"[{qwen.url}]", "--rewards.judge.editscore.passes", "3"]) == 0
+        assert (
+            main(
+                [
+                    str(tmp_path),
+                    "--json",
+                    "--rewards.judge.editscore.urls",
+                    f"[{editscore.url}]",
+                    "--rewards.judge.qwen_vl.urls",
+                    f"[{qwen.url}]",
+                    "--rewards.judge.editscore.passes",
+                    "3",
+                ]
+            )
+            == 0
+        )
         # Two questions a pass for every edit, a question for every edit; nothing twice.
         assert len(editscore.questions) == 12 * 3 * 2 and len(qwen.questions) == 12
     values = json.loads(capsys.readouterr().out)

@@ -19,9 +19,12 @@ maybe = st.one_of(values, values, values, st.none())
 
 def scored(group: dict[str, list[float | None]], name: str = "g") -> GroupScores:
     return GroupScores(
-        name, 0,
-        {n: tuple(Score(error=f"{n} failed") if v is None else Score(value=v) for v in row)
-         for n, row in group.items()},
+        name,
+        0,
+        {
+            n: tuple(Score(error=f"{n} failed") if v is None else Score(value=v) for v in row)
+            for n, row in group.items()
+        },
         0.0,
     )
 
@@ -226,8 +229,13 @@ def test_a_group_in_which_no_reward_for_the_edit_is_above_its_floor_is_filtered(
 @pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
 def test_one_reward_for_the_edit_above_its_floor_is_enough(normalisation):
     groups = [scored({"judge": CONSTANT, "other": other, "psnr": SPEAKING}) for other in (NOISE, TOLD_APART)]
-    found = compose(groups, {"judge": 1.0, "other": 0.5, "psnr": 0.25}, normalisation, floors={"other": 0.01},
-                    edit=("judge", "other"))
+    found = compose(
+        groups,
+        {"judge": 1.0, "other": 0.5, "psnr": 0.25},
+        normalisation,
+        floors={"other": 0.01},
+        edit=("judge", "other"),
+    )
     assert [reward.filtered for reward in found] == [True, False]
 
 
@@ -242,8 +250,9 @@ def test_a_group_that_does_not_vary_at_all_is_flat_and_not_filtered():
 def test_groups_at_their_floor_leave_the_pooled_scale_of_the_others_alone(says_nothing):
     speaking = [scored({"judge": TOLD_APART}), scored({"judge": [0.1, 0.4, 0.3]})]
     alone = compose(speaking, {"judge": 1.0}, "pooled", floors={"judge": 0.01})
-    among = compose([*speaking, *[scored({"judge": says_nothing})] * 22], {"judge": 1.0}, "pooled",
-                    floors={"judge": 0.01})
+    among = compose(
+        [*speaking, *[scored({"judge": says_nothing})] * 22], {"judge": 1.0}, "pooled", floors={"judge": 0.01}
+    )
     for one, other in zip(alone, among, strict=False):
         assert one.rewards.tobytes() == other.rewards.tobytes()
     assert not any(reward.rewards.any() for reward in among[2:])
@@ -267,9 +276,15 @@ def over_all_groups(batch, weights, normalisation):
 
 
 @pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
-@given(st.lists(st.integers(2, 5).flatmap(
-    lambda size: st.fixed_dictionaries(dict.fromkeys("ab", st.lists(values, min_size=size, max_size=size)))),
-    min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.integers(2, 5).flatmap(
+            lambda size: st.fixed_dictionaries(dict.fromkeys("ab", st.lists(values, min_size=size, max_size=size)))
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_where_all_groups_are_above_their_floor_floors_change_no_bit(normalisation, batch):
     floors = {"a": 0.5, "b": 0.01}
     assume(all(np.std(group[name]) > floor for group in batch for name, floor in floors.items()))

@@ -20,9 +20,7 @@ from rewards.pixel import (
 def pictures(batch, height, width, seed=0, noise=20.0):
     """uint8 source [H, W, 3] with structure, and edits of it."""
     rng = np.random.default_rng(seed)
-    ramp = np.linspace(40, 200, height * width).reshape(height, width, 1) + rng.normal(
-        0, 25, (height, width, 3)
-    )
+    ramp = np.linspace(40, 200, height * width).reshape(height, width, 1) + rng.normal(0, 25, (height, width, 3))
     edits = ramp + rng.normal(0, noise, (batch, height, width, 3))
     return np.clip(edits, 0, 255).astype(np.uint8), np.clip(ramp, 0, 255).astype(np.uint8)
 
@@ -111,9 +109,7 @@ def test_both_equal_torchmetrics_when_everything_is_kept(height, width, noise, s
     b = torch.tensor(source).permute(2, 0, 1).double()[None] / 255
     for k in range(2):
         psnr = metrics.peak_signal_noise_ratio(a[k : k + 1], b, data_range=1.0).item()
-        assert background_psnr(edited, source, nothing)[k].item() == pytest.approx(
-            min(psnr, PSNR_CAP), abs=1e-4
-        )
+        assert background_psnr(edited, source, nothing)[k].item() == pytest.approx(min(psnr, PSNR_CAP), abs=1e-4)
         ssim = metrics.structural_similarity_index_measure(a[k : k + 1], b, data_range=1.0).item()
         assert background_ssim(edited, source, nothing)[k].item() == pytest.approx(ssim, abs=1e-6)
 
@@ -169,8 +165,13 @@ def test_large_pictures_that_are_measured_piece_by_piece_are_measured_alike(monk
     filtered = []
     smooth = pixel._smooth
     monkeypatch.setattr(pixel, "_smooth", lambda maps: (filtered.append(maps.shape[:2]), smooth(maps))[1])
-    for cache, least, shapes in ((24 * 31 * 2, 64, {(1, 34), (2, 34)}), (1, 64, {(1, 34)}), (1, 7, {(1, 17), (1, 13)}),
-                                 (31 * 10, 1, {(1, 20), (1, 14)}), (1, 1, {(1, 11)})):
+    for cache, least, shapes in (
+        (24 * 31 * 2, 64, {(1, 34), (2, 34)}),
+        (1, 64, {(1, 34)}),
+        (1, 7, {(1, 17), (1, 13)}),
+        (31 * 10, 1, {(1, 20), (1, 14)}),
+        (1, 1, {(1, 11)}),
+    ):
         monkeypatch.setattr(pixel, "_CACHE", cache)
         monkeypatch.setattr(pixel, "_LEAST_ROWS", least)
         filtered.clear()

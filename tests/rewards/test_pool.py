@@ -49,7 +49,8 @@ def test_the_background_is_watched_whatever_is_rewarded(tasks):
     assert "background_psnr" not in unrewarded.components
     assert len(looks) == 11 and all(len(scores) == 3 for scores in looks.values())
     assert [score.value for score in looks["edit_change"]] == [
-        pytest.approx(measured(tasks.train[0], image)["edit_change"], abs=1e-6) for image in group.images]
+        pytest.approx(measured(tasks.train[0], image)["edit_change"], abs=1e-6) for image in group.images
+    ]
     whole = replace(tasks.train[0], edit_mask=np.ones((64, 64), dtype=bool))
     scores = at_once(RewardPool(config(edit_psnr=1.0), Tasks([whole], tasks.held_out)).score(group))
     assert "edit_change" in scores.diagnostics and "background_cast_drift" not in scores.diagnostics
@@ -123,10 +124,17 @@ def test_measured_leaves_out_what_has_no_truth(tasks):
     task = tasks.held_out[0]
     image = task.source
     truth = {"edit_score", "editscore_truth", "edit_accuracy"}
-    wanted, inside = {"edit_psnr", "edit_delta_e", "edit_pyramid"}, {
-        "edit_change", *(f"edit_{name}_drift" for name in DRIFTS)}
-    kept = {"background_psnr", "background_ssim", "background_pyramid", "background_cast_share",
-            *(f"background_{name}_drift" for name in DRIFTS)}
+    wanted, inside = (
+        {"edit_psnr", "edit_delta_e", "edit_pyramid"},
+        {"edit_change", *(f"edit_{name}_drift" for name in DRIFTS)},
+    )
+    kept = {
+        "background_psnr",
+        "background_ssim",
+        "background_pyramid",
+        "background_cast_share",
+        *(f"background_{name}_drift" for name in DRIFTS),
+    }
     assert set(measured(task, image)) == {*inside, *truth, *wanted, *kept}
     assert set(measured(replace(task, meta={}), image)) == {*inside, *wanted, *kept}
     bare = replace(task, meta={}, target=None)

@@ -136,8 +136,9 @@ def test_any_other_fault_of_a_waiting_scorer_is_an_error_that_names_it(tasks):
         raise JudgeUnavailable("nobody there")
 
     settings = waiting(one=broken)
-    scores = asyncio.run(RewardPool(settings["config"], tasks, waiting=settings["waiting"]).score(
-        group_of(tasks.train[0], 0)))
+    scores = asyncio.run(
+        RewardPool(settings["config"], tasks, waiting=settings["waiting"]).score(group_of(tasks.train[0], 0))
+    )
     assert scores.errors == ("one: the scorer failed with JudgeUnavailable: nobody there",)
     assert scores.invalid == {"one_failed": 3}
 
@@ -165,14 +166,18 @@ def test_without_judges_there_are_no_clients_no_threads_and_the_same_scores(task
     code = (
         "import sys; from configs.schema import RunConfig; from editing.data import open_tasks; import rewards.pool\n"
         "config = RunConfig(); rewards.pool.open_pool(config, open_tasks(config))\n"
-        "print(sorted(set(sys.modules) & {'openai', 'httpx2', 'redis', 'fastapi', 'ray'}))")
+        "print(sorted(set(sys.modules) & {'openai', 'httpx2', 'redis', 'fastapi', 'ray'}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def judged(url: str, **rewards) -> RunConfig:
-    return RunConfig.model_validate({
-        "redis": {"timeout": 10.0},
-        "rewards": {"judge": {"editscore": {"urls": [url], "passes": 2}, "patience": 5.0}, **rewards}})
+    return RunConfig.model_validate(
+        {
+            "redis": {"timeout": 10.0},
+            "rewards": {"judge": {"editscore": {"urls": [url], "passes": 2}, "patience": 5.0}, **rewards},
+        }
+    )
 
 
 def test_a_configured_judge_scores_and_its_numbers_are_told(tasks, tmp_path):
@@ -211,8 +216,11 @@ def test_servers_come_from_elsewhere_too_and_may_change(tasks):
             await pool.close()
 
     with ScriptedServer() as one, ScriptedServer() as two, ScriptedServer() as three:
-        pool = open_pool(judged(one.url).model_copy(update={"redis": RunConfig(redis={"mode": "off"}).redis}), tasks,
-                         urls={"editscore": [two.url]})
+        pool = open_pool(
+            judged(one.url).model_copy(update={"redis": RunConfig(redis={"mode": "off"}).redis}),
+            tasks,
+            urls={"editscore": [two.url]},
+        )
         assert asyncio.run(use(pool, three.url)) == 3
         asked = [[entry for entry in server.log if not entry.probe] for server in (one, two, three)]
     assert len(asked[0]) + len(asked[2]) == 12 and asked[0] and asked[2] and not asked[1]
@@ -231,14 +239,18 @@ def test_judges_that_do_not_answer_do_not_start(tasks, tmp_path):
 
 
 def asked_for_a_digit(url: str) -> RunConfig:
-    return RunConfig.model_validate({
-        "rewards": {"judge": {"qwen_vl": {"urls": [url]}, "patience": 5.0}}, "redis": {"mode": "off"}})
+    return RunConfig.model_validate(
+        {"rewards": {"judge": {"qwen_vl": {"urls": [url]}, "patience": 5.0}}, "redis": {"mode": "off"}}
+    )
 
 
-@pytest.mark.parametrize(("tokens", "sentence"), [
-    (None, r"has no /tokenize .*needs a server that does, such as vLLM"),
-    ([7], r"expected one token of its own for each digit 0 to 5, got .*rewards\.judge\.qwen_vl"),
-])
+@pytest.mark.parametrize(
+    ("tokens", "sentence"),
+    [
+        (None, r"has no /tokenize .*needs a server that does, such as vLLM"),
+        ([7], r"expected one token of its own for each digit 0 to 5, got .*rewards\.judge\.qwen_vl"),
+    ],
+)
 def test_a_tokenizer_that_cannot_be_used_stops_the_start(tasks, monkeypatch, tokens, sentence):
     async def start() -> None:
         pool = open_pool(asked_for_a_digit(server.url), tasks)
@@ -274,6 +286,7 @@ def test_the_digits_are_known_when_the_first_group_comes(tasks):
 @pytest.mark.parametrize("name", ["editscore", "qwen_vl"])
 def test_a_judge_too_small_for_the_runs_images_is_noticed_at_the_start(tasks, name):
     """A one-token question about a small image it answers; one of the run's size it refuses, as vLLM does."""
+
     async def start() -> str:
         asking = judged(server.url) if name == "editscore" else asked_for_a_digit(server.url)
         pool = open_pool(asking.model_copy(update={"redis": RedisConfig(mode="off")}), tasks)
@@ -314,8 +327,9 @@ def test_what_else_a_rehearsal_comes_to_does_not_keep_a_run_from_starting(tasks,
 
 
 def test_a_scorer_that_cannot_be_loaded_is_a_sentence_and_starts_no_cache(tasks, tmp_path):
-    config = judged("http://127.0.0.1:9/v1", scorers={"mine": "no.such:scorer"},
-                    weights={"editscore": 1.0, "mine": 1.0})
+    config = judged(
+        "http://127.0.0.1:9/v1", scorers={"mine": "no.such:scorer"}, weights={"editscore": 1.0, "mine": 1.0}
+    )
     with pytest.raises(ScorerError, match=r"rewards\.scorers\.mine: no\.such cannot be imported"):
         open_pool(config, tasks, folder=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,10 @@ import pytest
 from rewards.result import LARGEST_SCORE, GroupScores, Score
 
 
-@pytest.mark.parametrize("fields", [{}, {"value": 1.0, "error": "x"}, {"value": math.nan}, {"value": math.inf},
-                                    {"value": 1e300}, {"value": -1e10}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"value": 1.0, "error": "x"}, {"value": math.nan}, {"value": math.inf}, {"value": 1e300}, {"value": -1e10}],
+)
 def test_a_score_is_a_finite_value_of_bounded_size_or_an_error(fields):
     with pytest.raises(ValueError):
         Score(**fields)

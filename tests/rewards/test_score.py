@@ -17,8 +17,16 @@ from tests.rewards.offline.edit_files import write_edits
 @pytest.fixture
 def files(tmp_path):
     write_edits(tmp_path, sources=1)
-    return ["--source", str(tmp_path / "source_0.png"), "--edited", str(tmp_path / "edited_0_1.png"),
-            "--mask", str(tmp_path / "mask.png"), "--instruction", "paint the box red"]
+    return [
+        "--source",
+        str(tmp_path / "source_0.png"),
+        "--edited",
+        str(tmp_path / "edited_0_1.png"),
+        "--mask",
+        str(tmp_path / "mask.png"),
+        "--instruction",
+        "paint the box red",
+    ]
 
 
 def read(path):
@@ -62,8 +70,14 @@ def test_a_target_adds_its_psnr(files, capsys):
 def test_judges_are_asked_and_their_passes_shown(files, tmp_path, capsys):
     edited = [str(tmp_path / f"edited_0_{n}.png") for n in (0, 2)]
     with ScriptedServer() as server:
-        judge = ["--rewards.judge.editscore.urls", f"[{server.url}]", "--rewards.judge.editscore.passes", "3",
-                 "--rewards.judge.qwen_vl.urls", f"[{server.url}]"]
+        judge = [
+            "--rewards.judge.editscore.urls",
+            f"[{server.url}]",
+            "--rewards.judge.editscore.passes",
+            "3",
+            "--rewards.judge.qwen_vl.urls",
+            f"[{server.url}]",
+        ]
         assert main([*files, "--edited", *edited, *judge, "--json"]) == 0
         captured = capsys.readouterr()
         assert len(server.questions) == 3 * (3 * 2 + 1)
@@ -90,10 +104,16 @@ def test_a_component_without_a_value_is_an_error_and_exit_code_1(files, capsys):
 
 def test_a_scorer_of_ones_own_is_asked(files, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_scorer_of_score.py").write_text(
-        "def brightness(given):\n    return given.images.mean(axis=(1, 2, 3)) / 255\n")
+        "def brightness(given):\n    return given.images.mean(axis=(1, 2, 3)) / 255\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    flags = ["--rewards.scorers", "{brightness: 'own_scorer_of_score:brightness'}", "--rewards.weights",
-             "{brightness: 1}", "--json"]
+    flags = [
+        "--rewards.scorers",
+        "{brightness: 'own_scorer_of_score:brightness'}",
+        "--rewards.weights",
+        "{brightness: 1}",
+        "--json",
+    ]
     assert main([*files, *flags]) == 0
     values = json.loads(capsys.readouterr().out)["edited"][0]["scores"]
     assert values["brightness"]["value"] == pytest.approx(read(files[3]).mean() / 255)
@@ -102,15 +122,32 @@ def test_a_scorer_of_ones_own_is_asked(files, tmp_path, monkeypatch, capsys):
     assert "rewards.scorers.brightness" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("change", "code", "sentence"), [
-    (["--source", "nope.png"], 2, "nope.png must be a file"),
-    (["--rewards.judge.editscore.serve.replicas", "1", "--rewards.judge.editscore.serve.path", "x",
-      "--rewards.judge.editscore.serve.python", "/no/such/python", "--rewards.judge.editscore.serve.gpus", "0"],
-     1, "make judge"),
-    (["--rewards.judge.editscore.url", "x"], 2, "did you mean"),
-    (["--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--rewards.judge.patience", "1"], 1,
-     "1 of 1 servers did not answer a picture"),
-])
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        (["--source", "nope.png"], 2, "nope.png must be a file"),
+        (
+            [
+                "--rewards.judge.editscore.serve.replicas",
+                "1",
+                "--rewards.judge.editscore.serve.path",
+                "x",
+                "--rewards.judge.editscore.serve.python",
+                "/no/such/python",
+                "--rewards.judge.editscore.serve.gpus",
+                "0",
+            ],
+            1,
+            "make judge",
+        ),
+        (["--rewards.judge.editscore.url", "x"], 2, "did you mean"),
+        (
+            ["--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--rewards.judge.patience", "1"],
+            1,
+            "1 of 1 servers did not answer a picture",
+        ),
+    ],
+)
 def test_wrong_requests_are_sentences(files, capsys, change, code, sentence):
     assert main([*files, *change]) == code
     captured = capsys.readouterr()

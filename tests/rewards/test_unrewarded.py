@@ -93,9 +93,12 @@ def test_appearance_equals_plain_loops_in_float64():
         y = {p: sum(w * float(c) for w, c in zip(luma, x[p], strict=True)) / 255 for p in places}
         steps = [abs(y[r, c] - y[q]) for r, c in places for q in ((r + 1, c), (r, c + 1)) if q in y]
         mean = sum(y.values()) / len(y)
-        return {"brightness": mean, "contrast": (sum((v - mean) ** 2 for v in y.values()) / len(y)) ** 0.5,
-                "saturation": sum(int(max(x[p])) - int(min(x[p])) for p in places) / 255 / len(places),
-                "sharpness": sum(steps) / len(steps)}
+        return {
+            "brightness": mean,
+            "contrast": (sum((v - mean) ** 2 for v in y.values()) / len(y)) ** 0.5,
+            "saturation": sum(int(max(x[p])) - int(min(x[p])) for p in places) / 255 / len(places),
+            "sharpness": sum(steps) / len(steps),
+        }
 
     got, after, before = appearance(other[None], image, inside), look(other), look(image)
     for name in SIGNED:
@@ -103,7 +106,8 @@ def test_appearance_equals_plain_loops_in_float64():
     error = (other[inside].astype(float) - image[inside]) / 255
     assert got["change"][0] == pytest.approx(np.abs(error).mean(), rel=1e-5)
     assert got["cast_share"][0] == pytest.approx(
-        (error.mean(axis=0) ** 2).sum() / (error**2).mean(axis=0).sum(), rel=1e-4)
+        (error.mean(axis=0) ** 2).sum() / (error**2).mean(axis=0).sum(), rel=1e-4
+    )
     assert set(got) == {*SIGNED, *UNSIGNED}
 
 

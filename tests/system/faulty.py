@@ -25,6 +25,7 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
         def strikes(self, name):
             import json
             import os
+
             try:
                 with (struck / name).open("x") as file:
                     json.dump({"pid": os.getpid()}, file)

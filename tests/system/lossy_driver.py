@@ -69,10 +69,18 @@ def driven(editor: Path, folder: Path) -> list[str]:
     # One Ray for all lives: its start takes longer than all else.
     with connect(ClusterConfig()):
         while len(ends) < MOST_LIVES:
-            config = tiny_run(editor, folder, "run", {
-                "learner": {"steps": steps, "groups_per_step": GROUPS}, "data": {"held_out_tasks": 1},
-                "checkpoint": {"every": 1}, "report": {"gallery_groups": 0, "gallery_tasks": 0},
-                "cluster": {"mode": "ray", "max_attempts": 20, "max_restarts": 20}})
+            config = tiny_run(
+                editor,
+                folder,
+                "run",
+                {
+                    "learner": {"steps": steps, "groups_per_step": GROUPS},
+                    "data": {"held_out_tasks": 1},
+                    "checkpoint": {"every": 1},
+                    "report": {"gallery_groups": 0, "gallery_tasks": 0},
+                    "cluster": {"mode": "ray", "max_attempts": 20, "max_restarts": 20},
+                },
+            )
             try:
                 run(config, resume=(folder / "run" / "config.yaml").exists())
             except RunFailed as error:

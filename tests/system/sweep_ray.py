@@ -20,7 +20,7 @@ from configs.load import to_yaml
 from learner.run import run
 from learner.state.event_log import read_events
 from tests.descendants import descendants
-from tests.learner.sweep import KILLS, kept, seed  # noqa: F401 (fixture)
+from tests.learner.sweep import KILLS, kept, seed
 from tests.learner.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
@@ -42,8 +42,10 @@ class Life:
     began: float
 
     def told(self, *kinds: str) -> bool:
-        return any(event["event"] in kinds and event["time"] >= self.began
-                   for event in read_events(self.folder / "run" / "events.jsonl"))
+        return any(
+            event["event"] in kinds and event["time"] >= self.began
+            for event in read_events(self.folder / "run" / "events.jsonl")
+        )
 
     def learner(self) -> psutil.Process | None:
         """Ray's processes are children of this one, which started Ray."""
@@ -68,20 +70,44 @@ class Life:
 
 
 def test_a_run_on_ray_that_is_killed_again_and_again_ends_with_the_same_bytes(
-        ray_cluster, seed, tiny_kontext, tmp_path, capsys):  # noqa: F811
+    ray_cluster, seed, tiny_kontext, tmp_path, capsys
+):
     import ray
 
     run(tiny_run(tiny_kontext, tmp_path / "whole", "run", OVER))
     (tmp_path / "killed").mkdir()
     config, folder = tmp_path / "killed" / "asked.yaml", tmp_path / "killed"
-    config.write_text(to_yaml(tiny_run(tiny_kontext, folder, "run", {**OVER, "cluster": {
-        "mode": "ray", "address": ray.get_runtime_context().gcs_address, "group_timeout": LONGEST_LIFE}})))
+    config.write_text(
+        to_yaml(
+            tiny_run(
+                tiny_kontext,
+                folder,
+                "run",
+                {
+                    **OVER,
+                    "cluster": {
+                        "mode": "ray",
+                        "address": ray.get_runtime_context().gcs_address,
+                        "group_timeout": LONGEST_LIFE,
+                    },
+                },
+            )
+        )
+    )
     draw, deaths, ended = random.Random(seed), list[str](), None
     while ended != exits.DONE or len(deaths) < KILLS:
         with (folder / "said.txt").open("wb") as said:
-            life = Life(folder, subprocess.Popen(
-                [sys.executable, "-m", "cluster.resume_or_start", "--", "--config", str(config)], cwd=ROOT, stdout=said,
-                stderr=said, env={**os.environ, "RAY_AUTH_MODE": "token"}), time.time())
+            life = Life(
+                folder,
+                subprocess.Popen(
+                    [sys.executable, "-m", "cluster.resume_or_start", "--", "--config", str(config)],
+                    cwd=ROOT,
+                    stdout=said,
+                    stderr=said,
+                    env={**os.environ, "RAY_AUTH_MODE": "token"},
+                ),
+                time.time(),
+            )
         ended, struck = life.ends(draw, strike=len(deaths) < KILLS)
         if struck:
             deaths.append(struck)

@@ -55,8 +55,10 @@ def test_a_run_goes_on_without_its_score_cache_and_finds_it_again(mode, request,
     with ScriptedServer() as judge:
         run(judged(tiny_kontext, tmp_path, "without", "inline", judge.url, redis={"mode": "off"}, **longer))
         try:
-            run(judged(tiny_kontext, tmp_path, "killed", mode, judge.url, redis={"mode": "embedded"}, **longer),
-                observers=[killer])
+            run(
+                judged(tiny_kontext, tmp_path, "killed", mode, judge.url, redis={"mode": "embedded"}, **longer),
+                observers=[killer],
+            )
         finally:
             killer.release()
     events = events_of(tmp_path, "killed")

@@ -19,10 +19,10 @@ from tests.system.faulty import Scaler, faulty_worker
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 
-
 @pytest.fixture
 def faulty(ray_cluster, monkeypatch, tmp_path):
     """Has the run `name` use workers with these faults; returns where they leave their traces."""
+
     def make(name, plan):
         struck = tmp_path / f"{name}.struck"
         struck.mkdir()
@@ -43,15 +43,21 @@ def holds(folder, name):
     return not any(audited(folder / name / "events.jsonl").faults.values())
 
 
-def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_attempt(
-    faulty, tiny_kontext, tmp_path
-):
+def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_attempt(faulty, tiny_kontext, tmp_path):
     plan = {"000000.000.0": "9", "000000.003.0": "11", "000001.001.0": "exit", "000001.003.0": "hang"}
     struck = faulty("faulty", plan)
-    config = tiny_run(tiny_kontext, tmp_path, "faulty", {
-        "sampler": {"steps": 6}, "learner": {"steps": 3, "groups_per_step": 4}, "data": {"held_out_tasks": 1},
-        "cluster": {"mode": "ray", "groups_in_flight": 1, "group_timeout": 45.0},
-        "report": {"gallery_groups": 0, "gallery_tasks": 0}})
+    config = tiny_run(
+        tiny_kontext,
+        tmp_path,
+        "faulty",
+        {
+            "sampler": {"steps": 6},
+            "learner": {"steps": 3, "groups_per_step": 4},
+            "data": {"held_out_tasks": 1},
+            "cluster": {"mode": "ray", "groups_in_flight": 1, "group_timeout": 45.0},
+            "report": {"gallery_groups": 0, "gallery_tasks": 0},
+        },
+    )
     summary = run(config)
     victims = {group: json.loads((struck / group).read_text())["pid"] for group in plan}
     assert all((struck / f"{group} at call 4").exists() for group in plan)  # each fault struck in mid-trajectory
@@ -61,7 +67,13 @@ def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_at
     assert hung["reason"] == "no answer within 45 s (cluster.group_timeout)"
     assert {event["group"] for event in events_of(tmp_path, "faulty", "requeued")} == set(plan)
     assert summary["counters"] == {
-        "leased": 16, "trained": 12, "rejected": 0, "requeued": 4, "in_flight": 0, "replayed": 0}
+        "leased": 16,
+        "trained": 12,
+        "rejected": 0,
+        "requeued": 4,
+        "in_flight": 0,
+        "replayed": 0,
+    }
     trained = {event["group"] for event in events_of(tmp_path, "faulty", "trained")}
     assert {group[:-1] + "1" for group in plan} <= trained and not set(plan) & trained
     # Every group came whole from one process, and from none that had died over another.
@@ -75,9 +87,18 @@ def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_at
 
 def test_a_worker_that_cannot_start_is_given_up_and_the_other_does_the_work(faulty, tiny_kontext, tmp_path):
     struck = faulty("lame", {"start": "once", "2": "worker_given_up*1"})
-    run(tiny_run(tiny_kontext, tmp_path, "lame", {
-        "data": {"held_out_tasks": 1}, "report": {"gallery_groups": 0, "gallery_tasks": 0},
-        "cluster": {"mode": "ray", "max_restarts": 1}}))
+    run(
+        tiny_run(
+            tiny_kontext,
+            tmp_path,
+            "lame",
+            {
+                "data": {"held_out_tasks": 1},
+                "report": {"gallery_groups": 0, "gallery_tasks": 0},
+                "cluster": {"mode": "ray", "max_restarts": 1},
+            },
+        )
+    )
     assert (struck / "cannot start").read_text() == "xx"  # a start and a restart
     assert [event["again_in"] for event in events_of(tmp_path, "lame", "worker_lost")] == [1.0, None]
     (given_up,) = events_of(tmp_path, "lame", "worker_given_up")
@@ -87,12 +108,24 @@ def test_a_worker_that_cannot_start_is_given_up_and_the_other_does_the_work(faul
 
 def test_below_the_floor_the_run_stops_with_its_state_saved(faulty, tiny_kontext, tmp_path):
     faulty("floor", {"start": "once", "2": "worker_given_up*1"})
-    with pytest.raises(RunFailed, match=r"1 rollout workers are left, expected at least 2 "
-                                        r"\(cluster\.min_rollout_workers\).*driver of this GPU is too old.* saved"):
-        run(tiny_run(tiny_kontext, tmp_path, "floor", {
-            "data": {"held_out_tasks": 1}, "report": {"gallery_groups": 0, "gallery_tasks": 0},
-            "checkpoint": {"every": 100},
-            "cluster": {"mode": "ray", "max_restarts": 1, "min_rollout_workers": 2}}))
+    with pytest.raises(
+        RunFailed,
+        match=r"1 rollout workers are left, expected at least 2 "
+        r"\(cluster\.min_rollout_workers\).*driver of this GPU is too old.* saved",
+    ):
+        run(
+            tiny_run(
+                tiny_kontext,
+                tmp_path,
+                "floor",
+                {
+                    "data": {"held_out_tasks": 1},
+                    "report": {"gallery_groups": 0, "gallery_tasks": 0},
+                    "checkpoint": {"every": 100},
+                    "cluster": {"mode": "ray", "max_restarts": 1, "min_rollout_workers": 2},
+                },
+            )
+        )
     assert events_of(tmp_path, "floor", "failed") and events_of(tmp_path, "floor", "checkpoint")
     assert holds(tmp_path, "floor")
 
@@ -113,9 +146,18 @@ def test_weights_that_get_lost_are_sent_again_and_nothing_else_changes(faulty, t
 
 def test_a_group_is_never_made_with_weights_that_a_worker_only_said_to_hold(faulty, tiny_kontext, tmp_path):
     struck = faulty("liar", {"2": "acknowledged and dropped"})
-    run(tiny_run(tiny_kontext, tmp_path, "liar", {
-        "data": {"held_out_tasks": 1}, "report": {"gallery_groups": 0, "gallery_tasks": 0},
-        "cluster": {"mode": "ray", "rollout_workers": 1}}))
+    run(
+        tiny_run(
+            tiny_kontext,
+            tmp_path,
+            "liar",
+            {
+                "data": {"held_out_tasks": 1},
+                "report": {"gallery_groups": 0, "gallery_tasks": 0},
+                "cluster": {"mode": "ray", "rollout_workers": 1},
+            },
+        )
+    )
     liar = json.loads((struck / "weights 2").read_text())["pid"]
     requeued = events_of(tmp_path, "liar", "requeued")
     assert requeued and all("asks for policy version 2" in event["reason"] for event in requeued)
@@ -126,13 +168,19 @@ def test_a_group_is_never_made_with_weights_that_a_worker_only_said_to_hold(faul
 
 
 def test_a_fleet_grows_and_shrinks_in_a_run_that_ends_with_the_same_bits(faulty, tiny_kontext, tmp_path):
-    overrides = {"learner": {"steps": 6, "groups_per_step": 4}, "data": {"held_out_tasks": 1},
-                 "report": {"gallery_groups": 0, "gallery_tasks": 0}}
+    overrides = {
+        "learner": {"steps": 6, "groups_per_step": 4},
+        "data": {"held_out_tasks": 1},
+        "report": {"gallery_groups": 0, "gallery_tasks": 0},
+    }
     run(tiny_run(tiny_kontext, tmp_path, "whole", overrides))
-    faulty("elastic", {"1": "worker_started*3", "3": "resize_refused*1", "4": "fleet_resized*2",
-                       "5": "worker_drained*2"})
-    run(tiny_run(tiny_kontext, tmp_path, "elastic", {**overrides, "cluster": {"mode": "ray", "rollout_workers": 1}}),
-        observers=[Scaler(tmp_path / "elastic", {1: 3, 3: "nonsense", 4: 1})])
+    faulty(
+        "elastic", {"1": "worker_started*3", "3": "resize_refused*1", "4": "fleet_resized*2", "5": "worker_drained*2"}
+    )
+    run(
+        tiny_run(tiny_kontext, tmp_path, "elastic", {**overrides, "cluster": {"mode": "ray", "rollout_workers": 1}}),
+        observers=[Scaler(tmp_path / "elastic", {1: 3, 3: "nonsense", 4: 1})],
+    )
     resized = [(event["before"], event["after"]) for event in events_of(tmp_path, "elastic", "fleet_resized")]
     assert resized == [(1, 3), (3, 1)]
     (refused,) = events_of(tmp_path, "elastic", "resize_refused")

@@ -51,8 +51,10 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def two_judges(tmp_path: Path) -> Iterator[tuple[ScriptedProcess, ScriptedProcess]]:
-    with (ScriptedProcess(tmp_path / "one.jsonl", "slow:0.05") as one,
-          ScriptedProcess(tmp_path / "two.jsonl", "slow:0.05") as two):
+    with (
+        ScriptedProcess(tmp_path / "one.jsonl", "slow:0.05") as one,
+        ScriptedProcess(tmp_path / "two.jsonl", "slow:0.05") as two,
+    ):
         yield one, two
 
 
@@ -60,12 +62,28 @@ def judged(
     editor: Path, folder: Path, name: str, mode: str, *urls: str, limits: Mapping[str, Any] = {}, **overrides
 ) -> RunConfig:
     """A tiny run on the scores of one judge, which asks no more than it must and gives up soon."""
-    return tiny_run(editor, folder, name, {
-        "rewards": {"weights": {"editscore": 1.0, "background_psnr": 0.5},
-                    "judge": {"editscore": {"urls": list(urls), "passes": 1},
-                              "patience": 5.0, "attempts": 3, "max_unanswered": 2, **limits}},
-        "data": {"held_out_tasks": 1}, "cluster": {"mode": mode}, "checkpoint": {"every": 100},
-        "report": {"gallery_tasks": 0, "gallery_groups": 0}, **overrides})
+    return tiny_run(
+        editor,
+        folder,
+        name,
+        {
+            "rewards": {
+                "weights": {"editscore": 1.0, "background_psnr": 0.5},
+                "judge": {
+                    "editscore": {"urls": list(urls), "passes": 1},
+                    "patience": 5.0,
+                    "attempts": 3,
+                    "max_unanswered": 2,
+                    **limits,
+                },
+            },
+            "data": {"held_out_tasks": 1},
+            "cluster": {"mode": mode},
+            "checkpoint": {"every": 100},
+            "report": {"gallery_tasks": 0, "gallery_groups": 0},
+            **overrides,
+        },
+    )
 
 
 def events_of(folder: Path, name: str) -> list[dict]:
@@ -96,14 +114,26 @@ def test_groups_are_rolled_out_while_others_wait_for_their_scores(mode, tiny_kon
     monkeypatch.setenv("LOCUS_JUDGE_API_KEY", "set after Ray was started")
     watcher = Watcher()
     with ScriptedServer() as judge:
-        run(judged(tiny_kontext, tmp_path, "overlap", mode, judge.url,
-                   rewards={"weights": {"editscore": 1.0, "meeting": 1.0},
-                            "scorers": {"meeting": "tests.system.test_judges:meeting"}, "scorer_processes": 4,
-                            "scorer_deadline": 120.0,
-                            "judge": {"editscore": {"urls": [judge.url], "passes": 1}}},
-                   learner={"steps": 1, "groups_per_step": 4},
-                   # One worker with one group: the next one only begins when the one before is rolled out.
-                   cluster={"mode": mode, "rollout_workers": 1, "groups_in_flight": 1}), observers=[watcher])
+        run(
+            judged(
+                tiny_kontext,
+                tmp_path,
+                "overlap",
+                mode,
+                judge.url,
+                rewards={
+                    "weights": {"editscore": 1.0, "meeting": 1.0},
+                    "scorers": {"meeting": "tests.system.test_judges:meeting"},
+                    "scorer_processes": 4,
+                    "scorer_deadline": 120.0,
+                    "judge": {"editscore": {"urls": [judge.url], "passes": 1}},
+                },
+                learner={"steps": 1, "groups_per_step": 4},
+                # One worker with one group: the next one only begins when the one before is rolled out.
+                cluster={"mode": mode, "rollout_workers": 1, "groups_in_flight": 1},
+            ),
+            observers=[watcher],
+        )
         assert judge.served("good") == 24
         assert {asked.authorization for asked in judge.log} == {"Bearer set after Ray was started"}
     events = events_of(tmp_path, "overlap")
@@ -187,10 +217,12 @@ def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_noth
     # Two steps of two groups of three candidates, two questions each, and a part of the third step.
     with ScriptedServer(["good"] * 27 + ["garbage"]) as judge:
         sentence = stops_and_goes_on(
-            mode, tiny_kontext, tmp_path, Watcher(), judge.url, limits={"max_bad_answers": 0.02})
+            mode, tiny_kontext, tmp_path, Watcher(), judge.url, limits={"max_bad_answers": 0.02}
+        )
         assert judge.served("good") == 27 and judge.served("garbage") >= 5
     assert re.search(
-        r"[5-9] of the last \d+ answers were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence)
+        r"[5-9] of the last \d+ answers were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence
+    )
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
 
@@ -198,7 +230,8 @@ def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, ti
     stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"  # in place of vLLM's interpreter
     stand_in.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.judges.scripted import main\n"
-        f"sys.argv = ['scripted', '--port', sys.argv[sys.argv.index('--port') + 1], '--log', {str(asked)!r}]\nmain()\n")
+        f"sys.argv = ['scripted', '--port', sys.argv[sys.argv.index('--port') + 1], '--log', {str(asked)!r}]\nmain()\n"
+    )
     stand_in.chmod(0o755)
     serve = {"replicas": 1, "path": str(tmp_path), "python": str(stand_in), "gpus": 0, "start_timeout": 120}
 
@@ -212,9 +245,19 @@ def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, ti
                 os.kill(told("started")[0]["pid"], signal.SIGKILL)
 
     watcher = KillerOfTheServer()
-    run(judged(tiny_kontext, tmp_path, "served", mode, rewards={
-        "weights": {"editscore": 1.0, "background_psnr": 0.5},
-        "judge": {"editscore": {"serve": serve, "passes": 1}, "patience": 60.0}}), observers=[watcher])
+    run(
+        judged(
+            tiny_kontext,
+            tmp_path,
+            "served",
+            mode,
+            rewards={
+                "weights": {"editscore": 1.0, "background_psnr": 0.5},
+                "judge": {"editscore": {"serve": serve, "passes": 1}, "patience": 60.0},
+            },
+        ),
+        observers=[watcher],
+    )
     # The run waited for the second server, and went on.
     (first, second), (lost,) = told("started"), told("lost")
     assert lost["pid"] == first["pid"] and first["url"] != second["url"] and len(watcher.steps) == 4
@@ -227,10 +270,30 @@ def test_a_judge_server_of_the_runs_own_is_replaced_and_gone_at_the_end(mode, ti
 def test_the_default_job_trains_on_judge_scores_where_a_judge_is_configured(mode, tmp_path):
     with ScriptedServer() as judge:
         said = subprocess.run(
-            [sys.executable, "-m", "learner.main", "--folder", str(tmp_path), "--cluster.mode", mode,
-             "--rewards.judge.editscore.urls", f'["{judge.url}"]', "--rewards.judge.editscore.passes", "1",
-             "--learner.steps", "2", "--learner.groups_per_step", "2", "--data.held_out_tasks", "2"],
-            cwd=ROOT, capture_output=True, text=True, timeout=500)
+            [
+                sys.executable,
+                "-m",
+                "learner.main",
+                "--folder",
+                str(tmp_path),
+                "--cluster.mode",
+                mode,
+                "--rewards.judge.editscore.urls",
+                f'["{judge.url}"]',
+                "--rewards.judge.editscore.passes",
+                "1",
+                "--learner.steps",
+                "2",
+                "--learner.groups_per_step",
+                "2",
+                "--data.held_out_tasks",
+                "2",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
         assert said.returncode == 0, said.stderr
         assert judge.served("good") == 2 * 2 * 8 * 2  # steps, groups, candidates, questions
     steps = [line for line in said.stdout.splitlines() if line.startswith("step ")]
@@ -238,15 +301,17 @@ def test_the_default_job_trains_on_judge_scores_where_a_judge_is_configured(mode
     metrics = [json.loads(line) for line in (tmp_path / "quickstart" / "metrics.jsonl").read_text().splitlines()]
     found = next(line for line in reversed(metrics) if line["kind"] == "step")
     assert {"reward/editscore", "reward/background_psnr", "judge/editscore_p95_seconds", "judge/cache_misses"} <= set(
-        found) and found["judge/editscore_answered"] == 64
+        found
+    ) and found["judge/editscore_answered"] == 64
     assert "reward/edit_score" not in found  # nothing of the ground truth
 
 
 @pytest.mark.fault
 def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on(tiny_kontext, tmp_path):
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "learner.main", *arguments], cwd=ROOT, capture_output=True,
-                              text=True, timeout=500)
+        return subprocess.run(
+            [sys.executable, "-m", "learner.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500
+        )
 
     with ScriptedServer(["good"] * 12 + ["500"]) as judge:  # two groups of three candidates, then no more
         config = judged(tiny_kontext, tmp_path, "typed", "inline", judge.url)
@@ -273,9 +338,26 @@ def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontex
 
 def test_a_scorer_that_is_not_there_is_a_sentence(mode, tmp_path):
     said = subprocess.run(
-        [sys.executable, "-m", "learner.main", "--folder", str(tmp_path), "--cluster.mode", mode,
-         "--rewards.scorers.mine", "no.such:scorer", "--rewards.weights.mine", "1", "--data.held_out_tasks", "0"],
-        cwd=ROOT, capture_output=True, text=True, timeout=500)
+        [
+            sys.executable,
+            "-m",
+            "learner.main",
+            "--folder",
+            str(tmp_path),
+            "--cluster.mode",
+            mode,
+            "--rewards.scorers.mine",
+            "no.such:scorer",
+            "--rewards.weights.mine",
+            "1",
+            "--data.held_out_tasks",
+            "0",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert said.returncode == exits.FAILED and "Traceback" not in said.stderr
     assert "rewards.scorers.mine: no.such cannot be imported (ModuleNotFoundError" in said.stderr
 
@@ -297,9 +379,16 @@ def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, m
     asked = 0
     for backend in (learner.backends.inline, learner.backends.ray, learner.backends.base):
         monkeypatch.setattr(backend, "scoring_limit", lambda config: 5.0)
-    config = tiny_run(tiny_kontext, tmp_path, "stuck", {
-        "rewards": {"weights": {"stuck": 1.0}, "scorers": {"stuck": "tests.system.test_judges:stuck"}},
-        "data": {"held_out_tasks": 0}, "cluster": {"mode": mode}})
+    config = tiny_run(
+        tiny_kontext,
+        tmp_path,
+        "stuck",
+        {
+            "rewards": {"weights": {"stuck": 1.0}, "scorers": {"stuck": "tests.system.test_judges:stuck"}},
+            "data": {"held_out_tasks": 0},
+            "cluster": {"mode": mode},
+        },
+    )
     limit = r"for 5 s \(cluster\.group_timeout \+ rewards\.scorer_deadline\)"
     with pytest.raises(RunFailed, match=f"has scored none of 2 groups {limit}") as stopped:
         run(config)
@@ -325,12 +414,16 @@ def test_a_killed_pool_stops_the_run_with_its_state_saved(ray_cluster, tiny_kont
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize(("method", "limit", "sentence"), [
-    ("consume", "taking_limit", r"The learner has taken none of \d groups for 5 s"),
-    ("update", "step_limit", r"The learner did not finish its step within 5 s"),
-])
+@pytest.mark.parametrize(
+    ("method", "limit", "sentence"),
+    [
+        ("consume", "taking_limit", r"The learner has taken none of \d groups for 5 s"),
+        ("update", "step_limit", r"The learner did not finish its step within 5 s"),
+    ],
+)
 def test_a_learner_that_hangs_does_not_hang_the_run(
-        method, limit, sentence, ray_cluster, tiny_kontext, tmp_path, monkeypatch):
+    method, limit, sentence, ray_cluster, tiny_kontext, tmp_path, monkeypatch
+):
     whole, frozen = getattr(LearnerGroup, method), []
 
     def freeze(group, *arguments):

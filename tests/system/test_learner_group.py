@@ -16,9 +16,12 @@ from tests.learner.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
-TWO = {"cluster": {"mode": "ray", "rollout_workers": 1},
-       "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},
-       "data": {"held_out_tasks": 1}, "checkpoint": {"every": 1}}
+TWO = {
+    "cluster": {"mode": "ray", "rollout_workers": 1},
+    "learner": {"num_workers": 2, "groups_per_step": 3, "steps": 3},
+    "data": {"held_out_tasks": 1},
+    "checkpoint": {"every": 1},
+}
 
 
 class Look(Watcher):
@@ -37,8 +40,14 @@ class Look(Watcher):
 
 
 def test_two_learner_processes_train_as_one_and_the_death_of_one_loses_nothing(ray_cluster, tiny_kontext, tmp_path):
-    alone = run(tiny_run(tiny_kontext, tmp_path, "alone", {**TWO, "cluster": {"mode": "inline"}, "learner": {
-        **TWO["learner"], "num_workers": 1}}))
+    alone = run(
+        tiny_run(
+            tiny_kontext,
+            tmp_path,
+            "alone",
+            {**TWO, "cluster": {"mode": "inline"}, "learner": {**TWO["learner"], "num_workers": 1}},
+        )
+    )
     look = Look()
     both = run(tiny_run(tiny_kontext, tmp_path, "both", TWO), observers=[look])
     assert len(look.seen) == 2

@@ -15,16 +15,26 @@ from tests.system.lossy_driver import GROUPS
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 ROOT = Path(__file__).parents[2]
-LOST = {"CoreWorkerService.grpc_client.PushTask": {
-    "num_failures": 20, "req_failure_prob": 5, "resp_failure_prob": 5, "in_flight_failure_prob": 0}}
+LOST = {
+    "CoreWorkerService.grpc_client.PushTask": {
+        "num_failures": 20,
+        "req_failure_prob": 5,
+        "resp_failure_prob": 5,
+        "in_flight_failure_prob": 0,
+    }
+}
 """What Ray loses of the calls to actors: so many percent on the way there and back, and so many in all."""
 
 
 def test_lost_calls_and_replies_cost_groups_an_attempt_and_nothing_else(tiny_kontext, tmp_path):
     driver = subprocess.run(
-        [sys.executable, "-m", "tests.system.lossy_driver", str(tiny_kontext), str(tmp_path)], cwd=ROOT,
-        capture_output=True, text=True, timeout=1200,
-        env={**os.environ, "RAY_testing_rpc_failure": json.dumps(LOST), "RAY_AUTH_MODE": "token"})
+        [sys.executable, "-m", "tests.system.lossy_driver", str(tiny_kontext), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, "RAY_testing_rpc_failure": json.dumps(LOST), "RAY_AUTH_MODE": "token"},
+    )
     assert driver.returncode == 0, driver.stderr[-4000:]
     ends = json.loads(driver.stdout.splitlines()[-1])
     assert ends[-1] == "" and all("The reward pool died" in end for end in ends if end), ends

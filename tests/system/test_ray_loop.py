@@ -31,7 +31,8 @@ def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_p
     assert [g.lease for g in inline.groups] == [g.lease for g in on_ray.groups]
     assert all(
         (a.images is None) == (b.images is None) and (a.images is None or np.array_equal(a.images, b.images))
-        for a, b in zip(inline.groups, on_ray.groups, strict=True))
+        for a, b in zip(inline.groups, on_ray.groups, strict=True)
+    )
     pids = {e["pid"] for e in read_events(tmp_path / "ray" / "events.jsonl") if e["event"] == "generated"}
     # The groups came from other processes; from one only where the second worker started after the short run.
     assert pids and os.getpid() not in pids
@@ -57,12 +58,17 @@ class Killer(Watcher):
 def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_kontext, tmp_path, staleness, count):
     diary = tmp_path / "killed" / "events.jsonl"
     watcher = Killer(diary, count)
-    config = tiny_run(tiny_kontext, tmp_path, "killed", {
-        "sampler": {"steps": 30},  # long enough that the kill falls into a rollout
-        "learner": {"steps": 3, "groups_per_step": 8},
-        "cluster": {"mode": "ray", "staleness": staleness},
-        "report": {"gallery_groups": 0},
-    })
+    config = tiny_run(
+        tiny_kontext,
+        tmp_path,
+        "killed",
+        {
+            "sampler": {"steps": 30},  # long enough that the kill falls into a rollout
+            "learner": {"steps": 3, "groups_per_step": 8},
+            "cluster": {"mode": "ray", "staleness": staleness},
+            "report": {"gallery_groups": 0},
+        },
+    )
     summary = run(config, observers=[watcher])
     events = list(read_events(diary))
     lost = [e for e in events if e["event"] == "worker_lost"]
@@ -71,8 +77,13 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
     assert {e["pid"] for e in lost} == set(watcher.victims) and len(lost) == count
     assert min(e["jobs"] for e in lost) >= 1 and sum(e["jobs"] for e in lost) == len(requeued)
     assert summary["counters"] == {
-        "leased": 24 + len(requeued), "trained": 24, "rejected": 0, "requeued": len(requeued), "in_flight": 0,
-        "replayed": 0}
+        "leased": 24 + len(requeued),
+        "trained": 24,
+        "rejected": 0,
+        "requeued": len(requeued),
+        "in_flight": 0,
+        "replayed": 0,
+    }
     trained = {e["group"] for e in events if e["event"] == "trained"}
     assert len(trained) == 24 and not trained & {e["group"] for e in requeued}
     for e in requeued:  # each as the next attempt at the same place
@@ -141,7 +152,8 @@ def test_a_killed_learner_stops_the_run_with_a_sentence_and_a_resume_ends_with_t
 def test_a_learner_that_finds_no_place_in_the_cluster_stops_the_run_with_a_sentence(
     ray_cluster, tiny_kontext, tmp_path
 ):
-    config = tiny_run(tiny_kontext, tmp_path, "waiting", {
-        "cluster": {"mode": "ray", "gpus_for_learner": 1000, "group_timeout": 3.0}})
+    config = tiny_run(
+        tiny_kontext, tmp_path, "waiting", {"cluster": {"mode": "ray", "gpus_for_learner": 1000, "group_timeout": 3.0}}
+    )
     with pytest.raises(RunFailed, match=r"The learner did not become ready within 3 s .*cluster\.gpus_for_learner"):
         run(config)

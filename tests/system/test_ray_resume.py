@@ -82,8 +82,13 @@ def test_a_killed_driver_loses_nothing(ray_cluster, inline, tiny_kontext, tmp_pa
     config = settings(tiny_kontext, tmp_path, "driver", "ray")
     file, spool = tmp_path / "asked.yaml", tmp_path / "driver" / "spool"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    process = subprocess.Popen([sys.executable, "-m", "learner.main", "--config", str(file)], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "learner.main", "--config", str(file)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 300
     # After the checkpoint of step 2, with a group of the third step on disk.
     while not list(spool.glob("000002.*.safetensors")):

@@ -35,8 +35,12 @@ class Listener(Watcher):
                         found = self.within if is_loopback(one.laddr.ip) else self.beyond
                         found.add(OpenPort(one.laddr.ip, one.laddr.port, " ".join(command)[:100].strip()))
                         self.rays += is_rays(process.name(), command)
-                self.files |= {path: is_closed(path) for path in (
-                    Path(one.laddr) for one in process.net_connections(kind="unix") if one.laddr.startswith("/"))}
+                self.files |= {
+                    path: is_closed(path)
+                    for path in (
+                        Path(one.laddr) for one in process.net_connections(kind="unix") if one.laddr.startswith("/")
+                    )
+                }
             except psutil.NoSuchProcess:
                 continue
 
@@ -49,8 +53,18 @@ def is_closed(path: Path) -> bool:
 def test_what_a_run_listens_on_is_loopback(ray_cluster, tiny_kontext, tmp_path):
     listener = Listener()
     with ScriptedServer() as judge:
-        run(judged(tiny_kontext, tmp_path, "listens", "ray", judge.url, redis={"mode": "embedded"},
-                   learner={"steps": 2, "groups_per_step": 2, "num_workers": 2}), observers=[listener])
+        run(
+            judged(
+                tiny_kontext,
+                tmp_path,
+                "listens",
+                "ray",
+                judge.url,
+                redis={"mode": "embedded"},
+                learner={"steps": 2, "groups_per_step": 2, "num_workers": 2},
+            ),
+            observers=[listener],
+        )
     assert listener.beyond == set()
     assert {"plasma_store", "raylet"} <= {path.name for path in listener.files}
     assert [path for path, closed in listener.files.items() if not closed] == []

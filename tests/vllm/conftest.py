@@ -29,9 +29,16 @@ class Row:
         def time(name: str) -> str:
             return f"{found[f'{self.judge}_{name}']:.2f}" if f"{self.judge}_{name}" in found else ""
 
-        return [self.what, f"{self.seconds:.1f}", count("asked"), count("unanswered", "refused", "bad"),
-                count("retries"), time("p50_seconds"), time("p95_seconds"),
-                f"{found['cache_hits']:.0f}" if "cache_hits" in found else ""]
+        return [
+            self.what,
+            f"{self.seconds:.1f}",
+            count("asked"),
+            count("unanswered", "refused", "bad"),
+            count("retries"),
+            time("p50_seconds"),
+            time("p95_seconds"),
+            f"{found['cache_hits']:.0f}" if "cache_hits" in found else "",
+        ]
 
 
 HEADER = ["what", "seconds", "questions", "errors", "retries", "p50 s", "p95 s", "cache hits"]
@@ -49,8 +56,10 @@ def pytest_terminal_summary(terminalreporter):
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     terminalreporter.section("judges on real vLLM")
     for line in lines:
-        cells = [cell.rjust(width) if column else cell.ljust(width)
-                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         terminalreporter.write_line("  ".join(cells).rstrip())
 
 
@@ -61,11 +70,15 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     from transformers import AutoModelForImageTextToText
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    made = {"qwen2.5": make_tiny_qwen_vl(folder / "qwen2.5", "qwen2.5"),
-            "qwen3": make_tiny_qwen_vl(folder / "qwen3", "qwen3"), "lora": folder / "lora"}
+    made = {
+        "qwen2.5": make_tiny_qwen_vl(folder / "qwen2.5", "qwen2.5"),
+        "qwen3": make_tiny_qwen_vl(folder / "qwen3", "qwen3"),
+        "lora": folder / "lora",
+    }
     model = AutoModelForImageTextToText.from_pretrained(made["qwen2.5"])
-    get_peft_model(model, LoraConfig(r=2, target_modules=r".*language_model.*(q|v)_proj", init_lora_weights=False)
-                   ).save_pretrained(made["lora"])
+    get_peft_model(
+        model, LoraConfig(r=2, target_modules=r".*language_model.*(q|v)_proj", init_lora_weights=False)
+    ).save_pretrained(made["lora"])
     return made
 
 
@@ -76,10 +89,21 @@ def judges(checkpoints: Mapping[str, Path], replicas: int = 1) -> dict:
     """
     arguments = ["--max-model-len=4096", "--max-num-seqs=8"]
     return {
-        "editscore": {"passes": 2, "max_tokens": 256, "serve": {
-            "replicas": replicas, "path": str(checkpoints["qwen2.5"]), "lora": str(checkpoints["lora"]), "gpus": 0,
-            "arguments": arguments}},
-        "qwen_vl": {"min_mass": 0.3, "serve": {
-            "replicas": 1, "path": str(checkpoints["qwen3"]), "gpus": 0, "arguments": arguments}},
-        "concurrency": 4, "patience": 240,
+        "editscore": {
+            "passes": 2,
+            "max_tokens": 256,
+            "serve": {
+                "replicas": replicas,
+                "path": str(checkpoints["qwen2.5"]),
+                "lora": str(checkpoints["lora"]),
+                "gpus": 0,
+                "arguments": arguments,
+            },
+        },
+        "qwen_vl": {
+            "min_mass": 0.3,
+            "serve": {"replicas": 1, "path": str(checkpoints["qwen3"]), "gpus": 0, "arguments": arguments},
+        },
+        "concurrency": 4,
+        "patience": 240,
     }

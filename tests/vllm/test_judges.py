@@ -34,9 +34,13 @@ NAMES = ("editscore", "qwen_vl")
 
 @pytest.fixture(scope="module")
 def config(checkpoints, tmp_path_factory):
-    return RunConfig.model_validate({
-        "folder": str(tmp_path_factory.mktemp("runs")), "name": "direct",
-        "rewards": {"weights": {"editscore": 1, "qwen_vl": 1}, "judge": judges(checkpoints)}})
+    return RunConfig.model_validate(
+        {
+            "folder": str(tmp_path_factory.mktemp("runs")),
+            "name": "direct",
+            "rewards": {"weights": {"editscore": 1, "qwen_vl": 1}, "judge": judges(checkpoints)},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +50,16 @@ def servers(config):
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("LOCUS_JUDGE_API_KEY", KEY)
         folder = Path(config.folder) / config.name
-        made = {name: LocalJudgeServers(
-            config, name, folder, lambda event, **fields: events.append({"event": event, **fields}),
-            lambda urls: None) for name in NAMES}
+        made = {
+            name: LocalJudgeServers(
+                config,
+                name,
+                folder,
+                lambda event, **fields: events.append({"event": event, **fields}),
+                lambda urls: None,
+            )
+            for name in NAMES
+        }
         for one in made.values():
             stack.callback(one.close)
             one.start()
@@ -72,8 +83,12 @@ def ask(url, method, path, body=None, key=KEY):
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=120)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body), {
-            "Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})})
+        connection.request(
+            method,
+            path,
+            None if body is None else json.dumps(body),
+            {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
+        )
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
     finally:
@@ -123,7 +138,7 @@ def test_editscores_lora_is_merged_into_what_is_served(servers):
 
 def test_servers_answer_what_judges_need_and_nothing_else(servers):
     for one in servers[0].values():
-        url, = one.urls()
+        (url,) = one.urls()
         text = {"model": "judge", "prompt": "0 5", "add_special_tokens": False}
         assert ask(url, "POST", "/tokenize", text)[0] == 200
         assert ask(url, "GET", "/v1/models")[0] == 200
@@ -146,9 +161,24 @@ def test_servers_fetch_nothing(servers):
     try:
         for one in servers[0].values():
             for picture in (f"http://127.0.0.1:{bait.server_port}/a.png", "file:///etc/hostname"):
-                status, _ = ask(one.urls()[0], "POST", "/v1/chat/completions", {
-                    "model": "judge", "max_tokens": 1, "messages": [{"role": "user", "content": [
-                        {"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "?"}]}]})
+                status, _ = ask(
+                    one.urls()[0],
+                    "POST",
+                    "/v1/chat/completions",
+                    {
+                        "model": "judge",
+                        "max_tokens": 1,
+                        "messages": [
+                            {
+                                "role": "user",
+                                "content": [
+                                    {"type": "image_url", "image_url": {"url": picture}},
+                                    {"type": "text", "text": "?"},
+                                ],
+                            }
+                        ],
+                    },
+                )
                 assert status >= 400
     finally:
         bait.shutdown()
@@ -161,8 +191,12 @@ def tree(started):
 
 def test_nothing_listens_beyond_loopback(servers):
     for started in servers[1].values():
-        listening = [socket.laddr for pid in tree(started) for socket in psutil.Process(pid).net_connections("inet")
-                     if socket.status == psutil.CONN_LISTEN]
+        listening = [
+            socket.laddr
+            for pid in tree(started)
+            for socket in psutil.Process(pid).net_connections("inet")
+            if socket.status == psutil.CONN_LISTEN
+        ]
         assert listening and {address.ip for address in listening} <= {"127.0.0.1", "::1"}
 
 
@@ -172,7 +206,7 @@ def test_a_killed_part_takes_all_of_the_server_with_it(servers, row, judge, vict
     assert len(pids) >= 5
     assert len({os.getpgid(pid) for pid in pids}) == 1  # vLLM makes no group of its own
     # The guards' command lines end with that of the server.
-    found, = [pid for pid in pids if victim in " ".join(psutil.Process(pid).cmdline()[:3])]
+    (found,) = [pid for pid in pids if victim in " ".join(psutil.Process(pid).cmdline()[:3])]
     begin = time.monotonic()
     os.kill(found, signal.SIGKILL)
     assert gone_within(pids, 60)

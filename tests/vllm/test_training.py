@@ -27,18 +27,25 @@ LIMIT = 1500.0  # seconds for the whole run on two slow cores
 @pytest.fixture(scope="module")
 def settings(checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
-    (folder / "run.yaml").write_text(json.dumps({  # which is YAML too
-        "name": "judged", "folder": str(folder / "runs"),
-        "data": {"type": "shapes", "train_tasks": 16, "held_out_tasks": 2},
-        "sampler": {"steps": 4, "trained_steps": [0, 1], "evaluation_steps": 4},
-        "exploration": {"group_size": 3},
-        "rewards": {"weights": {"editscore": 1.0, "qwen_vl": 1.0, "background_psnr": 0.1},
-                    "judge": judges(checkpoints, replicas=2)},
-        "learner": {"steps": STEPS, "groups_per_step": 2, "surrogate": {"anchors": 1}},
-        "cluster": {"mode": "ray", "rollout_workers": 1},
-        "checkpoint": {"every": 100},
-        "report": {"gallery_tasks": 0, "gallery_groups": 0},
-    }))
+    (folder / "run.yaml").write_text(
+        json.dumps(
+            {  # which is YAML too
+                "name": "judged",
+                "folder": str(folder / "runs"),
+                "data": {"type": "shapes", "train_tasks": 16, "held_out_tasks": 2},
+                "sampler": {"steps": 4, "trained_steps": [0, 1], "evaluation_steps": 4},
+                "exploration": {"group_size": 3},
+                "rewards": {
+                    "weights": {"editscore": 1.0, "qwen_vl": 1.0, "background_psnr": 0.1},
+                    "judge": judges(checkpoints, replicas=2),
+                },
+                "learner": {"steps": STEPS, "groups_per_step": 2, "surrogate": {"anchors": 1}},
+                "cluster": {"mode": "ray", "rollout_workers": 1},
+                "checkpoint": {"every": 100},
+                "report": {"gallery_tasks": 0, "gallery_groups": 0},
+            }
+        )
+    )
     return folder / "run.yaml", folder / "runs" / "judged"
 
 
@@ -47,16 +54,23 @@ def test_a_run_outlives_a_killed_judge_and_leaves_nothing(settings, row):
     begin, seen, killed = time.monotonic(), set(), []
     with (folder.parent.parent / "output").open("w+") as output:
         run = subprocess.Popen(
-            [sys.executable, "-m", "learner.main", "--config", str(config)], cwd=ROOT, stdout=output,
-            stderr=subprocess.STDOUT, env={**os.environ, "LOCUS_JUDGE_API_KEY": "only-for-this-test"})
+            [sys.executable, "-m", "learner.main", "--config", str(config)],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LOCUS_JUDGE_API_KEY": "only-for-this-test"},
+        )
         try:
             while run.poll() is None:
                 assert time.monotonic() - begin < LIMIT, "the run takes too long"
                 seen |= {*psutil.Process(run.pid).children(recursive=True)}
                 events = happened(folder)
                 if not killed and steps(events) >= KILL_AFTER:
-                    victim = next(e for e in events if e["event"] == "judge_server_started" and e["replica"] == 0
-                                  and e["judge"] == "editscore")
+                    victim = next(
+                        e
+                        for e in events
+                        if e["event"] == "judge_server_started" and e["replica"] == 0 and e["judge"] == "editscore"
+                    )
                     group = os.getpgid(victim["pid"])
                     killed = [one for one in seen if one.is_running() and os.getpgid(one.pid) == group]
                     names = {one.name() for one in killed}
@@ -78,13 +92,17 @@ def test_a_run_outlives_a_killed_judge_and_leaves_nothing(settings, row):
     assert steps(events[:before]) < STEPS and steps(events) == STEPS  # it went on
     back = [e for e in started if e["seq"] > lost[0]["seq"]]
     assert [(e["judge"], e["replica"]) for e in back] == [("editscore", 0)] and back[0]["url"] != victim["url"]
-    assert steps(events[:events.index(back[0])]) < STEPS  # it came back while there was work
+    assert steps(events[: events.index(back[0])]) < STEPS  # it came back while there was work
 
     counters = json.loads((folder / "summary.json").read_text())["counters"]
     assert counters["trained"] == 2 * STEPS and counters["in_flight"] == 0
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    judge = {name.removeprefix("judge/"): value for line in metrics for name, value in line.items()
-             if name.startswith("judge/")}
+    judge = {
+        name.removeprefix("judge/"): value
+        for line in metrics
+        for name, value in line.items()
+        if name.startswith("judge/")
+    }
     assert judge["editscore_retries"] > 0  # questions were under way at the killed server
     for event in started[:3]:
         row(f"start {event['judge']} {event['replica']} of 3", event["seconds"])

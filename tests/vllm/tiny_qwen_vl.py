@@ -25,9 +25,20 @@ from transformers import (
 Family = Literal["qwen2.5", "qwen3"]
 
 SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
 )
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 """Bytes as the tokenizer writes them: Ġ is a space, Ċ, č and ĉ are line feed, carriage return and tab."""
@@ -45,14 +56,25 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": LENGTH, "tie_word_embeddings": False,
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": LENGTH,
+    "tie_word_embeddings": False,
     "bos_token_id": None,
 }
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
 VISION = {
-    "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 64,
-    "spatial_merge_size": 2, "temporal_patch_size": 2,
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
 }
 
 
@@ -65,14 +87,32 @@ def make_tiny_qwen_vl(folder: Path, family: Family, seed: int = 0) -> Path:
     _lean(model)
     model.save_pretrained(folder)
     patch, processor = (14, "Qwen2_5_VLProcessor") if family == "qwen2.5" else (16, "Qwen3VLProcessor")
-    _write(folder / "preprocessor_config.json", {
-        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": processor, "patch_size": patch,
-        "merge_size": 2, "temporal_patch_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-        "size": {"shortest_edge": (2 * patch) ** 2, "longest_edge": 64 * (2 * patch) ** 2},  # pixels, despite the name
-        "do_resize": True, "do_normalize": True, "do_rescale": True, "do_convert_rgb": True,
-        "rescale_factor": 1 / 255, "resample": 3})
-    _write(folder / "generation_config.json", {
-        "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]})
+    _write(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": processor,
+            "patch_size": patch,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "size": {
+                "shortest_edge": (2 * patch) ** 2,
+                "longest_edge": 64 * (2 * patch) ** 2,
+            },  # pixels, despite the name
+            "do_resize": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_convert_rgb": True,
+            "rescale_factor": 1 / 255,
+            "resample": 3,
+        },
+    )
+    _write(
+        folder / "generation_config.json",
+        {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]},
+    )
     return folder
 
 
@@ -82,13 +122,26 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL])
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token=None,
-        additional_special_tokens=list(SPECIAL[3:]), model_max_length=LENGTH, chat_template=CHAT,
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        bos_token=None,
+        additional_special_tokens=list(SPECIAL[3:]),
+        model_max_length=LENGTH,
+        chat_template=CHAT,
     ).save_pretrained(folder)
     settings = folder / "tokenizer_config.json"
-    _write(settings, {**json.loads(settings.read_text()), "tokenizer_class": "Qwen2Tokenizer",
-                      "image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
-                      "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"})
+    _write(
+        settings,
+        {
+            **json.loads(settings.read_text()),
+            "tokenizer_class": "Qwen2Tokenizer",
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+    )
     return {word: tokenizer.token_to_id(word) for word in SPECIAL}
 
 
@@ -96,9 +149,12 @@ def _shared(ids: dict[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the two families share of the text settings and of the outer settings."""
     text = {**TEXT, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
     outer = {
-        "image_token_id": ids["<|image_pad|>"], "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|vision_start|>"], "vision_end_token_id": ids["<|vision_end|>"],
-        "tie_word_embeddings": False}
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": False,
+    }
     return text, outer
 
 
@@ -106,7 +162,8 @@ def _qwen25(ids: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
     text, outer = _shared(ids)
     vision = {**VISION, "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1]}
     return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(text_config={**text, "rope_parameters": ROPE}, vision_config=vision, **outer))
+        Qwen2_5_VLConfig(text_config={**text, "rope_parameters": ROPE}, vision_config=vision, **outer)
+    )
 
 
 def _qwen3(ids: dict[str, int]) -> Qwen3VLForConditionalGeneration:

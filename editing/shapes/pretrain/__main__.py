@@ -24,13 +24,24 @@ from editing.shapes.pretrain.recipe import MOST_PROCESSES, Recipe, default_proce
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the base; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m editing.shapes.pretrain", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=path_argument, default=resolve_editor(BUILT_IN),
-                        help="folder of the new base, diffusers format (default: the embedded one)")
+    parser = argparse.ArgumentParser(
+        prog="python -m editing.shapes.pretrain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        default=resolve_editor(BUILT_IN),
+        help="folder of the new base, diffusers format (default: the embedded one)",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=default_processes(),
-                        help=f"data-parallel processes (default: one per core, at most {MOST_PROCESSES})")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=default_processes(),
+        help=f"data-parallel processes (default: one per core, at most {MOST_PROCESSES})",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the transformer")
     parser.add_argument("--autoencoder-steps", type=int, default=1500, help="0 keeps the one in OUT/vae")
     parser.add_argument("--autoencoder-pictures", type=int, default=6000)

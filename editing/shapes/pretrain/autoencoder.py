@@ -22,10 +22,20 @@ LATENT_NOISE = 0.05
 def make_autoencoder() -> AutoencoderKL:
     """The untrained model: three levels, one block each, no attention; 16 latent channels at a quarter size."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8,
-        mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False, sample_size=64,
-        scaling_factor=1.0, shift_factor=0.0, force_upcast=False)
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 32, 64),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=64,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        force_upcast=False,
+    )
 
 
 def to_model(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -53,8 +63,10 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     pictures = autoencoder_pictures(seed * 1000 + rank, len(share(count, world, rank)))
     held_out = to_model(autoencoder_pictures(10**6 + seed, 96))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50) * (
-        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))),
+    )
     average = Average([model], 0.998)
     rng, start = np.random.default_rng([seed, rank]), time.monotonic()
     torch.manual_seed(seed + 1 + rank)
@@ -75,8 +87,11 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
         average.update()
         if rank == 0 and (step % 200 == 199 or step == steps - 1):
             average.swap()
-            print(f"autoencoder {step + 1}/{steps}  {time.monotonic() - start:.0f} s  loss {mean_loss:.4f}  "
-                  f"held-out PSNR {reconstruction_psnr(model, held_out):.2f} dB", flush=True)
+            print(
+                f"autoencoder {step + 1}/{steps}  {time.monotonic() - start:.0f} s  loss {mean_loss:.4f}  "
+                f"held-out PSNR {reconstruction_psnr(model, held_out):.2f} dB",
+                flush=True,
+            )
             if step == steps - 1:
                 save_autoencoder(model, held_out, folder)
             average.swap()

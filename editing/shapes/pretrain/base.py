@@ -31,34 +31,71 @@ from editing.shapes.scenes import COLOURS, PLACES, SHAPES, paint, to_uint8
 
 TEXT_TOKENS = 12
 CLIP_TOKENS = 16
-MASK_WEIGHT = 4.0       # loss weight 1 + 4 inside the mask
-NOISE_ONLY = 0.15       # share of samples with t drawn close to 1, where the sampler starts
+MASK_WEIGHT = 4.0  # loss weight 1 + 4 inside the mask
+NOISE_ONLY = 0.15  # share of samples with t drawn close to 1, where the sampler starts
 WORDS = sorted({*" ".join((*COLOURS, *SHAPES, *PLACES, *KINDS)).split(), "a", "the", "at", "to", "with", "object"})
 
 
 def make_pipeline(vae: AutoencoderKL) -> FluxKontextPipeline:
     """The untrained base around a trained autoencoder: 2 double + 2 single blocks of width 96."""
-    tokenizer, tokenizer_2 = build_clip_tokenizer(WORDS, max_length=CLIP_TOKENS), build_t5_tokenizer(
-        WORDS, max_length=TEXT_TOKENS)
-    clip = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, projection_dim=32, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=CLIP_TOKENS, bos_token_id=2, eos_token_id=3, pad_token_id=0))
-    t5 = T5EncoderModel(T5Config(
-        vocab_size=len(tokenizer_2), d_model=64, d_kv=16, d_ff=128, num_layers=1, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu"))
+    tokenizer, tokenizer_2 = (
+        build_clip_tokenizer(WORDS, max_length=CLIP_TOKENS),
+        build_t5_tokenizer(WORDS, max_length=TEXT_TOKENS),
+    )
+    clip = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            projection_dim=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CLIP_TOKENS,
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+        )
+    )
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer_2),
+            d_model=64,
+            d_kv=16,
+            d_ff=128,
+            num_layers=1,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=4 * vae.config.latent_channels, num_layers=2, num_single_layers=2,
-        attention_head_dim=32, num_attention_heads=3, joint_attention_dim=64, pooled_projection_dim=32,
-        guidance_embeds=False, axes_dims_rope=(8, 12, 12))
+        patch_size=1,
+        in_channels=4 * vae.config.latent_channels,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=3,
+        joint_attention_dim=64,
+        pooled_projection_dim=32,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
     for name, module in transformer.named_modules():  # as in DiT: blocks start as the identity
-        if isinstance(module, nn.Linear) and (name.endswith(("norm1.linear", "norm1_context.linear", "norm.linear"))
-                                              or name in ("proj_out", "norm_out.linear")):
+        if isinstance(module, nn.Linear) and (
+            name.endswith(("norm1.linear", "norm1_context.linear", "norm.linear"))
+            or name in ("proj_out", "norm_out.linear")
+        ):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
     return FluxKontextPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
-        vae=vae, text_encoder=clip, tokenizer=tokenizer, text_encoder_2=t5, tokenizer_2=tokenizer_2,
-        transformer=transformer)
+        vae=vae,
+        text_encoder=clip,
+        tokenizer=tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=tokenizer_2,
+        transformer=transformer,
+    )
 
 
 @dataclass(frozen=True)
@@ -76,25 +113,41 @@ class Pairs:
 def encode_pairs(pipeline: FluxKontextPipeline, seed: int, indices: range, device: str) -> Pairs:
     """Pairs `indices` of the training split, with imperfect targets."""
     edits = [edit_at("train", seed, index) for index in indices]
-    targets = np.stack([imperfect_target(np.random.default_rng([seed, index]), edit)
-                        for index, edit in zip(indices, edits, strict=True)])
+    targets = np.stack(
+        [
+            imperfect_target(np.random.default_rng([seed, index]), edit)
+            for index, edit in zip(indices, edits, strict=True)
+        ]
+    )
     sources = np.stack([to_uint8(paint(edit.scene)) for edit in edits])
     texts = [edit.instruction for edit in edits]
     vae = pipeline.vae
 
     def latents(pictures: np.ndarray) -> torch.Tensor:
-        parts = [vae.encode(to_model(part).to(device)).latent_dist.mode()
-                 for part in np.array_split(pictures, min(64, len(pictures)))]
+        parts = [
+            vae.encode(to_model(part).to(device)).latent_dist.mode()
+            for part in np.array_split(pictures, min(64, len(pictures)))
+        ]
         z = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
         return pipeline._pack_latents(z, *z.shape)
 
     def ids(tokenizer: object, length: int) -> torch.Tensor:
-        return tokenizer(texts, padding="max_length", max_length=length, truncation=True,  # type: ignore[operator]
-                         return_tensors="pt").input_ids.to(device)
+        return tokenizer(
+            texts,
+            padding="max_length",
+            max_length=length,
+            truncation=True,  # type: ignore[operator]
+            return_tensors="pt",
+        ).input_ids.to(device)
 
     mask = torch.stack([pool_mask(edit_mask(edit), (8, 8)) for edit in edits]).to(device)
-    return Pairs(latents(sources), latents(targets), mask, ids(pipeline.tokenizer_2, TEXT_TOKENS),
-                 ids(pipeline.tokenizer, CLIP_TOKENS))
+    return Pairs(
+        latents(sources),
+        latents(targets),
+        mask,
+        ids(pipeline.tokenizer_2, TEXT_TOKENS),
+        ids(pipeline.tokenizer, CLIP_TOKENS),
+    )
 
 
 def draw_times(batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -131,8 +184,12 @@ def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, devi
         module.train()
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 100) * (
-        0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (
+            min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+        ),
+    )
     average = Average(modules, 0.998)
     generator = torch.Generator().manual_seed(seed * 1000 + rank)
     image_ids = pipeline._prepare_latent_image_ids(1, 8, 8, torch.device(device), torch.float32)
@@ -147,10 +204,14 @@ def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, devi
         noise = torch.randn(x0.shape, generator=generator).to(device)
         x_t = torch.lerp(x0, noise, t[:, None, None])
         velocity = pipeline.transformer(
-            hidden_states=torch.cat([x_t, source], dim=1), timestep=t,
+            hidden_states=torch.cat([x_t, source], dim=1),
+            timestep=t,
             pooled_projections=pipeline.text_encoder(pairs.clip_ids[rows]).pooler_output,
             encoder_hidden_states=pipeline.text_encoder_2(pairs.t5_ids[rows])[0],
-            txt_ids=text_ids, img_ids=image_ids, return_dict=False)[0][:, :x0.shape[1]]
+            txt_ids=text_ids,
+            img_ids=image_ids,
+            return_dict=False,
+        )[0][:, : x0.shape[1]]
         loss = (weight[..., None] * F.mse_loss(velocity, noise - x0, reduction="none")).mean() / weight.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -62,15 +62,35 @@ The same numbers for any base: `editing.shapes.pretrain.quality.measure_quality(
 def write_card(folder: Path, recipe: Recipe, minutes: float, quality: Quality) -> None:
     """Write `folder`/README.md from the recipe's settings, its wall time and what was measured."""
     settings = asdict(recipe)
-    arguments = "".join(f" --{name.replace('_', '-')} {settings[name]}" for name in (
-        "seed", "processes", "autoencoder_steps", "autoencoder_pictures", "steps", "pairs", "device"))
-    (folder / "README.md").write_text(CARD.format(
-        arguments=arguments, missed=MISSED, wrong=WRONG, cast=CAST, seed=recipe.seed, processes=recipe.processes,
-        minutes=minutes, quality=quality_section(quality, date.today())), encoding="utf-8")
+    arguments = "".join(
+        f" --{name.replace('_', '-')} {settings[name]}"
+        for name in ("seed", "processes", "autoencoder_steps", "autoencoder_pictures", "steps", "pairs", "device")
+    )
+    (folder / "README.md").write_text(
+        CARD.format(
+            arguments=arguments,
+            missed=MISSED,
+            wrong=WRONG,
+            cast=CAST,
+            seed=recipe.seed,
+            processes=recipe.processes,
+            minutes=minutes,
+            quality=quality_section(quality, date.today()),
+        ),
+        encoding="utf-8",
+    )
 
 
 def quality_section(quality: Quality, day: date) -> str:
     """The card's section on what was measured, in Markdown."""
-    values = {name: f"{quality.mean[name]:.{digits}f} ± {quality.error[name]:.{digits}f}" for name, digits in (
-        ("reconstruction_psnr", 2), ("edit_accuracy", 3), ("edit_score", 3), ("edit_psnr", 2), ("background_psnr", 2))}
+    values = {
+        name: f"{quality.mean[name]:.{digits}f} ± {quality.error[name]:.{digits}f}"
+        for name, digits in (
+            ("reconstruction_psnr", 2),
+            ("edit_accuracy", 3),
+            ("edit_score", 3),
+            ("edit_psnr", 2),
+            ("background_psnr", 2),
+        )
+    }
     return QUALITY.format(day=day.isoformat(), scenes=quality.scenes, split=SPLIT, seed=SEED, steps=STEPS, **values)

@@ -16,5 +16,7 @@ def check_finite(loss: float, part: str, step: int) -> None:
         RecipeError: for a loss that is no finite number.
     """
     if not math.isfinite(loss):
-        raise RecipeError(f"{part}: expected a finite loss, seen {loss} at step {step + 1}, so nothing of this run is "
-                          "kept; try another --seed, and check the autoencoder if --autoencoder-steps is 0")
+        raise RecipeError(
+            f"{part}: expected a finite loss, seen {loss} at step {step + 1}, so nothing of this run is "
+            "kept; try another --seed, and check the autoencoder if --autoencoder-steps is 0"
+        )

@@ -15,8 +15,17 @@ from editing.shapes.pretrain.quality import measure_quality
 from editing.shapes.pretrain.recipe import AUTOENCODER_BATCH, BASE_BATCH, Recipe
 from editing.shapes.pretrain.replacing import replaced
 
-CONTENTS = ("README.md", "model_index.json", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
-            "transformer", "vae")
+CONTENTS = (
+    "README.md",
+    "model_index.json",
+    "scheduler",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "transformer",
+    "vae",
+)
 """All that lies in the folder of a base."""
 
 
@@ -29,14 +38,20 @@ def make_base(out: Path, recipe: Recipe) -> None:
     start = time.monotonic()
     with replaced(out, CONTENTS) as folder:
         if recipe.autoencoder_steps:
-            launch(train_autoencoder, (folder, recipe.autoencoder_steps, AUTOENCODER_BATCH,
-                                       recipe.autoencoder_pictures, recipe.seed), recipe.processes)
+            launch(
+                train_autoencoder,
+                (folder, recipe.autoencoder_steps, AUTOENCODER_BATCH, recipe.autoencoder_pictures, recipe.seed),
+                recipe.processes,
+            )
         elif (out / "vae").is_dir():
             shutil.copytree(out / "vae", folder / "vae")
         else:
-            raise RecipeError(f"--autoencoder-steps 0: expected an autoencoder to keep, but there is no {out / 'vae'}; "
-                              "train one, with --autoencoder-steps above 0")
-        launch(train_base, (folder, recipe.steps, BASE_BATCH, recipe.pairs, recipe.seed, recipe.device),
-               recipe.processes)
+            raise RecipeError(
+                f"--autoencoder-steps 0: expected an autoencoder to keep, but there is no {out / 'vae'}; "
+                "train one, with --autoencoder-steps above 0"
+            )
+        launch(
+            train_base, (folder, recipe.steps, BASE_BATCH, recipe.pairs, recipe.seed, recipe.device), recipe.processes
+        )
         minutes = (time.monotonic() - start) / 60
         write_card(folder, recipe, minutes, measure_quality(folder, recipe.scenes))

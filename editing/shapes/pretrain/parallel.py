@@ -75,7 +75,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor, weight: 
     flat = host.to(flat.device)
     offset = 0
     for p in parameters:
-        p.grad = flat[offset:offset + p.numel()].view_as(p).clone()
+        p.grad = flat[offset : offset + p.numel()].view_as(p).clone()
         offset += p.numel()
     return float(host[-1])
 

@@ -50,10 +50,10 @@ def _wrong(rng: np.random.Generator, edit: Edit) -> Edit:
     if edit.after is None:
         return replace(edit, after=THINGS[rng.integers(len(THINGS))])
     if rng.uniform() < 0.5:
-        return replace(edit, after=Thing(
-            str(rng.choice([c for c in COLOURS if c != edit.after.colour])), edit.after.shape))
-    return replace(edit, after=Thing(
-        edit.after.colour, str(rng.choice([s for s in SHAPES if s != edit.after.shape]))))
+        return replace(
+            edit, after=Thing(str(rng.choice([c for c in COLOURS if c != edit.after.colour])), edit.after.shape)
+        )
+    return replace(edit, after=Thing(edit.after.colour, str(rng.choice([s for s in SHAPES if s != edit.after.shape]))))
 
 
 def imperfect_target(rng: np.random.Generator, edit: Edit) -> np.ndarray:

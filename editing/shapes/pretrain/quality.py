@@ -49,17 +49,20 @@ def measure_quality(folder: Path, scenes: int) -> Quality:
     return Quality(
         scenes=scenes,
         mean={name: float(np.mean(values)) for name, values in columns.items()},
-        error={name: float(np.std(values, ddof=1)) / math.sqrt(scenes) for name, values in columns.items()})
+        error={name: float(np.std(values, ddof=1)) / math.sqrt(scenes) for name, values in columns.items()},
+    )
 
 
 def measured(editor: Editor, task: EditTask, seed: int) -> dict[str, float]:
     """What `Quality` averages, for one scene and the noise of `seed`."""
     condition = editor.encode(task)
     noise = NoiseRecipe(seed, alpha_edit=0.0, alpha_base=0.0, group_size=1).reference(
-        condition.tokens, condition.source_latents.shape[-1])
+        condition.tokens, condition.source_latents.shape[-1]
+    )
     with torch.inference_mode():
-        final = integrate(lambda x, sigma: editor.velocity(x, sigma, condition), noise[None],
-                          editor.sigmas(STEPS, condition), "euler").final
+        final = integrate(
+            lambda x, sigma: editor.velocity(x, sigma, condition), noise[None], editor.sigmas(STEPS, condition), "euler"
+        ).final
         edited, rebuilt = editor.decode(torch.cat([final, condition.source_latents]), condition)
     assert task.target is not None
     verdict = edit_verdict(edited[None], task.meta["edit"])

@@ -53,14 +53,25 @@ class Recipe:
     def __post_init__(self) -> None:
         batch = AUTOENCODER_BATCH if self.autoencoder_steps else BASE_BATCH
         if not 1 <= self.processes <= batch:
-            raise RecipeError(f"--processes: expected 1 to {batch}, at least one sample of every batch for each, seen "
-                              f"{self.processes}; set --processes {min(max(1, self.processes), batch)}")
-        least = {"seed": 0, "autoencoder_steps": 0, "autoencoder_pictures": self.processes, "steps": 1,
-                 "pairs": self.processes, "scenes": LEAST_SCENES}
+            raise RecipeError(
+                f"--processes: expected 1 to {batch}, at least one sample of every batch for each, seen "
+                f"{self.processes}; set --processes {min(max(1, self.processes), batch)}"
+            )
+        least = {
+            "seed": 0,
+            "autoencoder_steps": 0,
+            "autoencoder_pictures": self.processes,
+            "steps": 1,
+            "pairs": self.processes,
+            "scenes": LEAST_SCENES,
+        }
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
-                raise RecipeError(f"--{name.replace('_', '-')}: expected at least {smallest}, seen "
-                                  f"{getattr(self, name)}")
+                raise RecipeError(
+                    f"--{name.replace('_', '-')}: expected at least {smallest}, seen {getattr(self, name)}"
+                )
         if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise RecipeError(f"--device: expected a device of this machine, seen {self.device}, and torch sees no "
-                              "GPU; set --device cpu")
+            raise RecipeError(
+                f"--device: expected a device of this machine, seen {self.device}, and torch sees no "
+                "GPU; set --device cpu"
+            )

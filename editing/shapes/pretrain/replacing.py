@@ -32,8 +32,10 @@ def replaced(folder: Path, contents: Collection[str]) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
     except FileExistsError as error:
-        raise RecipeError(f"--out {folder}: {new} is there already; wait for the process that is making it, or, if "
-                          "that was killed, remove it") from error
+        raise RecipeError(
+            f"--out {folder}: {new} is there already; wait for the process that is making it, or, if "
+            "that was killed, remove it"
+        ) from error
     except OSError as error:
         raise RecipeError(f"--out {folder}: {new} cannot be made ({error.strerror}); choose another folder") from error
     try:
@@ -49,8 +51,10 @@ def replaced(folder: Path, contents: Collection[str]) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
-        raise RecipeError(f"--out {folder}: what was made is whole in {new}, but cannot take its place "
-                          f"({error.strerror}); move it yourself") from error
+        raise RecipeError(
+            f"--out {folder}: what was made is whole in {new}, but cannot take its place "
+            f"({error.strerror}); move it yourself"
+        ) from error
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -61,5 +65,7 @@ def _check(folder: Path, contents: Collection[str]) -> None:
         raise RecipeError(f"--out {folder}: expected a folder, seen a file; choose another name")
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in contents)
     if foreign:
-        raise RecipeError(f"--out {folder}: expected a new folder, or one with a base and nothing else, since it is "
-                          f"replaced as a whole; seen {', '.join(foreign[:5])} in it. Choose another folder")
+        raise RecipeError(
+            f"--out {folder}: expected a new folder, or one with a base and nothing else, since it is "
+            f"replaced as a whole; seen {', '.join(foreign[:5])} in it. Choose another folder"
+        )

@@ -75,25 +75,37 @@ class GalleryReport:
         before = {} if base is None else base.mean
         return Gallery(
             title=run.config.name,
-            facts={"after step": f"{trained.step} of {run.config.learner.steps}",
-                   "held-out tasks": str(trained.tasks), "config": run.config_hash[:12]},
+            facts={
+                "after step": f"{trained.step} of {run.config.learner.steps}",
+                "held-out tasks": str(trained.tasks),
+                "config": run.config_hash[:12],
+            },
             means={name: (before.get(name), value) for name, value in trained.mean.items()},
             tasks=tuple(_held_out(self._tasks, base, trained)),
-            groups=tuple(group for step in sorted(self._pictures) for group in self._groups(run, step)))
+            groups=tuple(group for step in sorted(self._pictures) for group in self._groups(run, step)),
+        )
 
     def _groups(self, run: RunRecord, step: int) -> list[GalleryGroup]:
         assert self._tasks is not None
         rewards = run.config.rewards
-        trained_on = dict(zip((scores.group_id for scores in self._scores[step]),
-                              composed(self._scores[step], rewards), strict=True))
+        trained_on = dict(
+            zip((scores.group_id for scores in self._scores[step]), composed(self._scores[step], rewards), strict=True)
+        )
         groups = []
         for record, images in self._pictures[step]:
             reward = trained_on[record.scores.group_id]
-            groups.append(GalleryGroup(
-                task=self._tasks.train[record.lease.task_index], step=step + 1, images=images,
-                rewards=tuple(float(value) if valid else None
-                              for value, valid in zip(reward.rewards, reward.valid, strict=True)),
-                components=record.scores.components))
+            groups.append(
+                GalleryGroup(
+                    task=self._tasks.train[record.lease.task_index],
+                    step=step + 1,
+                    images=images,
+                    rewards=tuple(
+                        float(value) if valid else None
+                        for value, valid in zip(reward.rewards, reward.valid, strict=True)
+                    ),
+                    components=record.scores.components,
+                )
+            )
         return groups
 
 
@@ -104,10 +116,16 @@ def _held_out(tasks: Tasks, base: EvaluationRecord | None, trained: EvaluationRe
         task, old = tasks.held_out[shown.index], before.get(shown.index)
         after = picture_numbers(task, shown.image)
         earlier = {} if old is None else picture_numbers(task, old.image)
-        found.append(GalleryTask(
-            task=task, trained=shown.image, base=None if old is None else old.image,
-            trained_attention=shown.attention, base_attention=None if old is None else old.attention,
-            numbers={name: (earlier.get(name), value) for name, value in after.items()}))
+        found.append(
+            GalleryTask(
+                task=task,
+                trained=shown.image,
+                base=None if old is None else old.image,
+                trained_attention=shown.attention,
+                base_attention=None if old is None else old.attention,
+                numbers={name: (earlier.get(name), value) for name, value in after.items()},
+            )
+        )
     return found
 
 

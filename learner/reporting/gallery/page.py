@@ -105,26 +105,37 @@ def render(gallery: Gallery) -> str:
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     title = _text(gallery.title)
     parts = [
-        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+        "<!doctype html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_text(policy)}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="referrer" content="no-referrer">',
-        f"<title>{title} · Locus gallery</title>", f"<style>{STYLE}</style>", "</head>", "<body>",
-        f"<h1>{title}</h1>", _facts(gallery.facts), _means(gallery.means)]
+        f"<title>{title} · Locus gallery</title>",
+        f"<style>{STYLE}</style>",
+        "</head>",
+        "<body>",
+        f"<h1>{title}</h1>",
+        _facts(gallery.facts),
+        _means(gallery.means),
+    ]
     if gallery.tasks:
         parts += [
             "<h2>Held-out tasks</h2>",
             '<p class="soft">The base editor and the trained one, from the same noise. Pink outlines the edit '
             "region. Change maps show the difference to the source: outside the outline they should stay dark. "
             "Attention maps show where the instruction looks.</p>",
-            *(_task(shown) for shown in gallery.tasks)]
+            *(_task(shown) for shown in gallery.tasks),
+        ]
     if gallery.groups:
         parts += [
             "<h2>Training groups</h2>",
             '<p class="soft">All candidates of a group start from one noise that is perturbed mostly inside the '
             "edit region (ref: the unperturbed one). They are sorted by reward, best first; each bar runs from the "
             "worst to the best of the group.</p>",
-            *(_group(group) for group in gallery.groups)]
+            *(_group(group) for group in gallery.groups),
+        ]
     return "\n".join([*parts, "<footer>Written by Locus.</footer>", "</body>", "</html>", ""])
 
 
@@ -133,8 +144,11 @@ def _text(value: object) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    return '<p class="facts">' + "".join(
-        f"<span>{_text(name)} <b>{_text(value)}</b></span>" for name, value in facts.items()) + "</p>"
+    return (
+        '<p class="facts">'
+        + "".join(f"<span>{_text(name)} <b>{_text(value)}</b></span>" for name, value in facts.items())
+        + "</p>"
+    )
 
 
 def number(name: str, value: float | None) -> str:
@@ -149,8 +163,11 @@ def _difference(name: str, base: float | None, trained: float | None) -> str:
         return ""
     change = trained - base
     kind = "up" if change > 0 else "down" if change < 0 else "soft"
-    return f'<span class="{kind}">{change:+.2f}</span>' if name.endswith("psnr") else (
-        f'<span class="{kind}">{change:+.3f}</span>')
+    return (
+        f'<span class="{kind}">{change:+.2f}</span>'
+        if name.endswith("psnr")
+        else (f'<span class="{kind}">{change:+.3f}</span>')
+    )
 
 
 def _means(means: Mapping[str, tuple[float | None, float | None]]) -> str:
@@ -159,7 +176,8 @@ def _means(means: Mapping[str, tuple[float | None, float | None]]) -> str:
     rows = "".join(
         f"<tr><td>{_text(name)}</td><td>{number(name, base)}</td><td>{number(name, trained)}</td>"
         f"<td>{_difference(name, base, trained)}</td></tr>"
-        for name, (base, trained) in means.items())
+        for name, (base, trained) in means.items()
+    )
     return f"<table><tr><th>held-out mean</th><th>base</th><th>trained</th><th>difference</th></tr>{rows}</table>"
 
 
@@ -168,13 +186,17 @@ def _figure(image: Image, caption: str, kind: str = "", detail: str = "") -> str
     shown = shrink(image)
     height, width = shown.shape[:2]
     small = ' class="small"' if width <= SMALL else ""
-    return (f'<figure class="{kind}"><img{small} src="{data_uri(shown)}" width="{width}" height="{height}" '
-            f'alt="{_text(caption)}"><figcaption><b>{_text(caption)}</b></figcaption>{detail}</figure>')
+    return (
+        f'<figure class="{kind}"><img{small} src="{data_uri(shown)}" width="{width}" height="{height}" '
+        f'alt="{_text(caption)}"><figcaption><b>{_text(caption)}</b></figcaption>{detail}</figure>'
+    )
 
 
 def _header(task: EditTask, note: str) -> str:
-    return (f'<header class="task"><h3>{_text(task.instruction)}</h3>'
-            f'<span class="id soft">{_text(task.task_id)}{_text(note)}</span></header>')
+    return (
+        f'<header class="task"><h3>{_text(task.instruction)}</h3>'
+        f'<span class="id soft">{_text(task.task_id)}{_text(note)}</span></header>'
+    )
 
 
 def _task(shown: GalleryTask) -> str:
@@ -184,30 +206,43 @@ def _task(shown: GalleryTask) -> str:
     if shown.base is not None:
         pictures.append(_figure(shown.base, "base"))
     pictures.append(_figure(shown.trained, "trained", "trained"))
-    maps = [_figure(change_map(image, source, mask), f"change, {name}")
-            for image, name in ((shown.base, "base"), (shown.trained, "trained")) if image is not None]
-    maps += [_figure(attention_overlay(source, attention, mask), f"attention, {name}")
-             for attention, name in ((shown.base_attention, "base"), (shown.trained_attention, "trained"))
-             if attention is not None]
-    numbers = '<dl class="numbers">' + "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{number(name, base)} → {number(name, trained)} "
-        f"{_difference(name, base, trained)}</dd></div>"
-        for name, (base, trained) in shown.numbers.items()) + "</dl>"
+    maps = [
+        _figure(change_map(image, source, mask), f"change, {name}")
+        for image, name in ((shown.base, "base"), (shown.trained, "trained"))
+        if image is not None
+    ]
+    maps += [
+        _figure(attention_overlay(source, attention, mask), f"attention, {name}")
+        for attention, name in ((shown.base_attention, "base"), (shown.trained_attention, "trained"))
+        if attention is not None
+    ]
+    numbers = (
+        '<dl class="numbers">'
+        + "".join(
+            f"<div><dt>{_text(name)}</dt><dd>{number(name, base)} → {number(name, trained)} "
+            f"{_difference(name, base, trained)}</dd></div>"
+            for name, (base, trained) in shown.numbers.items()
+        )
+        + "</dl>"
+    )
     # Without a target the numbers take its place, so that the maps begin a row.
-    cells = [*pictures, numbers, *maps] if task.target is None else [
-        *pictures, _figure(task.target, "target"), *maps, numbers]
+    cells = (
+        [*pictures, numbers, *maps]
+        if task.target is None
+        else [*pictures, _figure(task.target, "target"), *maps, numbers]
+    )
     caption = f'<p class="soft">{_text(task.caption)}</p>' if task.caption else ""
     return f'<article>{_header(task, "")}{caption}<div class="pictures">{"".join(cells)}</div></article>'
 
 
 def _group(group: GalleryGroup) -> str:
     task = group.task
-    order = sorted(range(len(group.images)),
-                   key=lambda i: (group.rewards[i] is None, -(group.rewards[i] or 0.0), i))
+    order = sorted(range(len(group.images)), key=lambda i: (group.rewards[i] is None, -(group.rewards[i] or 0.0), i))
     figures = [_figure(mask_overlay(task.source, task.edit_mask), "source and edit region")]
     figures += [_candidate(group, index, rank) for rank, index in enumerate(order, start=1)]
-    return (f'<article>{_header(task, f" · step {group.step}")}'
-            f'<div class="candidates">{"".join(figures)}</div></article>')
+    return (
+        f'<article>{_header(task, f" · step {group.step}")}<div class="candidates">{"".join(figures)}</div></article>'
+    )
 
 
 def _candidate(group: GalleryGroup, index: int, rank: int) -> str:
@@ -230,5 +265,7 @@ def _bar(name: str, scores: tuple[Score, ...], index: int) -> str:
         return label
     low, high = min(values), max(values)
     share = 100.0 if high == low else 100 * (value - low) / (high - low)
-    return (f'{label}<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect class="track" width="100" height="4"/><rect class="value" width="{share:.1f}" height="4"/></svg>')
+    return (
+        f'{label}<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="track" width="100" height="4"/><rect class="value" width="{share:.1f}" height="4"/></svg>'
+    )

@@ -23,7 +23,8 @@ ACCENT = (236, 72, 153)
 # Dark violet over red to pale yellow, rising evenly in lightness, so that it also reads in gray.
 _HEAT = np.array(
     [[8, 6, 26], [66, 15, 98], [142, 36, 104], [212, 70, 71], [248, 141, 42], [252, 216, 104], [252, 255, 206]],
-    dtype=np.float64)
+    dtype=np.float64,
+)
 
 
 def shrink(image: Image, longest: int = MAX_SIDE) -> Image:

@@ -16,8 +16,7 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 OPEN = {("GET", "/health")}
-ALLOWED = OPEN | {
-    ("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/tokenize"), ("POST", "/v1/chat/completions")}
+ALLOWED = OPEN | {("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/tokenize"), ("POST", "/v1/chat/completions")}
 
 
 class AllowList:

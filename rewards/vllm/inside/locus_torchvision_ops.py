@@ -29,9 +29,7 @@ _keep: list[object] = []  # a torch.library.Library takes its operators with it 
 class BeforeTorchvision(importlib.abc.MetaPathFinder):
     """Declares the operators just before torchvision is imported, so that other processes pay nothing."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == "torchvision":
             sys.meta_path.remove(self)
             declare()

@@ -41,10 +41,14 @@ def test_a_wrong_request_is_a_sentence_and_code_2(capsys):
 
 def test_a_cluster_that_is_not_there_is_a_failure(tmp_path: Path):
     """In a process of its own: this one may be connected to a Ray already."""
-    done = subprocess.run([sys.executable, "-m", "cluster.doctor", "--cluster.address", "127.0.0.1:9",
-                           "--folder", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.doctor", "--cluster.address", "127.0.0.1:9", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == exits.FAILED and "expected a running Ray cluster at '127.0.0.1:9'" in " ".join(
-        done.stdout.replace("│", " ").split()), done.stdout + done.stderr
+        done.stdout.replace("│", " ").split()
+    ), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("split", [True, False])

@@ -17,15 +17,18 @@ from cluster.doctor.exposure import (
 )
 from tests.cluster.web import serving
 
-LISTEN = ("import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); "
-          "sys.stdin.read()")
+LISTEN = (
+    "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); "
+    "sys.stdin.read()"
+)
 
 
 @contextmanager
 def listener(name: str, host: str):
     """A process called `name` that listens on a free port of `host`; the port."""
-    process = subprocess.Popen([name, "-c", LISTEN, host], executable=sys.executable, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [name, "-c", LISTEN, host], executable=sys.executable, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         yield int(process.stdout.readline())
     finally:
@@ -33,8 +36,11 @@ def listener(name: str, host: str):
 
 
 def test_only_rays_ports_beyond_loopback_are_found():
-    with (listener("ray::Open", "0.0.0.0") as beyond, listener("ray::Closed", "127.0.0.1") as within,
-          listener("somebody", "0.0.0.0") as other):
+    with (
+        listener("ray::Open", "0.0.0.0") as beyond,
+        listener("ray::Closed", "127.0.0.1") as within,
+        listener("somebody", "0.0.0.0") as other,
+    ):
         found = [one.port for one in listening()]
     assert beyond in found and within not in found and other not in found
     assert beyond not in [one.port for one in listening()]
@@ -58,24 +64,44 @@ def test_metrics_that_are_shown_without_the_token_are_named(status, level):
     assert ("RAY_enable_metrics_collection=0" in found.fix) == (level == "warn") == ("raylet" not in found.seen)
 
 
-@pytest.mark.parametrize(("address", "loopback"), [
-    ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", False),
-    ("::", False), ("10.0.0.3", False), ("::ffff:10.0.0.3", False), ("fe80::1%eth0", False)])
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.3", False),
+        ("::ffff:10.0.0.3", False),
+        ("fe80::1%eth0", False),
+    ],
+)
 def test_what_counts_as_loopback(address, loopback):
     assert is_loopback(address) == loopback
 
 
-@pytest.mark.parametrize(("name", "command", "rays"), [
-    ("gcs_server", ["/x/gcs_server"], True), ("raylet", ["raylet"], True), ("python", ["ray::RolloutActor"], True),
-    ("python", ["python", "/e/lib/site-packages/ray/dashboard/dashboard.py"], True),
-    ("python", ["python", "-m", "ray.util.client.server"], True), ("python", ["python", "-m", "learner.main"], False),
-    ("arrayd", ["arrayd"], False)])
+@pytest.mark.parametrize(
+    ("name", "command", "rays"),
+    [
+        ("gcs_server", ["/x/gcs_server"], True),
+        ("raylet", ["raylet"], True),
+        ("python", ["ray::RolloutActor"], True),
+        ("python", ["python", "/e/lib/site-packages/ray/dashboard/dashboard.py"], True),
+        ("python", ["python", "-m", "ray.util.client.server"], True),
+        ("python", ["python", "-m", "learner.main"], False),
+        ("arrayd", ["arrayd"], False),
+    ],
+)
 def test_what_counts_as_rays(name, command, rays):
     assert is_rays(name, command) == rays
 
 
-@pytest.mark.parametrize(("mode", "level", "words"), [
-    (0o600, "ok", "ours alone"), (0o644, "warn", "others can read"), (None, "fail", "No such file")])
+@pytest.mark.parametrize(
+    ("mode", "level", "words"),
+    [(0o600, "ok", "ours alone"), (0o644, "warn", "others can read"), (None, "fail", "No such file")],
+)
 def test_the_token_file(tmp_path, monkeypatch, mode, level, words):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
@@ -94,8 +120,10 @@ def test_no_token_at_all_is_a_warning_with_the_fix(monkeypatch):
     assert found.level == "ok" and "canary" not in f"{found}"
 
 
-@pytest.mark.parametrize(("status", "level", "words"), [
-    (401, "ok", "refuses who shows no token"), (200, "warn", "answers 200 to anybody"), (403, "warn", "answers 403")])
+@pytest.mark.parametrize(
+    ("status", "level", "words"),
+    [(401, "ok", "refuses who shows no token"), (200, "warn", "answers 200 to anybody"), (403, "warn", "answers 403")],
+)
 def test_the_dashboard_is_asked_without_the_token(monkeypatch, status, level, words):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
     with serving() as told:

@@ -8,39 +8,57 @@ import pytest
 from cluster.doctor.gpus import Gpu, Needs, enough, machine_finding, needs, query
 from configs.load import load_config
 
-ON_GPUS = ["--cluster.rollout_workers", "4", "--cluster.gpus_per_rollout_worker", "0.5",
-           "--cluster.gpus_for_learner", "1"]
+ON_GPUS = [
+    "--cluster.rollout_workers",
+    "4",
+    "--cluster.gpus_per_rollout_worker",
+    "0.5",
+    "--cluster.gpus_for_learner",
+    "1",
+]
 JUDGE = ["--rewards.judge.qwen_vl", '{"serve": {"replicas": 2, "path": "x", "gpus": 1}}']
 
 
-@pytest.mark.parametrize(("flags", "expected"), [
-    ([], Needs(0, 0)),
-    (ON_GPUS, Needs(3, 1)),
-    ([*ON_GPUS, *JUDGE], Needs(5, 1)),
-    (["--cluster.gpus_for_learner", "2"], Needs(2, 2)),
-    ([*ON_GPUS, "--learner.num_workers", "4"], Needs(6, 4)),
-    (["--config", "kontext_1gpu"], Needs(1, 1)),
-    (["--cluster.mode", "inline"], Needs(0, 0)),
-])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], Needs(0, 0)),
+        (ON_GPUS, Needs(3, 1)),
+        ([*ON_GPUS, *JUDGE], Needs(5, 1)),
+        (["--cluster.gpus_for_learner", "2"], Needs(2, 2)),
+        ([*ON_GPUS, "--learner.num_workers", "4"], Needs(6, 4)),
+        (["--config", "kontext_1gpu"], Needs(1, 1)),
+        (["--cluster.mode", "inline"], Needs(0, 0)),
+    ],
+)
 def test_what_a_configuration_asks_for(flags, expected):
     assert needs(load_config(flags)) == expected
 
 
-@pytest.mark.parametrize(("flags", "per_node", "at_most", "level", "words"), [
-    ([], [0], None, "ok", "0 asked, 0 there"),
-    (ON_GPUS, [1, 1, 1], None, "ok", "3 asked, 3 there"),
-    (ON_GPUS, [1, 1], None, "fail", "3 asked, 2 there"),
-    (ON_GPUS, [0], 13, "warn", "13 with autoscaling"),
-    (ON_GPUS, [0], 2, "fail", "2 with autoscaling"),
-    (["--cluster.gpus_for_learner", "2"], [1, 1], None, "fail", "no node has as many"),
-    ([*ON_GPUS, "--learner.num_workers", "4"], [4, 2], None, "ok", "6 asked, 6 there"),
-    ([*ON_GPUS, "--learner.num_workers", "4"], [3, 3], None, "fail", "4 must be on one node, no node has as many"),
-    ([*ON_GPUS, "--learner.num_workers", "4"], [1, 1], 13, "warn", "4 must be on one node, no node has as many now"),
-    (["--editor.device", "cuda"], [1, 0], None, "fail", "no GPU is reserved"),
-    (["--editor.device", "cuda"], [1, 1], None, "ok", "0 asked, 2 there"),
-    (["--config", "kontext_1gpu"], [0], None, "fail", "1 asked, 0 there"),
-    (["--config", "kontext_1gpu"], [1], None, "ok", "1 asked, 1 there"),
-])
+@pytest.mark.parametrize(
+    ("flags", "per_node", "at_most", "level", "words"),
+    [
+        ([], [0], None, "ok", "0 asked, 0 there"),
+        (ON_GPUS, [1, 1, 1], None, "ok", "3 asked, 3 there"),
+        (ON_GPUS, [1, 1], None, "fail", "3 asked, 2 there"),
+        (ON_GPUS, [0], 13, "warn", "13 with autoscaling"),
+        (ON_GPUS, [0], 2, "fail", "2 with autoscaling"),
+        (["--cluster.gpus_for_learner", "2"], [1, 1], None, "fail", "no node has as many"),
+        ([*ON_GPUS, "--learner.num_workers", "4"], [4, 2], None, "ok", "6 asked, 6 there"),
+        ([*ON_GPUS, "--learner.num_workers", "4"], [3, 3], None, "fail", "4 must be on one node, no node has as many"),
+        (
+            [*ON_GPUS, "--learner.num_workers", "4"],
+            [1, 1],
+            13,
+            "warn",
+            "4 must be on one node, no node has as many now",
+        ),
+        (["--editor.device", "cuda"], [1, 0], None, "fail", "no GPU is reserved"),
+        (["--editor.device", "cuda"], [1, 1], None, "ok", "0 asked, 2 there"),
+        (["--config", "kontext_1gpu"], [0], None, "fail", "1 asked, 0 there"),
+        (["--config", "kontext_1gpu"], [1], None, "ok", "1 asked, 1 there"),
+    ],
+)
 def test_whether_there_are_enough(flags, per_node, at_most, level, words):
     found = enough(load_config(flags), per_node, at_most)
     assert found.level == level and words in found.seen and bool(found.fix) == (level != "ok")
@@ -61,10 +79,13 @@ def test_what_the_driver_says():
     assert (found.level, count) == ("ok", 2)
 
 
-@pytest.mark.parametrize("find", [
-    lambda: answering("Failed to initialize NVML: Driver/library version mismatch", 18),
-    lambda: answering("[GPU is lost], 1"),
-])
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda: answering("Failed to initialize NVML: Driver/library version mismatch", 18),
+        lambda: answering("[GPU is lost], 1"),
+    ],
+)
 def test_a_driver_that_does_not_answer_is_a_failure_and_not_no_gpu(find):
     with pytest.raises((ValueError, subprocess.SubprocessError)):
         find()

@@ -63,19 +63,32 @@ def test_every_node_of_a_real_cluster_is_examined(ray_cluster, tmp_path: Path):
     found = {one.check: one for one in node.findings}
     assert set(found) == {"gpus", "disk", "disk speed", "run folder", "data", "object store", "token", "ports"}
     assert {name: found[name].level for name in ("run folder", "data", "token", "ports")} == dict.fromkeys(
-        ("run folder", "data", "token", "ports"), "ok")
+        ("run folder", "data", "token", "ports"), "ok"
+    )
     assert node.node.endswith("(head)") and node.versions == versions()
     assert [(one.check, one.level) for one in cluster.findings] == [
-        ("ray", "ok"), ("gpus asked", "ok"), ("versions", "ok")]
+        ("ray", "ok"),
+        ("gpus asked", "ok"),
+        ("versions", "ok"),
+    ]
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_a_node_lacks_is_said_by_that_node(ray_cluster, tmp_path: Path, monkeypatch):
-    config = load_config(["--folder", str(tmp_path), "--editor.path", str(tmp_path / "no-model"),
-                          "--rewards.judge.qwen_vl.urls", "['http://127.0.0.1:9/v1']",
-                          "--cluster.gpus_for_learner", "1000"])
+    config = load_config(
+        [
+            "--folder",
+            str(tmp_path),
+            "--editor.path",
+            str(tmp_path / "no-model"),
+            "--rewards.judge.qwen_vl.urls",
+            "['http://127.0.0.1:9/v1']",
+            "--cluster.gpus_for_learner",
+            "1000",
+        ]
+    )
     node, cluster = examine_cluster(config)
     failed = {one.check: one for one in (*node.findings, *cluster.findings) if one.level == "fail"}
     assert set(failed) == {"data", "judge qwen_vl", "gpus asked"} and all(one.fix for one in failed.values())

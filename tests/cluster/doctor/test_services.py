@@ -24,13 +24,16 @@ def test_a_judge_that_serves_the_model_is_ok_and_gets_the_key(server, monkeypatc
     assert server.seen[0][2]["Authorization"] == "Bearer canary-key"
 
 
-@pytest.mark.parametrize(("answer", "words", "fix"), [
-    ((200, {"data": [{"id": "other"}]}), "serves other, not judge", "--served-model-name judge"),
-    ((401, "no"), "refuses our key (401)", "set LOCUS_JUDGE_API_KEY"),
-    ((500, "no"), "answers 500", "log"),
-    ((200, "<html>"), "does not answer as a judge", "start the server"),
-    ((200, {"data": None}), "does not answer as a judge", "start the server"),
-])
+@pytest.mark.parametrize(
+    ("answer", "words", "fix"),
+    [
+        ((200, {"data": [{"id": "other"}]}), "serves other, not judge", "--served-model-name judge"),
+        ((401, "no"), "refuses our key (401)", "set LOCUS_JUDGE_API_KEY"),
+        ((500, "no"), "answers 500", "log"),
+        ((200, "<html>"), "does not answer as a judge", "start the server"),
+        ((200, {"data": None}), "does not answer as a judge", "start the server"),
+    ],
+)
 def test_what_is_wrong_with_a_judge_is_said(server, monkeypatch, answer, words, fix):
     monkeypatch.delenv("LOCUS_JUDGE_API_KEY", raising=False)
     server.answers["/v1/models"] = answer
@@ -45,11 +48,22 @@ def test_nobody_and_no_server_at_all():
 
 
 def test_every_configured_server_gets_a_line(server):
-    flags = ["--rewards.judge.qwen_vl.urls", f"['{server.address}/v1', '{server.address}/v1/']",
-             "--rewards.judge.qwen_vl.revision", "1", "--redis.mode", "url", "--redis.url", "redis://127.0.0.1:9/0"]
+    flags = [
+        "--rewards.judge.qwen_vl.urls",
+        f"['{server.address}/v1', '{server.address}/v1/']",
+        "--rewards.judge.qwen_vl.revision",
+        "1",
+        "--redis.mode",
+        "url",
+        "--redis.url",
+        "redis://127.0.0.1:9/0",
+    ]
     found = service_findings(load_config(flags))
     assert [(one.check, one.level) for one in found] == [
-        ("judge qwen_vl", "ok"), ("judge qwen_vl", "ok"), ("score cache", "warn")]
+        ("judge qwen_vl", "ok"),
+        ("judge qwen_vl", "ok"),
+        ("score cache", "warn"),
+    ]
     assert service_findings(load_config([])) == []
 
 

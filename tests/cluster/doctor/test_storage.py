@@ -58,8 +58,10 @@ def test_a_folder_that_somebody_fills_meanwhile_stays(tmp_path: Path):
     assert (tmp_path / "runs" / "quickstart").is_dir()
 
 
-@pytest.mark.parametrize(("capacity", "there", "level", "words"), [
-    (4 * GB, 8 * GB, "ok", "4.0 GiB"), (0.5 * GB, 8 * GB, "warn", "0.5 GiB"), (4 * GB, GB // 16, "warn", "to disk")])
+@pytest.mark.parametrize(
+    ("capacity", "there", "level", "words"),
+    [(4 * GB, 8 * GB, "ok", "4.0 GiB"), (0.5 * GB, 8 * GB, "warn", "0.5 GiB"), (4 * GB, GB // 16, "warn", "to disk")],
+)
 def test_the_store_of_objects(monkeypatch, capacity, there, level, words):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0, total=there))
     found = store_finding(capacity)

@@ -11,14 +11,17 @@ from configs import exits
 from tests.cluster.web import Answers, serving
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (["--config", "rdp"], "Expected -- and then the flags of the run"),
-    (["--", "--learner.stepz", "3"], "did you mean learner.steps?"),
-    (["--", "--learner.steps", "3"], "folder: expected an absolute path in storage"),
-    (["--", "--folder", "/tmp/r", "--resume"], "expected neither; every attempt finds out"),
-    (["--address", "127.0.0.1:6379", "--", "--folder", "/tmp/r"], "--address: expected the dashboard's address"),
-    (["--", "--folder", "/tmp/r", "--editor.path", "hf_" + "aB3" * 11], "looks like an access token"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "rdp"], "Expected -- and then the flags of the run"),
+        (["--", "--learner.stepz", "3"], "did you mean learner.steps?"),
+        (["--", "--learner.steps", "3"], "folder: expected an absolute path in storage"),
+        (["--", "--folder", "/tmp/r", "--resume"], "expected neither; every attempt finds out"),
+        (["--address", "127.0.0.1:6379", "--", "--folder", "/tmp/r"], "--address: expected the dashboard's address"),
+        (["--", "--folder", "/tmp/r", "--editor.path", "hf_" + "aB3" * 11], "looks like an access token"),
+    ],
+)
 def test_a_wrong_request_is_a_sentence_and_code_2(capsys, monkeypatch, arguments, sentence):
     monkeypatch.setattr("cluster.supervise.__main__.use_token", lambda: None)
     monkeypatch.setattr("cluster.supervise.__main__.Watch", None)
@@ -38,17 +41,27 @@ def details(**fields) -> dict[str, object]:
     return {"type": "SUBMISSION", "entrypoint": "train", "submission_id": "r-1", "status": "FAILED", **fields}
 
 
-@pytest.mark.parametrize(("fields", "expected"), [
-    ({"status": "PENDING"}, "PENDING"),
-    ({"status": "RUNNING"}, "RUNNING"),
-    ({"status": "SUCCEEDED", "driver_exit_code": 0, "message": "Job finished successfully."},
-     Ended(0, "Job finished successfully.")),
-    ({"status": "STOPPED", "message": "stopped"}, Ended(None, "stopped", stopped=True)),
-    ({"driver_exit_code": 75, "message": "exit code 75, last available logs (truncated to 20,000 chars):\nsecrets"},
-     Ended(75, "exit code 75")),
-    ({"error_type": "JOB_SUPERVISOR_ACTOR_DIED", "message": "node died"}, Ended(None, "node died")),
-    ({"error_type": "RUNTIME_ENV_SETUP_FAILURE", "message": "no zip"}, Ended(exits.FAILED, "no zip")),
-])
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"status": "PENDING"}, "PENDING"),
+        ({"status": "RUNNING"}, "RUNNING"),
+        (
+            {"status": "SUCCEEDED", "driver_exit_code": 0, "message": "Job finished successfully."},
+            Ended(0, "Job finished successfully."),
+        ),
+        ({"status": "STOPPED", "message": "stopped"}, Ended(None, "stopped", stopped=True)),
+        (
+            {
+                "driver_exit_code": 75,
+                "message": "exit code 75, last available logs (truncated to 20,000 chars):\nsecrets",
+            },
+            Ended(75, "exit code 75"),
+        ),
+        ({"error_type": "JOB_SUPERVISOR_ACTOR_DIED", "message": "node died"}, Ended(None, "node died")),
+        ({"error_type": "RUNTIME_ENV_SETUP_FAILURE", "message": "no zip"}, Ended(exits.FAILED, "no zip")),
+    ],
+)
 def test_what_ray_says_of_a_job(dashboard, fields, expected):
     dashboard.answers["/api/jobs/r-1"] = (200, details(**fields))
     assert RayJobs(dashboard.address, None).look("r-1") == expected

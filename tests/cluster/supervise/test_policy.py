@@ -8,8 +8,12 @@ from configs import exits
 
 codes = st.one_of(st.none(), st.integers(-64, 255))
 limits = st.builds(
-    Limits, failures=st.integers(1, 20), first_delay=st.floats(0.1, 100), longest_delay=st.floats(100, 1000),
-    settled=st.floats(1, 10_000))
+    Limits,
+    failures=st.integers(1, 20),
+    first_delay=st.floats(0.1, 100),
+    longest_delay=st.floats(100, 1000),
+    settled=st.floats(1, 10_000),
+)
 
 
 def after(rules: Limits, ends: list[tuple[int | None, float]]) -> list[Again | Stop]:

@@ -69,7 +69,8 @@ def test_a_killed_run_is_submitted_again_after_a_growing_delay():
     assert list(cluster.jobs) == ["cats-1", "cats-2", "cats-3"]
     assert [line for line in said if line.startswith("Another")] == [
         "Another attempt in 10 s (1 of at most 6 failures in a row).",
-        "Another attempt in 20 s (2 of at most 6 failures in a row)."]
+        "Another attempt in 20 s (2 of at most 6 failures in a row).",
+    ]
     assert cluster.time == 10 + 20 + 3 * LOOK_EVERY
 
 
@@ -104,7 +105,8 @@ def test_a_cluster_that_comes_back_is_waited_for_and_one_that_does_not_ends_it()
     cluster.away = lambda: 2.0 <= cluster.time < 50.0
     assert watch(cluster, said) == exits.DONE
     assert [line for line in said if "nobody answers" in line] == [
-        "nobody answers; waiting up to 100 s for it to come back."]
+        "nobody answers; waiting up to 100 s for it to come back."
+    ]
     cluster = Cluster(DONE)
     cluster.away = lambda: cluster.time >= 2.0
     assert watch(cluster, said) == exits.RESUMABLE and said[-1].startswith("No cluster for 100 s.")
@@ -146,7 +148,9 @@ def test_only_the_end_of_a_long_log_is_shown():
     assert [line for line in said if line.startswith("|")] == [f"| {n}" for n in range(1000 - LOG_LINES, 1000)]
 
 
-@pytest.mark.parametrize(("known", "name"), [
-    ([], "a-1"), (["a-1"], "a-2"), (["a-9", "a-10", "a-2"], "a-11"), (["b-3", "a-x", "a-1-5", "xa-4"], "a-1")])
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [([], "a-1"), (["a-1"], "a-2"), (["a-9", "a-10", "a-2"], "a-11"), (["b-3", "a-x", "a-1-5", "xa-4"], "a-1")],
+)
 def test_attempts_are_numbered_per_run(known, name):
     assert next_name("a", dict.fromkeys(known)) == name

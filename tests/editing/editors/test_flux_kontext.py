@@ -161,9 +161,7 @@ def test_micro_batches_give_the_same_velocity(tiny_kontext, editor, micro_batch)
         lambda module, args, kwargs: calls.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
     )
     with torch.no_grad():
-        torch.testing.assert_close(
-            split.velocity(noise, sigma, condition), editor.velocity(noise, sigma, condition)
-        )
+        torch.testing.assert_close(split.velocity(noise, sigma, condition), editor.velocity(noise, sigma, condition))
     assert max(calls) <= micro_batch and sum(calls) == 5
     np.testing.assert_allclose(
         split.decode(noise, condition).astype(int), editor.decode(noise, condition).astype(int), atol=1
@@ -173,9 +171,7 @@ def test_micro_batches_give_the_same_velocity(tiny_kontext, editor, micro_batch)
 def test_gradients_reach_latents_and_adapter_equally_with_checkpointing(tiny_kontext):
     gradients = []
     for checkpointing in (False, True):
-        editor = FluxKontextEditor.from_pretrained(
-            tiny_kontext, gradient_checkpointing=checkpointing, micro_batch=1
-        )
+        editor = FluxKontextEditor.from_pretrained(tiny_kontext, gradient_checkpointing=checkpointing, micro_batch=1)
         attach_lora(editor.transformer, rank=2, alpha=4, seed=0)
         condition = editor.encode(make_task())
         noise = make_noise(editor, condition, 2).requires_grad_()
@@ -209,7 +205,8 @@ def test_the_transformer_is_asked_at_the_timesteps_of_the_stock_pipeline(tiny_ko
     asked: list[list[float]] = [[], []]
     for transformer, seen in zip((half.transformer, stock.transformer), asked, strict=True):
         transformer.register_forward_pre_hook(
-            lambda _, args, kwargs, seen=seen: seen.append(kwargs["timestep"][0].item()), with_kwargs=True)
+            lambda _, args, kwargs, seen=seen: seen.append(kwargs["timestep"][0].item()), with_kwargs=True
+        )
     task = make_task()
     condition = half.encode(task)
     noise = make_noise(half, condition, 1)

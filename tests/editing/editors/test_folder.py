@@ -19,8 +19,10 @@ def test_weights_are_counted_as_they_are_loaded(tiny_kontext, which):
     for part in folder.PARTS:
         assert sizes.parameters[part] == sum(p.numel() for p in getattr(pipeline, part).parameters()), part
     assert sizes.width == editor.transformer.inner_dim
-    assert (sizes.double, sizes.single) == (len(editor.transformer.transformer_blocks),
-                                            len(editor.transformer.single_transformer_blocks))
+    assert (sizes.double, sizes.single) == (
+        len(editor.transformer.transformer_blocks),
+        len(editor.transformer.single_transformer_blocks),
+    )
     assert sizes.text_tokens == editor.max_text_tokens
     assert sizes.pixels_per_token == 2 * pipeline.vae_scale_factor
     assert sizes.channels == 4 * pipeline.latent_channels
@@ -46,8 +48,10 @@ def test_parts_in_several_files_are_added(tiny_kontext, tmp_path):
     assert folder.stored_bytes(tmp_path) == sum(one.numel() * one.element_size() for one in weights.values())
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 4) + b"nope",
-                                     struct.pack("<Q", 2) + b"[]"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"junk", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 4) + b"nope", struct.pack("<Q", 2) + b"[]"],
+)
 def test_what_is_no_safetensors_file_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

@@ -43,8 +43,7 @@ def forward(transformer) -> torch.Tensor:
 def randomised(transformer, seed=0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
-        name: rng.normal(size=array.shape).astype(np.float32)
-        for name, array in adapter_arrays(transformer).items()
+        name: rng.normal(size=array.shape).astype(np.float32) for name, array in adapter_arrays(transformer).items()
     }
 
 
@@ -119,9 +118,7 @@ def test_initial_weights_come_from_the_seed_alone(tiny_kontext):
         torch.manual_seed(global_seed)
         expected_next = torch.Generator().manual_seed(global_seed)
         attach_lora(transformer, rank=8, alpha=4, seed=seed)
-        assert torch.equal(torch.rand(3), torch.rand(3, generator=expected_next)), (
-            "global generator was moved"
-        )
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=expected_next)), "global generator was moved"
         return adapter_arrays(transformer)
 
     first, same, other = attached(5, 0), attached(5, 1), attached(6, 0)
@@ -136,9 +133,7 @@ def test_initial_weights_come_from_the_seed_alone(tiny_kontext):
 
 
 def test_adapter_is_float32_over_a_half_precision_base(tiny_kontext):
-    transformer = FluxTransformer2DModel.from_pretrained(
-        tiny_kontext, subfolder="transformer", dtype=torch.bfloat16
-    )
+    transformer = FluxTransformer2DModel.from_pretrained(tiny_kontext, subfolder="transformer", dtype=torch.bfloat16)
     attach_lora(transformer, rank=2, alpha=4, seed=0)
     assert {p.dtype for p in adapter_parameters(transformer).values()} == {torch.float32}
     assert transformer.x_embedder.weight.dtype == torch.bfloat16

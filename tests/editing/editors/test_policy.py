@@ -10,8 +10,9 @@ from editing.editors.policy import open_policy, pick_device
 
 
 def config(folder, seed=0, **editor) -> RunConfig:
-    return RunConfig.model_validate({
-        "seed": seed, "editor": {"path": str(folder), "device": "cpu", "lora": {"rank": 3, "alpha": 6.0}, **editor}})
+    return RunConfig.model_validate(
+        {"seed": seed, "editor": {"path": str(folder), "device": "cpu", "lora": {"rank": 3, "alpha": 6.0}, **editor}}
+    )
 
 
 def test_the_adapter_depends_on_the_seed_alone(tiny_kontext):
@@ -27,8 +28,9 @@ def test_the_adapter_depends_on_the_seed_alone(tiny_kontext):
 
 
 def test_the_settings_reach_the_editor(tiny_kontext):
-    editor = open_policy(config(tiny_kontext, micro_batch=3, max_text_tokens=7, dtype="bfloat16",
-                                gradient_checkpointing=True))
+    editor = open_policy(
+        config(tiny_kontext, micro_batch=3, max_text_tokens=7, dtype="bfloat16", gradient_checkpointing=True)
+    )
     assert (editor.micro_batch, editor.max_text_tokens) == (3, 7)
     assert editor.transformer.x_embedder.weight.dtype == torch.bfloat16
     assert editor.transformer.is_gradient_checkpointing

@@ -21,9 +21,7 @@ def editor(tiny_kontext) -> FluxKontextEditor:
     for block in (*editor.transformer.transformer_blocks, *editor.transformer.single_transformer_blocks):
         for name, parameter in block.attn.named_parameters():
             if name.startswith("norm_"):
-                torch.nn.init.uniform_(
-                    parameter, 0.5, 3.0, generator=torch.Generator().manual_seed(len(name))
-                )
+                torch.nn.init.uniform_(parameter, 0.5, 3.0, generator=torch.Generator().manual_seed(len(name)))
     return editor
 
 
@@ -47,9 +45,7 @@ def explicit_attention(editor, condition, latents, sigma) -> list[torch.Tensor]:
     inputs: list[tuple] = []
     blocks = (*editor.transformer.transformer_blocks, *editor.transformer.single_transformer_blocks)
     handles = [
-        block.attn.register_forward_pre_hook(
-            lambda attn, args, kwargs: inputs.append((attn, kwargs)), with_kwargs=True
-        )
+        block.attn.register_forward_pre_hook(lambda attn, args, kwargs: inputs.append((attn, kwargs)), with_kwargs=True)
         for block in blocks
     ]
     with torch.no_grad():

@@ -110,8 +110,7 @@ def test_other_settings_are_another_check(path, decoded):
         open_it(path, max_pixels=100)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"junk", b"\0" * 5000, b"{}\n" * 50, None, "cut"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"\0" * 5000, b"{}\n" * 50, None, "cut"])
 def test_a_cache_that_is_damaged_costs_only_time(path, decoded, content):
     first = open_it(path)
     (file,) = (path.parent / "runs" / ".checked").iterdir()

@@ -15,8 +15,10 @@ from editing.task import TaskError
 from editing.validate import main
 from rewards.offline.edits import EditsError, read_manifest
 
-LINES = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"},
-         {"source": "a.png", "mask": "m.png", "instruction": "make it red", "edited": "a.png"}]
+LINES = [
+    {"locus_manifest": 1, "mask_polarity": "edit_is_white"},
+    {"source": "a.png", "mask": "m.png", "instruction": "make it red", "edited": "a.png"},
+]
 
 
 @pytest.fixture

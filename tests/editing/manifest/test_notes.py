@@ -57,8 +57,10 @@ LINES = {
     "profile": ({"source": "wide_p3.png", "mask": "wide_mask.png"}, (Note.CONVERTED,)),
     "columns": ({"source": "wide.png", "mask_rle": {"size": [60, 80], "counts": runs(WIDE.T.ravel())}}, ()),
     "rows": ({"source": "wide.png", "mask_rle": {"size": [60, 80], "counts": runs(WIDE.ravel())}}, (Note.ROW_MAJOR,)),
-    "square": ({"source": "square.png", "mask_rle": {"size": [60, 60], "counts": runs(SQUARE.ravel())}},
-               (Note.SQUARE_RLE,)),
+    "square": (
+        {"source": "square.png", "mask_rle": {"size": [60, 60], "counts": runs(SQUARE.ravel())}},
+        (Note.SQUARE_RLE,),
+    ),
 }
 
 
@@ -82,8 +84,10 @@ def test_the_command_counts_what_could_be_read_in_another_way(folder, capsys, mo
 
 
 def test_a_mask_of_the_stored_size_says_how_it_was_drawn(folder):
-    dataset = ManifestDataset(manifest(
-        folder, LINES["plain"][0], {"source": "wide_turned.png", "mask": "wide_mask.png"}), max_faulty_fraction=0.5)
+    dataset = ManifestDataset(
+        manifest(folder, LINES["plain"][0], {"source": "wide_turned.png", "mask": "wide_mask.png"}),
+        max_faulty_fraction=0.5,
+    )
     assert "that of the image as it is stored, before EXIF orientation 6 turns it" in dataset.faults[0].reason
 
 

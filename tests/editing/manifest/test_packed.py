@@ -16,15 +16,21 @@ __all__ = ["folder"]
 
 def same(one, other):
     assert (one.task_id, one.instruction, one.caption, one.meta) == (
-        other.task_id, other.instruction, other.caption, other.meta)
+        other.task_id,
+        other.instruction,
+        other.caption,
+        other.meta,
+    )
     assert np.array_equal(one.source, other.source) and np.array_equal(one.edit_mask, other.edit_mask)
     assert (one.target is None) == (other.target is None)
 
 
 @pytest.fixture
 def dataset(folder):
-    lines = [{**line, "id": name, "caption": "é 猫", "target": line["source"]} if name != "plain" else line
-             for name, (line, _) in LINES.items()]
+    lines = [
+        {**line, "id": name, "caption": "é 猫", "target": line["source"]} if name != "plain" else line
+        for name, (line, _) in LINES.items()
+    ]
     return ManifestDataset(manifest(folder, *lines))
 
 
@@ -55,11 +61,24 @@ def test_tasks_that_are_handed_on_are_shared_and_not_copied(dataset):
 def test_what_is_handed_on_is_the_same_data_without_what_was_found_in_it(kind, folder, tiny_kontext):
     data = {"type": "shapes", "train_tasks": 3, "held_out_tasks": 2}
     if kind == "manifest":
-        data = {"type": "manifest", "resolution": 32, "max_faulty_fraction": 0.5, "held_out_fraction": 0.3,
-                "path": str(manifest(folder, *(line for line, _ in LINES.values()), {"source": "none.png"}))}
-    tasks = open_tasks(RunConfig.model_validate({
-        "folder": str(folder / "runs"), "editor": {"path": str(tiny_kontext)}, "data": data,
-        "rewards": {"weights": {"background_psnr": 1.0}}, "learner": {"preservation": {"velocity_weight": 1.0}}}))
+        data = {
+            "type": "manifest",
+            "resolution": 32,
+            "max_faulty_fraction": 0.5,
+            "held_out_fraction": 0.3,
+            "path": str(manifest(folder, *(line for line, _ in LINES.values()), {"source": "none.png"})),
+        }
+    tasks = open_tasks(
+        RunConfig.model_validate(
+            {
+                "folder": str(folder / "runs"),
+                "editor": {"path": str(tiny_kontext)},
+                "data": data,
+                "rewards": {"weights": {"background_psnr": 1.0}},
+                "learner": {"preservation": {"velocity_weight": 1.0}},
+            }
+        )
+    )
     same(tasks.train[0], tasks.train[0])  # something is kept that is not handed on
     handed = pickle.loads(pickle.dumps(tasks.handed()))
     assert handed.fingerprints == tasks.fingerprints and not handed.faults and not handed.remarks

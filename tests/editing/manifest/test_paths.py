@@ -35,8 +35,10 @@ def test_two_names_that_both_look_like_it_are_not_chosen_between(tmp_path):
         Root(tmp_path).file("source", f"{NFC}{NFC}.png")
 
 
-@pytest.mark.parametrize(("asked", "meant"), [
-    ("A/B.PNG", "A/b.png"), ("a\\b.png", ""), ("A\\b.png", "A/b.png"), (" A/b.png ", "A/b.png"), ("A/c.png", "")])
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("A/B.PNG", "A/b.png"), ("a\\b.png", ""), ("A\\b.png", "A/b.png"), (" A/b.png ", "A/b.png"), ("A/c.png", "")],
+)
 def test_a_name_that_is_not_there_says_which_was_probably_meant(tmp_path, asked, meant):
     touch(tmp_path / "A" / "b.png")
     with pytest.raises(TaskError, match="source must be a file") as caught:

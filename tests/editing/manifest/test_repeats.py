@@ -23,13 +23,16 @@ def test_the_last_tasks_are_held_out_where_every_image_stands_once():
     assert split(items("abc"), 0) == ([0, 1, 2], [])
 
 
-@pytest.mark.parametrize(("images", "held_out", "chosen"), [
-    ("aaabbbcccddd", 1, [9, 10, 11]),  # an image has more tasks than were asked for
-    ("abcabcabcabc", 4, [2, 5, 8, 11]),
-    ("abcdefghijab", 2, [8, 9]),  # a and b are trained on, wherever they stand
-    ("aaaaab", 1, [5]),
-    ("baaaaa", 1, [0]),
-])
+@pytest.mark.parametrize(
+    ("images", "held_out", "chosen"),
+    [
+        ("aaabbbcccddd", 1, [9, 10, 11]),  # an image has more tasks than were asked for
+        ("abcabcabcabc", 4, [2, 5, 8, 11]),
+        ("abcdefghijab", 2, [8, 9]),  # a and b are trained on, wherever they stand
+        ("aaaaab", 1, [5]),
+        ("baaaaa", 1, [0]),
+    ],
+)
 def test_tasks_of_an_image_stay_on_one_side(images, held_out, chosen):
     train, held = split(items(images), held_out)
     assert held == chosen

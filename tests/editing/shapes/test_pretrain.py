@@ -26,9 +26,29 @@ from editing.shapes.scenes import paint, to_uint8
 def test_one_command_makes_a_base_that_loads(tmp_path):
     out = tmp_path / "base"
     run = subprocess.run(
-        [sys.executable, "-m", "editing.shapes.pretrain", "--out", str(out), "--steps", "2", "--scenes", "2",
-         "--processes", "2", "--autoencoder-steps", "2", "--autoencoder-pictures", "33", "--pairs", "101"],
-        capture_output=True, text=True, timeout=300)
+        [
+            sys.executable,
+            "-m",
+            "editing.shapes.pretrain",
+            "--out",
+            str(out),
+            "--steps",
+            "2",
+            "--scenes",
+            "2",
+            "--processes",
+            "2",
+            "--autoencoder-steps",
+            "2",
+            "--autoencoder-pictures",
+            "33",
+            "--pairs",
+            "101",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "autoencoder 2/2" in run.stdout and "base 2/2" in run.stdout
     editor = load_editor(out)
@@ -53,21 +73,32 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence_and_the_old_base_stays(t
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-RECIPE = {"seed": 0, "processes": 2, "device": "cpu", "autoencoder_steps": 1500, "autoencoder_pictures": 6000,
-          "steps": 2000, "pairs": 8000, "scenes": 512}
+RECIPE = {
+    "seed": 0,
+    "processes": 2,
+    "device": "cpu",
+    "autoencoder_steps": 1500,
+    "autoencoder_pictures": 6000,
+    "steps": 2000,
+    "pairs": 8000,
+    "scenes": 512,
+}
 
 
-@pytest.mark.parametrize(("changed", "says"), [
-    ({"processes": 0}, "--processes: expected 1 to 16, .* seen 0; set --processes 1"),
-    ({"processes": 17}, "--processes: expected 1 to 16, .* seen 17; set --processes 16"),
-    ({"processes": 65, "autoencoder_steps": 0}, "--processes: expected 1 to 64"),
-    ({"pairs": 1}, "--pairs: expected at least 2, seen 1"),
-    ({"autoencoder_pictures": 1}, "--autoencoder-pictures: expected at least 2"),
-    ({"autoencoder_steps": -1}, "--autoencoder-steps: expected at least 0"),
-    ({"steps": 0}, "--steps: expected at least 1"),
-    ({"scenes": 1}, "--scenes: expected at least 2"),
-    ({"seed": -1}, "--seed: expected at least 0"),
-])
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"processes": 0}, "--processes: expected 1 to 16, .* seen 0; set --processes 1"),
+        ({"processes": 17}, "--processes: expected 1 to 16, .* seen 17; set --processes 16"),
+        ({"processes": 65, "autoencoder_steps": 0}, "--processes: expected 1 to 64"),
+        ({"pairs": 1}, "--pairs: expected at least 2, seen 1"),
+        ({"autoencoder_pictures": 1}, "--autoencoder-pictures: expected at least 2"),
+        ({"autoencoder_steps": -1}, "--autoencoder-steps: expected at least 0"),
+        ({"steps": 0}, "--steps: expected at least 1"),
+        ({"scenes": 1}, "--scenes: expected at least 2"),
+        ({"seed": -1}, "--seed: expected at least 0"),
+    ],
+)
 def test_settings_that_cannot_work_are_refused(changed, says):
     with pytest.raises(RecipeError, match=says):
         Recipe(**{**RECIPE, **changed})

@@ -136,6 +136,7 @@ def test_no_image_beats_the_truth(index, seed, strength):
 
 def test_the_plain_softmax_is_won_by_overshoot():
     """The witness: what the cap at the distances of the truth is there for."""
+
     def softmax(images, edit):
         mask = edit_mask(edit)
         error = np.square(images[:, None, mask] / 255 - outcomes(edit)[None][:, :, mask]).mean(axis=(2, 3))
@@ -201,8 +202,9 @@ def test_the_parts_of_the_whole_score_equal_a_float64_brute_force():
                 cell = (slice(row, row + CELL), slice(column, column + CELL))
                 smooth[cell] = residual[cell].reshape(-1, 3).mean(axis=0)
         outside = (((image - source) / 255)[~mask] ** 2).mean()
-        keep, natural, clean = (1 / (1 + value / HALF) for value in (
-            outside, (smooth**2).mean(), ((residual - smooth) ** 2).mean()))
+        keep, natural, clean = (
+            1 / (1 + value / HALF) for value in (outside, (smooth**2).mean(), ((residual - smooth) ** 2).mean())
+        )
         success = edit_verdict(image.astype(np.uint8)[None], edit).score[0]
         assert got.minimal_over_editing[at] == pytest.approx(keep, rel=1e-9)
         assert got.naturalness[at] == pytest.approx(natural, rel=1e-9)

@@ -17,9 +17,22 @@ from evaluation.statistics import Spread
 
 @pytest.fixture(scope="module")
 def bench(tiny_kontext):
-    config = load_config([
-        "--editor.path", str(tiny_kontext), "--exploration.group_size", "3", "--learner.groups_per_step", "2",
-        "--data.train_tasks", "4", "--data.held_out_tasks", "1", "--editor.max_text_tokens", "10"])
+    config = load_config(
+        [
+            "--editor.path",
+            str(tiny_kontext),
+            "--exploration.group_size",
+            "3",
+            "--learner.groups_per_step",
+            "2",
+            "--data.train_tasks",
+            "4",
+            "--data.held_out_tasks",
+            "1",
+            "--editor.max_text_tokens",
+            "10",
+        ]
+    )
     return core.open_bench(config)[0]
 
 
@@ -34,7 +47,7 @@ def test_rollout_rows(bench):
     for row in rows:
         assert row.ratio.count == row.numerator.count == row.denominator.count == 2
         assert row.numerator.median > 0 and row.denominator.median > 0
-    assert "decode" not in vars(bench.policy)      # the method is back
+    assert "decode" not in vars(bench.policy)  # the method is back
 
 
 def test_a_whole_rollout_is_what_a_user_waits_for(bench):
@@ -55,7 +68,7 @@ def test_recorded_forwards_are_those_of_the_rollout(bench):
     assert [call["hidden_states"].shape[0] for call in calls] == [3] * 4
     with torch.inference_mode():
         velocity = bench.policy.transformer(**calls[3])[0][:, :64]
-    last = group.candidates[-1]      # step 3 leads to sigma 0; its predecessors are at sigma 3
+    last = group.candidates[-1]  # step 3 leads to sigma 0; its predecessors are at sigma 3
     anchor = group.anchors[0]
     step = float(group.sigmas[4] - group.sigmas[3]) * velocity[anchor].numpy()
     np.testing.assert_allclose(group.predecessors[-1, 0] + step, last[anchor], atol=1e-5)
@@ -96,6 +109,7 @@ def test_interleaving_warms_up_and_begins_with_another_measure_each_time():
         def one():
             order.append(name)
             return seconds
+
         return one
 
     found = timing.interleaved([measure("a", 1.0), measure("b", 2.0), measure("c", 3.0)], 2)
@@ -116,9 +130,11 @@ def test_the_clock_follows_device_and_threads():
 
 
 def test_steps_are_read_without_the_first_and_without_checkpoints(tmp_path):
-    lines = [{"kind": "base", "step": 0, "system/seconds_evaluation": 9.0},
-             {"kind": "step", "step": 1, "system/seconds_step": 3.0},
-             {"kind": "step", "step": 2, "system/seconds_step": 2.5, "system/seconds_checkpoint": 0.5}]
+    lines = [
+        {"kind": "base", "step": 0, "system/seconds_evaluation": 9.0},
+        {"kind": "step", "step": 1, "system/seconds_step": 3.0},
+        {"kind": "step", "step": 2, "system/seconds_step": 2.5, "system/seconds_checkpoint": 0.5},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert core.step_seconds(tmp_path / "metrics.jsonl") == [3.0, 2.0]
 

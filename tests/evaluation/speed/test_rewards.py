@@ -91,7 +91,8 @@ def test_null_judge_answers_every_question_and_ends(monkeypatch):
     with null_judge.null_judge() as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
         assert {answer.text for answer in asyncio.run(ask(url))} == {
-            '{"reasoning": "As asked; the rest is unchanged.", "score": [20, 15]}'}
+            '{"reasoning": "As asked; the rest is unchanged.", "score": [20, 15]}'
+        }
     assert started[0].returncode == 0
 
 

@@ -71,7 +71,8 @@ def test_rollout_and_learner_are_balanced_where_they_overlap():
     assert runtime.alone(runtime.BALANCED) == pytest.approx(1.2)
     assert runtime.alone(runtime.AT_THE_END) == pytest.approx(1.2)
     assert runtime.AT_THE_END.update == pytest.approx(
-        runtime.STEP_GROUPS * runtime.BALANCED.group + runtime.BALANCED.update)
+        runtime.STEP_GROUPS * runtime.BALANCED.group + runtime.BALANCED.update
+    )
     assert runtime.alone(Work(rollout=4.0)) == 12.0 and runtime.alone(Work(group=1.0, update=2.0)) == 14.0
 
 
@@ -99,9 +100,16 @@ def test_the_coordinator_is_measured_at_every_size(monkeypatch):
 
 
 def test_a_steps_own_seconds_and_the_learners(tmp_path):
-    lines = [{"kind": "base"},
-             {"kind": "step", "system/seconds_step": 5.0, "system/seconds_checkpoint": 1.0,
-              "learner/accumulate_seconds": 2.0, "learner/optimizer_seconds": 0.5}]
+    lines = [
+        {"kind": "base"},
+        {
+            "kind": "step",
+            "system/seconds_step": 5.0,
+            "system/seconds_checkpoint": 1.0,
+            "learner/accumulate_seconds": 2.0,
+            "learner/optimizer_seconds": 0.5,
+        },
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert step_and_busy(tmp_path / "metrics.jsonl") == [(4.0, 2.5)]
 

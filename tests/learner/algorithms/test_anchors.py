@@ -28,17 +28,31 @@ def group() -> TrajectoryGroup:
         states.append(states[-1] + (following - now) * linear(states[-1], torch.full((5,), float(now))))
     anchors = np.array([3, 1])
     return TrajectoryGroup(
-        lease=Lease(0, 0, 0, 0, 0, 0), task_id="t", policy_version=0, config_hash="", noise="", sigmas=SIGMAS,
-        trained_steps=STEPS, anchors=anchors,
+        lease=Lease(0, 0, 0, 0, 0, 0),
+        task_id="t",
+        policy_version=0,
+        config_hash="",
+        noise="",
+        sigmas=SIGMAS,
+        trained_steps=STEPS,
+        anchors=anchors,
         candidates=np.stack([states[s + 1].numpy() for s in STEPS]),
         predecessors=np.stack([states[s].numpy()[anchors] for s in STEPS]),
-        images=np.zeros((5, 2, 3, 3), dtype=np.uint8), acd=None, seconds=0.0,
+        images=np.zeros((5, 2, 3, 3), dtype=np.uint8),
+        acd=None,
+        seconds=0.0,
     )
 
 
 def batch_of(group, valid=(True, True, False, True, True)) -> AnchorBatch:
-    return anchor_batch(group, np.array(valid), torch.arange(5.0), torch.tensor([1.0, 0, 0, 1, 0, 0]),
-        torch.tensor([1.0, 1, 0, 1, 0, 0]), torch.ones(6, 2))
+    return anchor_batch(
+        group,
+        np.array(valid),
+        torch.arange(5.0),
+        torch.tensor([1.0, 0, 0, 1, 0, 0]),
+        torch.tensor([1.0, 1, 0, 1, 0, 0]),
+        torch.ones(6, 2),
+    )
 
 
 def test_pairs_go_step_by_step_and_hold_their_own_states(group):

@@ -143,8 +143,10 @@ def test_the_quasi_norm_of_a_small_exponent_neither_overflows_nor_is_nan(p):
     got = group_advantages(rewards, kind="quasi_norm", p=p, clip=1e9)
     centred = [float(r) - 0.4 for r in rewards]
     exact = math.log(sum(math.exp(p * math.log(abs(a))) for a in centred if abs(a) > 1e-12)) / p
-    expected = [0.0 if abs(a) < 1e-12 else math.copysign(math.exp(math.log(abs(a)) + 0.5 * math.log(6) - exact), a)
-                for a in centred]
+    expected = [
+        0.0 if abs(a) < 1e-12 else math.copysign(math.exp(math.log(abs(a)) + 0.5 * math.log(6) - exact), a)
+        for a in centred
+    ]
     assert got.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9 * max(map(abs, expected)))
 
 

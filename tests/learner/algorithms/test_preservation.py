@@ -73,8 +73,12 @@ def test_velocity_anchor_equals_the_formula_written_as_loops(batch, tokens, chan
     assert got.item() == pytest.approx(everywhere / (batch * tokens * channels), rel=1e-10)
     got = velocity_anchor(v, reference, mask, where="background")
     assert got.item() == pytest.approx(background / weight, rel=1e-10)
-    inside = sum(mask[u].item() * (v[b, u, c].item() - reference[b, u, c].item()) ** 2
-                 for b in range(batch) for u in range(tokens) for c in range(channels))
+    inside = sum(
+        mask[u].item() * (v[b, u, c].item() - reference[b, u, c].item()) ** 2
+        for b in range(batch)
+        for u in range(tokens)
+        for c in range(channels)
+    )
     expected = inside / (batch * channels * mask.sum().item()) if mask.sum() > 0 else 0.0
     assert velocity_anchor(v, reference, mask, where="edit").item() == pytest.approx(expected, rel=1e-10)
 

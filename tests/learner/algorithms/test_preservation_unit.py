@@ -97,8 +97,12 @@ def test_a_background_that_hardly_pulls_does_not_become_the_unit(fresh, faint):
 
 def test_a_run_whose_background_hardly_pulls_says_so(tiny_kontext, tmp_path, faint):
     watcher = Watcher()
-    config = tiny_run(tiny_kontext, tmp_path, "r", {
-        "learner": {"steps": 6, "preservation": {"background_weight": 1.0}}, "data": {"held_out_tasks": 0}})
+    config = tiny_run(
+        tiny_kontext,
+        tmp_path,
+        "r",
+        {"learner": {"steps": 6, "preservation": {"background_weight": 1.0}}, "data": {"held_out_tasks": 0}},
+    )
     summary = run(config, observers=[watcher])
     assert [step.learner["preservation_unit"] for step in watcher.steps] == [0.0] * 6
     (told,) = [one for one in summary["notifications"] if one["metric"] == "preservation_unit"]
@@ -112,9 +116,18 @@ def test_an_ordinary_run_has_the_same_unit_as_without_the_least_share(fresh, mon
     assert fresh(learner=HELD).step(0).metrics["preservation_unit"] == found > 0
 
 
-@pytest.mark.parametrize(("norms", "told"), [
-    ((8e-3, 3e-3), True), ((8e-3, 8e-12), False), ((8e-3, 0.0), False), ((0.0, 3e-3), False),
-    ((8e-3, float("nan")), False), ((float("inf"), 3e-3), False), ((8e-3, float("inf")), False)])
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        ((8e-3, 3e-3), True),
+        ((8e-3, 8e-12), False),
+        ((8e-3, 0.0), False),
+        ((0.0, 3e-3), False),
+        ((8e-3, float("nan")), False),
+        ((float("inf"), 3e-3), False),
+        ((8e-3, float("inf")), False),
+    ],
+)
 def test_only_norms_of_which_both_pull_tell_the_unit(norms, told):
     assert tells(*norms) == told
 
@@ -122,8 +135,12 @@ def test_only_norms_of_which_both_pull_tell_the_unit(norms, told):
 @pytest.mark.parametrize("steps", [2, 6])
 def test_a_run_whose_groups_are_all_flat_says_so_and_trains_nothing(tiny_kontext, tmp_path, steps):
     watcher, held = Watcher(), {"background_weight": 1.0, "velocity_weight": 1.0}
-    config = tiny_run(tiny_kontext, tmp_path, "r", {
-        "rewards": {"min_std": 1e3}, "learner": {"steps": steps, "preservation": held}, "data": {"held_out_tasks": 0}})
+    config = tiny_run(
+        tiny_kontext,
+        tmp_path,
+        "r",
+        {"rewards": {"min_std": 1e3}, "learner": {"steps": steps, "preservation": held}, "data": {"held_out_tasks": 0}},
+    )
     summary = run(config, observers=[watcher])
     assert [step.learner["flat_groups"] for step in watcher.steps] == [2] * steps  # it happened
     told = [one for one in summary["notifications"] if one["metric"] == "preservation_unit"]
@@ -139,12 +156,15 @@ def test_a_restored_learner_weighs_as_before(fresh):
     assert other.learner._balance == r.learner._balance != Balance()
 
 
-@pytest.mark.parametrize(("learner", "unit", "wanted"), [
-    ({}, 0.0, True),
-    ({"surrogate": {"weight": 0.0}}, 1.0, False),  # nothing to weigh against: plain weights
-    ({"preservation": {"background_weight": 0.0}}, 0.0, False),  # nothing to weigh
-    ({"preservation": {"background_weight": 0.0, "velocity_weight": 1.0}}, 0.0, True),
-])
+@pytest.mark.parametrize(
+    ("learner", "unit", "wanted"),
+    [
+        ({}, 0.0, True),
+        ({"surrogate": {"weight": 0.0}}, 1.0, False),  # nothing to weigh against: plain weights
+        ({"preservation": {"background_weight": 0.0}}, 0.0, False),  # nothing to weigh
+        ({"preservation": {"background_weight": 0.0, "velocity_weight": 1.0}}, 0.0, True),
+    ],
+)
 def test_what_is_measured_depends_on_the_terms(learner: Mapping, unit, wanted):
     config = LearnerConfig.model_validate(learner)
     assert (Balance().unit(config), Balance().wanted(config)) == (unit, wanted)

@@ -90,6 +90,7 @@ def leaps_of(batch: AnchorBatch, v: Tensor) -> Tensor:
 
 def surrogate_by_loops(batch: AnchorBatch, anchors: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor, float]:
     """(-J, KL, clipped fraction), means over pairs, term by term."""
+
     def number(value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64)
 
@@ -138,7 +139,8 @@ def test_off_policy_terms_equal_plain_loops(batch, toy, clip, shift):
         old = old + shift * torch.randn(old.shape, generator=generator, dtype=torch.float64)
     kl_weight, background, velocity = 0.7, 0.3, 0.2
     stats, leaped, gradient = run(
-        batch, toy, settings(background, velocity, kl_weight, clip), old, base=lambda x, sigma: 0.1 * x)
+        batch, toy, settings(background, velocity, kl_weight, clip), old, base=lambda x, sigma: 0.1 * x
+    )
 
     v = toy(batch.predecessors, batch.sigma)
     anchors = leaps_of(batch, v)
@@ -155,7 +157,9 @@ def test_off_policy_terms_equal_plain_loops(batch, toy, clip, shift):
     got = {name: term.value for name, term in stats.terms.items()}
     assert got == pytest.approx(
         {"surrogate": minus_j.item(), "kl": kl.item(), "background": held.item(), "velocity_anchor": near.item()},
-        rel=1e-8, abs=1e-9)
+        rel=1e-8,
+        abs=1e-9,
+    )
     assert stats.loss == pytest.approx(loss.item(), rel=1e-8)
     assert stats.clipped_fraction == pytest.approx(cut, abs=1e-9)
     if shift == 0.3 and clip == 1e-3:
@@ -207,8 +211,11 @@ def test_a_flat_group_keeps_its_preservation_terms(batch, toy):
 
 
 def test_a_full_mask_leaves_nothing_to_preserve(batch, toy):
-    full = replace(batch, edit_mask=torch.ones(TOKENS, dtype=torch.float64),
-                   preservation_mask=torch.ones(TOKENS, dtype=torch.float64))
+    full = replace(
+        batch,
+        edit_mask=torch.ones(TOKENS, dtype=torch.float64),
+        preservation_mask=torch.ones(TOKENS, dtype=torch.float64),
+    )
     stats, _, gradient = run(full, toy, settings(0.3))
     _, _, alone = run(full, toy, settings())
     assert vars(stats.terms["background"]) == {"value": 0.0, "gradient": 0.0}
@@ -295,8 +302,10 @@ def test_bare_norms_are_those_of_both_terms_at_weight_one(batch, toy, micro_batc
 
 
 def test_groups_that_tell_nothing_are_not_counted(batch, toy):
-    for silent in (replace(batch, advantages=torch.zeros(CANDIDATES)),
-                   replace(batch, preservation_mask=torch.ones(TOKENS))):
+    for silent in (
+        replace(batch, advantages=torch.zeros(CANDIDATES)),
+        replace(batch, preservation_mask=torch.ones(TOKENS)),
+    ):
         assert bare_norms(silent, toy, settings(0.3), None) == (0.0, 0.0, 0.0)
 
 
@@ -318,6 +327,8 @@ def test_the_unit_scales_the_preservation_terms_and_nothing_else(batch, toy):
 
 
 def test_damping_makes_groups_of_little_spread_count_less():
-    small, large = (advantages_of(GroupReward(np.array([0.0, spread]), np.array([True, True])),
-                                  AdvantageConfig(damping=0.01)) for spread in (0.002, 2.0))
+    small, large = (
+        advantages_of(GroupReward(np.array([0.0, spread]), np.array([True, True])), AdvantageConfig(damping=0.01))
+        for spread in (0.002, 2.0)
+    )
     assert small.tolist() == pytest.approx([-1 / 11, 1 / 11]) and large.tolist() == pytest.approx([-1, 1], rel=0.02)

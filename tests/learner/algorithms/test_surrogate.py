@@ -60,9 +60,7 @@ def distance_by_loops(x, y, mask, tau_edit, tau_base, power):
     power=st.sampled_from([1, 2]),
     seed=st.integers(0, 999),
 )
-def test_distance_equals_the_formula_written_as_loops(
-    group, anchors, tokens, channels, kind, taus, power, seed
-):
+def test_distance_equals_the_formula_written_as_loops(group, anchors, tokens, channels, kind, taus, power, seed):
     candidates = latents(group, tokens, channels, seed=seed, dtype=torch.float32)
     anchor = latents(anchors, tokens, channels, seed=seed + 1, dtype=torch.float32)
     mask = make_mask(kind, tokens, seed)
@@ -82,9 +80,7 @@ def test_default_bandwidths_are_the_papers():
     assert masked_distance(x, y, mask).item() == pytest.approx(want, rel=1e-12)
 
 
-@given(
-    tokens=st.integers(1, 8), channels=st.integers(1, 4), kind=st.sampled_from(MASKS), seed=st.integers(0, 99)
-)
+@given(tokens=st.integers(1, 8), channels=st.integers(1, 4), kind=st.sampled_from(MASKS), seed=st.integers(0, 99))
 def test_region_weights_are_the_weights_of_the_distance(tokens, channels, kind, seed):
     mask = make_mask(kind, tokens, seed).double()
     weights = region_weights(mask, channels, 0.9, 1.1)
@@ -197,9 +193,7 @@ def test_gradient_through_the_leap_equals_finite_differences():
             moved = leap(lambda x, s: value * torch.tanh(x), states, 0.8, 0.5)
             return log_policy(masked_distance(candidates, moved, mask))
 
-        return clipped_objective(
-            log_pi(theta), log_pi(torch.tensor(old).double()), advantages, 0.5
-        ).objective.mean()
+        return clipped_objective(log_pi(theta), log_pi(torch.tensor(old).double()), advantages, 0.5).objective.mean()
 
     theta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     objective(theta).backward()

@@ -10,8 +10,11 @@ from tests.learner.test_bad_data import Vandal, manifest_run
 from tests.learner.test_run import Interrupt, Interrupted
 from tests.learner.tiny_run import tiny_run
 
-SMALL = {"learner": {"steps": 3}, "data": {"held_out_tasks": 1},
-         "report": {"gallery_tasks": 0, "gallery_groups": 0, "evaluate_every": 2}}
+SMALL = {
+    "learner": {"steps": 3},
+    "data": {"held_out_tasks": 1},
+    "report": {"gallery_tasks": 0, "gallery_groups": 0, "evaluate_every": 2},
+}
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +30,9 @@ def resumed(tiny_kontext, tmp_path_factory):
     """A run of four steps that was interrupted after the third and resumed from the second; its groups are up to one
     version old, and versions are published every other step."""
     folder = tmp_path_factory.mktemp("audited_resumed")
-    config = tiny_run(tiny_kontext, folder, "run", {
-        **SMALL, "learner": {"steps": 4}, "cluster": {"staleness": 1, "publish_every": 2}})
+    config = tiny_run(
+        tiny_kontext, folder, "run", {**SMALL, "learner": {"steps": 4}, "cluster": {"staleness": 1, "publish_every": 2}}
+    )
     with pytest.raises(Interrupted):
         run(config, observers=[Interrupt(3)])
     run(config, resume=True)
@@ -48,8 +52,11 @@ def redone(tiny_kontext, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutWorker, "roll_out", fails_once)
-        patch.setattr(learner.scheduling.collector, "admit", lambda scores, least: (
-            "not this one" if scores.group_id == "000000.001.0" else admit(scores, least)))
+        patch.setattr(
+            learner.scheduling.collector,
+            "admit",
+            lambda scores, least: "not this one" if scores.group_id == "000000.001.0" else admit(scores, least),
+        )
         data, config = manifest_run(tiny_kontext, folder, "run", "inline")
         run(config, observers=[Vandal(data)])
     return folder / "runs" / "run"

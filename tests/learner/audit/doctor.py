@@ -32,8 +32,9 @@ def forge(folder, events) -> Path:
 def told(path) -> str:
     """All faults, a line each, and how the log ends."""
     audit = audited(path)
-    return "\n".join([f"{promise}: {fault}" for promise, faults in audit.faults.items() for fault in faults]
-                     + [audit.end])
+    return "\n".join(
+        [f"{promise}: {fault}" for promise, faults in audit.faults.items() for fault in faults] + [audit.end]
+    )
 
 
 def numbers(events, name) -> list[int]:

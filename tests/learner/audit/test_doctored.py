@@ -18,7 +18,7 @@ def valid_scores_out_of_nowhere(events):
 
 
 def two_steps_dropped(events):
-    return [*events[: numbers(events, "step")[0] + 1], *events[numbers(events, "finished")[0]:]]
+    return [*events[: numbers(events, "step")[0] + 1], *events[numbers(events, "finished")[0] :]]
 
 
 def the_end_dropped(events):
@@ -35,8 +35,21 @@ def no_process_started(events):
 
 def ended_before_it_generated(events):
     where, pid = numbers(events, "generated")[1], events[numbers(events, "generated")[1]]["pid"]
-    return inserted(events, where, {"seq": 0, "time": 0, "previous": "0" * 16, "event": "worker_lost", "pid": pid,
-                                    "reason": "", "jobs": 0, "slot": 0, "again_in": None})
+    return inserted(
+        events,
+        where,
+        {
+            "seq": 0,
+            "time": 0,
+            "previous": "0" * 16,
+            "event": "worker_lost",
+            "pid": pid,
+            "reason": "",
+            "jobs": 0,
+            "slot": 0,
+            "again_in": None,
+        },
+    )
 
 
 def no_modules(events):
@@ -153,15 +166,25 @@ DOCTORED = {
     ended_before_it_generated: ["generated group 000000.001.0, but no line says that it started"],
     no_modules: ["modules: expected at least 1, got 0"],
     other_modules: ["version 1 acts on 3 modules, the one before it on 22"],
-    one_fingerprint: ["version 1 has the same weights as version 0, although step 1 moved them",
-                      "version 3 has the same weights as version 2, although step 3 moved them"],
+    one_fingerprint: [
+        "version 1 has the same weights as version 0, although step 1 moved them",
+        "version 3 has the same weights as version 2, although step 3 moved them",
+    ],
     no_steps: ["the run goes on, but its own line is missing (after 1 steps)", "(after 2 steps)", "(after 3 steps)"],
-    no_checkpoints: ["the checkpoint before the first step is missing", "its checkpoint is missing (after 2 steps)",
-                     "there is no line of its last checkpoint"],
-    no_measurements: ["the measurement of the base is missing", "its measurement is missing (after 2 steps)",
-                      "the measurement at the end is missing (after 3 steps)"],
-    resumed_otherwise: ["its configuration is 000000000000, that of the process before ",
-                        "cluster.staleness was 0 and is 999, but it is not among the keys that changed"],
+    no_checkpoints: [
+        "the checkpoint before the first step is missing",
+        "its checkpoint is missing (after 2 steps)",
+        "there is no line of its last checkpoint",
+    ],
+    no_measurements: [
+        "the measurement of the base is missing",
+        "its measurement is missing (after 2 steps)",
+        "the measurement at the end is missing (after 3 steps)",
+    ],
+    resumed_otherwise: [
+        "its configuration is 000000000000, that of the process before ",
+        "cluster.staleness was 0 and is 999, but it is not among the keys that changed",
+    ],
     other_code: ["'code.sources' was", "and --allow-changed names neither it nor what it belongs to"],
     slot_too_far: ["group 000001.009.0 has slot 9, but a step has 2 groups"],
     seventh_attempt: ["group 000001.001.7 is attempt 7, but there was none before it"],

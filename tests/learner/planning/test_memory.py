@@ -31,8 +31,16 @@ from learner.planning.memory import (
 from learner.scheduling.sampler import LeaseSampler
 from tests.learner.tiny_run import tiny_run
 
-FLUX = {"attention_head_dim": 128, "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38,
-        "in_channels": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True}
+FLUX = {
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "in_channels": 64,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+}
 
 
 def item(plan: RolePlan, name: str) -> int:
@@ -43,8 +51,9 @@ def item(plan: RolePlan, name: str) -> int:
 def write_header(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """A safetensors file with a header and no weights: nobody may read beyond the header."""
     folder.mkdir(parents=True)
-    header = json.dumps({name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]}
-                         for name, shape in shapes.items()}).encode()
+    header = json.dumps(
+        {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    ).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
 
 
@@ -60,7 +69,8 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in PARTS[1:]:
         write_header(folder / part, {"weight": (10, 10)})
     for name, content in {
-        "model_index.json": {"_class_name": "FluxKontextPipeline"}, "transformer/config.json": FLUX,
+        "model_index.json": {"_class_name": "FluxKontextPipeline"},
+        "transformer/config.json": FLUX,
         "vae/config.json": {"block_out_channels": [128, 256, 512, 512]},
         "tokenizer_2/tokenizer_config.json": {"model_max_length": 512},
     }.items():
@@ -70,11 +80,29 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kontext_run(folder: Path, *flags: str) -> RunConfig:
-    return load_config([
-        "--editor.path", str(folder), "--editor.dtype", "bfloat16", "--editor.lora.rank", "32",
-        "--data.type", "manifest", "--data.path", "nowhere.jsonl", "--exploration.group_size", "12",
-        "--sampler.steps", "10", "--sampler.trained_steps", str(list(range(10))),
-        "--rewards.weights", "{background_psnr: 1}", *flags])
+    return load_config(
+        [
+            "--editor.path",
+            str(folder),
+            "--editor.dtype",
+            "bfloat16",
+            "--editor.lora.rank",
+            "32",
+            "--data.type",
+            "manifest",
+            "--data.path",
+            "nowhere.jsonl",
+            "--exploration.group_size",
+            "12",
+            "--sampler.steps",
+            "10",
+            "--sampler.trained_steps",
+            str(list(range(10))),
+            "--rewards.weights",
+            "{background_psnr: 1}",
+            *flags,
+        ]
+    )
 
 
 def test_flux_kontext_has_its_known_size(flux):
@@ -128,8 +156,19 @@ def test_a_group_and_a_condition_have_the_planned_bytes(tiny_kontext, tmp_path, 
     assert item(plan, f"trajectories, {groups_alive(config)} groups") == 2 * counted
 
 
-SMALL = EditorSizes({}, {}, width=256, double=2, single=3, channels=16, text_width=24, pooled_width=16, text_tokens=16,
-                    pixels_per_token=16, vae_channels=8)
+SMALL = EditorSizes(
+    {},
+    {},
+    width=256,
+    double=2,
+    single=3,
+    channels=16,
+    text_width=24,
+    pooled_width=16,
+    text_tokens=16,
+    pixels_per_token=16,
+    vae_channels=8,
+)
 
 
 def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, checkpointing: bool) -> int:
@@ -137,9 +176,16 @@ def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, chec
     from diffusers import FluxTransformer2DModel
 
     transformer = FluxTransformer2DModel(
-        in_channels=SMALL.channels, num_layers=SMALL.double, num_single_layers=SMALL.single, attention_head_dim=64,
-        num_attention_heads=4, joint_attention_dim=SMALL.text_width, pooled_projection_dim=SMALL.pooled_width,
-        guidance_embeds=False, axes_dims_rope=(8, 28, 28)).to(dtype)
+        in_channels=SMALL.channels,
+        num_layers=SMALL.double,
+        num_single_layers=SMALL.single,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=SMALL.text_width,
+        pooled_projection_dim=SMALL.pooled_width,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 28, 28),
+    ).to(dtype)
     attach_lora(transformer, rank, rank, 0)
     if checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -154,10 +200,14 @@ def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, chec
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = transformer(
-            hidden_states=torch.randn(1, image, SMALL.channels, dtype=dtype), timestep=torch.ones(1),
+            hidden_states=torch.randn(1, image, SMALL.channels, dtype=dtype),
+            timestep=torch.ones(1),
             pooled_projections=torch.randn(1, SMALL.pooled_width, dtype=dtype),
             encoder_hidden_states=torch.randn(1, text, SMALL.text_width, dtype=dtype),
-            txt_ids=torch.zeros(text, 3), img_ids=torch.zeros(image, 3), return_dict=False)[0]
+            txt_ids=torch.zeros(text, 3),
+            img_ids=torch.zeros(image, 3),
+            return_dict=False,
+        )[0]
     assert output.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -184,13 +234,19 @@ def test_in_one_process_the_editor_is_there_once(tiny_kontext, tmp_path):
     names = [entry.name for entry in one.items]
     assert sum(name.startswith("transformer") for name in names) == 1 and "AdamW moments, float32" in names
     assert [plan.role for plan in many] == [
-        "learner", "rollout worker", "reward pool", "driver", "object store and run folder"]
+        "learner",
+        "rollout worker",
+        "reward pool",
+        "driver",
+        "object store and run folder",
+    ]
 
 
 def test_staleness_keeps_older_adapters_and_more_groups(tiny_kontext, tmp_path):
     sizes = editor_sizes(tiny_kontext)
-    fresh, stale = (tiny_run(tiny_kontext, tmp_path, "plan", {"cluster": {"mode": "ray", "staleness": k}})
-                    for k in (0, 2))
+    fresh, stale = (
+        tiny_run(tiny_kontext, tmp_path, "plan", {"cluster": {"mode": "ray", "staleness": k}}) for k in (0, 2)
+    )
     adapter = 4 * sizes.adapter_parameters(2)
     assert groups_alive(fresh) == 2 and groups_alive(stale) == 6
     assert item(memory_plan(fresh, sizes)[0], "adapter, 1 copy") == adapter
@@ -201,9 +257,19 @@ def test_learner_processes_hold_a_share_of_the_step_s_groups_and_all_else_each_f
     sizes = editor_sizes(tiny_kontext)
 
     def learner(processes: int) -> RolePlan:
-        return memory_plan(tiny_run(tiny_kontext, tmp_path, "plan", {
-            "cluster": {"mode": "ray"}, "rewards": {"normalisation": "pooled"},
-            "learner": {"groups_per_step": 7, "num_workers": processes}}), sizes)[0]
+        return memory_plan(
+            tiny_run(
+                tiny_kontext,
+                tmp_path,
+                "plan",
+                {
+                    "cluster": {"mode": "ray"},
+                    "rewards": {"normalisation": "pooled"},
+                    "learner": {"groups_per_step": 7, "num_workers": processes},
+                },
+            ),
+            sizes,
+        )[0]
 
     one, three = learner(1), learner(3)
     assert (one.count, three.count) == (1, 3)

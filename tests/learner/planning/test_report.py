@@ -26,8 +26,10 @@ def test_what_is_printed_is_a_configuration_file(capsys, tmp_path):
     assert load_config(["--config", str(tmp_path / "again.yaml")]) == config
 
 
-@pytest.mark.parametrize(("machine", "verdict"), [(SMALL, "1 MB free: DOES NOT FIT"), (LARGE, "1 TB free: fits"),
-                                                  (Machine(None, []), "what is free is not known")])
+@pytest.mark.parametrize(
+    ("machine", "verdict"),
+    [(SMALL, "1 MB free: DOES NOT FIT"), (LARGE, "1 TB free: fits"), (Machine(None, []), "what is free is not known")],
+)
 def test_it_says_whether_this_machine_has_room(machine, verdict):
     assert verdict in "\n".join(report(load_config([]), machine))
 
@@ -71,15 +73,27 @@ def test_a_full_object_store_is_told():
 def test_judges_of_the_run_are_counted_guessed_or_unknown(tmp_path):
     header = json.dumps({"a": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(30))
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {
-        "num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584, "num_hidden_layers": 28}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "text_config": {
+                    "num_attention_heads": 28,
+                    "num_key_value_heads": 4,
+                    "hidden_size": 3584,
+                    "num_hidden_layers": 28,
+                }
+            }
+        )
+    )
     assert judge_weights(str(tmp_path)) == (30, "counted from its files")
     assert judge_weights("Qwen/Qwen2.5-VL-7B-Instruct")[0] == 14 * 10**9
     assert judge_weights("EditScore/EditScore-Qwen3-VL-8B")[0] == 16 * 10**9
     assert judge_weights("somebody/judge") == (None, "")
     # Qwen2.5-VL-7B: 28 layers, 4 heads of 128, key and value, two bytes each.
-    assert kv_bytes({"num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584,
-                     "num_hidden_layers": 28}) == 28 * 4 * 128 * 2 * 2
+    assert (
+        kv_bytes({"num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584, "num_hidden_layers": 28})
+        == 28 * 4 * 128 * 2 * 2
+    )
     assert kv_bytes({"hidden_size": 3584}) is None
     flags = ["--rewards.judge.editscore.serve.replicas", "2", "--rewards.judge.editscore.serve.path", str(tmp_path)]
     lines = "\n".join(report(load_config(flags), LARGE))

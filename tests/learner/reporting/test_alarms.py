@@ -40,13 +40,17 @@ def series(name: str) -> dict:
 
 
 def groups_of(found: dict) -> list[dict[str, list[float]]]:
-    return [{CHANGE: change, **{name: [values[i]] for name, values in found["drifts"].items()}}
-            for i, change in enumerate(found[CHANGE])]
+    return [
+        {CHANGE: change, **{name: [values[i]] for name, values in found["drifts"].items()}}
+        for i, change in enumerate(found[CHANGE])
+    ]
 
 
 def rows_of(columns: dict) -> list[dict[str, float]]:
-    return [{name: values[i] for name, values in columns.items() if values[i] is not None}
-            for i in range(len(columns["edit_psnr"]))]
+    return [
+        {name: values[i] for name, values in columns.items() if values[i] is not None}
+        for i in range(len(columns["edit_psnr"]))
+    ]
 
 
 class Played:
@@ -175,8 +179,10 @@ def test_the_start_is_no_alarm_against_itself(changes):
 
 def failing(generator, share: float, fails=lambda generator: generator.uniform(0.008, 0.012, 12)):
     """30 groups of 12 candidates; so many of them change nothing, the others change what an edit does."""
-    return [{CHANGE: list(np.where(generator.random(12) < share, fails(generator), generator.uniform(0.1, 0.3, 12)))}
-            for _ in range(30)]
+    return [
+        {CHANGE: list(np.where(generator.random(12) < share, fails(generator), generator.uniform(0.1, 0.3, 12)))}
+        for _ in range(30)
+    ]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
@@ -235,10 +241,16 @@ def test_half_of_the_change_is_lost_only_where_its_error_says_so():
     assert candidate_alarms(start, wavering, 40) == [] and len(candidate_alarms(start, steady, 40)) == 1
 
 
-@pytest.mark.parametrize(("name", "shift", "told"), [
-    ("background_saturation_drift", 0.05, True), ("background_saturation_drift", -0.05, True),
-    ("edit_contrast_drift", 0.01, False), ("background_cast_drift", 0.05, True),
-    ("background_cast_drift", -0.05, False)])
+@pytest.mark.parametrize(
+    ("name", "shift", "told"),
+    [
+        ("background_saturation_drift", 0.05, True),
+        ("background_saturation_drift", -0.05, True),
+        ("edit_contrast_drift", 0.01, False),
+        ("background_cast_drift", 0.05, True),
+        ("background_cast_drift", -0.05, False),
+    ],
+)
 def test_a_look_may_shift_as_far_as_it_varied(name, shift, told):
     start = [{name: [0.02 * (i % 3)]} for i in range(30)]  # standard deviation 0.017
     alarms = candidate_alarms(reference(start), [{name: [one[name][0] + shift]} for one in start], 12)
@@ -248,9 +260,15 @@ def test_a_look_may_shift_as_far_as_it_varied(name, shift, told):
         assert "outside the edit mask has shifted by" in alarm.sentence and "background_weight" in alarm.sentence
 
 
-@pytest.mark.parametrize(("name", "before", "shift", "told"), [
-    ("background_saturation_drift", -0.10, 0.05, False), ("background_saturation_drift", -0.05, 0.15, True),
-    ("background_saturation_drift", -0.10, -0.05, True), ("edit_saturation_drift", -0.10, 0.05, True)])
+@pytest.mark.parametrize(
+    ("name", "before", "shift", "told"),
+    [
+        ("background_saturation_drift", -0.10, 0.05, False),
+        ("background_saturation_drift", -0.05, 0.15, True),
+        ("background_saturation_drift", -0.10, -0.05, True),
+        ("edit_saturation_drift", -0.10, 0.05, True),
+    ],
+)
 def test_a_look_that_comes_nearer_to_the_source_outside_the_mask_is_no_alarm(name, before, shift, told):
     start = [{name: [before + 0.02 * (i % 3 - 1)]} for i in range(30)]
     assert bool(candidate_alarms(reference(start), [{name: [one[name][0] + shift]} for one in start], 12)) == told
@@ -304,9 +322,19 @@ def test_a_fall_that_is_small_or_within_its_error_is_none():
     base = [{"edit_score": 0.6, "edit_psnr": 20.0 + i % 2} for i in range(16)]
 
     def fell(score, psnr):
-        return [a.metric for a in held_out_alarms(base, [[
-            {"edit_score": row["edit_score"] - score(i), "edit_psnr": row["edit_psnr"] - psnr(i)}
-            for i, row in enumerate(base)]], 8)]
+        return [
+            a.metric
+            for a in held_out_alarms(
+                base,
+                [
+                    [
+                        {"edit_score": row["edit_score"] - score(i), "edit_psnr": row["edit_psnr"] - psnr(i)}
+                        for i, row in enumerate(base)
+                    ]
+                ],
+                8,
+            )
+        ]
 
     assert fell(lambda i: 0.05, lambda i: 0.9) == []
     assert fell(lambda i: 0.1, lambda i: 1.2) == ["edit_score", "edit_psnr"]
@@ -334,8 +362,7 @@ def test_a_background_that_is_lost_is_told_of_like_an_edit():
     assert held_out_alarms(base, [rows(34, 0.99)], 8) == []
 
 
-@pytest.mark.parametrize(("labels", "told"), [
-    (["training"], []), (["training", "training"], [8]), (["final"], [4])])
+@pytest.mark.parametrize(("labels", "told"), [(["training"], []), (["training", "training"], [8]), (["final"], [4])])
 def test_a_lost_background_is_told_of_after_two_measurements_or_the_last(labels, told):
     events: list[dict] = []
     watch = AlarmWatch(lambda event, **fields: events.append({"event": event, **fields}), ())
@@ -354,7 +381,11 @@ def test_a_reward_that_only_wavers_did_not_rise():
 
     assert "while the training reward rose from 1.5 to 3.5" in sentence([1.0, 2.0], [3.0, 4.0])
     for rewards in (
-            ([1.0, 2.0], [1.4, 1.9]), ([1e-18, -2e-18], [3e-18, -1e-18]), ([3.0, 4.0], [1.0, 2.0]), ([], [1.0])):
+        ([1.0, 2.0], [1.4, 1.9]),
+        ([1e-18, -2e-18], [3e-18, -1e-18]),
+        ([3.0, 4.0], [1.0, 2.0]),
+        ([], [1.0]),
+    ):
         assert "reward rose" not in sentence(*rewards)
 
 
@@ -378,8 +409,20 @@ def test_candidates_that_were_not_measured_are_no_alarm():
 @pytest.mark.fault
 @pytest.mark.parametrize("name", ["my_images", "kontext_1gpu"])
 def test_the_collapsing_configurations_are_told_of_while_they_run(tmp_path, name):
-    config = load_config(["--config", str(COLLAPSING / f"{name}.yaml"), "--folder", str(tmp_path), "--learner.steps",
-                          "22", "--data.held_out_tasks", "48", "--report.gallery_tasks", "0"])
+    config = load_config(
+        [
+            "--config",
+            str(COLLAPSING / f"{name}.yaml"),
+            "--folder",
+            str(tmp_path),
+            "--learner.steps",
+            "22",
+            "--data.held_out_tasks",
+            "48",
+            "--report.gallery_tasks",
+            "0",
+        ]
+    )
     watcher = Watcher()
     summary = run(config, observers=[watcher])
     told = {one["metric"]: one for one in summary["notifications"]}
@@ -392,8 +435,20 @@ def test_the_collapsing_configurations_are_told_of_while_they_run(tmp_path, name
 
 @pytest.mark.fault
 def test_the_quickstart_is_silent(tmp_path):
-    config = load_config(["--folder", str(tmp_path), "--cluster.mode", "inline", "--learner.steps", "40",
-                          "--report.evaluate_every", "10", "--data.held_out_tasks", "64"])
+    config = load_config(
+        [
+            "--folder",
+            str(tmp_path),
+            "--cluster.mode",
+            "inline",
+            "--learner.steps",
+            "40",
+            "--report.evaluate_every",
+            "10",
+            "--data.held_out_tasks",
+            "64",
+        ]
+    )
     summary = run(config)
     assert summary["notifications"] == [] and summary["verdict"]["outcome"] == "trained"
     events = [e["event"] for e in read_events(tmp_path / "quickstart" / "events.jsonl")]

@@ -69,7 +69,8 @@ def test_the_outline_is_what_touches_the_outside(mask):
         for x in range(width):
             beside = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
             expected[y, x] = mask[y, x] and any(
-                0 <= a < height and 0 <= b < width and not mask[a, b] for a, b in beside)
+                0 <= a < height and 0 <= b < width and not mask[a, b] for a, b in beside
+            )
     np.testing.assert_array_equal(outline(mask), expected)
 
 
@@ -148,8 +149,35 @@ def test_every_text_is_escaped_and_nothing_can_run_or_be_fetched():
     text = render(Gallery(NASTY, {NASTY: NASTY}, {NASTY: (None, 1.0)}, (shown,), (group(nasty),)))
     found = tags(text)
     assert {tag for tag, _ in found} <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "span", "b", "table", "tr", "th",
-        "td", "article", "header", "div", "dl", "dt", "dd", "figure", "img", "figcaption", "svg", "rect", "footer"}
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "span",
+        "b",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "article",
+        "header",
+        "div",
+        "dl",
+        "dt",
+        "dd",
+        "figure",
+        "img",
+        "figcaption",
+        "svg",
+        "rect",
+        "footer",
+    }
     for tag, attributes in found:
         assert not any(name.startswith("on") or name in ("style", "href", "srcset") for name in attributes), tag
         if tag == "img":
@@ -166,8 +194,13 @@ def test_the_policy_allows_the_own_style_and_data_pictures_only():
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": f"'sha256-{digest}'",
-                     "base-uri": "'none'", "form-action": "'none'"}
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     # The policy must stand before anything that it rules.
     assert text.index("Content-Security-Policy") < text.index("<style>")
 
@@ -186,12 +219,26 @@ def test_candidates_are_sorted_by_reward_and_those_without_come_last():
 def test_a_task_shows_its_pictures_in_order():
     given_task = task(target=task().source)
     heat = np.full((2, 3), 1 / 6, np.float32)
-    shown = GalleryTask(given_task, given_task.source, given_task.source, heat, heat,
-                        {"edit_psnr": (18.0, 19.5), "edit_score": (0.5, 0.25)})
+    shown = GalleryTask(
+        given_task,
+        given_task.source,
+        given_task.source,
+        heat,
+        heat,
+        {"edit_psnr": (18.0, 19.5), "edit_score": (0.5, 0.25)},
+    )
     text = render(page(shown))
     assert re.findall(r'alt="([^"]*)"', text) == [
-        "source", "edit region", "base", "trained", "target", "change, base", "change, trained", "attention, base",
-        "attention, trained"]
+        "source",
+        "edit region",
+        "base",
+        "trained",
+        "target",
+        "change, base",
+        "change, trained",
+        "attention, base",
+        "attention, trained",
+    ]
     assert '18.00 dB → 19.50 dB <span class="up">+1.50</span>' in text
     assert '0.500 → 0.250 <span class="down">-0.250</span>' in text
 
@@ -234,8 +281,17 @@ def test_the_observer_fills_the_page_from_a_run(tmp_path: Path):
     for step in range(2):
         for slot in range(2):
             lease = Lease(step=step, slot=slot, task_index=5, attempt=0, seed=1, policy_version=step)
-            report.on_group(GroupRecord(step, lease, "t", scored(slot, (1.0 + slot, 3.0)), 0, 1.0,
-                                        images if (step, slot) == (1, 0) else None))
+            report.on_group(
+                GroupRecord(
+                    step,
+                    lease,
+                    "t",
+                    scored(slot, (1.0 + slot, 3.0)),
+                    0,
+                    1.0,
+                    images if (step, slot) == (1, 0) else None,
+                )
+            )
         report.on_step(StepRecord(step + 1, 2, step, {}, {}, 0.0, {0: 2}, 60.0, Counters(), {"step": 1.0}, {}))
     report.on_evaluation(measured("final", 2, 19.0))
     report.on_end({})
@@ -254,7 +310,8 @@ def test_of_steps_that_are_done_again_the_later_groups_are_shown(tmp_path: Path)
 
     def took(step: int, attempt: int) -> None:
         scores = GroupScores(
-            f"{step}.{attempt}", 0, {name: (Score(value=1.0 + attempt),) * 2 for name in config.rewards.weights}, 0.1)
+            f"{step}.{attempt}", 0, {name: (Score(value=1.0 + attempt),) * 2 for name in config.rewards.weights}, 0.1
+        )
         lease = Lease(step=step, slot=0, task_index=step, attempt=attempt, seed=1, policy_version=step)
         report.on_group(GroupRecord(step, lease, "t", scores, 0, 1.0, np.zeros((2, 64, 64, 3), np.uint8)))
 

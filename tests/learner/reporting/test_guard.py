@@ -17,8 +17,14 @@ class Broken:
 
     def __init__(self):
         self.called = []
-        errors = [BrokenPipeError(32, "Broken pipe"), UnicodeEncodeError("ascii", "±", 0, 1, "no such letter"),
-                  SystemExit(1), ZeroDivisionError("division by zero"), AssertionError(), MemoryError()]
+        errors = [
+            BrokenPipeError(32, "Broken pipe"),
+            UnicodeEncodeError("ascii", "±", 0, 1, "no such letter"),
+            SystemExit(1),
+            ZeroDivisionError("division by zero"),
+            AssertionError(),
+            MemoryError(),
+        ]
         for name, error in zip(CALLS, errors, strict=True):
             setattr(self, name, self._raising(name, error))
 

@@ -19,8 +19,18 @@ from learner.reporting.records import Counters, EvaluationRecord, RunRecord, Ste
 
 def step(done: int, reward: float = 0.5) -> StepRecord:
     return StepRecord(
-        done, 10, done, {"edit_score": reward}, {"edit_score": 0.1}, 0.25, {0: 10, 2: 2}, 75.0,
-        Counters(13, 12, 0, 0, 1, replayed=1), {"rollout": 1.5, "step": 2.0}, {"loss": 0.1})
+        done,
+        10,
+        done,
+        {"edit_score": reward},
+        {"edit_score": 0.1},
+        0.25,
+        {0: 10, 2: 2},
+        75.0,
+        Counters(13, 12, 0, 0, 1, replayed=1),
+        {"rollout": 1.5, "step": 2.0},
+        {"loss": 0.1},
+    )
 
 
 FINAL = EvaluationRecord("final", 10, 256, {"edit_psnr": 19.0}, {"edit_psnr": 0.2}, 3.0)
@@ -36,8 +46,7 @@ def lines(folder: Path) -> list[dict]:
 
 def test_names_have_fixed_prefixes():
     metrics = {**step_metrics(step(1)), **evaluation_metrics(FINAL)}
-    assert {name.split("/")[0] for name in metrics} == {
-        "reward", "rollout", "learner", "sync", "system", "evaluation"}
+    assert {name.split("/")[0] for name in metrics} == {"reward", "rollout", "learner", "sync", "system", "evaluation"}
     assert metrics["rollout/staleness_max"] == 2 and metrics["reward/edit_score_std"] == 0.1
     assert metrics["rollout/leased"] == 13 and metrics["rollout/replayed"] == 1
     assert metrics["system/seconds_step"] == 2.0 and metrics["evaluation/edit_psnr_se"] == 0.2
@@ -51,7 +60,8 @@ def test_each_happening_is_one_line(tmp_path: Path):
     log.on_end({})
     assert lines(tmp_path) == [
         {"kind": "step", "step": 1, **step_metrics(step(1))},
-        {"kind": "final", "step": 10, **evaluation_metrics(FINAL)}]
+        {"kind": "final", "step": 10, **evaluation_metrics(FINAL)},
+    ]
 
 
 def test_after_a_resume_every_step_stands_once(tmp_path: Path):
@@ -187,8 +197,12 @@ def test_a_missing_tracker_is_a_sentence_with_the_command(monkeypatch):
 
 def test_judges_invalid_candidates_and_silent_components_have_names():
     record = dataclasses.replace(
-        step(1), judge={"editscore_p50_seconds": 2.5, "cache_hits": 7.0}, invalid={"editscore_bad_answer": 3},
-        silent=("acd",), floored={"qwen_vl": 2})
+        step(1),
+        judge={"editscore_p50_seconds": 2.5, "cache_hits": 7.0},
+        invalid={"editscore_bad_answer": 3},
+        silent=("acd",),
+        floored={"qwen_vl": 2},
+    )
     found = step_metrics(record)
     assert found["judge/editscore_p50_seconds"] == 2.5 and found["judge/cache_hits"] == 7
     assert found["reward/invalid/editscore_bad_answer"] == 3 and found["reward/silent/acd"] == 1

@@ -9,29 +9,53 @@ from learner.state.event_log import EventLog, read_events
 from tests.learner.test_loop import Watcher
 
 
-@pytest.mark.parametrize(("event", "fields", "sentence"), [
-    ("judges_awaited", {"judges": ["editscore", "qwen_vl"], "seconds": 600.0},
-     "waiting for judges: editscore, qwen_vl (at most 600 s)"),
-    ("judge_server_started", {"judge": "editscore", "replica": 1, "url": "u", "pid": 7, "seconds": 71.3},
-     "judge editscore: server 1 is up (71 s)"),
-    ("judge_server_lost", {"judge": "editscore", "replica": 1, "pid": 7, "reason": "it was killed", "again_in": 2.0},
-     "judge editscore: server 1 is lost: it was killed; it is started again in 2 s"),
-    ("judge_ready", {"judge": "editscore", "servers": 1}, "judge editscore: 1 server answered a picture"),
-    ("judge_trouble", {"judge": "editscore", "servers": 1, "unanswered": 3, "refused": 0, "bad": 2},
-     "judge editscore: 1 server in rotation; new: 3 unanswered, 2 bad"),
-    ("judge_trouble", {"judge": "qwen_vl", "servers": 2, "unanswered": 0, "refused": 0, "bad": 0},
-     "judge qwen_vl: 2 servers in rotation"),
-    ("cache_trouble", {"faults": 2}, "the cache of judge scores does not answer; scoring goes on without it"),
-    ("cache_trouble", {"faults": 0}, "the cache of judge scores answers again"),
-    ("fleet_resized", {"before": 1, "after": 4}, "rollout workers: 1 -> 4"),
-    ("resize_refused", {"reason": "no number"}, "the number of rollout workers stays: no number"),
-    ("worker_given_up", {"slot": 1, "losses": 6, "left": 3, "reason": "it could not start"},
-     "a rollout worker was lost 6 times in a row and is given up, 3 are left; the last time: it could not start"),
-    ("weights_repushed", {"pid": 7, "version": 3, "reason": "refused"},
-     "a rollout worker did not take over version 3 and gets it again: refused"),
-    ("alarm", {"sentence": "flat"}, "flat"),
-    ("step", {"reward_mean": 1.0}, None),
-])
+@pytest.mark.parametrize(
+    ("event", "fields", "sentence"),
+    [
+        (
+            "judges_awaited",
+            {"judges": ["editscore", "qwen_vl"], "seconds": 600.0},
+            "waiting for judges: editscore, qwen_vl (at most 600 s)",
+        ),
+        (
+            "judge_server_started",
+            {"judge": "editscore", "replica": 1, "url": "u", "pid": 7, "seconds": 71.3},
+            "judge editscore: server 1 is up (71 s)",
+        ),
+        (
+            "judge_server_lost",
+            {"judge": "editscore", "replica": 1, "pid": 7, "reason": "it was killed", "again_in": 2.0},
+            "judge editscore: server 1 is lost: it was killed; it is started again in 2 s",
+        ),
+        ("judge_ready", {"judge": "editscore", "servers": 1}, "judge editscore: 1 server answered a picture"),
+        (
+            "judge_trouble",
+            {"judge": "editscore", "servers": 1, "unanswered": 3, "refused": 0, "bad": 2},
+            "judge editscore: 1 server in rotation; new: 3 unanswered, 2 bad",
+        ),
+        (
+            "judge_trouble",
+            {"judge": "qwen_vl", "servers": 2, "unanswered": 0, "refused": 0, "bad": 0},
+            "judge qwen_vl: 2 servers in rotation",
+        ),
+        ("cache_trouble", {"faults": 2}, "the cache of judge scores does not answer; scoring goes on without it"),
+        ("cache_trouble", {"faults": 0}, "the cache of judge scores answers again"),
+        ("fleet_resized", {"before": 1, "after": 4}, "rollout workers: 1 -> 4"),
+        ("resize_refused", {"reason": "no number"}, "the number of rollout workers stays: no number"),
+        (
+            "worker_given_up",
+            {"slot": 1, "losses": 6, "left": 3, "reason": "it could not start"},
+            "a rollout worker was lost 6 times in a row and is given up, 3 are left; the last time: it could not start",
+        ),
+        (
+            "weights_repushed",
+            {"pid": 7, "version": 3, "reason": "refused"},
+            "a rollout worker did not take over version 3 and gets it again: refused",
+        ),
+        ("alarm", {"sentence": "flat"}, "flat"),
+        ("step", {"reward_mean": 1.0}, None),
+    ],
+)
 def test_sentences(event, fields, sentence):
     assert notice(event, fields) == sentence
 
@@ -56,11 +80,20 @@ def test_an_alarm_begins_each_stretch_of_flat_steps(shares):
         assert now == (high == FLAT_STEPS)
 
 
-@pytest.mark.parametrize(("edit_shares", "expected"), [
-    ([1.0] * FLAT_STEPS, ("no reward for the edit (editscore and clip_text) varied by more than its floor",
-                          "Look at the scores of editscore and clip_text", "rewards.floors")),
-    ([1.0] * (FLAT_STEPS - 1) + [0.5], ("all got about the same reward", "lower rewards.min_std")),
-])
+@pytest.mark.parametrize(
+    ("edit_shares", "expected"),
+    [
+        (
+            [1.0] * FLAT_STEPS,
+            (
+                "no reward for the edit (editscore and clip_text) varied by more than its floor",
+                "Look at the scores of editscore and clip_text",
+                "rewards.floors",
+            ),
+        ),
+        ([1.0] * (FLAT_STEPS - 1) + [0.5], ("all got about the same reward", "lower rewards.min_std")),
+    ],
+)
 def test_the_alarm_says_what_is_flat(edit_shares, expected):
     alarm = FlatAlarm(("editscore", "clip_text"))
     *early, sentence = [alarm.sentence(1.0, share) for share in edit_shares]

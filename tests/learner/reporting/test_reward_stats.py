@@ -12,10 +12,15 @@ from rewards.result import GroupScores, Score
 
 
 def group(name: str, **components: list[float | None]) -> GroupScores:
-    return GroupScores(name, 0, {
-        component: tuple(Score(error="no") if v is None else Score(value=v) for v in values)
-        for component, values in components.items()
-    }, 0.1)
+    return GroupScores(
+        name,
+        0,
+        {
+            component: tuple(Score(error="no") if v is None else Score(value=v) for v in values)
+            for component, values in components.items()
+        },
+        0.1,
+    )
 
 
 def std(values):
@@ -70,9 +75,15 @@ SERVED = {"editscore": {"urls": ["http://127.0.0.1:8000/v1"]}}
 def test_groups_whose_edit_nobody_tells_apart_teach_nothing(normalisation, noise, told_apart):
     """A judge that always says .6, or that with its noise, beside a background and attention that vary."""
     rng = np.random.default_rng(0)
-    groups = [group(str(i), editscore=(0.6 + (0.1 if i < told_apart else noise) * rng.standard_normal(12)).tolist(),
-                    background_psnr=(28 + 0.1 * rng.standard_normal(12)).tolist(),
-                    acd=(1.5 + 0.05 * rng.standard_normal(12)).tolist()) for i in range(24)]
+    groups = [
+        group(
+            str(i),
+            editscore=(0.6 + (0.1 if i < told_apart else noise) * rng.standard_normal(12)).tolist(),
+            background_psnr=(28 + 0.1 * rng.standard_normal(12)).tolist(),
+            acd=(1.5 + 0.05 * rng.standard_normal(12)).tolist(),
+        )
+        for i in range(24)
+    ]
     got = reward_statistics(groups, RewardsConfig(weights=JUDGED, judge=SERVED, normalisation=normalisation))
     assert got.edit_flat_share == got.zero_std_share == (24 - told_apart) / 24
 
@@ -82,8 +93,7 @@ def test_what_rewards_the_edit_is_said_by_the_kind_of_a_component():
     mine = {"scorers": {"mine": "my_scorers:mine"}, "weights": {"mine": 1.0, "acd": 1.0}}
     edit = reward_statistics(groups, RewardsConfig(**mine))
     assert edit.edit_flat_share == edit.zero_std_share == 0.5
-    for without in (RewardsConfig(**mine, scorer_kinds={"mine": "preservation"}),
-                    RewardsConfig(weights={"acd": 1.0})):
+    for without in (RewardsConfig(**mine, scorer_kinds={"mine": "preservation"}), RewardsConfig(weights={"acd": 1.0})):
         kept = reward_statistics(groups, without)
         assert kept.edit_flat_share == kept.zero_std_share == 0
 
@@ -105,8 +115,10 @@ def test_the_gain_is_paired():
 
 def test_diagnostics_are_watched_and_change_nothing():
     rewarded = GroupScores("0", 0, {"edit_psnr": (Score(value=1.0), Score(value=3.0), Score(error="no"))}, 0.0)
-    watched = replace(rewarded, diagnostics={
-        "background_psnr": (Score(value=20.0), Score(error="nothing is kept"), Score(value=99.0))})
+    watched = replace(
+        rewarded,
+        diagnostics={"background_psnr": (Score(value=20.0), Score(error="nothing is kept"), Score(value=99.0))},
+    )
     config = RewardsConfig(weights={"edit_psnr": 1.0})
     without, both = reward_statistics([rewarded] * 2, config), reward_statistics([watched, rewarded], config)
     # The last candidate is not valid, so it is not among them.

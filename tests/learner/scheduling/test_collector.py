@@ -21,12 +21,15 @@ WAYS = ["taken", "taken", "lost", "spoiled"]
 
 
 def config(steps=5, groups=3, stale=0, every=1, attempts=1000, faulty=0.0) -> RunConfig:
-    return RunConfig.model_validate({
-        "exploration": {"group_size": 3}, "rewards": {"weights": {"background_psnr": 1.0}},
-        "learner": {"steps": steps, "groups_per_step": groups},
-        "cluster": {"staleness": stale, "publish_every": every, "max_attempts": attempts},
-        "data": {"type": "manifest", "path": "none", "max_faulty_fraction": faulty},
-    })
+    return RunConfig.model_validate(
+        {
+            "exploration": {"group_size": 3},
+            "rewards": {"weights": {"background_psnr": 1.0}},
+            "learner": {"steps": steps, "groups_per_step": groups},
+            "cluster": {"staleness": stale, "publish_every": every, "max_attempts": attempts},
+            "data": {"type": "manifest", "path": "none", "max_faulty_fraction": faulty},
+        }
+    )
 
 
 def spared(fates: list[str]) -> list[str]:
@@ -57,8 +60,12 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
     faults = iter(data.draw(st.lists(st.sampled_from(FATES), max_size=40).map(spared)))
     losses = iter(data.draw(st.lists(st.sampled_from(WAYS), max_size=40).map(spared)))
     backend = FakeBackend(
-        settings, choose=lambda n: data.draw(st.integers(0, n - 1)), fate=lambda lease: next(faults, "ok"),
-        way=lambda lease: next(losses, "taken"), slots=slots)
+        settings,
+        choose=lambda n: data.draw(st.integers(0, n - 1)),
+        fate=lambda lease: next(faults, "ok"),
+        way=lambda lease: next(losses, "taken"),
+        slots=slots,
+    )
     path = tmp_path_factory.mktemp("run") / "events.jsonl"
     gatherer = run(settings, backend, path)
 
@@ -80,8 +87,10 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
 
     # The books, derived again from the diary alone.
     events = list(read_events(path))
-    kinds = {kind: [e["group"] for e in events if e["event"] == kind]
-             for kind in ("leased", "trained", "rejected", "requeued")}
+    kinds = {
+        kind: [e["group"] for e in events if e["event"] == kind]
+        for kind in ("leased", "trained", "rejected", "requeued")
+    }
     counters = gatherer.ledger.balance()
     assert (counters.leased, counters.trained, counters.rejected, counters.requeued) == tuple(map(len, kinds.values()))
     settled = kinds["trained"] + kinds["rejected"] + kinds["requeued"]
@@ -142,8 +151,9 @@ def test_a_group_that_grew_too_old_is_redone(tmp_path):
     assert reasons == ["stale: 1 steps old, cluster.staleness is 0"]
 
 
-@pytest.mark.parametrize(("fate", "reason"), [
-    ("lost", "killed"), ("unscored", "1 of 3 candidates"), ("not finite", NOT_FINITE)])
+@pytest.mark.parametrize(
+    ("fate", "reason"), [("lost", "killed"), ("unscored", "1 of 3 candidates"), ("not finite", NOT_FINITE)]
+)
 def test_a_task_that_fails_again_and_again_stops_the_run(tmp_path, fate, reason):
     settings = config(attempts=2)
     backend = FakeBackend(settings, choose=lambda n: 0, fate=lambda lease: fate if lease.slot == 1 else "ok")
@@ -189,9 +199,20 @@ def test_after_a_resume_groups_are_taken_in_the_order_in_which_they_were_before(
     before = FakeBackend(settings, choose=lambda n: 0, way=lambda lease: next(lost, "taken"))
     run(settings, before, tmp_path / "before.jsonl")
     spooled = [
-        Spooled(tmp_path, place, one.lease, one.generated.task_id, one.generated.policy_version,
-                one.generated.config_hash, 1.0, "", (0,), one.scores)
-        for place, one in enumerate(before.consumed[0][:2])]
+        Spooled(
+            tmp_path,
+            place,
+            one.lease,
+            one.generated.task_id,
+            one.generated.policy_version,
+            one.generated.config_hash,
+            1.0,
+            "",
+            (0,),
+            one.scores,
+        )
+        for place, one in enumerate(before.consumed[0][:2])
+    ]
     assert [one.lease.slot for one in spooled] == [0, 2]
     monkeypatch.setattr(Spooled, "load", lambda one: None)
     after = FakeBackend(settings, choose=lambda n: 0)
@@ -206,7 +227,8 @@ def test_another_task_takes_the_place_of_one_that_went_bad(tmp_path):
     settings = config(steps=5, faulty=0.3)
     bad = LeaseSampler(0, TASKS, 3).leases(0, 0)[1].task_index
     backend = FakeBackend(
-        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index == bad else "ok")
+        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index == bad else "ok"
+    )
     gatherer = run(settings, backend, tmp_path / "events.jsonl")
     assert [lease.group_id for lease in backend.submitted if lease.task_index == bad] == ["000000.001.0"]
     assert gatherer.spoiled == {bad: "its file is gone"}
@@ -218,7 +240,8 @@ def test_another_task_takes_the_place_of_one_that_went_bad(tmp_path):
 def test_too_many_tasks_that_went_bad_stop_the_run(tmp_path, faulty, bad):
     settings = config(faulty=faulty)
     backend = FakeBackend(
-        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index < bad else "ok")
+        settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index < bad else "ok"
+    )
     with pytest.raises(RunFailed, match=rf"{bad} of 7 training tasks went bad .*max_faulty_fraction = {faulty:g} "):
         run(settings, backend, tmp_path / "events.jsonl")
 

@@ -31,16 +31,21 @@ def broken(request, monkeypatch):
 def test_such_a_task_is_told_of_and_in_no_comparison(tiny_kontext, tmp_path, broken):
     watcher = Watcher()
     summary = run(tiny_run(tiny_kontext, tmp_path, "r", {"learner": {"steps": 1}}), observers=[watcher])
-    measured = {event["label"]: event["tasks"] for event in read_events(tmp_path / "r" / "events.jsonl")
-                if event["event"] == "evaluated"}
+    measured = {
+        event["label"]: event["tasks"]
+        for event in read_events(tmp_path / "r" / "events.jsonl")
+        if event["event"] == "evaluated"
+    }
     assert measured == {"base": 3 - ("base" in broken), "final": 3 - ("trained" in broken)}
     base, final = (evaluation.rows for evaluation in watcher.evaluations)
     both = [index for index in range(3) if base[index] and final[index]]
     assert both == [0, 2] and summary["gain"]["mean"]["edit_psnr"] == pytest.approx(
-        sum(final[i]["edit_psnr"] - base[i]["edit_psnr"] for i in both) / 2)
+        sum(final[i]["edit_psnr"] - base[i]["edit_psnr"] for i in both) / 2
+    )
     told = [one for one in summary["notifications"] if one["metric"] == "held_out_not_finite"]
-    assert len(told) == len(broken) and all(f"shapes-held-out-{BROKEN}: its latents {NOT_FINITE}" in one["sentence"]
-                                            for one in told)
+    assert len(told) == len(broken) and all(
+        f"shapes-held-out-{BROKEN}: its latents {NOT_FINITE}" in one["sentence"] for one in told
+    )
     ruined = "of 1 held-out tasks only the base makes an image"
     assert (ruined in summary["verdict"]["reasons"]) == (broken == ("trained",))
 
@@ -62,7 +67,9 @@ def test_on_ray_it_is_found_in_its_chunk_and_not_done_again():
 
     jobs = HeldOutJobs(Fleet(), lambda indices, images, call: call(indices), base=False, max_attempts=3)
     jobs._measured = lambda chunk, answer: (
-        jobs._metrics.update({index: {"edit_psnr": 1.0} for index in answer}), setattr(jobs, "_open", jobs._open - 1))
+        jobs._metrics.update({index: {"edit_psnr": 1.0} for index in answer}),
+        setattr(jobs, "_open", jobs._open - 1),
+    )
     found = jobs.measure(range(3), shown=0, wait=lambda: None)
     assert found.metrics == [{"edit_psnr": 1.0}, {}, {"edit_psnr": 1.0}]
     assert list(found.not_finite) == [BROKEN] and found.spoiled == {} and asked == [[0, 1, 2], [0], [1], [2]]

@@ -62,8 +62,10 @@ def test_without_judges_nothing_is_asked_again():
 def watched(*looks: tuple[int, int]) -> list[int]:
     """The faults that are told of a cache that has so many, and is away or not, at the start and at each look."""
     told = []
-    watch = JudgeWatch(Numbers(*({"cache_faults": float(faults), "cache_away": float(away)} for faults, away in looks)),
-                       lambda event, **fields: told.append((event, fields["faults"])))
+    watch = JudgeWatch(
+        Numbers(*({"cache_faults": float(faults), "cache_away": float(away)} for faults, away in looks)),
+        lambda event, **fields: told.append((event, fields["faults"])),
+    )
     for _ in looks[1:]:
         watch.look()
     assert all(event == "cache_trouble" for event, _ in told)

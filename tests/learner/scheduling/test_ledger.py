@@ -15,8 +15,13 @@ def lease(number: int, attempt: int = 0) -> Lease:
 @given(st.lists(st.tuples(st.sampled_from(["lease", "deliver", "train", "reject", "requeue"]), st.integers(0, 3))))
 def test_the_books_agree_with_a_table_of_states(calls):
     ledger, table = Ledger(), {}
-    allowed = {"lease": (None, "out"), "deliver": ("out", "in"), "train": ("in", "trained"),
-               "reject": ("in", "rejected"), "requeue": ("out", "requeued")}
+    allowed = {
+        "lease": (None, "out"),
+        "deliver": ("out", "in"),
+        "train": ("in", "trained"),
+        "reject": ("in", "rejected"),
+        "requeue": ("out", "requeued"),
+    }
     for call, number in calls:
         before, after = allowed[call]
         if table.get(number) == before:
@@ -29,7 +34,8 @@ def test_the_books_agree_with_a_table_of_states(calls):
         counters, states = ledger.balance(), list(table.values())
         assert counters.leased == len(states)
         assert (counters.trained, counters.rejected, counters.requeued) == tuple(
-            states.count(s) for s in ("trained", "rejected", "requeued"))
+            states.count(s) for s in ("trained", "rejected", "requeued")
+        )
         assert counters.in_flight == states.count("out") + states.count("in")
 
 

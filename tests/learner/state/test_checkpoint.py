@@ -140,6 +140,7 @@ def test_a_crash_anywhere_in_a_save_leaves_the_last_checkpoint(tmp_path, monkeyp
                 raise Crash
             counts[kind] += 1
             return real(*args, **kwargs)
+
         return wrapped
 
     with monkeypatch.context() as patch:
@@ -147,8 +148,10 @@ def test_a_crash_anywhere_in_a_save_leaves_the_last_checkpoint(tmp_path, monkeyp
         patch.setattr(os, "fsync", counted("fsync", os.fsync))
         patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         if call in ("mkdir", "rename"):
+
             def crash(*args, **kwargs):
                 raise Crash
+
             patch.setattr(Path, call, crash)
         crashed = False
         try:

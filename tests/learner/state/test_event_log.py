@@ -49,19 +49,22 @@ def test_every_line_says_which_line_it_was_written_after(tmp_path):
     assert torn == b'{"seq": 1, "ti'
 
 
-@pytest.mark.parametrize(("event", "fields", "sentence"), [
-    ("finnished", {"step": 1}, "expected an event of learner.state.event_types.RECORDS, got 'finnished'"),
-    ("finished", {}, "step: expected a value, got none"),
-    ("finished", {"step": 1, "pid": 7}, "pid: expected no such field, got 7"),
-    ("finished", {"step": "1"}, "step: expected a whole number, got '1'"),
-    ("finished", {"step": True}, "step: expected a whole number, got True"),
-    ("finished", {"step": -1}, "step: expected at least 0, got -1"),
-    ("finished", {"step": 10**13}, "step: expected at most 1000000000000, got 10000000000000"),
-    ("spooled", {"group": "000000.000.0", "seconds": float("nan")}, "seconds: expected a finite number, got nan"),
-    ("spooled", {"group": "000000.000.0", "seconds": float("inf")}, "seconds: expected a finite number, got inf"),
-    ("duplicate", {"group": "0.0.0"}, "group: expected text of the form"),
-    ("published", {"version": 0, "fingerprint": "0" * 32, "modules": 0}, "modules: expected at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    ("event", "fields", "sentence"),
+    [
+        ("finnished", {"step": 1}, "expected an event of learner.state.event_types.RECORDS, got 'finnished'"),
+        ("finished", {}, "step: expected a value, got none"),
+        ("finished", {"step": 1, "pid": 7}, "pid: expected no such field, got 7"),
+        ("finished", {"step": "1"}, "step: expected a whole number, got '1'"),
+        ("finished", {"step": True}, "step: expected a whole number, got True"),
+        ("finished", {"step": -1}, "step: expected at least 0, got -1"),
+        ("finished", {"step": 10**13}, "step: expected at most 1000000000000, got 10000000000000"),
+        ("spooled", {"group": "000000.000.0", "seconds": float("nan")}, "seconds: expected a finite number, got nan"),
+        ("spooled", {"group": "000000.000.0", "seconds": float("inf")}, "seconds: expected a finite number, got inf"),
+        ("duplicate", {"group": "0.0.0"}, "group: expected text of the form"),
+        ("published", {"version": 0, "fingerprint": "0" * 32, "modules": 0}, "modules: expected at least 1, got 0"),
+    ],
+)
 def test_what_is_not_described_is_not_written(tmp_path, event, fields, sentence):
     with EventLog(tmp_path / "events.jsonl") as log, pytest.raises(EventError, match=re.escape(sentence)):
         log.write(event, **fields)
@@ -72,8 +75,9 @@ def test_every_event_has_a_record():
     assert list(RECORDS) == list(get_args(Event))
 
 
-@pytest.mark.parametrize("line", [
-    b"5", b"[]", b'{"event": "finished"}', b'{"seq": "0", "event": "x"}', b"[" * 99_999 + b"]" * 99_999])
+@pytest.mark.parametrize(
+    "line", [b"5", b"[]", b'{"event": "finished"}', b'{"seq": "0", "event": "x"}', b"[" * 99_999 + b"]" * 99_999]
+)
 def test_a_line_that_is_no_event_is_refused_with_a_sentence(tmp_path, line):
     path = tmp_path / "events.jsonl"
     path.write_bytes(line + b"\n")

@@ -41,15 +41,21 @@ def full(kind: str, when) -> str:
 
 
 def told(tmp_path, *names) -> list:
-    return [(e["event"], e.get("step", e.get("group"))) for e in read_events(tmp_path / "run" / "events.jsonl")
-            if e["event"] in names]
+    return [
+        (e["event"], e.get("step", e.get("group")))
+        for e in read_events(tmp_path / "run" / "events.jsonl")
+        if e["event"] in names
+    ]
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_tried_again(nursery, unbroken, tiny_kontext, tmp_path):  # noqa: F811
     settings = config(tiny_kontext, tmp_path)
-    ended = nursery.run(settings, script=full("learner.update.learner.Learner.save", [2]),
-                        point=Point("learner.scheduling.collector:Gatherer.settle", 3))
+    ended = nursery.run(
+        settings,
+        script=full("learner.update.learner.Learner.save", [2]),
+        point=Point("learner.scheduling.collector:Gatherer.settle", 3),
+    )
     assert ended.code == -9, ended.said
     assert told(tmp_path, "checkpoint", "not_saved") == [("checkpoint", 0), ("not_saved", 2)]
     checkpoints = tmp_path / "run" / "checkpoints"

@@ -81,14 +81,21 @@ def test_a_resumed_run_may_go_on_longer_and_elsewhere(tmp_path):
     RunFolder(changed, resume=True).close()
 
 
-@pytest.mark.parametrize(("values", "key"), [
-    ({"learner": {"optimizer": {"lr": 1e-5}}},
-     f"learner.optimizer.lr was {RunConfig().learner.optimizer.lr} and is 1e-05 now"),
-    ({"data": {"type": "shapes", "seed": 3}}, "data.seed was 0 and is 3 now"),
-    ({"rewards": {"weights": {"acd": 1.0}}}, "rewards.weights.acd was None and is 1.0 now"),
-    ({"learner": {"groups_per_step": 3, "steps": 7}},
-     f"learner.groups_per_step was {RunConfig().learner.groups_per_step} and is 3 now"),
-])
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (
+            {"learner": {"optimizer": {"lr": 1e-5}}},
+            f"learner.optimizer.lr was {RunConfig().learner.optimizer.lr} and is 1e-05 now",
+        ),
+        ({"data": {"type": "shapes", "seed": 3}}, "data.seed was 0 and is 3 now"),
+        ({"rewards": {"weights": {"acd": 1.0}}}, "rewards.weights.acd was None and is 1.0 now"),
+        (
+            {"learner": {"groups_per_step": 3, "steps": 7}},
+            f"learner.groups_per_step was {RunConfig().learner.groups_per_step} and is 3 now",
+        ),
+    ],
+)
 def test_another_run_is_not_continued(tmp_path, values, key):
     RunFolder(config(tmp_path), resume=False).close()
     before = (tmp_path / "r" / "config.yaml").read_bytes()

@@ -33,13 +33,19 @@ def test_a_run_that_left_nothing_leaves_its_name_too(tmp_path: Path):
 
 
 def test_starts_at_once_get_a_name_each(tmp_path: Path):
-    code = ("import sys; from pathlib import Path; from configs.load import load_config\n"
-            "from learner.state.run_name import free_name\n"
-            "print('ready', flush=True); sys.stdin.read(1)\n"
-            "with free_name(load_config(['--folder', sys.argv[1]])) as config:\n"
-            "    print(config.name, flush=True); sys.stdin.read(1)\n")
-    starts = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True) for _ in range(5)]
+    code = (
+        "import sys; from pathlib import Path; from configs.load import load_config\n"
+        "from learner.state.run_name import free_name\n"
+        "print('ready', flush=True); sys.stdin.read(1)\n"
+        "with free_name(load_config(['--folder', sys.argv[1]])) as config:\n"
+        "    print(config.name, flush=True); sys.stdin.read(1)\n"
+    )
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(5)
+    ]
     streams = [(start.stdin, start.stdout) for start in starts if start.stdin and start.stdout]
     assert [output.readline() for _, output in streams] == ["ready\n"] * 5
     for given, _ in streams:

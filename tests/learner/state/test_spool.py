@@ -22,10 +22,20 @@ HASH = "c" * 64
 def made(step=3, slot=1, version=3, attempt=0, acd=True, config_hash=HASH) -> TrajectoryGroup:
     rng = np.random.default_rng(step * 10 + slot)
     return TrajectoryGroup(
-        Lease(step, slot, 4, attempt, 2**62 + slot, version), "täsk", version, config_hash, "0a1b",
-        np.linspace(1, 0, 4, dtype=np.float32), (0, 2), np.array([1, 3]),
-        rng.normal(size=(2, 4, 6, 5)).astype(np.float32), rng.normal(size=(2, 2, 6, 5)).astype(np.float32),
-        rng.integers(0, 256, (4, 8, 9, 3), np.uint8), rng.random(4).astype(np.float32) if acd else None, 0.1 + 0.2)
+        Lease(step, slot, 4, attempt, 2**62 + slot, version),
+        "täsk",
+        version,
+        config_hash,
+        "0a1b",
+        np.linspace(1, 0, 4, dtype=np.float32),
+        (0, 2),
+        np.array([1, 3]),
+        rng.normal(size=(2, 4, 6, 5)).astype(np.float32),
+        rng.normal(size=(2, 2, 6, 5)).astype(np.float32),
+        rng.integers(0, 256, (4, 8, 9, 3), np.uint8),
+        rng.random(4).astype(np.float32) if acd else None,
+        0.1 + 0.2,
+    )
 
 
 def scored(group: TrajectoryGroup) -> GroupScores:
@@ -78,7 +88,7 @@ def test_every_flipped_or_missing_byte_is_noticed(tmp_path):
     path = put(tmp_path, made())
     content = path.read_bytes()
     for where in [*range(0, len(content), 7), len(content) - 1]:
-        for damaged in (content[:where], content[:where] + bytes([content[where] ^ 1]) + content[where + 1:]):
+        for damaged in (content[:where], content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :]):
             path.write_bytes(damaged)
             try:
                 one = read_spooled(path, HASH)
@@ -88,12 +98,15 @@ def test_every_flipped_or_missing_byte_is_noticed(tmp_path):
                 assert same(one.load(), made()) and one.scores == scored(made())
 
 
-@pytest.mark.parametrize(("spoil", "why"), [
-    (lambda path: path.write_bytes(b""), "cannot be read"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
-    (lambda path: path.rename(path.with_name("000003.002.0.safetensors")), "it holds group 000003.001.0"),
-    (lambda path: safetensors.numpy.save_file({"x": np.zeros(2)}, path), "cannot be read: KeyError"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
+        (lambda path: path.rename(path.with_name("000003.002.0.safetensors")), "it holds group 000003.001.0"),
+        (lambda path: safetensors.numpy.save_file({"x": np.zeros(2)}, path), "cannot be read: KeyError"),
+    ],
+)
 def test_what_is_not_sound_is_refused_by_name_and_removed(tmp_path, spoil, why):
     spoil(put(tmp_path, made()))
     put(tmp_path, made(slot=0))
@@ -149,13 +162,21 @@ def test_a_slot_is_taken_once(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
-    code = ("import resource, sys; from learner.state.spool import Spool\n"
-            "from tests.learner.state.test_spool import made, scored\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\n"
-            "try: Spool(sys.argv[1]).write(made(), scored(made()), 0)\n"
-            "except OSError as error: print(error.errno)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[3], env={**os.environ, "PYTHONPATH": "."})
+    code = (
+        "import resource, sys; from learner.state.spool import Spool\n"
+        "from tests.learner.state.test_spool import made, scored\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\n"
+        "try: Spool(sys.argv[1]).write(made(), scored(made()), 0)\n"
+        "except OSError as error: print(error.errno)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": "."},
+    )
     assert done.stdout.strip() == "27" and list((tmp_path / "spool").iterdir()) == []  # EFBIG
 
 

@@ -9,8 +9,10 @@ from learner.state.training_state import changed_keys, optimizer_tensors, refusa
 
 def parameters(seed: int) -> dict[str, torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.nn.Parameter(torch.randn(shape, generator=generator))
-            for name, shape in (("a.x", (2, 3)), ("b/y", (4,)))}
+    return {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator))
+        for name, shape in (("a.x", (2, 3)), ("b/y", (4,)))
+    }
 
 
 def adam(named, lr=1e-2) -> torch.optim.AdamW:
@@ -90,19 +92,34 @@ def test_what_must_stay_and_what_may_change():
     same = config()
     assert changed_keys(same, config()) == {}
     harmless = config(
-        name="other", folder="x", report={"gallery_tasks": 1}, checkpoint={"every": 3}, cluster={"mode": "inline"},
-        learner={"steps": 7}, editor={"micro_batch": 2, "device": "cpu"})
+        name="other",
+        folder="x",
+        report={"gallery_tasks": 1},
+        checkpoint={"every": 3},
+        cluster={"mode": "inline"},
+        learner={"steps": 7},
+        editor={"micro_batch": 2, "device": "cpu"},
+    )
     assert changed_keys(same, harmless) == {}
     changed = config(seed=1, learner={"optimizer": {"lr": 0.5}}, rewards={"weights": {"acd": 1.0}})
     assert list(changed_keys(same, changed)) == [
-        "learner.optimizer.lr", "rewards.weights.acd", "rewards.weights.background_psnr",
-        "rewards.weights.edit_psnr", "rewards.weights.edit_score", "seed"]
+        "learner.optimizer.lr",
+        "rewards.weights.acd",
+        "rewards.weights.background_psnr",
+        "rewards.weights.edit_psnr",
+        "rewards.weights.edit_score",
+        "seed",
+    ]
     # A key that only starts like a harmless one is not harmless.
     assert changed_keys({"named": 1}, {"named": 2}) == {"named": (1, 2)}
     # Allowed by name: a key, or a whole section.
     assert list(changed_keys(same, changed, ["rewards.weights", "seed"])) == ["learner.optimizer.lr"]
     assert list(changed_keys(same, changed, ["rewards.weights.acd", "learner"])) == [
-        "rewards.weights.background_psnr", "rewards.weights.edit_psnr", "rewards.weights.edit_score", "seed"]
+        "rewards.weights.background_psnr",
+        "rewards.weights.edit_psnr",
+        "rewards.weights.edit_score",
+        "seed",
+    ]
 
 
 def test_a_refusal_names_every_key_and_what_to_type():
@@ -115,8 +132,9 @@ def test_a_refusal_names_every_key_and_what_to_type():
 def judged(path="w", replicas=0, settings=None, **editscore) -> dict:
     """An editscore judge, asked at a server or served by the run."""
     serve = {"serve": {"path": path, "replicas": replicas}} if replicas else {"urls": ["http://one/v1"]}
-    return config(rewards={"weights": {"editscore": 1.0},
-                           "judge": {"editscore": {**serve, **editscore}, **(settings or {})}})
+    return config(
+        rewards={"weights": {"editscore": 1.0}, "judge": {"editscore": {**serve, **editscore}, **(settings or {})}}
+    )
 
 
 def test_a_judge_may_be_served_elsewhere_but_not_be_another_one():

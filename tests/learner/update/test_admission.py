@@ -13,18 +13,32 @@ from learner.update.admission import Intake
 from rewards.result import GroupScores, Score
 
 TASKS = ShapesDataset("train", 3, 0)
-CONFIG = RunConfig.model_validate({
-    "exploration": {"group_size": 3}, "sampler": {"steps": 2, "trained_steps": [0]},
-    "learner": {"surrogate": {"anchors": 1}}, "cluster": {"staleness": 2}})
+CONFIG = RunConfig.model_validate(
+    {
+        "exploration": {"group_size": 3},
+        "sampler": {"steps": 2, "trained_steps": [0]},
+        "learner": {"surrogate": {"anchors": 1}},
+        "cluster": {"staleness": 2},
+    }
+)
 
 
 def group(step=0, slot=0, attempt=0, version=0, **changes) -> TrajectoryGroup:
     made = TrajectoryGroup(
-        lease=Lease(step, slot, slot, attempt, 0, version), task_id=TASKS[slot].task_id, policy_version=version,
-        config_hash=config_hash(CONFIG), noise="", sigmas=np.array([1, 0.5, 0], dtype=np.float32), trained_steps=(0,),
-        anchors=np.array([1]), candidates=np.zeros((1, 3, 4, 2), dtype=np.float32),
-        predecessors=np.zeros((1, 1, 4, 2), dtype=np.float32), images=np.zeros((3, 8, 8, 3), dtype=np.uint8),
-        acd=None, seconds=0.0)
+        lease=Lease(step, slot, slot, attempt, 0, version),
+        task_id=TASKS[slot].task_id,
+        policy_version=version,
+        config_hash=config_hash(CONFIG),
+        noise="",
+        sigmas=np.array([1, 0.5, 0], dtype=np.float32),
+        trained_steps=(0,),
+        anchors=np.array([1]),
+        candidates=np.zeros((1, 3, 4, 2), dtype=np.float32),
+        predecessors=np.zeros((1, 1, 4, 2), dtype=np.float32),
+        images=np.zeros((3, 8, 8, 3), dtype=np.uint8),
+        acd=None,
+        seconds=0.0,
+    )
     return replace(made, **changes)
 
 
@@ -84,23 +98,27 @@ def test_memory_survives_a_restart_and_waiting_groups_do_not(intake):
     assert word(other, group(step=1, version=1), 1) is None
 
 
-@pytest.mark.parametrize("changes", [
-    {"config_hash": "other"},
-    {"policy_version": 1},
-    {"task_id": "another"},
-    {"lease": Lease(0, 0, 7, 0, 0, 0)},
-    {"lease": Lease(0, 0, -1, 0, 0, 0)},
-    {"sigmas": np.array([1, 0.5, 0.2, 0], dtype=np.float32)},
-    {"trained_steps": (1,)},
-    {"anchors": np.array([1, 2]), "predecessors": np.zeros((1, 2, 4, 2), dtype=np.float32)},
-    {"candidates": np.zeros((1, 4, 4, 2), dtype=np.float32), "images": np.zeros((4, 8, 8, 3), dtype=np.uint8)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config_hash": "other"},
+        {"policy_version": 1},
+        {"task_id": "another"},
+        {"lease": Lease(0, 0, 7, 0, 0, 0)},
+        {"lease": Lease(0, 0, -1, 0, 0, 0)},
+        {"sigmas": np.array([1, 0.5, 0.2, 0], dtype=np.float32)},
+        {"trained_steps": (1,)},
+        {"anchors": np.array([1, 2]), "predecessors": np.zeros((1, 2, 4, 2), dtype=np.float32)},
+        {"candidates": np.zeros((1, 4, 4, 2), dtype=np.float32), "images": np.zeros((4, 8, 8, 3), dtype=np.uint8)},
+    ],
+)
 def test_what_does_not_belong_to_the_run_is_refused(intake, changes):
     assert word(intake, group(**changes), version=1) == "mismatch"
 
 
-@pytest.mark.parametrize("changes", [
-    {"group_id": "000009.000.0"}, {"policy_version": 1}, {"components": {"edit_psnr": (Score(value=1.0),)}}])
+@pytest.mark.parametrize(
+    "changes", [{"group_id": "000009.000.0"}, {"policy_version": 1}, {"components": {"edit_psnr": (Score(value=1.0),)}}]
+)
 def test_scores_of_something_else_are_refused(intake, changes):
     of = group()
     refusal = intake.refuse(of, scores(of, **changes), 1)

@@ -28,8 +28,10 @@ def processes(forkserver, tmp_path):
         """Trains with one process per request; what each left."""
         where, size = data_parallel.meeting_point(), len(requests)
         answers = [tmp_path / f"{rank}.json" for rank in range(size)]
-        started = [forkserver.Process(target=train, args=(rank, size, where, requests[rank], answers[rank]))
-                   for rank in range(size)]
+        started = [
+            forkserver.Process(target=train, args=(rank, size, where, requests[rank], answers[rank]))
+            for rank in range(size)
+        ]
         for one in started:
             one.start()
         for one in started:
@@ -41,11 +43,19 @@ def processes(forkserver, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("size", "over"), [
-    (2, {"learner": {"groups_per_step": 3}}),
-    (3, {"learner": {"groups_per_step": 4, "updates_per_step": 2, "surrogate": {"kl_weight": 0.5}},
-         "rewards": {"normalisation": "minibatch"}}),
-])
+@pytest.mark.parametrize(
+    ("size", "over"),
+    [
+        (2, {"learner": {"groups_per_step": 3}}),
+        (
+            3,
+            {
+                "learner": {"groups_per_step": 4, "updates_per_step": 2, "surrogate": {"kl_weight": 0.5}},
+                "rewards": {"normalisation": "minibatch"},
+            },
+        ),
+    ],
+)
 def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processes, tiny_kontext, tmp_path):
     config = tiny_config(tiny_kontext, **over)
     alone = Rig(config, tmp_path / "alone")
@@ -63,7 +73,8 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processe
     assert any(np.abs(mine[name]).max() > 1e-4 for name in fresh)  # they all moved
     # Each had a share, and the shares together say what one says alone.
     assert [one["metrics"][0]["groups"] for one in answers] == [
-        sum(place % size == rank for place in range(config.learner.groups_per_step)) for rank in range(size)]
+        sum(place % size == rank for place in range(config.learner.groups_per_step)) for rank in range(size)
+    ]
     for step, report in enumerate(reports):
         both = {key: np.mean([one["metrics"][step][key] for one in answers]) for key in ("gradient_norm", "lr")}
         assert both["lr"] == report.metrics["lr"]
@@ -99,8 +110,10 @@ def test_reports_of_different_steps_are_no_report():
 
 
 def test_shares_add_up():
-    shares = [StepTotals(spooled={"0.0.0": 0.1}, leap_errors=[1e-6], gradient_norms=[2.0], lr=0.1),
-              StepTotals(spooled={"0.1.0": 0.2}, leap_errors=[3e-6], gradient_norms=[2.0], lr=0.1)]
+    shares = [
+        StepTotals(spooled={"0.0.0": 0.1}, leap_errors=[1e-6], gradient_norms=[2.0], lr=0.1),
+        StepTotals(spooled={"0.1.0": 0.2}, leap_errors=[3e-6], gradient_norms=[2.0], lr=0.1),
+    ]
     shares[0].counts["groups"], shares[1].counts["groups"] = 1, 1
     shares[0].seconds["spool"], shares[1].seconds["spool"] = 0.1, 0.2
     totals = together([StepReport(1, True, 0, share) for share in shares]).totals

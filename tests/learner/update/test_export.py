@@ -47,8 +47,11 @@ def trained(tiny_kontext) -> FluxTransformer2DModel:
 
 def deltas(transformer, adapter: str = "default") -> dict[str, np.ndarray]:
     """What the adapter adds to each layer's weight, B A alpha / rank, by peft's own arithmetic."""
-    found = {name: module.get_delta_weight(adapter).detach().numpy()
-             for name, module in transformer.named_modules() if hasattr(module, "lora_A")}
+    found = {
+        name: module.get_delta_weight(adapter).detach().numpy()
+        for name, module in transformer.named_modules()
+        if hasattr(module, "lora_A")
+    }
     assert len(found) == 22 and all(np.abs(delta).max() > 0.1 for delta in found.values())
     return found
 
@@ -74,8 +77,10 @@ def by_no_header(editor, folder) -> dict[str, np.ndarray]:
     """The rule of loaders that do not read the header: a scale of 1."""
     found = tensors(folder / FILE)
     names = sorted(name.removesuffix(".lora_A.weight") for name in found if ".lora_A." in name)
-    return {name.removeprefix("transformer."): (found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]).numpy()
-            for name in names}
+    return {
+        name.removeprefix("transformer."): (found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"]).numpy()
+        for name in names
+    }
 
 
 def by_diffusers_without_header(editor, folder) -> dict[str, np.ndarray]:
@@ -246,8 +251,10 @@ def test_an_adapter_of_other_rank_is_refused(trained, tiny_kontext, tmp_path):
 def test_equal_adapters_are_equal_files():
     weights = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.bfloat16)}
     metadata = {str(i): "ü" for i in range(20)}
-    one, two = (canonical(safetensors.torch.save(weights, dict(order)))
-                for order in (metadata.items(), reversed(metadata.items())))
+    one, two = (
+        canonical(safetensors.torch.save(weights, dict(order)))
+        for order in (metadata.items(), reversed(metadata.items()))
+    )
     assert one == two and int.from_bytes(one[:8], "little") % 8 == 0
     loaded = safetensors.torch.load(one)
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())

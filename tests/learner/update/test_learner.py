@@ -19,10 +19,16 @@ from rewards.result import GroupScores, Score
 from tests.learner.rig import Rig, made_scores, moved, renamed, tiny_config, weights_of
 
 
-@pytest.mark.parametrize("over", [
-    {}, {"rewards": {"normalisation": "pooled"}}, {"learner": {"updates_per_step": 2}},
-    {"cluster": {"staleness": 1}},
-], ids=["streaming", "pooled", "two updates", "staleness"])
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"rewards": {"normalisation": "pooled"}},
+        {"learner": {"updates_per_step": 2}},
+        {"cluster": {"staleness": 1}},
+    ],
+    ids=["streaming", "pooled", "two updates", "staleness"],
+)
 def test_a_resumed_run_equals_the_unbroken_one_to_the_byte(rig, over, tiny_kontext, tmp_path):
     unbroken = rig(**over)
     unbroken.step(0)
@@ -187,8 +193,10 @@ def test_flat_groups_are_counted_and_leave_the_surrogate_out(rig):
 
 
 def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
-    r = rig(rewards={"min_std": 0.05, "floors": {"edit_score": 0.0, "edit_psnr": 0.0, "background_psnr": 0.0}},
-            learner={"preservation": {"background_weight": 0.1}})
+    r = rig(
+        rewards={"min_std": 0.05, "floors": {"edit_score": 0.0, "edit_psnr": 0.0, "background_psnr": 0.0}},
+        learner={"preservation": {"background_weight": 0.1}},
+    )
     groups = r.groups(0)
     r.learner.consume(groups[0], made_scores(groups[0], [0.50, 0.51, 0.50, 0.49]))
     r.learner.consume(groups[1], made_scores(groups[1], [0.5, 0.5, 0.5, 0.5]))
@@ -197,15 +205,22 @@ def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
     assert "surrogate" not in metrics and metrics["background"] > 0
 
 
-@pytest.mark.parametrize(("weights", "learnt"), [
-    ({"edit_psnr": 1.0, "background_psnr": 0.5}, False), ({"edit_psnr": 0.0, "background_psnr": 0.5}, True)])
+@pytest.mark.parametrize(
+    ("weights", "learnt"),
+    [({"edit_psnr": 1.0, "background_psnr": 0.5}, False), ({"edit_psnr": 0.0, "background_psnr": 0.5}, True)],
+)
 def test_what_else_is_rewarded_is_not_learnt_alone_where_there_are_rewards_for_the_edit(rig, weights, learnt):
-    r = rig(rewards={"weights": weights, "normalisation": "pooled"},
-            learner={"preservation": {"background_weight": 0.0}})
+    r = rig(
+        rewards={"weights": weights, "normalisation": "pooled"}, learner={"preservation": {"background_weight": 0.0}}
+    )
     for group, edit in zip(r.groups(0), ([20.0] * 4, [20.0, 20.01, 20.0, 20.01]), strict=True):  # floor: .02 dB
         rows = {"edit_psnr": edit, "background_psnr": [28.0, 29.0, 28.5, 29.5]}
-        r.learner.consume(group, GroupScores(group.lease.group_id, 0, {
-            name: tuple(Score(value=v) for v in rows[name]) for name in weights}, 0.0))
+        r.learner.consume(
+            group,
+            GroupScores(
+                group.lease.group_id, 0, {name: tuple(Score(value=v) for v in rows[name]) for name in weights}, 0.0
+            ),
+        )
     metrics = r.learner.update().metrics
     assert metrics["filtered_groups"] == metrics["flat_groups"] == (0 if learnt else 2)
     assert ("surrogate" in metrics) == learnt == (metrics["gradient_norm"] > 0)

@@ -21,14 +21,16 @@ def manual_gradient(rig: Rig, group, values, old_version_arrays=None) -> dict[st
     mask = editor.token_mask(task.edit_mask, condition).double()
     source = condition.source_latents[0].double()
     channels = source.shape[1]
-    w = (mask / (channels * mask.sum() * surrogate.tau_edit**2)
-         + (1 - mask) / (channels * (1 - mask).sum() * surrogate.tau_base**2))
+    w = mask / (channels * mask.sum() * surrogate.tau_edit**2) + (1 - mask) / (
+        channels * (1 - mask).sum() * surrogate.tau_base**2
+    )
     rewards = torch.tensor(values, dtype=torch.float64)
     advantages = (rewards - rewards.mean()) / rewards.std(correction=0)
 
     def log_pi(anchor, candidates):
         return torch.log_softmax(
-            torch.stack([-0.5 * (w[:, None] * (c - anchor).square()).sum() for c in candidates]), 0)
+            torch.stack([-0.5 * (w[:, None] * (c - anchor).square()).sum() for c in candidates]), 0
+        )
 
     old_velocities = {}
     if old_version_arrays is not None:
@@ -62,8 +64,16 @@ def manual_gradient(rig: Rig, group, values, old_version_arrays=None) -> dict[st
             clean = x[0].double() - sigma.double() * v
             held = ((clean - source).square().mean(1) * (1 - mask)).sum() / (1 - mask).sum()
             near = (v - base).square().mean()
-            total = total + (-j_pair + surrogate.kl_weight * kl + preservation.background_weight * held
-                             + preservation.velocity_weight * near) / pairs
+            total = (
+                total
+                + (
+                    -j_pair
+                    + surrogate.kl_weight * kl
+                    + preservation.background_weight * held
+                    + preservation.velocity_weight * near
+                )
+                / pairs
+            )
     parameters = adapter_parameters(editor.transformer)
     return dict(zip(parameters, torch.autograd.grad(total, list(parameters.values())), strict=True))
 
@@ -99,9 +109,15 @@ def test_the_gradient_of_a_step_is_the_mean_over_its_groups(rig):
 
 
 def test_a_stale_group_is_compared_with_the_weights_that_made_it(rig):
-    over = {"cluster": {"staleness": 1}, "learner": {
-        "groups_per_step": 1, "preservation": {"background_weight": 0.0},
-        "surrogate": {"kl_weight": 0.5, "clip": 0.5}, "optimizer": {"lr": 0.05, "warmup_steps": 0}}}
+    over = {
+        "cluster": {"staleness": 1},
+        "learner": {
+            "groups_per_step": 1,
+            "preservation": {"background_weight": 0.0},
+            "surrogate": {"kl_weight": 0.5, "clip": 0.5},
+            "optimizer": {"lr": 0.05, "warmup_steps": 0},
+        },
+    }
     r = rig(**over)
     old_arrays = adapter_arrays(r.learner.editor.transformer)
     made_by_0 = r.group(1, 0)

@@ -16,9 +16,7 @@ def test_warm_up_then_linear_decay():
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
 
 
-@given(
-    steps=st.integers(1, 50), warmup=st.integers(0, 60), final=st.floats(0, 1), lr=st.floats(1e-6, 1.0)
-)
+@given(steps=st.integers(1, 50), warmup=st.integers(0, 60), final=st.floats(0, 1), lr=st.floats(1e-6, 1.0))
 def test_rates_rise_then_fall_between_their_bounds(steps, warmup, final, lr):
     optimizer = OptimizerConfig(lr=lr, warmup_steps=warmup, final_lr_fraction=final)
     rates = [learning_rate(step, steps, optimizer) for step in range(steps)]

@@ -25,12 +25,15 @@ STEPS = 2
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def rig(request, tmp_path_factory):
     """Two steps done; the worker rolls out sample by sample, the learner trains in batches, so roundings differ."""
-    config = RunConfig.model_validate({
-        "editor": {"dtype": request.param, "device": "cpu"},
-        "data": {"type": "shapes", "train_tasks": 40, "held_out_tasks": 1},
-        "exploration": {"group_size": 6},
-        "rewards": {"weights": {"edit_psnr": 1.0}},
-        "learner": {"steps": 40, "groups_per_step": 2, "optimizer": {"warmup_steps": 0}}})
+    config = RunConfig.model_validate(
+        {
+            "editor": {"dtype": request.param, "device": "cpu"},
+            "data": {"type": "shapes", "train_tasks": 40, "held_out_tasks": 1},
+            "exploration": {"group_size": 6},
+            "rewards": {"weights": {"edit_psnr": 1.0}},
+            "learner": {"steps": 40, "groups_per_step": 2, "optimizer": {"warmup_steps": 0}},
+        }
+    )
     rig = Rig(config, tmp_path_factory.mktemp("run"))
     rig.actor.micro_batch = 1
     for step in range(STEPS):
@@ -69,7 +72,7 @@ def test_another_instruction_or_source_picture_is_refused(rig):
 def test_another_grid_is_refused_even_if_its_noise_levels_are_claimed(rig):
     group = rig.group(STEPS, 1)
     with pytest.raises(PolicyGateError, match="schedulers differ"):
-        consumed(rig, replace(group, sigmas=group.sigmas ** 1.01))
+        consumed(rig, replace(group, sigmas=group.sigmas**1.01))
     with pytest.raises(PolicyGateError, match="schedulers differ"):
         consumed(rig, replace(group, sigmas=group.sigmas * np.float32(1 - 1e-5)))
     sampler = rig.config.sampler
@@ -90,8 +93,9 @@ def test_another_mask_or_seed_is_refused(rig):
     task = rig.tasks.train[group.lease.task_index]
     mask = task.edit_mask.copy()
     mask[: mask.shape[0] // 2] ^= True
-    other_seed = roll_out(rig.actor, task, replace(group.lease, seed=group.lease.seed + 1), rig.config,
-                          config_hash(rig.config))
+    other_seed = roll_out(
+        rig.actor, task, replace(group.lease, seed=group.lease.seed + 1), rig.config, config_hash(rig.config)
+    )
     for other in (made_of(rig, replace(task, edit_mask=mask)), replace(other_seed, lease=group.lease)):
         with pytest.raises(PolicyGateError, match="began from other noise"):
             consumed(rig, other)
@@ -110,8 +114,9 @@ def test_candidates_in_another_order_are_refused(rig, order):
 
 @pytest.mark.parametrize("normalisation", ["none", "pooled"])
 def test_a_group_that_is_refused_changes_nothing_that_is_kept(rig, tmp_path, normalisation):
-    config = rig.config.model_copy(update={"rewards": rig.config.rewards.model_copy(
-        update={"normalisation": normalisation})})
+    config = rig.config.model_copy(
+        update={"rewards": rig.config.rewards.model_copy(update={"normalisation": normalisation})}
+    )
     fresh = Rig(config, tmp_path, balance=Balance())
     own = adapter_arrays(fresh.actor.transformer)
     group = fresh.group(0, 0)
@@ -134,8 +139,12 @@ def test_a_group_that_is_refused_adds_nothing_to_the_noise(rig, monkeypatch):
     fresh, group = PolicyGate(rig.config), rig.group(STEPS, 1)
     for version in (0, STEPS):
         with pytest.raises(PolicyGateError):
-            fresh.check_policy(replace(group, policy_version=version),
-                               SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None), None, None)
+            fresh.check_policy(
+                replace(group, policy_version=version),
+                SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None),
+                None,
+                None,
+            )
     assert fresh.noise is None
 
 
@@ -146,8 +155,11 @@ def test_the_noise_that_was_measured_goes_with_the_checkpoint(rig, tmp_path):
 def test_an_editor_whose_samples_depend_on_their_batch_is_refused(rig, monkeypatch, tmp_path):
     fresh = Rig(rig.config, tmp_path)
     velocity = type(fresh.learner.editor).velocity
-    monkeypatch.setattr(type(fresh.learner.editor), "velocity",
-                        lambda self, x, sigma, condition: velocity(self, x, sigma, condition) * (1 + 0.3 / len(x)))
+    monkeypatch.setattr(
+        type(fresh.learner.editor),
+        "velocity",
+        lambda self, x, sigma, condition: velocity(self, x, sigma, condition) * (1 + 0.3 / len(x)),
+    )
     with pytest.raises(PolicyGateError, match="must not depend on what else is in its batch"):
         consumed(fresh, fresh.group(0, 0))
 

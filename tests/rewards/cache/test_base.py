@@ -15,8 +15,13 @@ from rewards.cache.open import open_cache
 
 NAMES = st.text("abc_", min_size=1, max_size=4)
 PARTS = st.one_of(
-    st.text(max_size=5), st.binary(max_size=5), st.integers(-3, 3), st.booleans(), st.none(),
-    st.sampled_from([0.0, 0.7, 1.0, -1.5]))
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.integers(-3, 3),
+    st.booleans(),
+    st.none(),
+    st.sampled_from([0.0, 0.7, 1.0, -1.5]),
+)
 NAMED = st.dictionaries(NAMES, PARTS, max_size=4)
 KEY = cache_key(model="judge", seed=0)
 
@@ -54,11 +59,20 @@ def test_nothing_is_joined_bytes_stay_apart_from_text_and_from_their_digest(one,
     assert len(same) == 3
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ({"a": "x", "b": "y"}, {"a": 'x", "b": "y'}),
-    ({"a": "1"}, {"a": 1}), ({"a": 1}, {"a": 1.0}), ({"a": 1}, {"a": True}), ({"a": None}, {"a": "None"}),
-    ({"a": None}, {}), ({"a": "x"}, {"b": "x"}), ({"a": "é"}, {"a": "e\u0301"}), ({"a": "\ud800"}, {"a": "\\ud800"}),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": "x", "b": "y"}, {"a": 'x", "b": "y'}),
+        ({"a": "1"}, {"a": 1}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": 1}, {"a": True}),
+        ({"a": None}, {"a": "None"}),
+        ({"a": None}, {}),
+        ({"a": "x"}, {"b": "x"}),
+        ({"a": "é"}, {"a": "e\u0301"}),
+        ({"a": "\ud800"}, {"a": "\\ud800"}),
+    ],
+)
 def test_parts_that_could_be_confused(one, other):
     assert cache_key(**one) != cache_key(**other)
 
@@ -66,7 +80,8 @@ def test_parts_that_could_be_confused(one, other):
 def test_a_key_stays_the_same_between_versions():
     # A change here makes every stored score unreachable: raise SCHEMA with it, and know why.
     assert cache_key(instruction="make it red", seed=0, temperature=0.7, image=b"\x00\x01") == (
-        "1ed70a6d896086639d9d4850c1080170a69c010b4c9d69ec72f09566bb6465b7")
+        "1ed70a6d896086639d9d4850c1080170a69c010b4c9d69ec72f09566bb6465b7"
+    )
 
 
 @pytest.mark.parametrize("part", [[1], (1,), {"a": 1}, object()])
@@ -105,8 +120,9 @@ def test_only_what_encode_writes_is_read(tail):
     assert value is None or encode(KEY, value) == f"1:{KEY}:".encode() + tail
 
 
-@pytest.mark.parametrize("text", [
-    "nan", "inf", "-inf", "", " 0.5", "0.5 ", "1_0.5", "0x1p0", "1", "0.50", "1e999", "0,5"])
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-inf", "", " 0.5", "0.5 ", "1_0.5", "0x1p0", "1", "0.50", "1e999", "0,5"]
+)
 def test_numbers_that_python_would_read_but_encode_never_writes(text):
     assert decode(KEY, f"1:{KEY}:{text}".encode()) is None
 

@@ -29,6 +29,7 @@ def address(port: int) -> str:
 
 def used(url: str, use: Callable[[RedisCache], Awaitable[None]], password: str = "") -> RedisCache:
     """Runs one use of a cache in an event loop, and gives back the closed cache."""
+
     async def run() -> RedisCache:
         cache = RedisCache(url, password, timeout=5.0)
         try:
@@ -81,10 +82,22 @@ def test_stored_scores_expire_some_day(server):
         assert all(0 < client.ttl(PREFIX + key) <= redis_cache.KEPT_SECONDS for key in KEYS)
 
 
-@pytest.mark.parametrize("stored", [
-    b"", b"0.5", b"garbage", b"\x00\xff", b"1:", encode(KEYS[1], 0.5), b"2" + encode(KEYS[0], 0.5)[1:],
-    f"1:{KEYS[0]}:nan".encode(), f"1:{KEYS[0]}:inf".encode(), encode(KEYS[0], 0.5)[:-1], encode(KEYS[0], 0.5) + b"\n",
-])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"0.5",
+        b"garbage",
+        b"\x00\xff",
+        b"1:",
+        encode(KEYS[1], 0.5),
+        b"2" + encode(KEYS[0], 0.5)[1:],
+        f"1:{KEYS[0]}:nan".encode(),
+        f"1:{KEYS[0]}:inf".encode(),
+        encode(KEYS[0], 0.5)[:-1],
+        encode(KEYS[0], 0.5) + b"\n",
+    ],
+)
 def test_a_corrupt_or_foreign_value_is_a_counted_miss_and_is_replaced(server, stored):
     with redis.Redis.from_url(server) as client:
         client.set(PREFIX + KEYS[0], stored)
@@ -227,10 +240,18 @@ def test_a_full_server_that_forgets_nothing_keeps_answering():
 
 
 REPLIES = {
-    "http": b"HTTP/1.1 400 Bad Request\r\n\r\n", "no_number": b"$abc\r\n", "no_count": b"*abc\r\n",
-    "too_few": b"*1\r\n$1\r\nx\r\n", "number": b":5\r\n", "text": b"+OK\r\n", "error": b"-ERR no\r\n", "closed": b"",
-    "cut_off": b"*5\r\n$100\r\nabc", "another_key": b"*5\r\n" + 5 * (b"$69\r\n%s\r\n" % encode("f" * 64, 0.5)),
-    "nested": b"*5\r\n" + 5 * b"*1\r\n:1\r\n", "negative": b"*-7\r\n",
+    "http": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "no_number": b"$abc\r\n",
+    "no_count": b"*abc\r\n",
+    "too_few": b"*1\r\n$1\r\nx\r\n",
+    "number": b":5\r\n",
+    "text": b"+OK\r\n",
+    "error": b"-ERR no\r\n",
+    "closed": b"",
+    "cut_off": b"*5\r\n$100\r\nabc",
+    "another_key": b"*5\r\n" + 5 * (b"$69\r\n%s\r\n" % encode("f" * 64, 0.5)),
+    "nested": b"*5\r\n" + 5 * b"*1\r\n:1\r\n",
+    "negative": b"*-7\r\n",
 }
 
 

@@ -94,8 +94,14 @@ def test_a_damaged_snapshot_is_put_aside(tmp_path: Path, damage: str):
     snapshot = tmp_path / "scores.rdb"
     whole = snapshot.read_bytes()
     at = whole.index(b"0.25")
-    snapshot.write_bytes({"cut": whole[:-12], "empty": b"", "flipped": whole[:at] + b"0.75" + whole[at + 4:],
-                          "foreign": b"PK\x03\x04 no snapshot at all"}[damage])
+    snapshot.write_bytes(
+        {
+            "cut": whole[:-12],
+            "empty": b"",
+            "flipped": whole[:at] + b"0.75" + whole[at + 4 :],
+            "foreign": b"PK\x03\x04 no snapshot at all",
+        }[damage]
+    )
     damaged = snapshot.read_bytes()
     with capture_logs() as logs, EmbeddedValkey(tmp_path, 8) as server:
         assert kept(server, "a") == [None]
@@ -143,8 +149,9 @@ sys.stdin.read()
 
 
 def run_of_its_own(folder: Path) -> tuple[subprocess.Popen[str], str, int]:
-    run = subprocess.Popen([sys.executable, "-c", RUN, str(folder)], cwd=ROOT, text=True,
-                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert run.stdout is not None
     url, guard = run.stdout.readline().split()
     return run, url, int(guard)
@@ -217,10 +224,13 @@ def test_a_long_temporary_folder_is_not_taken(tmp_path: Path, monkeypatch: pytes
         assert kept(server, "a") == [None]
 
 
-@pytest.mark.parametrize(("script", "said"), [
-    ("echo no such option >&2; exit 3", "no such option"),
-    ("exit 0", "nothing"),
-])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo no such option >&2; exit 3", "no such option"),
+        ("exit 0", "nothing"),
+    ],
+)
 def test_a_server_that_does_not_start_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script, said):
     binary = tmp_path / "valkey-server"
     binary.write_text(f"#!/bin/sh\n{script}\n")

@@ -48,8 +48,10 @@ def shared_valkey(port: int, **settings: str) -> Iterator[subprocess.Popen[bytes
     """A server that is not the run's own, on loopback; it stays away once it is killed."""
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     server = subprocess.Popen(
-        [_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *words], stdout=subprocess.DEVNULL,
-        cwd=os.environ.get("TMPDIR", "/tmp"))
+        [_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *words],
+        stdout=subprocess.DEVNULL,
+        cwd=os.environ.get("TMPDIR", "/tmp"),
+    )
     try:
         assert eventually(lambda: _listens(port))
         yield server

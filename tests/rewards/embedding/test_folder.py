@@ -17,9 +17,15 @@ def copy(tiny, tmp_path):
     return lambda kind: shutil.copytree(tiny(kind), tmp_path / "my models")
 
 
-@pytest.mark.parametrize(("file", "why"), [
-    ("config.json", "config.json cannot be read"), ("preprocessor_config.json", "preprocessor_config.json cannot"),
-    ("model.safetensors", "should hold one .safetensors file"), ("tokenizer.json", "has no tokenizer")])
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("config.json", "config.json cannot be read"),
+        ("preprocessor_config.json", "preprocessor_config.json cannot"),
+        ("model.safetensors", "should hold one .safetensors file"),
+        ("tokenizer.json", "has no tokenizer"),
+    ],
+)
 def test_a_missing_file_is_named_with_what_to_type(copy, file, why):
     folder = copy("clip")
     (folder / file).unlink()
@@ -35,8 +41,9 @@ def test_a_missing_file_is_named_with_what_to_type(copy, file, why):
 def test_a_part_that_the_index_names_is_missed(copy):
     folder = copy("dinov2")
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {
-        "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    )
     with pytest.raises(EmbeddingError, match=r"model-00002-of-00002\.safetensors does not exist.*facebook/dinov2-base"):
         checked_folder("dino", str(folder))
 

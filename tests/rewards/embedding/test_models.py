@@ -35,8 +35,9 @@ def test_an_image_has_its_embedding_whatever_is_embedded_with_it(tiny, kind):
     found = embedded(LOAD[kind](settings(tiny(kind))), images)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:-1]))
-    torch.testing.assert_close(embedded(LOAD[kind](settings(tiny(kind), batch_size=3)), images), found,
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        embedded(LOAD[kind](settings(tiny(kind), batch_size=3)), images), found, atol=1e-5, rtol=0
+    )
     alone = torch.cat([embedded(LOAD[kind](settings(tiny(kind))), images[i : i + 1]) for i in range(7)])
     torch.testing.assert_close(alone, found, atol=1e-5, rtol=0)
     assert (found[0] - found[1]).norm() > 0.05  # and images are told apart

@@ -15,7 +15,7 @@ RULES = Preprocessing((0.48, 0.46, 0.41), (0.27, 0.26, 0.28), 1 / 255, 3)
 
 def mask(height: int, width: int, box: Box) -> np.ndarray:
     found = np.zeros((height, width), dtype=bool)
-    found[box.top:box.bottom, box.left:box.right] = True
+    found[box.top : box.bottom, box.left : box.right] = True
     return found
 
 
@@ -34,13 +34,16 @@ def test_no_editable_pixel_is_cut_off_and_the_box_lies_inside(data):
     assert rows == columns or rows == height < columns or columns == width < rows
 
 
-@pytest.mark.parametrize(("size", "edit", "expected"), [
-    ((100, 100), Box(50, 50, 51, 51), Box(38, 38, 63, 63)),  # tiny: a quarter of the side around it
-    ((100, 100), Box(0, 0, 1, 1), Box(0, 0, 25, 25)),  # in a corner: moved inside
-    ((100, 100), Box(0, 0, 100, 100), Box(0, 0, 100, 100)),  # full
-    ((100, 300), Box(40, 100, 60, 200), Box(0, 85, 100, 215)),  # wide: all the height there is
-    ((100, 100), Box(40, 40, 60, 60), Box(37, 37, 63, 63)),  # 15 % of 20 pixels on every side
-])
+@pytest.mark.parametrize(
+    ("size", "edit", "expected"),
+    [
+        ((100, 100), Box(50, 50, 51, 51), Box(38, 38, 63, 63)),  # tiny: a quarter of the side around it
+        ((100, 100), Box(0, 0, 1, 1), Box(0, 0, 25, 25)),  # in a corner: moved inside
+        ((100, 100), Box(0, 0, 100, 100), Box(0, 0, 100, 100)),  # full
+        ((100, 300), Box(40, 100, 60, 200), Box(0, 85, 100, 215)),  # wide: all the height there is
+        ((100, 100), Box(40, 40, 60, 60), Box(37, 37, 63, 63)),  # 15 % of 20 pixels on every side
+    ],
+)
 def test_boxes(size, edit, expected):
     assert crop_box(mask(*size, edit)) == expected
 
@@ -54,13 +57,20 @@ def test_what_is_no_square_is_padded_with_the_mean_and_not_squeezed():
     assert padding.abs().max() < 0.01  # which the model sees as nothing
 
 
-@pytest.mark.parametrize(("processor", "size"), [
-    (CLIPImageProcessorPil, {"shortest_edge": 32}), (SiglipImageProcessorPil, {"height": 32, "width": 32})])
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [(CLIPImageProcessorPil, {"shortest_edge": 32}), (SiglipImageProcessorPil, {"height": 32, "width": 32})],
+)
 @pytest.mark.parametrize("side", [20, 32, 75])
 def test_the_input_is_that_of_the_models_own_processors(processor, size, side):
     images = np.random.default_rng(side).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
-    settings = processor(size=size, crop_size={"height": 32, "width": 32}, image_mean=RULES.mean, image_std=RULES.std,
-                         resample=RULES.resample)
+    settings = processor(
+        size=size,
+        crop_size={"height": 32, "width": 32},
+        image_mean=RULES.mean,
+        image_std=RULES.std,
+        resample=RULES.resample,
+    )
     expected = np.stack(settings(list(images), return_tensors="np")["pixel_values"])
     np.testing.assert_allclose(model_input(images, 32, 32, RULES).numpy(), expected, atol=1e-5)
 

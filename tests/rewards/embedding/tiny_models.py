@@ -36,8 +36,9 @@ def make_tiny(folder: Path, kind: str) -> Path:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
         model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(
-        {"image_mean": MEAN, "image_std": STD, "resample": 3, "rescale_factor": 1 / 255}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": MEAN, "image_std": STD, "resample": 3, "rescale_factor": 1 / 255})
+    )
     if kind in ("clip", "siglip"):
         build_clip_tokenizer(WORDS, LENGTH).save_pretrained(folder)
     return folder
@@ -45,14 +46,20 @@ def make_tiny(folder: Path, kind: str) -> Path:
 
 def _model(kind: str) -> PreTrainedModel:
     text: dict[str, Any] = {
-        **SMALL, "vocab_size": len(WORDS) + 4, "max_position_embeddings": LENGTH, "bos_token_id": 2,
-        "eos_token_id": 3, "pad_token_id": 0}
+        **SMALL,
+        "vocab_size": len(WORDS) + 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     vision = {**SMALL, "image_size": 32, "patch_size": 8}
     if kind == "clip":
         return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     if kind == "siglip":
         return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     if kind == "dinov2":
-        return Dinov2Model(Dinov2Config(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14))
+        return Dinov2Model(
+            Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+        )
     return DINOv3ViTModel(DINOv3ViTConfig(**SMALL, image_size=64, patch_size=16, num_register_tokens=4))

@@ -13,7 +13,7 @@ from rewards.judge.messages import BadAnswer
 IDS = (15, 16, 17, 18, 19, 20)
 
 
-def answer(score='[20, 15]', reasoning='"well done"'):
+def answer(score="[20, 15]", reasoning='"well done"'):
     return f'{{"reasoning": {reasoning}, "score": {score}}}'
 
 
@@ -34,21 +34,79 @@ def test_a_pair_is_read(text, pair):
 
 
 BAD = [
-    "", "   ", "null", "true", "7", "[20, 15]", '"[20, 15]"', "I like this picture very much.", "20, 15",
-    "```json\n" + answer() + "\n```", "Sure: " + answer(), answer() + " [3, 4]", answer() + answer(),
-    "{}", '{"score": [20, 15]}', '{"reasoning": "x"}', '{"reasoning": "x", "scores": [20, 15]}',
-    '{"reasoning": "x", "score": [20, 15], "more": 1}', '{"reasoning": "x", "score": [1, 2], "score": [20, 15]}',
-    '{"reasoning": "x", "reasoning": "y", "score": [20, 15]}', answer(reasoning="null"), answer(reasoning="3"),
+    "",
+    "   ",
+    "null",
+    "true",
+    "7",
+    "[20, 15]",
+    '"[20, 15]"',
+    "I like this picture very much.",
+    "20, 15",
+    "```json\n" + answer() + "\n```",
+    "Sure: " + answer(),
+    answer() + " [3, 4]",
+    answer() + answer(),
+    "{}",
+    '{"score": [20, 15]}',
+    '{"reasoning": "x"}',
+    '{"reasoning": "x", "scores": [20, 15]}',
+    '{"reasoning": "x", "score": [20, 15], "more": 1}',
+    '{"reasoning": "x", "score": [1, 2], "score": [20, 15]}',
+    '{"reasoning": "x", "reasoning": "y", "score": [20, 15]}',
+    answer(reasoning="null"),
+    answer(reasoning="3"),
     answer(reasoning='["x"]'),
-    *(answer(score) for score in (
-        "[]", "[20]", "[20, 15, 10]", "20", "null", '"20, 15"', '{"success": 20, "other": 15}', "[[20, 15]]",
-        "[[20], [15]]", '["20", "15"]', "[true, true]", "[true, 15]", "[20, null]", "[20, {}]",
-        "[NaN, NaN]", "[NaN, 15]", "[Infinity, 15]", "[20, -Infinity]", "[nan, 15]", "[26, 15]", "[25.0001, 15]",
-        "[20, -0.001]", "[20, -1]", "[1e999, 15]", "[-1e999, 15]", "[9" + "0" * 400 + ", 1]", "[" + "9" * 5000 + ", 1]",
-        "[20 15]", "[20, 15,]", "[20, 015]", "[+20, 15]", "[0x10, 15]", "[11/10, 15]", "11/10", "[20, 15", "[20, 1",
-    )),
-    "[" * 100_000, '{"a":' * 50_000, answer("[" * 50_000 + "1, 2" + "]" * 50_000), "\ufeff" + answer(), "\x00",
-    "\ud800", answer(reasoning='"a\nb"'), "'" + answer() + "'", answer().replace('"', "'"),
+    *(
+        answer(score)
+        for score in (
+            "[]",
+            "[20]",
+            "[20, 15, 10]",
+            "20",
+            "null",
+            '"20, 15"',
+            '{"success": 20, "other": 15}',
+            "[[20, 15]]",
+            "[[20], [15]]",
+            '["20", "15"]',
+            "[true, true]",
+            "[true, 15]",
+            "[20, null]",
+            "[20, {}]",
+            "[NaN, NaN]",
+            "[NaN, 15]",
+            "[Infinity, 15]",
+            "[20, -Infinity]",
+            "[nan, 15]",
+            "[26, 15]",
+            "[25.0001, 15]",
+            "[20, -0.001]",
+            "[20, -1]",
+            "[1e999, 15]",
+            "[-1e999, 15]",
+            "[9" + "0" * 400 + ", 1]",
+            "[" + "9" * 5000 + ", 1]",
+            "[20 15]",
+            "[20, 15,]",
+            "[20, 015]",
+            "[+20, 15]",
+            "[0x10, 15]",
+            "[11/10, 15]",
+            "11/10",
+            "[20, 15",
+            "[20, 1",
+        )
+    ),
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    answer("[" * 50_000 + "1, 2" + "]" * 50_000),
+    "\ufeff" + answer(),
+    "\x00",
+    "\ud800",
+    answer(reasoning='"a\nb"'),
+    "'" + answer() + "'",
+    answer().replace('"', "'"),
 ]
 
 
@@ -70,10 +128,15 @@ def test_no_truncated_answer_is_read(text):
 
 SCORE_SCHEMA = {**PAIR_SCHEMA["properties"]["score"], "items": {"type": "number", "minimum": 0, "maximum": 25}}
 FRACTIONS_TOO = jsonschema.Draft202012Validator(
-    {**PAIR_SCHEMA, "properties": {**PAIR_SCHEMA["properties"], "score": SCORE_SCHEMA}})
+    {**PAIR_SCHEMA, "properties": {**PAIR_SCHEMA["properties"], "score": SCORE_SCHEMA}}
+)
 
 ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
     | st.sampled_from([0, 25, 25.5, -1, 11]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["score", "reasoning", "x"]), inner),
     max_leaves=12,
@@ -94,7 +157,7 @@ def test_fuzz_a_good_answer_with_damage(data):
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(text)))
         cut = data.draw(st.integers(0, 3))
-        text = text[:at] + data.draw(st.text('{}[]",:0123456789.eE+- naNtrue\\', max_size=3)) + text[at + cut:]
+        text = text[:at] + data.draw(st.text('{}[]",:0123456789.eE+- naNtrue\\', max_size=3)) + text[at + cut :]
     check_against_jsonschema(text)
 
 
@@ -194,10 +257,20 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
         judged(0.49)
 
 
-@pytest.mark.parametrize("logprobs", [
-    {}, {15: math.nan}, {15: 0.0, 99: math.nan}, {15: math.inf}, {15: 0.7}, {15: -0.1, 16: -0.1},
-    {99: -0.01}, {15: -math.inf}, {token: -9999.0 for token in IDS},
-])
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {},
+        {15: math.nan},
+        {15: 0.0, 99: math.nan},
+        {15: math.inf},
+        {15: 0.7},
+        {15: -0.1, 16: -0.1},
+        {99: -0.01},
+        {15: -math.inf},
+        {token: -9999.0 for token in IDS},
+    ],
+)
 def test_no_or_impossible_probabilities_are_errors(logprobs):
     with pytest.raises(BadAnswer, match=r"expected .*got"):
         expected_digit(logprobs, IDS, 0.1)
@@ -240,19 +313,34 @@ def test_digits_are_those_of_the_expectation():
     assert DIGITS == "012345" and len(IDS) == 6
 
 
-@pytest.mark.parametrize("text", [
-    answer(), f"  {answer()}\n", f"```json\n{answer()}\n```", f"```\n{answer()}```",
-    f"<think>let me look</think>\n{answer()}", f"let me look\n</think>\n\n```json\n{answer()}\n```",
-    '<think>{"reasoning": "", "score": [1, 1]}</think>' + answer(),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        answer(),
+        f"  {answer()}\n",
+        f"```json\n{answer()}\n```",
+        f"```\n{answer()}```",
+        f"<think>let me look</think>\n{answer()}",
+        f"let me look\n</think>\n\n```json\n{answer()}\n```",
+        '<think>{"reasoning": "", "score": [1, 1]}</think>' + answer(),
+    ],
+)
 def test_what_servers_put_around_a_response_is_taken_off(text):
     assert parse_pair(unwrapped(text)) == parse_pair(answer())
 
 
-@pytest.mark.parametrize("text", [
-    f"Sure: {answer()}", f"{answer()} {answer()}", f"```json\n{answer()}\n```\n```json\n{answer()}\n```",
-    f"<think>{answer()}", f"{answer()}</think>", "```json\n```", "<think></think>",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Sure: {answer()}",
+        f"{answer()} {answer()}",
+        f"```json\n{answer()}\n```\n```json\n{answer()}\n```",
+        f"<think>{answer()}",
+        f"{answer()}</think>",
+        "```json\n```",
+        "<think></think>",
+    ],
+)
 def test_and_nothing_else_is(text):
     with pytest.raises(BadAnswer):
         parse_pair(unwrapped(text))

@@ -27,7 +27,7 @@ def test_questions_in_a_row_without_an_answer(limit, answers):
 def test_share_of_bad_answers_in_the_window(share, usable):
     limits = FailureLimits("editscore", 8, share)
     for i, good in enumerate(usable):
-        bad = usable[max(0, i + 1 - WINDOW): i + 1].count(False)
+        bad = usable[max(0, i + 1 - WINDOW) : i + 1].count(False)
         if not good and bad > share * WINDOW:
             with pytest.raises(JudgesDown, match="max_bad_answers"):
                 limits.noted(good)

@@ -243,10 +243,16 @@ def test_servers_on_this_machine_are_not_reached_through_a_proxy(monkeypatch):
         asyncio.run(main())
 
 
-@pytest.mark.parametrize(("url", "why"), [
-    ("127.0.0.1:8000/v1", "expected the address"), ("file:///etc/passwd", "expected the address"), ("", "expected"),
-    ("http://user:hunter2@host/v1", "no user, password"), ("http://host/v1?key=hunter2", "no user, password"),
-])
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("127.0.0.1:8000/v1", "expected the address"),
+        ("file:///etc/passwd", "expected the address"),
+        ("", "expected"),
+        ("http://user:hunter2@host/v1", "no user, password"),
+        ("http://host/v1?key=hunter2", "no user, password"),
+    ],
+)
 def test_an_address_that_is_none_is_a_sentence_without_its_secrets(url, why):
     with pytest.raises(ValueError, match=why) as caught:
         JudgePool("editscore", [url], "judge", settings(), KEY)

@@ -52,8 +52,14 @@ def test_it_comes_back_only_after_a_probe_has_generated(fault):
                 answer = await pool.ask(question())
                 assert answer.server == server.url
                 order = [(asked.behaviour, asked.probe) for asked in server.log]
-                assert order == [("good", True), (fault, False), ("503", True), ("reset", True), ("good", True),
-                                 ("good", False)]
+                assert order == [
+                    ("good", True),
+                    (fault, False),
+                    ("503", True),
+                    ("reset", True),
+                    ("good", True),
+                    ("good", False),
+                ]
                 assert pool.statistics().in_rotation == 1
 
     asyncio.run(main())
@@ -235,8 +241,9 @@ def test_all_judges_gone_is_noticed_within_patience():
                 one.stop()
                 two.stop()
                 begin = asyncio.get_running_loop().time()
-                found = await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(20)),
-                                             return_exceptions=True)
+                found = await asyncio.gather(
+                    *(pool.ask(question(seed=seed)) for seed in range(20)), return_exceptions=True
+                )
                 took = asyncio.get_running_loop().time() - begin
                 assert sum(type(error) is JudgeUnavailable for error in found) == 7
                 assert sum(type(error) is JudgesDown for error in found) == 13

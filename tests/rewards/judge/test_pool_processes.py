@@ -8,8 +8,10 @@ from tests.judges.processes import ScriptedProcess
 
 def test_kill_9_of_one_of_two_servers_loses_no_question_and_its_restart_is_noticed(tmp_path):
     async def main():
-        with (ScriptedProcess(tmp_path / "one", "slow:0.15") as one,
-              ScriptedProcess(tmp_path / "two", "slow:0.15") as two):
+        with (
+            ScriptedProcess(tmp_path / "one", "slow:0.15") as one,
+            ScriptedProcess(tmp_path / "two", "slow:0.15") as two,
+        ):
             async with pool_of([one.url, two.url], concurrency=4) as pool:
                 tasks = [asyncio.create_task(pool.ask(question(seed=seed))) for seed in range(48)]
                 await until(lambda: pool.statistics().answered >= 8)

@@ -66,20 +66,40 @@ def test_what_servers_may_leave_out_or_set_to_null_is_no_fault():
         assert read_completion(body, DIGITS) == ("4", "", {15: -0.5}, "content")
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"<html>", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{}]}', b'{"error": "engine dead"}',
-    b'{"choices": [{"message": {"content": 4}, "finish_reason": "stop"}]}', b"\xff\xfe",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"choices": []}',
+        b'{"choices": [{}]}',
+        b'{"error": "engine dead"}',
+        b'{"choices": [{"message": {"content": 4}, "finish_reason": "stop"}]}',
+        b"\xff\xfe",
+    ],
+)
 def test_what_is_no_completion_is_a_fault_of_the_server(body):
     with pytest.raises(ServerFault, match="no chat completion"):
         read_completion(body, PLAIN)
 
 
-@given(st.binary(max_size=80) | st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["choices", "message", "content", "finish_reason", "logprobs", "token"]), inner, max_size=3),
-).map(lambda value: json.dumps(value).encode()))
+@given(
+    st.binary(max_size=80)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["choices", "message", "content", "finish_reason", "logprobs", "token"]),
+                inner,
+                max_size=3,
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
 def test_any_body_is_an_answer_or_a_fault(body):
     for question in (PLAIN, DIGITS):
         try:
@@ -89,11 +109,14 @@ def test_any_body_is_an_answer_or_a_fault(body):
         assert isinstance(text, str) and isinstance(logprobs, dict)
 
 
-@pytest.mark.parametrize(("logprobs", "why"), [
-    (None, "sends no log-probabilities"),
-    ({"content": [token("4", -0.1, top_logprobs=[])]}, "by their text"),
-    ({"content": [token("token_id:4x", -0.1, top_logprobs=[])]}, "by their text"),
-])
+@pytest.mark.parametrize(
+    ("logprobs", "why"),
+    [
+        (None, "sends no log-probabilities"),
+        ({"content": [token("4", -0.1, top_logprobs=[])]}, "by their text"),
+        ({"content": [token("token_id:4x", -0.1, top_logprobs=[])]}, "by their text"),
+    ],
+)
 def test_log_probabilities_that_cannot_be_used_are_refused(logprobs, why):
     with pytest.raises(JudgeRefused, match=why):
         read_completion(completion(logprobs=logprobs), DIGITS)
@@ -111,24 +134,30 @@ def test_what_a_server_said_is_one_short_line():
     assert shortened("") == "(nothing)"
 
 
-@pytest.mark.parametrize(("message", "text", "field"), [
-    ({"content": None, "reasoning_content": "4"}, "4", "reasoning_content"),
-    ({"content": "", "reasoning": "4"}, "4", "reasoning"),
-    ({"content": " \n", "reasoning_content": "4", "reasoning": "4"}, "4", "reasoning_content"),
-    ({"content": "4", "reasoning_content": "I think it is 5"}, "4", "content"),
-    ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42", "content"),
-    ({"content": [], "reasoning": None}, "", "content"),
-])
+@pytest.mark.parametrize(
+    ("message", "text", "field"),
+    [
+        ({"content": None, "reasoning_content": "4"}, "4", "reasoning_content"),
+        ({"content": "", "reasoning": "4"}, "4", "reasoning"),
+        ({"content": " \n", "reasoning_content": "4", "reasoning": "4"}, "4", "reasoning_content"),
+        ({"content": "4", "reasoning_content": "I think it is 5"}, "4", "content"),
+        ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42", "content"),
+        ({"content": [], "reasoning": None}, "", "content"),
+    ],
+)
 def test_a_text_is_found_in_whichever_field_a_server_files_it(message, text, field):
     found = read_completion(completion(message=message), PLAIN)
     assert (found.text, found.field) == (text, field)
 
 
-@pytest.mark.parametrize(("said", "what"), [
-    ("The decoder prompt (length 9216) is longer than the maximum model length of 8192.", "--max-model-len"),
-    ("This model's maximum context length is 4096 tokens. However, you requested 5000", "data.resolution"),
-    ("response_format json_schema is not supported by this model", "a JSON schema"),
-    ("no such thing", ""),
-])
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("The decoder prompt (length 9216) is longer than the maximum model length of 8192.", "--max-model-len"),
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000", "data.resolution"),
+        ("response_format json_schema is not supported by this model", "a JSON schema"),
+        ("no such thing", ""),
+    ],
+)
 def test_a_refusal_comes_with_what_to_change(said, what):
     assert (what in advice(said)) if what else advice(said) == ""

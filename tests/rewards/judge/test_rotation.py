@@ -206,8 +206,12 @@ def test_close_ends_all_waiting():
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(st.sampled_from(["take", "again", "release", "cancel", "leave", "enter"]),
-                          st.integers(0, 3)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["take", "again", "release", "cancel", "leave", "enter"]), st.integers(0, 3)),
+        max_size=60,
+    )
+)
 def test_no_server_is_ever_overfull_and_no_slot_is_lost(moves):
     async def main():
         servers = [Server(str(i), concurrency=1) for i in range(2)]

@@ -27,8 +27,15 @@ def write_edits(folder: Path, sources: int = 3, candidates: int = 4, header: boo
             edited.append(f"edited_{number}_{candidate}.png")
             Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / edited[-1])
         Image.fromarray(source.astype(np.uint8)).save(folder / f"source_{number}.png")
-        lines.append({"id": f"task-{number}", "source": f"source_{number}.png", "mask": "mask.png",
-                      "instruction": "paint the box red", "edited": edited})
+        lines.append(
+            {
+                "id": f"task-{number}",
+                "source": f"source_{number}.png",
+                "mask": "mask.png",
+                "instruction": "paint the box red",
+                "edited": edited,
+            }
+        )
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -54,7 +54,7 @@ def test_noise_and_signal_of_a_simulated_judge_are_found():
     assert math.sqrt(found_noise) == pytest.approx(noise, rel=0.03)
     assert found.signal == pytest.approx(signal, rel=0.03)
     assert found.snr == pytest.approx(signal / (noise / 2), rel=0.05)
-    assert found.passes_needed == 9      # (2 * .15 / .1)^2
+    assert found.passes_needed == 9  # (2 * .15 / .1)^2
 
 
 def test_at_the_wanted_ratio_85_of_100_pairs_are_in_the_right_order():

@@ -35,8 +35,11 @@ def test_one_edit_per_line_is_the_same_group(tmp_path):
     path = write_edits(tmp_path, sources=2, candidates=3)
     wanted = [files.edited for files in read_manifest(path)]
     header, *lines = path.read_text().splitlines()
-    single = [json.dumps({**json.loads(line), "id": f"{n}-{e}", "edited": e})
-              for n, line in enumerate(lines) for e in json.loads(line)["edited"]]
+    single = [
+        json.dumps({**json.loads(line), "id": f"{n}-{e}", "edited": e})
+        for n, line in enumerate(lines)
+        for e in json.loads(line)["edited"]
+    ]
     path.write_text("\n".join([header, *single]))
     assert [files.edited for files in read_manifest(path)] == wanted
 
@@ -57,9 +60,12 @@ def test_other_instructions_and_masks_are_other_groups(tmp_path):
 
 def test_without_a_mask_everything_may_change(tmp_path):
     path = write_edits(tmp_path, header=False)
-    path.write_text("\n".join(
-        json.dumps({k: v for k, v in json.loads(line).items() if k != "mask"})
-        for line in path.read_text().splitlines()))
+    path.write_text(
+        "\n".join(
+            json.dumps({k: v for k, v in json.loads(line).items() if k != "mask"})
+            for line in path.read_text().splitlines()
+        )
+    )
     files = read_manifest(path)[0]
     assert not files.masked and files.load()[0].edit_mask.all()
 
@@ -73,17 +79,20 @@ def test_polarity_is_stated_or_asked_for(tmp_path):
         read_manifest(write_edits(tmp_path), "edit_is_black")
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"edited": None}, "line 2: the key 'edited' is missing"),
-    ({"edited": []}, "edited must be a path or a list of paths, not empty"),
-    ({"edited": 3}, "edited must be a path or a list of paths"),
-    ({"edited": ["gone.png"]}, "edited must be a file; 'gone.png' is none"),
-    ({"edited": ["../x.png"]}, "edited must stay inside the root"),
-    ({"edited": ["mask.txt"]}, "must be a PNG, JPEG or WebP"),
-    ({"edited": ["small.png"]}, "must have the size of the upright source, 32 × 24; it has 5 × 4"),
-    ({"edted": "a.png"}, "did you mean 'edited'"),
-    ({"mask": "small.png"}, "must have the size of the upright source"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"edited": None}, "line 2: the key 'edited' is missing"),
+        ({"edited": []}, "edited must be a path or a list of paths, not empty"),
+        ({"edited": 3}, "edited must be a path or a list of paths"),
+        ({"edited": ["gone.png"]}, "edited must be a file; 'gone.png' is none"),
+        ({"edited": ["../x.png"]}, "edited must stay inside the root"),
+        ({"edited": ["mask.txt"]}, "must be a PNG, JPEG or WebP"),
+        ({"edited": ["small.png"]}, "must have the size of the upright source, 32 × 24; it has 5 × 4"),
+        ({"edted": "a.png"}, "did you mean 'edited'"),
+        ({"mask": "small.png"}, "must have the size of the upright source"),
+    ],
+)
 def test_faulty_lines_are_named(tmp_path, change, sentence):
     path = write_edits(tmp_path, sources=2)
     (tmp_path / "mask.txt").write_text("no picture")
@@ -116,8 +125,9 @@ def test_many_faults_are_counted(tmp_path):
 
 def test_files_of_a_command_line(tmp_path):
     write_edits(tmp_path)
-    files = EditFiles("a", tmp_path / "source_0.png", "x", (tmp_path / "edited_0_0.png",),
-                      target=tmp_path / "edited_0_1.png")
+    files = EditFiles(
+        "a", tmp_path / "source_0.png", "x", (tmp_path / "edited_0_0.png",), target=tmp_path / "edited_0_1.png"
+    )
     task, _ = files.load()
     np.testing.assert_array_equal(task.target, np.asarray(Image.open(tmp_path / "edited_0_1.png")))
     with pytest.raises(TaskError, match=r"there is none"):

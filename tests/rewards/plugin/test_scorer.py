@@ -64,10 +64,17 @@ def test_the_example_of_the_documentation():
         assert values(ask(scorer, given)) == want
 
 
-@pytest.mark.parametrize(("attribute", "value"), [
-    ("asynchronous", 0.5), ("returns_an_awaitable", 0.5), ("called", 1.0), ("called.method", 2.0),
-    ("async_callable", 0.25), ("partial", 0.75),
-])
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("asynchronous", 0.5),
+        ("returns_an_awaitable", 0.5),
+        ("called", 1.0),
+        ("called.method", 2.0),
+        ("async_callable", 0.25),
+        ("partial", 0.75),
+    ],
+)
 def test_functions_and_callable_objects_synchronous_or_not(attribute, value):
     with loaded(attribute) as scorer:
         for _ in range(2):
@@ -77,16 +84,27 @@ def test_functions_and_callable_objects_synchronous_or_not(attribute, value):
 
 def test_the_scorer_sees_all_of_its_input_and_what_it_writes_into_it_nobody_else_sees():
     given = given_of(2)
-    task = replace(given.task, target=given.task.source[::-1], regions={"an edge": given.task.edit_mask.copy()},
-                   caption="a cat", meta={"manifest_line": 7, "edit": object()})
+    task = replace(
+        given.task,
+        target=given.task.source[::-1],
+        regions={"an edge": given.task.edit_mask.copy()},
+        caption="a cat",
+        meta={"manifest_line": 7, "edit": object()},
+    )
     given = ScoreInput(task, given.images, np.array([0.5, 2], dtype=np.float32))
     arrays = [given.images, task.source, task.edit_mask, task.target, given.acd, *task.regions.values()]
     before = [array.copy() for array in arrays]
     with loaded("seen") as scorer:
         error = ask(scorer, given)[0].error
     came = ast.literal_eval(error.removeprefix(f"mine ({HERE}:seen): candidate 0: "))
-    assert came == ["t", task.instruction, "a cat", {"manifest_line": 7}, ["an edge"],
-                    [[one.dtype.str, one.shape, one.tobytes().hex()] for one in before]]
+    assert came == [
+        "t",
+        task.instruction,
+        "a cat",
+        {"manifest_line": 7},
+        ["an edge"],
+        [[one.dtype.str, one.shape, one.tobytes().hex()] for one in before],
+    ]
     assert all(np.array_equal(*both) for both in zip(arrays, before, strict=True))
 
 
@@ -100,11 +118,14 @@ def test_what_a_scorer_raises_costs_its_candidates_and_nothing_else(attribute, h
         assert values(ask(scorer, asking_for(9))) == before != [os.getpid()] * 2 and scorer.alive
 
 
-@pytest.mark.parametrize(("how", "deadline", "words"), [
-    (0, PATIENT, "its process ended with exit code 0 before it had answered"),
-    (2, PATIENT, "its process ended by SIGSEGV"),
-    (1, 2.0, "gave no scores within 2 s (rewards.scorer_deadline), so its process was ended"),
-])
+@pytest.mark.parametrize(
+    ("how", "deadline", "words"),
+    [
+        (0, PATIENT, "its process ended with exit code 0 before it had answered"),
+        (2, PATIENT, "its process ended by SIGSEGV"),
+        (1, 2.0, "gave no scores within 2 s (rewards.scorer_deadline), so its process was ended"),
+    ],
+)
 def test_a_scorer_that_exits_crashes_or_hangs_costs_its_candidates_and_is_replaced(how, deadline, words):
     with loaded("by_the_first_value", deadline) as scorer:
         before = values(ask(scorer, asking_for(9)))[0]
@@ -200,14 +221,17 @@ def test_a_thousand_losses_in_a_row_are_not_the_last(monkeypatch):
         assert None not in values(ask(scorer, asking_for(9)))
 
 
-@pytest.mark.parametrize("attribute", [
-    "starts_a_process", "starts_a_process_and_hangs", "starts_a_process_and_answers_late"])
+@pytest.mark.parametrize(
+    "attribute", ["starts_a_process", "starts_a_process_and_hangs", "starts_a_process_and_answers_late"]
+)
 def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(tmp_path, attribute):
     file = tmp_path / "pids"
-    code = (f"import asyncio; from rewards.plugin.scorer import OwnScorer; "
-            f"from tests.rewards.plugin.inputs import given_of; "
-            f"scorer = OwnScorer('mine', '{HERE}:{attribute}', 600.0); "
-            f"asyncio.run(scorer(given_of(1, instruction={str(file)!r}))); import time; time.sleep(600)")
+    code = (
+        f"import asyncio; from rewards.plugin.scorer import OwnScorer; "
+        f"from tests.rewards.plugin.inputs import given_of; "
+        f"scorer = OwnScorer('mine', '{HERE}:{attribute}', 600.0); "
+        f"asyncio.run(scorer(given_of(1, instruction={str(file)!r}))); import time; time.sleep(600)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3]) as run:
         try:
             until(file.exists, 60)
@@ -220,24 +244,34 @@ def test_the_process_of_a_run_that_was_killed_ends_and_all_that_it_has_started(t
 
 def test_what_a_scorer_prints_where_nobody_reads_and_letters_lack_costs_no_score(tmp_path):
     file = tmp_path / "scores"
-    code = (f"import asyncio, pathlib; from rewards.plugin.scorer import OwnScorer; "
-            f"from tests.rewards.plugin.inputs import given_of; "
-            f"scorer = OwnScorer('mine', '{HERE}:prints', 60.0); scores = asyncio.run(scorer(given_of(1))); "
-            f"scorer.close(); pathlib.Path({str(file)!r}).write_text(str(scores))")
+    code = (
+        f"import asyncio, pathlib; from rewards.plugin.scorer import OwnScorer; "
+        f"from tests.rewards.plugin.inputs import given_of; "
+        f"scorer = OwnScorer('mine', '{HERE}:prints', 60.0); scores = asyncio.run(scorer(given_of(1))); "
+        f"scorer.close(); pathlib.Path({str(file)!r}).write_text(str(scores))"
+    )
     unread, pipe = os.pipe()
     os.close(unread)
     try:
-        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], stdout=pipe, stderr=pipe,
-                              env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[3],
+            stdout=pipe,
+            stderr=pipe,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )
     finally:
         os.close(pipe)
     assert done.returncode == 0 and "value=1.0" in file.read_text()
 
 
-@pytest.mark.parametrize(("attribute", "words"), [
-    ("no_such", f"rewards.scorers.mine: {HERE} has no 'no_such'"),
-    ("not_callable", "a function of one ScoreInput, got int 3"),
-])
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("no_such", f"rewards.scorers.mine: {HERE} has no 'no_such'"),
+        ("not_callable", "a function of one ScoreInput, got int 3"),
+    ],
+)
 def test_what_cannot_be_loaded_is_refused_with_its_key(attribute, words):
     with pytest.raises(ScorerError) as caught, loaded(attribute):
         pass

@@ -12,19 +12,46 @@ def values(scores):
     return [one.value for one in scores]
 
 
-@pytest.mark.parametrize("returned", [
-    [0, 1.5, -2], (0, 1.5, -2), np.array([0, 1.5, -2]), np.array([0, 1.5, -2], dtype=np.float32),
-    torch.tensor([0, 1.5, -2], requires_grad=True), torch.tensor([0, 1.5, -2], dtype=torch.bfloat16),
-    [np.float64(0), torch.tensor(1.5), np.array(-2)], [Score(value=0.0), 1.5, np.int8(-2)],
-])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        [0, 1.5, -2],
+        (0, 1.5, -2),
+        np.array([0, 1.5, -2]),
+        np.array([0, 1.5, -2], dtype=np.float32),
+        torch.tensor([0, 1.5, -2], requires_grad=True),
+        torch.tensor([0, 1.5, -2], dtype=torch.bfloat16),
+        [np.float64(0), torch.tensor(1.5), np.array(-2)],
+        [Score(value=0.0), 1.5, np.int8(-2)],
+    ],
+)
 def test_numbers_of_all_kinds(returned):
     assert values(checked(returned, 3, "mine")) == [0.0, 1.5, -2.0]
 
 
-@pytest.mark.parametrize("returned", [
-    None, 0.5, "abc", b"abc", {"a": 1, "b": 2, "c": 3}, {1, 2, 3}, iter([1, 2, 3]), Score(value=1.0), [], [1, 2],
-    [1, 2, 3, 4], np.array(1.0), np.zeros((2, 3)), np.zeros(4), torch.zeros(()), torch.zeros(0), object(),
-], ids=repr)
+@pytest.mark.parametrize(
+    "returned",
+    [
+        None,
+        0.5,
+        "abc",
+        b"abc",
+        {"a": 1, "b": 2, "c": 3},
+        {1, 2, 3},
+        iter([1, 2, 3]),
+        Score(value=1.0),
+        [],
+        [1, 2],
+        [1, 2, 3, 4],
+        np.array(1.0),
+        np.zeros((2, 3)),
+        np.zeros(4),
+        torch.zeros(()),
+        torch.zeros(0),
+        object(),
+    ],
+    ids=repr,
+)
 def test_another_count_or_no_list_is_an_error_for_every_candidate(returned):
     got = checked(returned, 3, "mine (m:f)")
     assert len(got) == 3
@@ -32,10 +59,29 @@ def test_another_count_or_no_list_is_an_error_for_every_candidate(returned):
         assert one.value is None and one.error.startswith("mine (m:f): expected 3 numbers, one per candidate; got ")
 
 
-@pytest.mark.parametrize("bad", [
-    math.nan, math.inf, -math.inf, 1e160, 1e300, -1e308, None, "0.5", True, np.True_, 1j, [0.5], np.array([0.5]),
-    10**400, {}, np.nan, torch.tensor(math.nan),
-], ids=lambda bad: f"{bad!r:.30}")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        1e160,
+        1e300,
+        -1e308,
+        None,
+        "0.5",
+        True,
+        np.True_,
+        1j,
+        [0.5],
+        np.array([0.5]),
+        10**400,
+        {},
+        np.nan,
+        torch.tensor(math.nan),
+    ],
+    ids=lambda bad: f"{bad!r:.30}",
+)
 def test_what_is_no_finite_number_is_an_error_of_its_candidate(bad):
     got = checked([0.5, bad, 1], 3, "mine (m:f)")
     assert values(got) == [0.5, None, 1.0]

@@ -54,8 +54,16 @@ def seen(given):
     """What came, as errors that can be read, and then all of it changed."""
     task = given.task
     arrays = [given.images, task.source, task.edit_mask, task.target, given.acd, *task.regions.values()]
-    text = repr([task.task_id, task.instruction, task.caption, dict(task.meta), list(task.regions),
-                 [[one.dtype.str, one.shape, one.tobytes().hex()] for one in arrays if one is not None]])
+    text = repr(
+        [
+            task.task_id,
+            task.instruction,
+            task.caption,
+            dict(task.meta),
+            list(task.regions),
+            [[one.dtype.str, one.shape, one.tobytes().hex()] for one in arrays if one is not None],
+        ]
+    )
     for array in arrays:
         if array is not None:
             array[:] = 0

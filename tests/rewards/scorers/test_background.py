@@ -35,10 +35,13 @@ def test_one_pixel_that_is_left_is_measured(scorer):
     assert first < second == (60.0 if scorer is background_psnr else pytest.approx(1.0))
 
 
-@pytest.mark.parametrize(("scorer", "reference"), [
-    (background_psnr, metrics.peak_signal_noise_ratio),
-    (background_ssim, metrics.structural_similarity_index_measure),
-])
+@pytest.mark.parametrize(
+    ("scorer", "reference"),
+    [
+        (background_psnr, metrics.peak_signal_noise_ratio),
+        (background_ssim, metrics.structural_similarity_index_measure),
+    ],
+)
 def test_an_empty_mask_measures_the_whole_picture(scorer, reference):
     """No task has one (it would ask for no edit), so this is the scorer's own promise, by a mask put in afterwards."""
     given = given_of(2, 23, 17)

@@ -23,8 +23,9 @@ PAIRS = st.tuples(st.integers(0, 25), st.integers(0, 25))
 
 def given_of(candidates=3, height=7, width=9, seed=0, instruction='Make the "cat" red'):
     rng = np.random.default_rng(seed)
-    task = EditTask("t", rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
-                    np.eye(height, width, dtype=bool), instruction)
+    task = EditTask(
+        "t", rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.eye(height, width, dtype=bool), instruction
+    )
     return ScoreInput(task, rng.integers(0, 256, (candidates, height, width, 3), dtype=np.uint8), None)
 
 
@@ -85,7 +86,8 @@ def test_what_is_asked():
     judge, given_ = FakeJudge(), given_of(2)
     score(judge, given_, passes=3, temperature=0.6, top_p=0.8, top_k=7, max_tokens=99)
     assert sorted((kind(q), q.seed) for q in judge.questions) == sorted(
-        (which, seed) for which in ("SC", "PQ") for seed in range(3) for _ in range(2))
+        (which, seed) for which in ("SC", "PQ") for seed in range(3) for _ in range(2)
+    )
     for question in judge.questions:
         assert (question.temperature, question.top_p, question.top_k, question.max_tokens) == (0.6, 0.8, 7, 99)
         assert question.json_schema == PAIR_SCHEMA and not question.allowed_token_ids
@@ -138,14 +140,17 @@ def test_a_second_unusable_answer_is_an_error_that_names_judge_candidate_pass_an
     assert again[1].passes == pytest.approx((0.6, 0.6, 0.4, 0.6))
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
-    (JudgeUnavailable("no server in 9 s"), "unavailable"), (JudgeRefused("400: too long"), "refused"),
-    (BadAnswer("x"), "bad_answer"),
-])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (JudgeUnavailable("no server in 9 s"), "unavailable"),
+        (JudgeRefused("400: too long"), "refused"),
+        (BadAnswer("x"), "bad_answer"),
+    ],
+)
 def test_a_question_that_fails_is_an_error_of_its_candidate_only(fault, reason):
     given_ = given_of(3)
-    judge = FakeJudge(lambda q: fault if edited(q) == given_.images[0].tobytes()
-                      else said((20, 15)))
+    judge = FakeJudge(lambda q: fault if edited(q) == given_.images[0].tobytes() else said((20, 15)))
     got = score(judge, given_, passes=2)
     assert [one.value for one in got] == [None, pytest.approx(0.6), pytest.approx(0.6)]
     assert "editscore: candidate 0: 2 of 2 passes" in got[0].error and str(fault) in got[0].error
@@ -220,8 +225,14 @@ def test_equal_pictures_are_asked_about_once_and_score_the_same():
 
 
 CHANGES = [
-    {"model": "other"}, {"revision": "2"}, {"temperature": 0.5}, {"top_p": 0.8}, {"top_k": 5}, {"max_tokens": 400},
-    {"serve": ServeConfig(path="weights")}, {"serve": ServeConfig(lora="adapter")},
+    {"model": "other"},
+    {"revision": "2"},
+    {"temperature": 0.5},
+    {"top_p": 0.8},
+    {"top_k": 5},
+    {"max_tokens": 400},
+    {"serve": ServeConfig(path="weights")},
+    {"serve": ServeConfig(lora="adapter")},
     {"serve": ServeConfig(arguments=("--quantization=fp8",))},
 ]
 
@@ -269,14 +280,22 @@ def test_errors_are_never_cached():
     assert cache.values == {}
 
 
-@pytest.mark.parametrize(("answer", "words"), [
-    (replace(answer_of("I look " * 9, finish_reason="length"), field="reasoning_content"),
-     ("left the content empty and wrote this into reasoning_content", '{"enable_thinking": false}', "is 512")),
-    (answer_of("<think>I look", finish_reason="length"), ("began to think", '{"enable_thinking": false}', "is 512")),
-    (answer_of('{"reasoning": "I', finish_reason="length"), ("raise rewards.judge.editscore.max_tokens", "is 512")),
-    (answer_of(""), ("got no text",)),
-    (answer_of("I cannot help with that."), ("I cannot help with that.",)),
-])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            replace(answer_of("I look " * 9, finish_reason="length"), field="reasoning_content"),
+            ("left the content empty and wrote this into reasoning_content", '{"enable_thinking": false}', "is 512"),
+        ),
+        (
+            answer_of("<think>I look", finish_reason="length"),
+            ("began to think", '{"enable_thinking": false}', "is 512"),
+        ),
+        (answer_of('{"reasoning": "I', finish_reason="length"), ("raise rewards.judge.editscore.max_tokens", "is 512")),
+        (answer_of(""), ("got no text",)),
+        (answer_of("I cannot help with that."), ("I cannot help with that.",)),
+    ],
+)
 def test_an_error_says_what_to_set_where_the_answer_shows_it(answer, words):
     judge = FakeJudge(answer)
     (got,) = score(judge, given_of(1), passes=1)

@@ -37,13 +37,21 @@ def given_of(candidates: int = 4, **fields) -> ScoreInput:
 
 def scorer_of(name, tiny, kind):
     config = EmbeddingModelConfig(path=str(tiny(kind)), device="cpu")
-    return {"clip_text": lambda: ClipText(load_image_text(config)),
-            "clip_direction": lambda: ClipDirection(load_image_text(config)),
-            "dino_background": lambda: DinoBackground(load_patches(config))}[name]()
+    return {
+        "clip_text": lambda: ClipText(load_image_text(config)),
+        "clip_direction": lambda: ClipDirection(load_image_text(config)),
+        "dino_background": lambda: DinoBackground(load_patches(config)),
+    }[name]()
 
 
-EVERY = [("clip_text", "clip"), ("clip_text", "siglip"), ("clip_direction", "clip"), ("clip_direction", "siglip"),
-         ("dino_background", "dinov2"), ("dino_background", "dinov3")]
+EVERY = [
+    ("clip_text", "clip"),
+    ("clip_text", "siglip"),
+    ("clip_direction", "clip"),
+    ("clip_direction", "siglip"),
+    ("dino_background", "dinov2"),
+    ("dino_background", "dinov3"),
+]
 
 
 def values(scores) -> np.ndarray:
@@ -147,8 +155,9 @@ def test_a_change_towards_the_caption_is_positive_and_its_opposite_negative():
     source = np.full((*SIZE, 3), 100, np.uint8)
     for image, red in zip(images, (200, 100, 0), strict=True):
         image[..., 0] = red
-    towards, copy, away = values(ClipDirection(Flat())(
-        replace(given, images=images, task=replace(given.task, source=source))))
+    towards, copy, away = values(
+        ClipDirection(Flat())(replace(given, images=images, task=replace(given.task, source=source)))
+    )
     assert towards > 0.8 and copy == 0.0 and away < -0.3
 
 
@@ -185,19 +194,28 @@ def test_without_a_judge_a_model_says_whether_the_edit_was_done(tiny):
     config = load_config(flags(tiny)).rewards
     assert config.normalisation == "pooled"
     assert config.weights == {"clip_text": 1.0, "background_psnr": 0.25, "dino_background": 0.25}
-    judged = RewardsConfig.model_validate({
-        "judge": {"qwen_vl": {"urls": ["http://127.0.0.1:8000/v1"]}}, "weights": {"qwen_vl": 1.0, "clip_text": 0.5},
-        "embedding": {"clip": {"path": "x"}}})
+    judged = RewardsConfig.model_validate(
+        {
+            "judge": {"qwen_vl": {"urls": ["http://127.0.0.1:8000/v1"]}},
+            "weights": {"qwen_vl": 1.0, "clip_text": 0.5},
+            "embedding": {"clip": {"path": "x"}},
+        }
+    )
     assert judged.weights == {"qwen_vl": 1.0, "clip_text": 0.5}
 
 
-@pytest.mark.parametrize(("values", "why"), [
-    ({"weights": {"clip_text": 1.0}}, r"clip_text has a weight, but rewards\.embedding\.clip\.path is empty"),
-    ({"weights": {"dino_background": 1.0}}, r"rewards\.embedding\.dino\.path is empty"),
-    ({"weights": {"acd": 1.0}, "embedding": {"clip": {"path": "x"}}},
-     r"rewards\.embedding\.clip\.path is set, but rewards\.weights gives clip_text and clip_direction no weight"),
-    ({"scorers": {"clip_text": "a:b"}}, "is the name of a component of Locus"),
-])
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"weights": {"clip_text": 1.0}}, r"clip_text has a weight, but rewards\.embedding\.clip\.path is empty"),
+        ({"weights": {"dino_background": 1.0}}, r"rewards\.embedding\.dino\.path is empty"),
+        (
+            {"weights": {"acd": 1.0}, "embedding": {"clip": {"path": "x"}}},
+            r"rewards\.embedding\.clip\.path is set, but rewards\.weights gives clip_text and clip_direction no weight",
+        ),
+        ({"scorers": {"clip_text": "a:b"}}, "is the name of a component of Locus"),
+    ],
+)
 def test_weights_and_paths_belong_together(values, why):
     with pytest.raises(ValueError, match=why):
         RewardsConfig.model_validate(values)
@@ -205,8 +223,16 @@ def test_weights_and_paths_belong_together(values, why):
 
 def test_the_commands_measure_and_calibrate(tiny, tmp_path, capsys):
     write_edits(tmp_path, sources=2, candidates=3)
-    edit = ["--source", str(tmp_path / "source_0.png"), "--edited", str(tmp_path / "edited_0_0.png"),
-            "--mask", str(tmp_path / "mask.png"), "--instruction", "make the circle red"]
+    edit = [
+        "--source",
+        str(tmp_path / "source_0.png"),
+        "--edited",
+        str(tmp_path / "edited_0_0.png"),
+        "--mask",
+        str(tmp_path / "mask.png"),
+        "--instruction",
+        "make the circle red",
+    ]
     assert score.main([*edit, "--json", *flags(tiny)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"clip_text", "dino_background"} <= found["edited"][0]["scores"].keys()
@@ -222,17 +248,47 @@ def test_the_commands_measure_and_calibrate(tiny, tmp_path, capsys):
     assert calibrate.main([str(tmp_path), "--json", *flags(tiny)]) == 0
     assert json.loads(capsys.readouterr().out)["components"]["clip_direction"]["edits"] == 6
     Image.new("RGB", (32, 24)).save(tmp_path / "black.png")
-    assert score.main([*edit[:2], "--edited", str(tmp_path / "black.png"), *edit[4:],
-                       "--rewards.embedding.clip.path", str(tmp_path)]) == 2
+    assert (
+        score.main(
+            [
+                *edit[:2],
+                "--edited",
+                str(tmp_path / "black.png"),
+                *edit[4:],
+                "--rewards.embedding.clip.path",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "rewards.embedding.clip.path: expected a folder with config.json" in capsys.readouterr().err
 
 
 def test_a_run_is_rewarded_by_them(tiny, tmp_path, capsys):
     weights = {"clip_text": 1.0, "dino_background": 0.25}
-    run = ["--folder", str(tmp_path), "--name", "embedded", *flags(tiny, **weights), "--cluster.mode", "inline",
-           "--learner.steps", "1", "--learner.groups_per_step", "2", "--exploration.group_size", "3",
-           "--learner.surrogate.anchors", "1", "--report.gallery_tasks", "0", "--report.gallery_groups", "0",
-           "--data.held_out_tasks", "1"]
+    run = [
+        "--folder",
+        str(tmp_path),
+        "--name",
+        "embedded",
+        *flags(tiny, **weights),
+        "--cluster.mode",
+        "inline",
+        "--learner.steps",
+        "1",
+        "--learner.groups_per_step",
+        "2",
+        "--exploration.group_size",
+        "3",
+        "--learner.surrogate.anchors",
+        "1",
+        "--report.gallery_tasks",
+        "0",
+        "--report.gallery_groups",
+        "0",
+        "--data.held_out_tasks",
+        "1",
+    ]
     assert main(run) == 0
     events = [json.loads(line) for line in (tmp_path / "embedded" / "events.jsonl").read_text().splitlines()]
     scored = [event for event in events if event["event"] == "scored"]

@@ -86,8 +86,20 @@ def test_qwen_vl_equals_a_brute_force_over_the_log():
             assert asked.fields["logprobs"] and asked.fields["top_logprobs"] == 20
 
 
-WRONG = ["garbage", "truncated", "text:11/10", "over:26", "over:11.5e1", "over:-1", "nan", "count:0", "count:1",
-         "count:3", "empty", "null"]
+WRONG = [
+    "garbage",
+    "truncated",
+    "text:11/10",
+    "over:26",
+    "over:11.5e1",
+    "over:-1",
+    "nan",
+    "count:0",
+    "count:1",
+    "count:3",
+    "empty",
+    "null",
+]
 
 
 @pytest.mark.parametrize("behaviour", WRONG)

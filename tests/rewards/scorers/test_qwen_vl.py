@@ -63,12 +63,15 @@ def test_digit_ids_come_from_the_served_tokenizer_and_are_asked_for_once():
     assert judge.tokenized == list("012345")
 
 
-@pytest.mark.parametrize("tokens", [
-    dict.fromkeys("012345", (15,)),
-    {d: (29871, 15 + int(d)) for d in "012345"},
-    {d: (15 + int(d),) for d in "01234"} | {"5": ()},
-    {d: (15 + int(d),) for d in "01234"} | {"5": (19,)},
-])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        dict.fromkeys("012345", (15,)),
+        {d: (29871, 15 + int(d)) for d in "012345"},
+        {d: (15 + int(d),) for d in "01234"} | {"5": ()},
+        {d: (15 + int(d),) for d in "01234"} | {"5": (19,)},
+    ],
+)
 def test_digits_that_are_not_one_token_each_are_an_error(tokens):
     judge = FakeJudge(GOOD, tokens=tokens)
     got = score(judge, given_of(2))
@@ -87,14 +90,19 @@ def test_a_tokenizer_that_does_not_answer_is_asked_again_the_next_time():
     assert [one.value for one in asyncio.run(scorer(given))] == pytest.approx([VALUE] * 2)
 
 
-@pytest.mark.parametrize(("answer", "words"), [
-    (digits(0.01, 0.01, 0.01, 0.01, 0.01, 0.01, others={99: 0.94}), "answer something else"),
-    (answer_of("3"), "got none"), (replace(GOOD, text="I like it"), "got 'I like it'"),
-    (replace(GOOD, text=""), "got no text"), (replace(GOOD, text="6"), "got '6'"),
-    (replace(GOOD, text="45"), "got '45'"),
-    (digits(0.3, others={token: 0.035 for token in range(100, 119)}), "got 1"),
-    (answer_of("3", {15 + s: math.nan for s in range(6)}), "got nan"),
-])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (digits(0.01, 0.01, 0.01, 0.01, 0.01, 0.01, others={99: 0.94}), "answer something else"),
+        (answer_of("3"), "got none"),
+        (replace(GOOD, text="I like it"), "got 'I like it'"),
+        (replace(GOOD, text=""), "got no text"),
+        (replace(GOOD, text="6"), "got '6'"),
+        (replace(GOOD, text="45"), "got '45'"),
+        (digits(0.3, others={token: 0.035 for token in range(100, 119)}), "got 1"),
+        (answer_of("3", {15 + s: math.nan for s in range(6)}), "got nan"),
+    ],
+)
 def test_too_little_mass_and_missing_probabilities_are_errors_after_one_re_ask(answer, words):
     judge, cache = FakeJudge(answer), MemoryCache()
     got = score(judge, given_of(2), cache, min_mass=0.2)
@@ -107,8 +115,9 @@ def test_a_failing_question_is_an_error_of_its_candidate_only_and_judges_down_st
     given = given_of(3)
 
     def with_fault(fault):
-        return FakeJudge(lambda q: fault if decode_image(q.parts[-1], "png").tobytes() == given.images[2].tobytes()
-                         else GOOD)
+        return FakeJudge(
+            lambda q: fault if decode_image(q.parts[-1], "png").tobytes() == given.images[2].tobytes() else GOOD
+        )
 
     got = score(with_fault(JudgeUnavailable("away")), given)
     assert [one.error for one in got] == [None, None, "qwen_vl: candidate 2: away"]
@@ -125,10 +134,16 @@ def test_the_cache_answers_the_second_time_and_tells_questions_apart(monkeypatch
         return len(judge.questions)
 
     assert asked() == 2 and asked() == 0
-    for change in ({"model": "other"}, {"revision": "2"}, {"requirement": "Fur"}, {"min_mass": 0.9},
-                   {"serve": ServeConfig(path="weights")}, {"serve": ServeConfig(lora="adapter")},
-                   {"serve": ServeConfig(arguments=("--quantization", "fp8"))},
-                   {"serve": ServeConfig(arguments=("--quantization fp8",))}):
+    for change in (
+        {"model": "other"},
+        {"revision": "2"},
+        {"requirement": "Fur"},
+        {"min_mass": 0.9},
+        {"serve": ServeConfig(path="weights")},
+        {"serve": ServeConfig(lora="adapter")},
+        {"serve": ServeConfig(arguments=("--quantization", "fp8"))},
+        {"serve": ServeConfig(arguments=("--quantization fp8",))},
+    ):
         assert asked(**change) == 2
     assert asked(replace(given, images=given.images ^ 1)) == 2
     assert asked(replace(given, task=replace(given.task, instruction="Make it blue"))) == 2

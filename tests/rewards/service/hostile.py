@@ -15,8 +15,15 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, pixels: bytes, *extra: bytes) -> bytes:
     """An 8-bit RGB PNG with the given compressed data, and further chunks before it."""
-    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-                     *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b"")])
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+            *extra,
+            chunk(b"IDAT", pixels),
+            chunk(b"IEND", b""),
+        ]
+    )
 
 
 def zeros(length: int) -> bytes:

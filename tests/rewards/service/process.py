@@ -28,8 +28,13 @@ class Service:
 
     def __init__(self, flags: tuple[str, ...], token: str | None) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "--service.port", "0", *flags], cwd=ROOT, env=environment(token), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            [*COMMAND, "--service.port", "0", *flags],
+            cwd=ROOT,
+            env=environment(token),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self.said = ""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

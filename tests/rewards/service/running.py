@@ -67,13 +67,20 @@ def brightness(task: EditTask, images: np.ndarray) -> Mapping[str, tuple[Score, 
     return {
         "background_psnr": tuple(Score(value=mean) for mean in means),
         "editscore": tuple(
-            Score(value=0.5, passes=(0.25, 0.75)) if mean else Score(error="editscore: it is black") for mean in means)}
+            Score(value=0.5, passes=(0.25, 0.75)) if mean else Score(error="editscore: it is black") for mean in means
+        ),
+    }
 
 
 def config(**service: Any) -> RunConfig:
     """Weights 0.1 and 2 for the components of `brightness`."""
-    return RunConfig(service=service, rewards={
-        "weights": {"background_psnr": 0.1, "editscore": 2.0}, "judge": {"editscore": {"urls": ["http://127.0.0.1:9"]}}})
+    return RunConfig(
+        service=service,
+        rewards={
+            "weights": {"background_psnr": 0.1, "editscore": 2.0},
+            "judge": {"editscore": {"urls": ["http://127.0.0.1:9"]}},
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,11 @@ def small_request(**changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def serving(
-    pool: ScriptedPool | None = None, settings: RunConfig | None = None, token: str | None = None,
-    loopback: bool = True, release: bool = True,
+    pool: ScriptedPool | None = None,
+    settings: RunConfig | None = None,
+    token: str | None = None,
+    loopback: bool = True,
+    release: bool = True,
 ) -> Iterator[tuple[Client, ScriptedPool]]:
     """A running service; without a pool over one that answers at once. At its end requests that are `held` are let go,
     unless `release` is False."""
@@ -193,6 +203,9 @@ def in_threads(count: int, work: Callable[[], Answer]) -> tuple[list[threading.T
 
 def metric(client: Client, line: str) -> float:
     """The value of one line of /metrics; 0 where there is none yet."""
-    found = [float(text.rpartition(" ")[2]) for text in client.get("/metrics").body.decode().splitlines()
-             if text.startswith(line + " ")]
+    found = [
+        float(text.rpartition(" ")[2])
+        for text in client.get("/metrics").body.decode().splitlines()
+        if text.startswith(line + " ")
+    ]
     return found[0] if found else 0.0

@@ -52,8 +52,12 @@ def test_the_token_is_in_no_text_of_the_access():
 
 def test_a_taken_port_is_a_sentence():
     access = decide(ServiceConfig(), {})
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(
-            AccessError, match=r"service\.port: 127\.0\.0\.1 port \d+ cannot be listened on .*0 for a free one"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(
+            AccessError, match=r"service\.port: 127\.0\.0\.1 port \d+ cannot be listened on .*0 for a free one"
+        ),
+    ):
         bind(access, taken.getsockname()[1])
 
 

@@ -34,11 +34,17 @@ def test_scores_rewards_and_what_the_pool_was_given(service):
     mean = float(SOURCE.mean())
     assert answer.json == {
         "components": {
-            "background_psnr": [{"value": mean, "error": None, "passes": []},
-                                {"value": 0.0, "error": None, "passes": []}],
-            "editscore": [{"value": 0.5, "error": None, "passes": [0.25, 0.75]},
-                          {"value": None, "error": "editscore: it is black", "passes": []}]},
-        "rewards": [pytest.approx(0.1 * mean + 2 * 0.5), None]}
+            "background_psnr": [
+                {"value": mean, "error": None, "passes": []},
+                {"value": 0.0, "error": None, "passes": []},
+            ],
+            "editscore": [
+                {"value": 0.5, "error": None, "passes": [0.25, 0.75]},
+                {"value": None, "error": "editscore: it is black", "passes": []},
+            ],
+        },
+        "rewards": [pytest.approx(0.1 * mean + 2 * 0.5), None],
+    }
     task, images = pool.asked[-1]
     assert np.array_equal(task.source, SOURCE) and np.array_equal(task.edit_mask, MASK)
     assert np.array_equal(images, np.stack([SOURCE, np.zeros_like(SOURCE)]))
@@ -55,8 +61,11 @@ def test_masks_say_the_same_in_every_form(service):
         counts[-1] += 1
     inverse = encoded(np.where(MASK, 0, 255).astype(np.uint8))
     compressed = pytest.importorskip("pycocotools.mask").encode(np.asfortranarray(MASK.astype(np.uint8)))["counts"]
-    for mask in ({"rle": {"size": [6, 9], "counts": counts}}, {"rle": {"size": [6, 9], "counts": compressed.decode()}},
-                 {"png": inverse, "polarity": "edit_is_black"}):
+    for mask in (
+        {"rle": {"size": [6, 9], "counts": counts}},
+        {"rle": {"size": [6, 9], "counts": compressed.decode()}},
+        {"png": inverse, "polarity": "edit_is_black"},
+    ):
         assert client.score(mask=mask).status == 200
         assert np.array_equal(pool.asked[-1][0].edit_mask, MASK)
 
@@ -89,8 +98,13 @@ def test_ready_when_every_judge_has_a_server():
     with serving(ScriptedPool(brightness, numbers)) as (client, pool):
         ready = client.get("/readyz")
         assert ready.status == 200
-        assert ready.json == {"ready": True, "judges": {"editscore": 2}, "scorers": {},
-                              "cache": {"hits": 5, "faults": 1}, "queue": {"taken": 0, "places": 64}}
+        assert ready.json == {
+            "ready": True,
+            "judges": {"editscore": 2},
+            "scorers": {},
+            "cache": {"hits": 5, "faults": 1},
+            "queue": {"taken": 0, "places": 64},
+        }
         pool.numbers = {"editscore_in_rotation": 0.0}
         assert client.get("/readyz").status == 503 and client.get("/readyz").json["ready"] is False
         assert client.get("/healthz").status == 200
@@ -125,43 +139,58 @@ GIF = encoded(SOURCE, "GIF")
 TALL = encoded(np.zeros((9, 6, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("changes", "status", "says"), [
-    ({"source": None}, 422, "source: input should be a valid string"),
-    ({"edited": []}, 422, "edited: list should have at least 1 item"),
-    ({"edited": "abc"}, 422, "edited: input should be a valid array"),
-    ({"edited": [1]}, 422, r"edited\[0\]: input should be a valid string"),
-    ({"edited": ["http://127.0.0.1/a.png"]}, 422, r"edited\[0\] must be a file's bytes in base64.*opens no URLs"),
-    ({"source": "file:///etc/passwd"}, 422, "source must be a file's bytes in base64.*'file:///etc/passwd'"),
-    ({"source": "data:image/png;base64,iVBORw0KGgo="}, 422, "source must be a file's bytes in base64, without prefix"),
-    ({"source": "ÿÿÿÿ"}, 422, "source must be a file's bytes"),
-    ({"source": "/etc/passwd/"}, 422, "source must be a PNG, JPEG or WebP file"),
-    ({"source": GIF}, 422, "source must be a PNG, JPEG or WebP file"),
-    ({"edited": [TALL]}, 422, r"edited\[0\] must have the size of the source, \[6, 9\]; seen \[9, 6\]"),
-    ({"edited": [encoded(SOURCE[:5])]}, 422, r"edited\[0\] must have the size of the source, 54 pixels; it has 45"),
-    ({"target": TALL}, 422, r"target must have the size of the source, \[6, 9\]; seen \[9, 6\]"),
-    ({"instruction": ""}, 422, "instruction: string should have at least 1 character"),
-    ({"instruction": " "}, 422, "instruction must be a non-empty text"),
-    ({"instruction": 3}, 422, "instruction: input should be a valid string"),
-    ({"caption": " "}, 422, "caption must be a non-empty text"),
-    ({"strength": 1}, 422, "strength: unknown field. Expected source"),
-    ({"mask": None}, 422, "mask: input should be an object"),
-    ({"mask": {"png": encoded(SOURCE[..., 0])}}, 422, "mask.polarity: expected, but not there"),
-    ({"mask": {"png": encoded(SOURCE[..., 0]), "polarity": "white"}}, 422, "mask.polarity: input should be"),
-    ({"mask": {"png": encoded(SOURCE[..., 0]), "polarity": "edit_is_white"}}, 422, "must be black and white"),
-    ({"mask": {"png": encoded(MASK.T.copy()), "polarity": "edit_is_white"}}, 422, "the mask must have the size of"),
-    ({"mask": {"png": encoded(np.zeros_like(MASK)), "polarity": "edit_is_white"}}, 422, "has no editable pixel"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": [54]}, "polarity": "edit_is_black"}}, 422, "mask.polarity: unknown"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": [53]}}}, 422, "must add up to 6 × 9 = 54"),
-    ({"mask": {"rle": {"size": [9, 6], "counts": [0, 54]}}}, 422, r"must be that of the picture, \[6, 9\]"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": [0, 2**40]}}}, 422, r"mask.rle.counts\[1\]: input should be less"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": "~~~~"}}}, 422, "no COCO string"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": "0" * 1_000_001}}}, 422, "counts: string should have at most 1000000"),
-    ({"mask": {"rle": {"size": [6, 9], "counts": [1] * 100_000}}}, 413, "holds about 100,0.. values"),
-    ({"edited": [encoded(SOURCE)] * 16}, 413, "has 17 pictures, source and target included; at most 16"),
-    ({"edited": [encoded(SOURCE)] * 10_000}, 413, "has 10,001 pictures"),
-    ({"instruction": "x" * 8193}, 413, "instruction has 8,193 characters; at most 8,192"),
-    ({"caption": "x" * 8193}, 413, "caption has 8,193 characters"),
-])
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"source": None}, 422, "source: input should be a valid string"),
+        ({"edited": []}, 422, "edited: list should have at least 1 item"),
+        ({"edited": "abc"}, 422, "edited: input should be a valid array"),
+        ({"edited": [1]}, 422, r"edited\[0\]: input should be a valid string"),
+        ({"edited": ["http://127.0.0.1/a.png"]}, 422, r"edited\[0\] must be a file's bytes in base64.*opens no URLs"),
+        ({"source": "file:///etc/passwd"}, 422, "source must be a file's bytes in base64.*'file:///etc/passwd'"),
+        (
+            {"source": "data:image/png;base64,iVBORw0KGgo="},
+            422,
+            "source must be a file's bytes in base64, without prefix",
+        ),
+        ({"source": "ÿÿÿÿ"}, 422, "source must be a file's bytes"),
+        ({"source": "/etc/passwd/"}, 422, "source must be a PNG, JPEG or WebP file"),
+        ({"source": GIF}, 422, "source must be a PNG, JPEG or WebP file"),
+        ({"edited": [TALL]}, 422, r"edited\[0\] must have the size of the source, \[6, 9\]; seen \[9, 6\]"),
+        ({"edited": [encoded(SOURCE[:5])]}, 422, r"edited\[0\] must have the size of the source, 54 pixels; it has 45"),
+        ({"target": TALL}, 422, r"target must have the size of the source, \[6, 9\]; seen \[9, 6\]"),
+        ({"instruction": ""}, 422, "instruction: string should have at least 1 character"),
+        ({"instruction": " "}, 422, "instruction must be a non-empty text"),
+        ({"instruction": 3}, 422, "instruction: input should be a valid string"),
+        ({"caption": " "}, 422, "caption must be a non-empty text"),
+        ({"strength": 1}, 422, "strength: unknown field. Expected source"),
+        ({"mask": None}, 422, "mask: input should be an object"),
+        ({"mask": {"png": encoded(SOURCE[..., 0])}}, 422, "mask.polarity: expected, but not there"),
+        ({"mask": {"png": encoded(SOURCE[..., 0]), "polarity": "white"}}, 422, "mask.polarity: input should be"),
+        ({"mask": {"png": encoded(SOURCE[..., 0]), "polarity": "edit_is_white"}}, 422, "must be black and white"),
+        ({"mask": {"png": encoded(MASK.T.copy()), "polarity": "edit_is_white"}}, 422, "the mask must have the size of"),
+        ({"mask": {"png": encoded(np.zeros_like(MASK)), "polarity": "edit_is_white"}}, 422, "has no editable pixel"),
+        (
+            {"mask": {"rle": {"size": [6, 9], "counts": [54]}, "polarity": "edit_is_black"}},
+            422,
+            "mask.polarity: unknown",
+        ),
+        ({"mask": {"rle": {"size": [6, 9], "counts": [53]}}}, 422, "must add up to 6 × 9 = 54"),
+        ({"mask": {"rle": {"size": [9, 6], "counts": [0, 54]}}}, 422, r"must be that of the picture, \[6, 9\]"),
+        ({"mask": {"rle": {"size": [6, 9], "counts": [0, 2**40]}}}, 422, r"mask.rle.counts\[1\]: input should be less"),
+        ({"mask": {"rle": {"size": [6, 9], "counts": "~~~~"}}}, 422, "no COCO string"),
+        (
+            {"mask": {"rle": {"size": [6, 9], "counts": "0" * 1_000_001}}},
+            422,
+            "counts: string should have at most 1000000",
+        ),
+        ({"mask": {"rle": {"size": [6, 9], "counts": [1] * 100_000}}}, 413, "holds about 100,0.. values"),
+        ({"edited": [encoded(SOURCE)] * 16}, 413, "has 17 pictures, source and target included; at most 16"),
+        ({"edited": [encoded(SOURCE)] * 10_000}, 413, "has 10,001 pictures"),
+        ({"instruction": "x" * 8193}, 413, "instruction has 8,193 characters; at most 8,192"),
+        ({"caption": "x" * 8193}, 413, "caption has 8,193 characters"),
+    ],
+)
 def test_wrong_input_is_refused_in_a_sentence(service, changes, status, says):
     client, pool = service
     before = pool.begun
@@ -172,23 +201,37 @@ def test_wrong_input_is_refused_in_a_sentence(service, changes, status, says):
     assert pool.begun == before
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1, 2]x", b"\xff\xfe", b"[" * 50_000, b'{"source": "\\ud800"}',
-                                  b'{"n": 1' + b"0" * 10_000 + b"}", pickle.dumps({"source": 1})])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1, 2]x",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"source": "\\ud800"}',
+        b'{"n": 1' + b"0" * 10_000 + b"}",
+        pickle.dumps({"source": 1}),
+    ],
+)
 def test_what_is_no_json_is_400(service, body):
     answer = service[0].score(body)
     assert answer.status == 400 and answer.detail.startswith("The body must be a JSON object; it cannot be read: ")
 
 
-@pytest.mark.parametrize(("headers", "says"), [
-    ({"Content-Type": "application/octet-stream"}, "application/octet-stream"),
-    ({"Content-Type": "application/x-python-pickle"}, "not pickle"),
-    ({"Content-Type": "application/x-npy"}, "application/x-npy"),
-    ({"Content-Type": "multipart/form-data; boundary=x"}, "multipart/form-data"),
-    ({"Content-Type": "text/plain"}, "text/plain"),
-    ({"Content-Type": ""}, "no type"),
-    ({"Content-Type": "x" * 5000}, r"xxx\.\.\."),
-    ({"Content-Encoding": "gzip"}, "must not be compressed"),
-])
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"Content-Type": "application/octet-stream"}, "application/octet-stream"),
+        ({"Content-Type": "application/x-python-pickle"}, "not pickle"),
+        ({"Content-Type": "application/x-npy"}, "application/x-npy"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, "multipart/form-data"),
+        ({"Content-Type": "text/plain"}, "text/plain"),
+        ({"Content-Type": ""}, "no type"),
+        ({"Content-Type": "x" * 5000}, r"xxx\.\.\."),
+        ({"Content-Encoding": "gzip"}, "must not be compressed"),
+    ],
+)
 def test_other_types_of_body_are_415_and_not_read(service, headers, says):
     client, _ = service
     opened = []
@@ -227,8 +270,16 @@ def test_a_fault_of_the_service_is_500_and_says_nothing_more(capfd):
 def test_with_a_token_nothing_but_healthz_is_open():
     with serving(token=TOKEN) as (client, pool):
         assert client.get("/healthz").status == 200
-        wrong = ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN,
-                 "Bearer \xff\xfe")
+        wrong = (
+            "",
+            "Bearer",
+            "Bearer wrong",
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            TOKEN,
+            "Bearer \xff\xfe",
+        )
         for path in ("/v1/score", "/readyz", "/metrics", "/docs", "/openapi.json", "/x"):
             for value in wrong:
                 answer = client.ask("GET", path, headers={"Authorization": value})
@@ -268,11 +319,22 @@ def test_urls_and_paths_are_never_opened(service, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as witness:
         witness.settimeout(0.5)
         port = witness.getsockname()[1]
-        for url in (f"http://127.0.0.1:{port}/a.png", f"https://127.0.0.1:{port}/", f"//127.0.0.1:{port}/a",
-                    f"ftp://127.0.0.1:{port}/a", str(secret), f"file://{secret}", "../secret.png"):
-            for changes in ({"source": url}, {"edited": [url]}, {"target": url},
-                            {"mask": {"png": url, "polarity": "edit_is_white"}},
-                            {"mask": {"rle": {"size": [6, 9], "counts": url}}}):
+        for url in (
+            f"http://127.0.0.1:{port}/a.png",
+            f"https://127.0.0.1:{port}/",
+            f"//127.0.0.1:{port}/a",
+            f"ftp://127.0.0.1:{port}/a",
+            str(secret),
+            f"file://{secret}",
+            "../secret.png",
+        ):
+            for changes in (
+                {"source": url},
+                {"edited": [url]},
+                {"target": url},
+                {"mask": {"png": url, "polarity": "edit_is_white"}},
+                {"mask": {"rle": {"size": [6, 9], "counts": url}}},
+            ):
                 assert client.score(**changes).status == 422
         with pytest.raises(TimeoutError):
             witness.accept()

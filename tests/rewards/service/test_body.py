@@ -11,9 +11,14 @@ from rewards.service.refusal import Refusal
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from([*EXAMPLE, "rle", "png", "polarity", "size", "counts", "x"]), inner, max_size=6),
-    max_leaves=20)
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from([*EXAMPLE, "rle", "png", "polarity", "size", "counts", "x"]), inner, max_size=6
+        )
+    ),
+    max_leaves=20,
+)
 
 
 def read(body: bytes) -> ScoreRequest | Refusal:

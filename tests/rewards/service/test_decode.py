@@ -50,8 +50,12 @@ def test_a_turned_picture_is_compared_as_it_is_seen():
 def test_bombs_are_refused_by_their_header(side, monkeypatch, recwarn):
     bomb = base64.b64encode(png_by_header(side, side)).decode()
     monkeypatch.setattr(images, "open_picture", lambda *_: pytest.fail("it was decoded"))
-    for changes in ({"source": bomb}, {"edited": [bomb]}, {"target": bomb},
-                    {"mask": {"png": bomb, "polarity": "edit_is_white"}}):
+    for changes in (
+        {"source": bomb},
+        {"edited": [bomb]},
+        {"target": bomb},
+        {"mask": {"png": bomb, "polarity": "edit_is_white"}},
+    ):
         refusal = whole(**changes)
         assert refusal.status == 413 and "must have at most 16,000,000 pixels" in refusal.sentence
 

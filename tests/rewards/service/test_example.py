@@ -32,8 +32,11 @@ def samples():
     images = sources.copy()
     images[1] = rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)
     images[2][masks[2]] = 7
-    return images, ["add a hat", "make it night", "remove the dog"], [
-        {"source": source, "mask": mask} for source, mask in zip(sources, masks, strict=True)]
+    return (
+        images,
+        ["add a hat", "make it night", "remove the dog"],
+        [{"source": source, "mask": mask} for source, mask in zip(sources, masks, strict=True)],
+    )
 
 
 def test_arrays_and_tensors_are_scored_as_locus_scores_them(monkeypatch, samples):
@@ -47,8 +50,10 @@ def test_arrays_and_tensors_are_scored_as_locus_scores_them(monkeypatch, samples
         with pytest.raises(RuntimeError, match="401 Expected the header"):
             module.locus_reward(images, prompts, metadata)
     for index, task in enumerate(metadata):
-        psnr, ssim = (measure(images[index : index + 1], task["source"], task["mask"]).item()
-                      for measure in (background_psnr, background_ssim))
+        psnr, ssim = (
+            measure(images[index : index + 1], task["source"], task["mask"]).item()
+            for measure in (background_psnr, background_ssim)
+        )
         assert info["background_psnr"][index] == pytest.approx(psnr, abs=1e-5)
         assert info["background_ssim"][index] == pytest.approx(ssim, abs=1e-5)
         assert scores[index] == pytest.approx(0.1 * psnr + ssim, abs=1e-5)

@@ -21,8 +21,13 @@ def service():
 
 
 def head(length: int, *more: str) -> bytes:
-    lines = ("POST /v1/score HTTP/1.1", "Host: localhost", "Content-Type: application/json",
-             f"Content-Length: {length}", *more)
+    lines = (
+        "POST /v1/score HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+        *more,
+    )
     return "\r\n".join((*lines, "", "")).encode()
 
 
@@ -59,16 +64,24 @@ def test_who_waits_to_be_told_to_send_is_told_not_to(service):
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}], ids=str)
 @pytest.mark.parametrize("body", [b" " * 2 * MIB, lambda: (b" " * 2**16 for _ in range(32))], ids=["whole", "chunked"])
 def test_a_library_that_sends_twice_the_limit(service, headers, body):
-    given = requests.post(f"{service.url}/v1/score", body() if callable(body) else body,
-                          headers={"Content-Type": "application/json", **headers}, timeout=60)
+    given = requests.post(
+        f"{service.url}/v1/score",
+        body() if callable(body) else body,
+        headers={"Content-Type": "application/json", **headers},
+        timeout=60,
+    )
     assert given.status_code == 413 and given.json() == {"detail": SENTENCE}
 
 
 def test_a_body_that_is_refused_for_something_else():
     with serving(settings=config(max_body_megabytes=4), token=TOKEN) as (client, _):
         for headers, status in (({}, 401), ({"Authorization": f"Bearer {TOKEN}", "Content-Type": "text/plain"}, 415)):
-            given = requests.post(f"{client.url}/v1/score", b" " * 4 * MIB, timeout=60,
-                                  headers={"Content-Type": "application/json", "Connection": "close", **headers})
+            given = requests.post(
+                f"{client.url}/v1/score",
+                b" " * 4 * MIB,
+                timeout=60,
+                headers={"Content-Type": "application/json", "Connection": "close", **headers},
+            )
             assert given.status_code == status
 
 

@@ -53,8 +53,12 @@ def computing(scorer):
     settings = config(**LIMITS)
 
     def opened() -> RewardPool:
-        return RewardPool(settings, NO_TASKS, {"background_psnr": scorer, "editscore": ones},
-                          small_pixels=small_pixels(settings.service))
+        return RewardPool(
+            settings,
+            NO_TASKS,
+            {"background_psnr": scorer, "editscore": ones},
+            small_pixels=small_pixels(settings.service),
+        )
 
     with PoolThread(opened) as pool, serving(pool, settings, release=False) as (client, _):
         yield client
@@ -89,12 +93,15 @@ def test_beside_large_images_that_are_decoded(monkeypatch):
 
 
 def test_beside_large_bodies_that_take_all_the_memory_for_them():
-    head = (b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n" % 2**20)
+    head = (
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % 2**20
+    )
     addresses = [f"127.0.0.{1 + number // BODIES_OF_A_CLIENT}" for number in range(BODIES + 2)]
     with computing(ones) as client:
-        many = [socket.create_connection(("127.0.0.1", client.port), source_address=(address, 0))
-                for address in addresses]
+        many = [
+            socket.create_connection(("127.0.0.1", client.port), source_address=(address, 0)) for address in addresses
+        ]
         for connection in many:
             connection.sendall(head + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == len(many))

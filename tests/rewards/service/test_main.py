@@ -34,16 +34,31 @@ def refused(monkeypatch, capsys):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("flags", "says"), [
-    (["--service.host", "0.0.0.0"], "service.host: 0.0.0.0 can be reached from other machines, so a token is needed"),
-    (["--config", "quickstart"], "rewards.weights: edit_score needs the ground truth of the embedded benchmark"),
-    (["--rewards.weights.acd", "1"], "rewards.weights: acd is measured while the editor makes the picture"),
-    (["--rewards.judge.qwen_vl.serve.replicas", "1", "--rewards.judge.qwen_vl.serve.path", "x",
-      "--rewards.weights.qwen_vl", "1"], "only a training run starts"),
-    (["--rewards.weights", "{own: 1}", "--rewards.scorers", "{own: 'no.such:thing'}"], "no.such"),
-    (["--resume"], "--resume: the service keeps nothing"),
-    (["--service.prot", "1"], "service.port"),
-])
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ["--service.host", "0.0.0.0"],
+            "service.host: 0.0.0.0 can be reached from other machines, so a token is needed",
+        ),
+        (["--config", "quickstart"], "rewards.weights: edit_score needs the ground truth of the embedded benchmark"),
+        (["--rewards.weights.acd", "1"], "rewards.weights: acd is measured while the editor makes the picture"),
+        (
+            [
+                "--rewards.judge.qwen_vl.serve.replicas",
+                "1",
+                "--rewards.judge.qwen_vl.serve.path",
+                "x",
+                "--rewards.weights.qwen_vl",
+                "1",
+            ],
+            "only a training run starts",
+        ),
+        (["--rewards.weights", "{own: 1}", "--rewards.scorers", "{own: 'no.such:thing'}"], "no.such"),
+        (["--resume"], "--resume: the service keeps nothing"),
+        (["--service.prot", "1"], "service.port"),
+    ],
+)
 def test_what_cannot_be_served_is_refused_in_a_sentence(refused, flags, says):
     code, words = refused(*flags)
     assert code == 2 and says in words
@@ -56,9 +71,19 @@ def test_a_short_token_is_refused_without_showing_it(refused):
 
 def test_judges_that_do_not_answer_end_it_with_a_sentence(refused):
     code, words = refused(
-        "--service.port", "0", "--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--redis.mode", "off",
-        "--rewards.weights.editscore", "1", "--rewards.judge.patience", "1",
-        "--rewards.judge.editscore.serve.start_timeout", "2")
+        "--service.port",
+        "0",
+        "--rewards.judge.editscore.urls",
+        "[http://127.0.0.1:9/v1]",
+        "--redis.mode",
+        "off",
+        "--rewards.weights.editscore",
+        "1",
+        "--rewards.judge.patience",
+        "1",
+        "--rewards.judge.editscore.serve.start_timeout",
+        "2",
+    )
     assert code == 1 and "127.0.0.1:9" in words
 
 
@@ -71,8 +96,11 @@ def test_help_and_dry_run_start_nothing(refused):
 
 def test_it_listens_on_loopback_alone_and_ends_when_asked():
     with service() as running:
-        listening = [entry.laddr for entry in psutil.Process(running.process.pid).net_connections("inet")
-                     if entry.status == psutil.CONN_LISTEN]
+        listening = [
+            entry.laddr
+            for entry in psutil.Process(running.process.pid).net_connections("inet")
+            if entry.status == psutil.CONN_LISTEN
+        ]
         assert [tuple(address) for address in listening] == [("127.0.0.1", running.client.port)]
         assert running.client.score().status == 200
         assert running.end() == 0
@@ -115,10 +143,24 @@ def test_nothing_of_requests_or_secrets_is_logged():
 
 
 def test_a_judge_scores_through_the_service():
-    with ScriptedServer("good") as judge, service(
-            "--rewards.judge.editscore.urls", f"[{judge.url}]", "--rewards.weights.editscore", "2",
-            "--rewards.judge.editscore.passes", "2", "--redis.mode", "off", "--rewards.judge.patience", "5",
-            "--rewards.judge.deadline", "5", token=TOKEN) as running:
+    with (
+        ScriptedServer("good") as judge,
+        service(
+            "--rewards.judge.editscore.urls",
+            f"[{judge.url}]",
+            "--rewards.weights.editscore",
+            "2",
+            "--rewards.judge.editscore.passes",
+            "2",
+            "--redis.mode",
+            "off",
+            "--rewards.judge.patience",
+            "5",
+            "--rewards.judge.deadline",
+            "5",
+            token=TOKEN,
+        ) as running,
+    ):
         client = running.client
         assert client.get("/readyz").json["judges"] == {"editscore": 1}
         answer = client.score()
@@ -126,8 +168,10 @@ def test_a_judge_scores_through_the_service():
         scores = answer.json["components"]["editscore"]
         assert all(0 <= score["value"] <= 1 and len(score["passes"]) == 2 for score in scores)
         assert answer.json["rewards"][0] == pytest.approx(
-            2 * scores[0]["value"] + 0.1 * answer.json["components"]["background_psnr"][0]["value"]
-            + answer.json["components"]["background_ssim"][0]["value"])
+            2 * scores[0]["value"]
+            + 0.1 * answer.json["components"]["background_psnr"][0]["value"]
+            + answer.json["components"]["background_ssim"][0]["value"]
+        )
         page = client.get("/metrics").body.decode()
         assert 'locus_judge_in_rotation{judge="editscore"} 1.0' in page
         assert re.search(r'locus_judge_asked_total\{judge="editscore"\} [1-9]', page)
@@ -143,8 +187,12 @@ def test_large_pictures_do_not_hold_up_the_other_answers():
     side = 1000
     noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
     picture = encoded(noise, "JPEG")
-    request = {"source": picture, "edited": [picture] * 5, "instruction": "x",
-               "mask": {"rle": {"size": [side, side], "counts": [0, side, side * side - side]}}}
+    request = {
+        "source": picture,
+        "edited": [picture] * 5,
+        "instruction": "x",
+        "mask": {"rle": {"size": [side, side], "counts": [0, side, side * side - side]}},
+    }
     body = json.dumps(request).encode()
     with service() as running:
         client, waits = running.client, []

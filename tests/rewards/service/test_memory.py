@@ -61,15 +61,19 @@ def text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-@pytest.mark.parametrize(("name", "data", "status"), [
-    ("83 megapixels", lambda: black_png(SIDE, SIDE), 413),
-    ("83 megapixels by header", lambda: png_by_header(SIDE, SIDE), 413),
-    ("262 megapixels by header", lambda: png_by_header(16_200, 16_200), 413),
-    ("4 gigapixels by header", lambda: png_by_header(65_500, 65_500), 413),
-    ("268 megapixels of WebP", lambda: webp_by_header(16_383, 16_383), 413),
-    ("8 pixels of a gigabyte", lambda: png_of_more_data_than_pixels(8, 8, 1000 * MIB), 200),
-    ("a gigabyte of text", lambda: png_with_text_bomb(8, 8, 1000 * MIB), 422),
-], ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "data", "status"),
+    [
+        ("83 megapixels", lambda: black_png(SIDE, SIDE), 413),
+        ("83 megapixels by header", lambda: png_by_header(SIDE, SIDE), 413),
+        ("262 megapixels by header", lambda: png_by_header(16_200, 16_200), 413),
+        ("4 gigapixels by header", lambda: png_by_header(65_500, 65_500), 413),
+        ("268 megapixels of WebP", lambda: webp_by_header(16_383, 16_383), 413),
+        ("8 pixels of a gigabyte", lambda: png_of_more_data_than_pixels(8, 8, 1000 * MIB), 200),
+        ("a gigabyte of text", lambda: png_with_text_bomb(8, 8, 1000 * MIB), 422),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
 def test_bombs_leave_the_memory_flat(running, name, data, status):
     file = data()
     assert len(file) < 2 * MIB
@@ -114,6 +118,7 @@ def test_bodies_of_very_many_values(running, piece):
 @pytest.mark.parametrize("mebibytes", [100, 300])
 def test_endless_bodies_are_not_kept(running, mebibytes):
     """What is thrown away after a refusal has an end, too: then the connection is closed in the midst of it."""
+
     def endless():
         for _ in range(mebibytes):
             yield b" " * MIB
@@ -130,8 +135,10 @@ def test_endless_bodies_are_not_kept(running, mebibytes):
 
 def test_many_large_bodies_at_once_wait_at_their_clients(running):
     size, clients, arrived = 30 * MIB, 12, []
-    head = (b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n" % size)
+    head = (
+        b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % size
+    )
 
     def send(connection: socket.socket) -> None:
         with suppress(OSError):  # closed below

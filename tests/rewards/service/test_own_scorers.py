@@ -41,8 +41,13 @@ def test_a_scorer_that_misbehaves_is_an_error_of_its_request_and_readyz_tells_un
     broken = tmp_path / "broken"
     (tmp_path / "a_services_scorer.py").write_text(SCORER.format(file=str(broken)))
     monkeypatch.syspath_prepend(tmp_path)
-    config = RunConfig(rewards={"weights": {"mine": 1.0, "background_psnr": 0.1},
-                                "scorers": {"mine": "a_services_scorer:mine"}, "scorer_deadline": 5.0})
+    config = RunConfig(
+        rewards={
+            "weights": {"mine": 1.0, "background_psnr": 0.1},
+            "scorers": {"mine": "a_services_scorer:mine"},
+            "scorer_deadline": 5.0,
+        }
+    )
     with PoolThread(lambda: open_pool(config, NO_TASKS)) as pool, serving(pool, config, release=False) as (client, _):
         assert client.get("/readyz").json["scorers"] == {"mine": True}
         for how, words in ((1, "SystemExit: 3"), (2, "KeyboardInterrupt"), (4, "RuntimeError: no")):

@@ -84,8 +84,10 @@ def test_a_request_that_takes_longer_than_that_is_answered(monkeypatch):
     pool = ScriptedPool(brightness)
     with serving(pool) as (client, _), connect(client) as patient:
         body = json.dumps(small_request()).encode()
-        patient.sendall(b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                        b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        patient.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
         time.sleep(3.0)  # three times as long as the connection may idle
         pool.held.set()
         assert patient.recv(65536).startswith(b"HTTP/1.1 200")

@@ -21,16 +21,44 @@ def test_schemathesis_finds_nothing(tmp_path):
     pool.held.set()
     with serving(pool) as (client, _):
         done = subprocess.run(
-            [sys.executable, "-m", "schemathesis.cli", "run", f"{client.url}/openapi.json", *CHECKS,
-             "--phases", "examples,coverage,fuzzing", "--max-examples", "150", "--seed", "20261121",
-             "--generation-deterministic", "--continue-on-failure", "--no-color", "--suppress-health-check", "all"],
-            cwd=tmp_path, timeout=300, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.rewards.service.schemathesis_hooks",
-                 "PYTHONPATH": str(ROOT)})
+            [
+                sys.executable,
+                "-m",
+                "schemathesis.cli",
+                "run",
+                f"{client.url}/openapi.json",
+                *CHECKS,
+                "--phases",
+                "examples,coverage,fuzzing",
+                "--max-examples",
+                "150",
+                "--seed",
+                "20261121",
+                "--generation-deterministic",
+                "--continue-on-failure",
+                "--no-color",
+                "--suppress-health-check",
+                "all",
+            ],
+            cwd=tmp_path,
+            timeout=300,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "tests.rewards.service.schemathesis_hooks",
+                "PYTHONPATH": str(ROOT),
+            },
+        )
         assert done.returncode == 0, done.stdout
         assert "Operations:       4 selected / 4 total" in done.stdout and "No issues found" in done.stdout
-        counted = {int(status): int(float(count)) for status, count in re.findall(
-            r'locus_requests_total\{path="/v1/score",status="(\d+)"\} (\S+)', client.get("/metrics").body.decode())}
+        counted = {
+            int(status): int(float(count))
+            for status, count in re.findall(
+                r'locus_requests_total\{path="/v1/score",status="(\d+)"\} (\S+)', client.get("/metrics").body.decode()
+            )
+        }
     # The witness: requests of every kind did arrive, and some of them were scored.
     assert pool.asked and counted[200] == len(pool.asked)
     assert counted[422] > 100 and counted[415] and counted[405]

@@ -25,8 +25,7 @@ from tests.rewards.service.running import (
     until,
 )
 
-HEAD = (b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n")
+HEAD = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 LARGE_BODY = json.dumps(small_request()).encode().ljust(2**19)
 """A small request that takes half of the smallest limit."""
 
@@ -57,8 +56,12 @@ def test_a_body_is_let_go_of_before_its_images_are_scored():
         with serving(ScriptedPool(brightness)) as (client, pool):
             threads, answers = in_threads(1, lambda: client.score(json.dumps(small_request()).encode() + b" " * size))
             until(lambda: pool.begun == 1)
-            held = [trace.size for trace in tracemalloc.take_snapshot().filter_traces(
-                [tracemalloc.Filter(True, module.__file__) for module in (scoring, incoming)]).traces]
+            held = [
+                trace.size
+                for trace in tracemalloc.take_snapshot()
+                .filter_traces([tracemalloc.Filter(True, module.__file__) for module in (scoring, incoming)])
+                .traces
+            ]
             pool.held.set()
             threads[0].join()
     finally:
@@ -187,8 +190,10 @@ def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
 def test_one_client_never_holds_all_the_memory_for_bodies():
     """Two addresses of this machine are two clients."""
     with serving(settings=config(max_body_megabytes=1)) as (client, _):
-        many = [socket.create_connection(("127.0.0.1", client.port), source_address=("127.0.0.2", 0))
-                for _ in range(lanes.BODIES + 1)]
+        many = [
+            socket.create_connection(("127.0.0.1", client.port), source_address=("127.0.0.2", 0))
+            for _ in range(lanes.BODIES + 1)
+        ]
         for connection in many:
             connection.sendall(HEAD % 2**20 + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == len(many))
@@ -200,9 +205,13 @@ def test_one_client_never_holds_all_the_memory_for_bodies():
 def test_a_body_whose_length_is_announced_in_two_ways_is_refused_unread():
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
         for length in ("0", "10"):
-            answer = client.ask("POST", "/v1/score", iter([b"{}"]), {
-                "Content-Type": "application/json", "Content-Length": length, "Transfer-Encoding": "chunked"},
-                encode_chunked=True)
+            answer = client.ask(
+                "POST",
+                "/v1/score",
+                iter([b"{}"]),
+                {"Content-Type": "application/json", "Content-Length": length, "Transfer-Encoding": "chunked"},
+                encode_chunked=True,
+            )
             assert answer.status == 400 and "Content-Length or Transfer-Encoding, not both" in answer.detail
         assert metric(client, "locus_queue_taken") == 0 and pool.begun == 0
         assert client.score().status == 200
@@ -249,8 +258,11 @@ def test_judges_that_are_gone_are_503_and_come_back():
 
 
 def test_errors_of_scores_are_bounded():
-    with serving(ScriptedPool(lambda task, images: {
-            name: (Score(error="e" * 10_000),) * 2 for name in ("background_psnr", "editscore")})) as (client, pool):
+    with serving(
+        ScriptedPool(
+            lambda task, images: {name: (Score(error="e" * 10_000),) * 2 for name in ("background_psnr", "editscore")}
+        )
+    ) as (client, pool):
         pool.held.set()
         answer = client.score()
         assert answer.json["rewards"] == [None, None]

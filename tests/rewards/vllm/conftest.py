@@ -20,10 +20,21 @@ def stand_in(tmp_path):
     python.chmod(0o755)
 
     def make(behaviour="good", **settings):
-        return ServeConfig(**{
-            "replicas": 1, "path": str(tmp_path), "python": str(python), "gpus": 0, "start_timeout": 60,
-            "arguments": (f"--behaviour={behaviour}", f"--pids={tmp_path / 'pids'}",
-                          f"--log={tmp_path / 'requests.jsonl'}"), **settings})
+        return ServeConfig(
+            **{
+                "replicas": 1,
+                "path": str(tmp_path),
+                "python": str(python),
+                "gpus": 0,
+                "start_timeout": 60,
+                "arguments": (
+                    f"--behaviour={behaviour}",
+                    f"--pids={tmp_path / 'pids'}",
+                    f"--log={tmp_path / 'requests.jsonl'}",
+                ),
+                **settings,
+            }
+        )
 
     yield make
     for log in tmp_path.rglob("*.log"):  # a failed test must not leave processes either

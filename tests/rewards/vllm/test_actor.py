@@ -26,8 +26,9 @@ class Owner:
 
     def __init__(self, serve, folder):
         self.waiting, self.told = {}, Told()
-        self.servers = JudgeServers(config_of(serve), "editscore", folder, self.waiting.__setitem__, self.told.notify,
-                                    self.told.urls.append)
+        self.servers = JudgeServers(
+            config_of(serve), "editscore", folder, self.waiting.__setitem__, self.told.notify, self.told.urls.append
+        )
 
     def until(self, done, seconds=120.0):
         deadline = time.monotonic() + seconds
@@ -63,7 +64,7 @@ def test_what_is_killed_is_replaced_and_leaves_nothing(owner, tmp_path, victim):
     one = owner()
     one.servers.start()
     one.until(lambda: one.servers.ready)
-    first, = one.servers.urls()
+    (first,) = one.servers.urls()
     guard_pid, server, *below = [one.started()[0]["pid"], *tree_pids(tmp_path / "pids")]
     actor = int(Path(f"/proc/{guard_pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert os.getpgid(server) == os.getpgid(guard_pid) == os.getpgid(actor) != os.getpgid(0)
@@ -74,9 +75,9 @@ def test_what_is_killed_is_replaced_and_leaves_nothing(owner, tmp_path, victim):
         os.kill({"the actor": actor, "the guard": guard_pid, "the server": server}[victim], signal.SIGKILL)
     one.until(lambda: len(one.started()) == 2)
     assert gone_within([actor, guard_pid, server, *below])
-    lost, = one.lost()
+    (lost,) = one.lost()
     assert lost["pid"] == guard_pid and lost["reason"]
-    second, = one.servers.urls()
+    (second,) = one.servers.urls()
     assert second != first and one.told.urls == [[first], [], [second]]
     pids = [one.started()[1]["pid"], *tree_pids(tmp_path / "pids")]
     assert all(map(alive, pids))
@@ -126,8 +127,12 @@ sys.stdin.read()
 
 def test_a_killed_driver_leaves_no_server(stand_in, tmp_path):
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, stand_in().model_dump_json(), str(tmp_path / "run")], cwd=ROOT,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        [sys.executable, "-c", DRIVER, stand_in().model_dump_json(), str(tmp_path / "run")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     with driver:
         pids = [int(driver.stdout.readline().removeprefix("ready ")), *tree_pids(tmp_path / "pids")]
         assert all(map(alive, pids))

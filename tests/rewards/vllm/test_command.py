@@ -23,12 +23,19 @@ def test_only_a_cpu_server_computes_in_float32(stand_in):
     assert "float32" not in command(stand_in(gpus=1), "m", "n", "127.0.0.1", 1)
 
 
-@pytest.mark.parametrize(("gpus", "arguments", "spread"), [
-    (1, (), []), (0.5, (), []), (0, (), []), (4, (), ["--tensor-parallel-size", "4"]),
-    (4, ("--quantization=fp8",), ["--tensor-parallel-size", "4"]),
-    (4, ("--tensor-parallel-size=2",), ["--tensor-parallel-size=2"]), (4, ("-tp", "2"), ["-tp"]),
-    (4, ("--pipeline_parallel_size", "4"), ["--pipeline_parallel_size"]),
-])
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "spread"),
+    [
+        (1, (), []),
+        (0.5, (), []),
+        (0, (), []),
+        (4, (), ["--tensor-parallel-size", "4"]),
+        (4, ("--quantization=fp8",), ["--tensor-parallel-size", "4"]),
+        (4, ("--tensor-parallel-size=2",), ["--tensor-parallel-size=2"]),
+        (4, ("-tp", "2"), ["-tp"]),
+        (4, ("--pipeline_parallel_size", "4"), ["--pipeline_parallel_size"]),
+    ],
+)
 def test_several_gpus_share_one_model_unless_told_otherwise(stand_in, gpus, arguments, spread):
     words = command(stand_in(gpus=gpus, arguments=arguments), "m", "n", "127.0.0.1", 1)
     at = next((i for i, word in enumerate(words) if "parallel" in word or word == "-tp"), len(words))
@@ -45,8 +52,14 @@ def test_a_relative_interpreter_is_one_of_the_checkout(tmp_path, monkeypatch, st
 
 
 def test_secrets_stay_here_and_the_key_goes_by_the_environment(stand_in, tmp_path):
-    inherited = {"PATH": "/bin", "LOCUS_REDIS_PASSWORD": "a", "LOCUS_JUDGE_API_KEY": "b", "VLLM_API_KEY": "c",
-                 "PYTHONPATH": "/elsewhere", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    inherited = {
+        "PATH": "/bin",
+        "LOCUS_REDIS_PASSWORD": "a",
+        "LOCUS_JUDGE_API_KEY": "b",
+        "VLLM_API_KEY": "c",
+        "PYTHONPATH": "/elsewhere",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+    }
     values = environment(stand_in(), str(tmp_path), "key", inherited)
     assert values["VLLM_API_KEY"] == "key" and values["PATH"] == "/bin"
     assert not [name for name in values if name.startswith("LOCUS_")]
@@ -60,8 +73,14 @@ def test_secrets_stay_here_and_the_key_goes_by_the_environment(stand_in, tmp_pat
 
 def model_of(folder, context: int, nested: bool = True) -> str:
     """A folder with the configuration of Qwen3-VL-8B's language model, but for its context."""
-    text = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 36, "head_dim": 128,
-            "hidden_size": 4096, "max_position_embeddings": context}
+    text = {
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 36,
+        "head_dim": 128,
+        "hidden_size": 4096,
+        "max_position_embeddings": context,
+    }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"text_config": text} if nested else text))
     return str(folder)

@@ -20,13 +20,14 @@ def guarded(stand_in, tmp_path):
 
     def start(behaviour="good"):
         config = stand_in(behaviour)
-        command = guard.guarded(os.getpid(), 1.0, [
-            config.python, "--host", "127.0.0.1", "--port", "0", *config.arguments])
+        command = guard.guarded(
+            os.getpid(), 1.0, [config.python, "--host", "127.0.0.1", "--port", "0", *config.arguments]
+        )
         with (tmp_path / "server.log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         started.append(process)
         pids = tree_pids(tmp_path / "pids")
-        second, = guard.descendants(process.pid) - set(pids)
+        (second,) = guard.descendants(process.pid) - set(pids)
         return process, [second, *pids]
 
     yield start
@@ -77,15 +78,33 @@ def test_the_kernel_ends_the_server_of_killed_guards(guarded):
 def test_a_guard_of_somebody_else_ends_at_once(stand_in, tmp_path):
     config = stand_in()
     process = subprocess.run(
-        [sys.executable, "-I", "-S", guard.__file__, str(os.getpid() + 1), "1.0", config.python, "--host", "127.0.0.1",
-         "--port", "0"], stdin=subprocess.PIPE, timeout=60, check=False)
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            guard.__file__,
+            str(os.getpid() + 1),
+            "1.0",
+            config.python,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ],
+        stdin=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
     assert process.returncode in (128 + 15, 128 + 9)  # asked so early, it may not have heard
 
 
 @pytest.mark.parametrize(("command", "code"), [(["/no/such/program"], 127), ([sys.executable, "-c", "exit(7)"], 7)])
 def test_the_servers_exit_code_is_passed_on(command, code):
-    process = subprocess.Popen([sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), "1.0", *command],
-                               stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), "1.0", *command],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.wait(60) == code
     assert (b"/no/such/program: No such file" in process.communicate()[1]) == (code == 127)
 
@@ -108,5 +127,3 @@ def test_writers_are_those_whose_output_is_the_file(tmp_path):
         for process in (mine, other):
             process.kill()
             process.communicate()
-
-

@@ -50,12 +50,15 @@ def test_a_killed_server_is_replaced_by_one_with_another_address(stand_in, tmp_p
     assert len(list((tmp_path / "run" / "judges").iterdir())) == 3
 
 
-@pytest.mark.parametrize(("behaviour", "more", "sentence"), [
-    ("fail", {}, "no weights in that folder"),
-    ("mute", {"start_timeout": 1}, r"within 1 s \(serve\.start_timeout\)"),
-    ("good", {"python": "/no/such/python"}, "make judge"),
-    ("good", {"lora": "/no/such/lora"}, "neither"),
-])
+@pytest.mark.parametrize(
+    ("behaviour", "more", "sentence"),
+    [
+        ("fail", {}, "no weights in that folder"),
+        ("mute", {"start_timeout": 1}, r"within 1 s \(serve\.start_timeout\)"),
+        ("good", {"python": "/no/such/python"}, "make judge"),
+        ("good", {"lora": "/no/such/lora"}, "neither"),
+    ],
+)
 def test_a_server_that_does_not_start_is_a_sentence_and_no_process(stand_in, tmp_path, behaviour, more, sentence):
     servers = LocalJudgeServers(config_of(stand_in(behaviour, **more)), "editscore", tmp_path, print, print)
     with pytest.raises(ServersFailed, match=sentence), servers:

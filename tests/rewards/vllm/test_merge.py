@@ -24,7 +24,8 @@ def pair(request, tmp_path_factory):
     base = make_tiny_qwen_vl(folder / "base", request.param)
     model = get_peft_model(
         AutoModelForImageTextToText.from_pretrained(base),
-        LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=ADAPTED, init_lora_weights=False))
+        LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=ADAPTED, init_lora_weights=False),
+    )
     model.save_pretrained(folder / "lora")
     return base, folder / "lora"
 
@@ -36,8 +37,14 @@ def module_of(key):
 def test_merged_weights_are_base_plus_scaled_product(pair, tmp_path):
     base_folder, lora_folder = pair
     target = merged(str(base_folder), str(lora_folder), tmp_path)
-    base, adapter, result = (load_file(f) for f in (
-        base_folder / "model.safetensors", lora_folder / "adapter_model.safetensors", target / "model.safetensors"))
+    base, adapter, result = (
+        load_file(f)
+        for f in (
+            base_folder / "model.safetensors",
+            lora_folder / "adapter_model.safetensors",
+            target / "model.safetensors",
+        )
+    )
     deltas = {}
     for key, half in adapter.items():
         if ".lora_A." in key:
@@ -77,8 +84,10 @@ def test_the_same_pair_is_merged_once_and_a_changed_one_again(pair, tmp_path, co
     other = tmp_path / "lora"
     other.mkdir()
     (other / "adapter_config.json").write_text((lora / "adapter_config.json").read_text())
-    save_file({k: 2 * v for k, v in load_file(lora / "adapter_model.safetensors").items()},
-              other / "adapter_model.safetensors")
+    save_file(
+        {k: 2 * v for k, v in load_file(lora / "adapter_model.safetensors").items()},
+        other / "adapter_model.safetensors",
+    )
     second = merged(str(base), str(other), tmp_path / "merged")
     assert second != first and len(counted) == 2
     assert sorted(p.name for p in (tmp_path / "merged").iterdir() if p.is_dir()) == sorted([first.name, second.name])
@@ -112,11 +121,14 @@ def changed_lora(lora, folder, change):
     return folder
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    (lambda t: {k: v for k, v in t.items() if "layers.0.mlp" not in k}, "no tensors for"),
-    (lambda t: {k.replace("layers.1", "layers.7"): v for k, v in t.items()}, "fit nothing in the base"),
-    (lambda t: {k: v[:, :-1].contiguous() if ".lora_A." in k else v for k, v in t.items()}, "size mismatch"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: {k: v for k, v in t.items() if "layers.0.mlp" not in k}, "no tensors for"),
+        (lambda t: {k.replace("layers.1", "layers.7"): v for k, v in t.items()}, "fit nothing in the base"),
+        (lambda t: {k: v[:, :-1].contiguous() if ".lora_A." in k else v for k, v in t.items()}, "size mismatch"),
+    ],
+)
 def test_a_lora_of_another_model_is_refused(pair, tmp_path, change, sentence):
     lora = changed_lora(pair[1], tmp_path / "lora", change)
     with pytest.raises(MergeError, match=sentence):
@@ -125,8 +137,10 @@ def test_a_lora_of_another_model_is_refused(pair, tmp_path, change, sentence):
 
 def test_a_lora_with_the_old_names_of_modules_gives_the_same(pair, tmp_path):
     def older(tensors):
-        return {k.replace(".model.language_model.", ".model.").replace(".model.model.visual.", ".model.visual."): v
-                for k, v in tensors.items()}
+        return {
+            k.replace(".model.language_model.", ".model.").replace(".model.model.visual.", ".model.visual."): v
+            for k, v in tensors.items()
+        }
 
     lora = changed_lora(pair[1], tmp_path / "lora", older)
     old = load_file(merged(str(pair[0]), str(lora), tmp_path / "merged") / "model.safetensors")

@@ -46,8 +46,12 @@ def started(clock):
     launches, events, urls = Launches(), [], []
     config = RunConfig.model_validate({"rewards": {"judge": {"editscore": {"serve": {"replicas": 2, "path": "p"}}}}})
     replicas = Replicas(
-        config, "editscore", launches, lambda event, **fields: events.append({"event": event, **fields}),
-        lambda now: urls.append(list(now)))
+        config,
+        "editscore",
+        launches,
+        lambda event, **fields: events.append({"event": event, **fields}),
+        lambda now: urls.append(list(now)),
+    )
     replicas.start()
     return replicas, launches, events, urls
 
@@ -64,8 +68,14 @@ def test_ready_means_that_all_were_up_and_addresses_are_told(started):
     up(launches.made[0], 8000)
     assert replicas.ready and replicas.urls() == ["http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1"]
     assert urls == [replicas.urls()[1:], replicas.urls()]
-    assert events[0] == {"event": "judge_server_started", "judge": "editscore", "replica": 1, "pid": 8001,
-                         "url": "http://127.0.0.1:8001/v1", "seconds": 1.0}
+    assert events[0] == {
+        "event": "judge_server_started",
+        "judge": "editscore",
+        "replica": 1,
+        "pid": 8001,
+        "url": "http://127.0.0.1:8001/v1",
+        "seconds": 1.0,
+    }
 
 
 def test_a_server_that_does_not_come_up_at_first_stops_the_start(started):
@@ -120,8 +130,14 @@ def test_a_restart_that_fails_is_tried_again(started, clock):
     clock.now += 2
     replicas.check()
     launches.made[-1].lost("no memory")
-    assert events[-1] == {"event": "judge_server_lost", "judge": "editscore", "replica": 0, "pid": None,
-                          "reason": "no memory", "again_in": 2.0}
+    assert events[-1] == {
+        "event": "judge_server_lost",
+        "judge": "editscore",
+        "replica": 0,
+        "pid": None,
+        "reason": "no memory",
+        "again_in": 2.0,
+    }
     clock.now += 3
     replicas.check()
     clock.now += 1000  # hangs

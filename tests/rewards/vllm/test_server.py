@@ -53,7 +53,7 @@ def test_a_killed_part_takes_the_rest_with_it(stand_in, tmp_path, victim, behavi
         pids = tree_pids(tmp_path / "pids")
         if victim == "both guards":
             os.kill(server.pid, signal.SIGSTOP)  # or it would clean up before it is killed
-            second, = guard.descendants(server.pid) - set(pids)
+            (second,) = guard.descendants(server.pid) - set(pids)
             os.kill(second, signal.SIGKILL)
         os.kill(pids[0] if victim == "server" else server.pid, signal.SIGKILL)
         assert server.ended.wait(30)
@@ -78,18 +78,26 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("how", "behaviour"), [
-    ("kill -9 the owner", "good"),
-    ("kill -9 the owner", "stubborn"),
-    ("the owner ends", "good"),
-    ("the owner ends", "stubborn"),
-    ("terminate the owner", "good"),
-    ("kill -9 the group", "good"),  # only those that stay in it, as vLLM does
-])
+@pytest.mark.parametrize(
+    ("how", "behaviour"),
+    [
+        ("kill -9 the owner", "good"),
+        ("kill -9 the owner", "stubborn"),
+        ("the owner ends", "good"),
+        ("the owner ends", "stubborn"),
+        ("terminate the owner", "good"),
+        ("kill -9 the group", "good"),  # only those that stay in it, as vLLM does
+    ],
+)
 def test_nothing_outlives_the_owner(stand_in, tmp_path, how, behaviour):
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, stand_in(behaviour).model_dump_json(), str(tmp_path / "judge-0.log")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, process_group=0)
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        process_group=0,
+    )
     with owner:
         guard_pid = int(owner.stdout.readline().removeprefix("ready "))
         pids = [guard_pid, *tree_pids(tmp_path / "pids")]
@@ -113,12 +121,15 @@ def test_a_stubborn_server_is_stopped_too(stand_in, tmp_path):
     assert not any(alive(pid) for pid in [server.pid, *pids])
 
 
-@pytest.mark.parametrize(("behaviour", "sentence"), [
-    ("fail", "ended with exit code 3"),
-    ("fail", "ValueError: no weights in that folder"),
-    ("refuse", "seen status 500"),
-    ("mute", "did not answer a picture within 2 s (serve.start_timeout)"),
-])
+@pytest.mark.parametrize(
+    ("behaviour", "sentence"),
+    [
+        ("fail", "ended with exit code 3"),
+        ("fail", "ValueError: no weights in that folder"),
+        ("refuse", "seen status 500"),
+        ("mute", "did not answer a picture within 2 s (serve.start_timeout)"),
+    ],
+)
 def test_a_server_that_does_not_start_says_why_and_is_gone(stand_in, tmp_path, behaviour, sentence):
     server = server_of(stand_in(behaviour, start_timeout=2 if behaviour == "mute" else 60), tmp_path)
     server.start()

@@ -34,24 +34,27 @@ def with_key(monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "the-key")
 
 
-@pytest.mark.parametrize(("method", "path", "headers", "status"), [
-    ("POST", "/v1/chat/completions", [KEY], 200),
-    ("POST", "/tokenize", [KEY], 200),
-    ("GET", "/v1/models", [KEY], 200),
-    ("GET", "/health", [], 200),
-    ("POST", "/v1/chat/completions", [], 401),
-    ("POST", "/tokenize", [], 401),
-    ("GET", "/metrics", [], 401),
-    ("POST", "/tokenize", [(b"authorization", b"Bearer other")], 401),
-    ("POST", "/tokenize", [KEY, KEY], 401),
-    ("POST", "/tokenize", [(b"authorization", b"\xff\xfe")], 401),
-    ("POST", "/invocations", [KEY], 404),
-    ("POST", "/pause", [KEY], 404),
-    ("GET", "/docs", [KEY], 404),
-    ("GET", "/v1/chat/completions", [KEY], 404),
-    ("OPTIONS", "/tokenize", [], 404),
-    ("POST", "/tokenize/", [KEY], 404),
-])
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/v1/chat/completions", [KEY], 200),
+        ("POST", "/tokenize", [KEY], 200),
+        ("GET", "/v1/models", [KEY], 200),
+        ("GET", "/health", [], 200),
+        ("POST", "/v1/chat/completions", [], 401),
+        ("POST", "/tokenize", [], 401),
+        ("GET", "/metrics", [], 401),
+        ("POST", "/tokenize", [(b"authorization", b"Bearer other")], 401),
+        ("POST", "/tokenize", [KEY, KEY], 401),
+        ("POST", "/tokenize", [(b"authorization", b"\xff\xfe")], 401),
+        ("POST", "/invocations", [KEY], 404),
+        ("POST", "/pause", [KEY], 404),
+        ("GET", "/docs", [KEY], 404),
+        ("GET", "/v1/chat/completions", [KEY], 404),
+        ("OPTIONS", "/tokenize", [], 404),
+        ("POST", "/tokenize/", [KEY], 404),
+    ],
+)
 def test_few_paths_and_only_with_the_key(with_key, method, path, headers, status):
     assert ask(AllowList, method, path, headers) == (status, status == 200)
 

@@ -44,7 +44,13 @@ def test_installing_is_a_line_that_python_reads(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     line = ops.install()
     found = subprocess.run(
-        [sys.executable, "-c", f"import site, sys; site.addsitedir({str(tmp_path)!r}); "
-                               "print([type(f).__name__ for f in sys.meta_path])"],
-        capture_output=True, text=True, check=True)
+        [
+            sys.executable,
+            "-c",
+            f"import site, sys; site.addsitedir({str(tmp_path)!r}); print([type(f).__name__ for f in sys.meta_path])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert line.parent == tmp_path and "'BeforeTorchvision'" in found.stdout
