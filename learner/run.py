@@ -1,11 +1,10 @@
-"""One whole run: folder, base measurement, training, final measurement, adapter, summary."""
+"""One whole run: run directory, base measurement, training, final measurement, adapter, summary."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,14 @@ from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
-from learner.backends.base import Backend, Exported, HeldOut
-from learner.loop import Resumed, Trained, publish, train
-from learner.reporting.alarm_monitor import AlarmWatch, notifications
+from learner.backends.base import Backend
+from learner.loop import publish, train
+from learner.reporting.alarm_monitor import AlarmWatch
 from learner.reporting.guard import Harmless, made
-from learner.reporting.notifications import announcer
 from learner.reporting.records import Notify, Observer, RunRecord
-from learner.reporting.reward_stats import mean_and_error, paired_counts, paired_gain
+from learner.reporting.reporter import Reporter
 from learner.reporting.timer import Phases
-from learner.reporting.verdict import judged, skipped_steps
+from learner.scheduling.active_run import ActiveRun, Progress, Resumed
 from learner.scheduling.evaluation import measure
 from learner.shutdown import Stopping
 from learner.state.event_log import EventLog, read_events
@@ -32,6 +30,18 @@ from learner.state.resume import starting_point
 from learner.state.rollback import Diverged, roll_back, rolled_back_to
 from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.state.spool import recover
+from learner.summary import summary
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, opened; see `run`."""
+
+    config: RunConfig
+    tasks: Tasks
+    observers: Sequence[Observer]
+    allowed: Sequence[str]
+    stopping: Stopping
 
 
 def run(
@@ -61,33 +71,29 @@ def run(
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
     check_edit_signal(config)
-    observers, tasks = [Harmless(observer) for observer in observers], open_tasks(config)
+    request = Request(
+        config, open_tasks(config), [Harmless(observer) for observer in observers], allowed, stopping or Stopping()
+    )
     while True:
         try:
-            return _attempt(config, tasks, resume, observers, allowed, stopping)
+            return run_in_folder(request, resume)
         except Diverged as diverged:
             step, resume = roll_back(Path(config.folder) / config.name, diverged), True
-            for observer in observers:
+            for observer in request.observers:
                 observer.on_notice(f"{diverged} The run goes back to step {step} and on with other noise.")
 
 
-def _attempt(
-    config: RunConfig,
-    tasks: Tasks,
-    resume: bool,
-    observers: Sequence[Observer],
-    allowed: Sequence[str],
-    stopping: Stopping | None,
-) -> dict[str, Any]:
-    folder = RunFolder(config, resume, allowed)
+def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
+    """Holds the run's folder, finds where to begin, and runs to the end; raises as `run`, and Diverged."""
+    config, tasks = request.config, request.tasks
+    folder = RunFolder(config, resume, request.allowed)
     try:
-        checkpoint, refused = starting_point(config, folder.path, tasks, allowed) if resume else (None, ())
+        checkpoint, refused = starting_point(config, folder.path, tasks, request.allowed) if resume else (None, ())
         (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(folder.path, first_step, config_hash(config), config.learner.groups_per_step)
-        resumed = Resumed(
-            spooled, None if checkpoint is None else checkpoint.state["extra"]["books"], rolled_back_to(folder.path)
-        )
+        counters = None if checkpoint is None else checkpoint.state["extra"]["books"]
+        resumed = Resumed(spooled, counters, rolled_back_to(folder.path))
         record = RunRecord(
             config,
             config_hash(config),
@@ -99,46 +105,88 @@ def _attempt(
             tasks.handed(),
         )
         with EventLog(folder.path / EVENTS) as events:
+            reporter = Reporter(events, request.observers)
             # A process that was killed at once may have left no line.
-            events.write("resumed" if events.begun else "started", **_began(record, tasks, folder, allowed, resumed))
+            reporter.write(
+                "resumed" if events.begun else "started",
+                **began(record, tasks, folder.changed, request.allowed, resumed),
+            )
             folder.keep(config)  # only now: a change that is not in the event log yet is told by the next process
-            for observer in observers:
-                observer.on_start(record)
-            announce = announcer(events, observers)
-            for key, lines in tasks.faults.items():
-                if lines:
-                    announce(
-                        "data_faults", key=key, count=len(lines), first=grouped(lines.faults), command=lines.command
-                    )
-            if tasks.remarks:
-                announce("data_remarks", sentences=list(tasks.remarks))
+            reporter.start(record)
+            tell_data(reporter, tasks)
             for reason in spool_refused:
-                announce("spool_refused", reason=reason)
+                reporter.announce("spool_refused", reason=reason)
             try:
-                summary = _run(record, events, observers, allowed, resumed, stopping)
-                summary["left_out"]["lines"] = {key: lines.sentences() for key, lines in tasks.faults.items()}
-                summary["data_remarks"] = list(tasks.remarks)
+                found = measured_training(request, record, reporter, resumed)
             except BaseException as error:
-                events.write("failed", error=type(error).__name__, reason=str(error))
+                reporter.write("failed", error=type(error).__name__, reason=str(error))
                 raise
-            write_text(folder.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-            events.write("finished", step=config.learner.steps)
-        for observer in observers:
-            observer.on_end(summary)
-        return summary
+            write_text(folder.path / SUMMARY, json.dumps(found, indent=2, allow_nan=False) + "\n")
+            reporter.write("finished", step=config.learner.steps)
+        reporter.end(found)
+        return found
     finally:
         folder.close()
 
 
-def _began(
-    record: RunRecord, tasks: Tasks, folder: RunFolder, allowed: Sequence[str], resumed: Resumed
+def measured_training(request: Request, record: RunRecord, reporter: Reporter, resumed: Resumed) -> dict[str, Any]:
+    """Measures the base, trains, measures again and exports the adapter; the summary of it all."""
+    config, phases = record.config, Phases()
+    for alarm in made(AlarmWatch, lambda: AlarmWatch(reporter.announce, read_events(record.folder / EVENTS))):
+        alarm.on_start(record)
+        reporter.add(alarm)
+    backend = make_backend(config, record.folder, reporter.announce, request.tasks.handed())
+    progress = Progress(record.first_step, None if resumed.counters is None else record.first_step)
+    active = ActiveRun(config, backend, reporter, record.train_tasks, record.held_out_tasks, progress, request.stopping)
+    try:
+        with phases.timed("total"):
+            with phases.timed("start"):
+                backend.start(record.first_step, request.allowed)
+                publish(active)
+            with phases.timed("base_evaluation"):
+                base = measure(active, "base")
+            with phases.timed("training"):
+                trained = train(active, resumed)
+            with phases.timed("final_evaluation"):
+                final = measure(active, "final")
+            origin = {"run": config.name, "step": progress.done, "base": config.editor.path}
+            exported = backend.export(record.folder / ADAPTER, origin)
+    finally:
+        backend.close()
+    return summary(record, request.tasks, trained, base, final, exported, {**phases.seconds, **trained.seconds})
+
+
+def make_backend(config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) -> Backend:
+    """The backend that `cluster.mode` names; Ray is imported only when it is asked for."""
+    if config.cluster.mode == "ray":
+        from learner.backends.ray import RayBackend
+
+        return RayBackend(config, folder, notify, tasks)
+    from learner.backends.inline import InlineBackend
+
+    return InlineBackend(config, folder, notify, tasks)
+
+
+def tell_data(reporter: Reporter, tasks: Tasks) -> None:
+    """Reports faulty lines and what else is remarkable about the data."""
+    for key, lines in tasks.faults.items():
+        if lines:
+            reporter.announce(
+                "data_faults", key=key, count=len(lines), first=grouped(lines.faults), command=lines.command
+            )
+    if tasks.remarks:
+        reporter.announce("data_remarks", sentences=list(tasks.remarks))
+
+
+def began(
+    record: RunRecord, tasks: Tasks, changed: Sequence[str], allowed: Sequence[str], resumed: Resumed
 ) -> dict[str, Any]:
     """What the event log says of a process that begins, see `learner.state.event_types.Began`."""
     config = record.config
     return {
         "step": record.first_step,
         "config_hash": record.config_hash,
-        "changed": list(folder.changed),
+        "changed": list(changed),
         "allowed": list(allowed),
         "data": tasks.fingerprints,
         "code": code_fingerprint(),
@@ -156,108 +204,4 @@ def _began(
         "held_out_tasks": record.held_out_tasks,
         "anew_from": resumed.anew_from,
         "refused_checkpoints": list(record.refused_checkpoints),
-    }
-
-
-def _run(
-    record: RunRecord,
-    events: EventLog,
-    observers: Sequence[Observer],
-    allowed: Sequence[str],
-    resumed: Resumed,
-    stopping: Stopping | None,
-) -> dict[str, Any]:
-    config, phases = record.config, Phases()
-    announce = announcer(events, observers)
-    alarms = made(AlarmWatch, lambda: AlarmWatch(announce, read_events(record.folder / EVENTS)))
-    for alarm in alarms:
-        alarm.on_start(record)
-    observers = [*observers, *alarms]
-    tasks, last = record.held_out_tasks, config.learner.steps
-    assert record.tasks is not None
-    backend = make_backend(config, record.folder, announcer(events, observers), record.tasks)
-    try:
-        with phases.timed("total"):
-            with phases.timed("start"):
-                backend.start(record.first_step, allowed)
-                publish(backend, events, record.first_step)
-            with phases.timed("base_evaluation"):
-                base = measure(config, backend, "base", record.first_step, tasks, events, observers)
-            with phases.timed("training"):
-                trained = train(
-                    config, backend, record.train_tasks, tasks, record.first_step, events, observers, resumed, stopping
-                )
-            with phases.timed("final_evaluation"):
-                final = measure(config, backend, "final", last, tasks, events, observers)
-            exported = backend.export(
-                record.folder / ADAPTER, {"run": config.name, "step": last, "base": config.editor.path}
-            )
-    finally:
-        backend.close()
-    return _summary(record, trained, base, final, exported, {**phases.seconds, **trained.seconds})
-
-
-def make_backend(config: RunConfig, folder: Path, notify: Notify, tasks: Tasks) -> Backend:
-    """The backend that `cluster.mode` names; Ray is imported only when it is asked for."""
-    if config.cluster.mode == "ray":
-        from learner.backends.ray import RayBackend
-
-        return RayBackend(config, folder, notify, tasks)
-    from learner.backends.inline import InlineBackend
-
-    return InlineBackend(config, folder, notify, tasks)
-
-
-def _summary(
-    record: RunRecord,
-    trained: Trained,
-    before: HeldOut,
-    after: HeldOut,
-    exported: Exported,
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    """Everything a person asks after a run, JSON values."""
-    events = list(read_events(record.folder / EVENTS))
-    steps = [event for event in events if event["event"] == "step"]
-
-    def reward_std(step: int) -> float | None:
-        # The last event of a step counts: earlier ones belong to a continuation that was given up.
-        return next((event["reward_std"] for event in reversed(steps) if event["step"] == step), None)
-
-    def block(found: tuple[dict[str, float], dict[str, float]]) -> dict[str, dict[str, float]]:
-        return {"mean": found[0], "standard_error": found[1]}
-
-    assert record.tasks is not None
-    base, final = before.metrics, after.metrics
-    gain, gain_error = paired_gain(base, final)
-    verdict = judged(
-        record.config.learner.steps,
-        skipped_steps(events),
-        exported.change,
-        paired_counts(base, final),
-        mean_and_error(base)[0],
-        gain,
-        gain_error,
-        len(after.not_finite.keys() - before.not_finite.keys()),
-    )
-    return {
-        "name": record.config.name,
-        "folder": str(record.folder),
-        "config_hash": record.config_hash,
-        "code": code_fingerprint(),
-        "data": record.tasks.fingerprints,
-        "steps": record.config.learner.steps,
-        "first_step": record.first_step,
-        "held_out_tasks": record.held_out_tasks,
-        "base": block(mean_and_error(base)),
-        "final": block(mean_and_error(final)),
-        "gain": block((gain, gain_error)),
-        "verdict": {"outcome": verdict.outcome, "reasons": list(verdict.reasons)},
-        "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
-        "notifications": notifications(events),
-        "counters": asdict(trained.counters),
-        "left_out": {"tasks": {str(task): reason for task, reason in trained.spoiled.items()}},
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "adapter": str(exported.path),
-        "adapter_change": exported.change if math.isfinite(exported.change) else None,
     }

@@ -31,6 +31,7 @@ FLOORS = (
     {"backends"},
     {"scheduling"},
     {"loop"},
+    {"summary"},
     {"run"},
     {"infer", "audit", "retryable"},
     {"main"},

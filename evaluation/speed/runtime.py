@@ -25,6 +25,8 @@ from evaluation.speed.timing import Clock, Measured
 from learner.backends.base import Backend
 from learner.loop import publish, train
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+from learner.reporting.reporter import Reporter
+from learner.scheduling.active_run import ActiveRun, Progress
 from learner.state.event_log import EventLog
 
 FLEETS = (1, 4, 16, 64, 256)
@@ -72,8 +74,9 @@ def run_loop(config: RunConfig, backend: Backend, folder: Path, watch: Watch) ->
     with EventLog(folder / "events.jsonl") as events:
         backend.start(0)
         try:
-            publish(backend, events, 0)
-            train(config, backend, 4096, 0, 0, events, [watch])
+            run = ActiveRun(config, backend, Reporter(events, [watch]), 4096, 0, Progress(0, None))
+            publish(run)
+            train(run)
         finally:
             backend.close()
 
@@ -87,7 +90,7 @@ def shaped(config: RunConfig, workers: int, steps: int, groups: int, staleness: 
 
 
 def measure_coordinator(config: RunConfig, repetitions: int) -> list[Measured]:
-    """CPU time per group of loop, gatherer, books and diary, by the size of the fleet; nobody sleeps."""
+    """CPU time per group of loop, collector, lease counters and event log, by the size of the fleet; nobody sleeps."""
     seconds: dict[int, list[float]] = {workers: [] for workers in FLEETS}
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
         for repetition in range(repetitions):

@@ -167,7 +167,7 @@ class Backend(Protocol):
         `capacity` changed.
 
         A group waits for its scores here, while others are rolled out. How many do is bounded by the leases that
-        there are, see `learner.scheduling.collector.Gatherer`.
+        there are, see `learner.scheduling.collector.Collector`.
 
         Raises:
             RunFailed: when nothing can arrive any more; a judge that reached its failure limit is a reason.

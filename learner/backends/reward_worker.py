@@ -1,7 +1,7 @@
 """The reward pool in a process of its own, as an asynchronous Ray actor: groups that wait for judges wait together.
 
 A plain class; `learner.backends.ray` makes an actor of it. How many groups wait here is bounded by the leases that
-there are, see `learner.scheduling.collector.Gatherer`.
+there are, see `learner.scheduling.collector.Collector`.
 """
 
 from __future__ import annotations

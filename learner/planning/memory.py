@@ -100,7 +100,7 @@ def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> i
 
 
 def groups_alive(config: RunConfig) -> int:
-    """How many groups exist at most at a time, see `learner.scheduling.collector.Gatherer`."""
+    """How many groups exist at most at a time, see `learner.scheduling.collector.Collector`."""
     return (config.cluster.staleness + 1) * config.learner.groups_per_step
 
 

@@ -7,26 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learner.algorithms.preservation_unit import LEAST_SHARE
-from learner.reporting.records import Notify, Observer
-from learner.state.event_log import Event, EventLog
 
 JUDGE_FAILURES = ("unanswered", "refused", "bad")
 """What a judge's counters call requests without a usable score."""
 FLAT_SHARE, FLAT_STEPS = 0.9, 5
 """A run whose share of flat groups stays above this for so many steps is told of."""
-
-
-def announcer(events: EventLog, observers: Sequence[Observer]) -> Notify:
-    """Writes events into the diary, and tells the observers those that a person should know."""
-
-    def announce(event: Event, **fields: Any) -> None:
-        events.write(event, **fields)
-        sentence = notice(event, fields)
-        if sentence is not None:
-            for observer in observers:
-                observer.on_notice(sentence)
-
-    return announce
 
 
 def notice(event: str, fields: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from configs.load import config_hash
@@ -12,10 +12,10 @@ from editing.task import NOT_FINITE
 from editing.trajectory import Generated, Lease
 from learner.backends.base import Backend, Delivered, Lost, LostOnTheWay, Taken
 from learner.errors import RunFailed
-from learner.reporting.records import Notify
+from learner.reporting.reporter import Reporter
+from learner.scheduling.active_run import FRESH, Resumed
 from learner.scheduling.ledger import Ledger, homogeneity_fault, staleness
 from learner.scheduling.sampler import LeaseSampler, at_version
-from learner.state.event_log import EventLog
 from learner.state.rollback import Diverged
 from learner.state.spool import Spooled
 from rewards.compose import admit
@@ -23,11 +23,11 @@ from rewards.compose import admit
 POLL_SECONDS = 5.0  # a backend answers sooner when something happens; this only bounds a single wait
 
 
-class Gatherer:
+class Collector:
     """Leases, receives and hands over groups.
 
     Who waits for what: workers wait for leases, which exist for steps up to `version + cluster.staleness`; the
-    loop waits in `gather` until the learner has taken the groups of its own step; groups of later steps wait in
+    loop waits in `collect` until the learner has taken the groups of its own step; groups of later steps wait in
     `_arrived`. While the learner makes its step, leases go on (`lease`). So at most
     `(staleness + 1) * groups_per_step` groups exist at a time, and a group is never older than `staleness`
     when it is trained on (this is checked again at that moment). Groups that wait for slow judges are among them, so
@@ -44,26 +44,22 @@ class Gatherer:
         config: RunConfig,
         backend: Backend,
         sampler: LeaseSampler,
-        events: EventLog,
+        reporter: Reporter,
         first_step: int,
-        spooled: Sequence[Spooled] = (),
-        books: Mapping[str, int] | None = None,
+        resumed: Resumed = FRESH,
         pause: Callable[[], None] = lambda: None,
-        announce: Notify | None = None,
     ) -> None:
         """
         Args:
-            config, backend, sampler, events: of the run.
+            config, backend, sampler, reporter: of the run.
             first_step: optimizer steps done.
-            spooled: groups to take again without a rollout, see `learner.state.spool.recover`.
-            books: of the checkpoint, see `Ledger.state`.
+            resumed: groups to take again without a rollout, and the lease counters of the checkpoint.
             pause: called between pieces of work, where nothing is half done; may raise to end the run.
-            announce: told of what a person should know; None only writes it into the diary.
         """
-        self.ledger = Ledger(books)
-        self._pause, self._announce = pause, announce or events.write
+        self.ledger = Ledger(resumed.counters)
+        self._pause = pause
         self.version = first_step
-        self._config, self._backend, self._sampler, self._events = config, backend, sampler, events
+        self._config, self._backend, self._sampler, self._reporter = config, backend, sampler, reporter
         self._config_hash = config_hash(config)
         self._pending: deque[Lease] = deque()
         self._arrived: dict[int, list[Delivered]] = {}
@@ -72,13 +68,13 @@ class Gatherer:
         self._failures: Counter[tuple[int, int]] = Counter()  # of a slot of a step
         self.spoiled: dict[int, str] = {}
         """Why training tasks went bad since the run was begun or resumed, by index."""
-        self._replayed = {(one.lease.step, one.lease.slot) for one in spooled}
-        for one in spooled:
+        self._replayed = {(one.lease.step, one.lease.slot) for one in resumed.spooled}
+        for one in resumed.spooled:
             self._replay(one)
         self.settled = self.ledger.state()
-        """The books after the last finished step: they belong to the weights after it."""
+        """Lease counters after the last finished step: they belong to the weights after it."""
 
-    def gather(
+    def collect(
         self, step: int, took: Callable[[Delivered], None], idle: Callable[[], None] = lambda: None
     ) -> list[Delivered]:
         """Hands all groups of a step (0-based) to the learner, calling `took` for each, and returns their messages.
@@ -119,10 +115,10 @@ class Gatherer:
         return taken
 
     def settle(self, step: int, taken: list[Delivered]) -> None:
-        """Books the groups of a finished optimizer step."""
+        """Counts the groups of a finished optimizer step as trained."""
         for delivered in taken:
             self.ledger.train(delivered.lease)
-            self._events.write(
+            self._reporter.write(
                 "trained", group=delivered.lease.group_id, step=step, version=delivered.lease.policy_version
             )
             self._failures.pop((delivered.lease.step, delivered.lease.slot), None)
@@ -150,14 +146,14 @@ class Gatherer:
             if lease.task_index in self.spoiled:
                 lease = self._sampler.retry(lease, self.version)
             self.ledger.lease(lease)
-            self._events.write("leased", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
+            self._reporter.write("leased", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
             self._backend.submit(lease)
 
     def _replay(self, one: Spooled) -> None:
         """The learner had taken this group before the run was cut short; it will again."""
         lease = one.lease
         self.ledger.replay(lease)
-        self._events.write("replayed", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
+        self._reporter.write("replayed", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
         # Nobody made it now, hence no process.
         made = Generated(lease, one.task_id, one.policy_version, one.config_hash, one.seconds, pid=0)
         self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
@@ -181,11 +177,11 @@ class Gatherer:
     def _receive(self, item: Delivered | Lost) -> None:
         lease = item.lease
         if not self.ledger.awaits(lease):
-            self._events.write("duplicate", group=lease.group_id)
+            self._reporter.write("duplicate", group=lease.group_id)
             return
         if isinstance(item, Lost):
             self.ledger.requeue(lease)
-            self._events.write("requeued", group=lease.group_id, reason=item.reason)
+            self._reporter.write("requeued", group=lease.group_id, reason=item.reason)
             if item.spoiled:
                 self._skip(lease, item.reason)
             else:
@@ -196,7 +192,7 @@ class Gatherer:
         self.ledger.deliver(lease)
         invalid = item.scores.invalid
         self._invalid.update(invalid)
-        self._events.write(
+        self._reporter.write(
             "scored",
             group=lease.group_id,
             valid=sum(item.scores.valid),
@@ -213,7 +209,7 @@ class Gatherer:
 
     def _reject(self, lease: Lease, reason: str) -> None:
         self.ledger.reject(lease)
-        self._events.write("rejected", group=lease.group_id, reason=reason)
+        self._reporter.write("rejected", group=lease.group_id, reason=reason)
         self._retry(lease, reason, self._sampler.retry)
 
     def _retry(self, lease: Lease, reason: str, next_attempt: Callable[[Lease, int], Lease]) -> None:
@@ -237,7 +233,7 @@ class Gatherer:
     def _skip(self, lease: Lease, reason: str) -> None:
         """Another task takes the place of one that went bad, which is not leased again."""
         self.spoiled[lease.task_index] = reason
-        self._announce("task_skipped", task=lease.task_index, reason=reason)
+        self._reporter.announce("task_skipped", task=lease.task_index, reason=reason)
         data, tasks = self._config.data, self._sampler.num_tasks
         limit = data.max_faulty_fraction if isinstance(data, ManifestData) else 0.0
         if len(self.spoiled) > limit * tasks or len(self.spoiled) == tasks:

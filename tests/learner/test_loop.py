@@ -8,8 +8,11 @@ import pytest
 from configs.schema import RunConfig
 from learner.backends.base import Unsaved
 from learner.errors import LearnerLost, RunFailed
-from learner.loop import Resumed, gallery_steps, train
+from learner.loop import train
 from learner.reporting.records import Counters, EvaluationRecord, GroupRecord, StepRecord
+from learner.reporting.reporter import Reporter
+from learner.scheduling.active_run import ActiveRun, Progress, Resumed
+from learner.scheduling.step_records import gallery_steps
 from learner.shutdown import Stopping, Terminated
 from learner.state.event_log import EventLog, read_events
 from learner.state.rollback import Diverged
@@ -57,8 +60,10 @@ def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=
     watcher = Watcher()
     with EventLog(tmp_path / "events.jsonl") as events:
         backend.notify = events.write
-        resumed = Resumed(books=asdict(Counters())) if first_step else Resumed()
-        result = train(settings, backend, 7, 4, first_step, events, [watcher], resumed, stopping)
+        resumed = Resumed(counters=asdict(Counters())) if first_step else Resumed()
+        progress = Progress(first_step, first_step if first_step else None)
+        active = ActiveRun(settings, backend, Reporter(events, [watcher]), 7, 4, progress, stopping or Stopping())
+        result = train(active, resumed)
     return backend, watcher, result
 
 

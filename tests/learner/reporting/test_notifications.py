@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.reporting.notifications import FLAT_STEPS, FlatAlarm, announcer, notice, waiting
+from learner.reporting.notifications import FLAT_STEPS, FlatAlarm, notice, waiting
+from learner.reporting.reporter import Reporter
 from learner.state.event_log import EventLog, read_events
 from tests.learner.test_loop import Watcher
 
@@ -63,7 +64,7 @@ def test_sentences(event, fields, sentence):
 def test_every_event_is_in_the_diary_and_some_are_told(tmp_path):
     watcher = Watcher()
     with EventLog(tmp_path / "events.jsonl") as events:
-        announce = announcer(events, [watcher])
+        announce = Reporter(events, [watcher]).announce
         announce("judge_ready", judge="editscore", servers=2)
         announce("worker_started", pid=1, version=0)
     assert [event["event"] for event in read_events(tmp_path / "events.jsonl")] == ["judge_ready", "worker_started"]

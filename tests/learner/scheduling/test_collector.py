@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from configs.schema import RunConfig
 from editing.task import NOT_FINITE
 from learner.errors import RunFailed
-from learner.scheduling.collector import Gatherer
+from learner.reporting.reporter import Reporter
+from learner.scheduling.active_run import Resumed
+from learner.scheduling.collector import Collector
 from learner.scheduling.ledger import staleness
 from learner.scheduling.sampler import LeaseSampler
 from learner.state.event_log import EventLog, read_events
@@ -38,19 +40,19 @@ def spared(fates: list[str]) -> list[str]:
     return fates[: places[2]] if len(places) > 2 else fates
 
 
-def run(settings: RunConfig, backend: FakeBackend, path) -> Gatherer:
+def run(settings: RunConfig, backend: FakeBackend, path) -> Collector:
     with EventLog(path) as events:
         sampler = LeaseSampler(0, TASKS, settings.learner.groups_per_step)
-        gatherer = Gatherer(settings, backend, sampler, events, first_step=0)
+        collector = Collector(settings, backend, sampler, Reporter(events, []), first_step=0)
         for step in range(settings.learner.steps):
-            groups = gatherer.gather(step, lambda delivered: None)
-            backend.update(meanwhile=gatherer.lease)
-            gatherer.settle(step, groups)
-            counters = gatherer.ledger.balance()
+            groups = collector.collect(step, lambda delivered: None)
+            backend.update(meanwhile=collector.lease)
+            collector.settle(step, groups)
+            counters = collector.ledger.balance()
             assert counters.trained == (step + 1) * settings.learner.groups_per_step
             if (step + 1) % settings.cluster.publish_every == 0:
-                gatherer.version = backend.publish().version
-    return gatherer
+                collector.version = backend.publish().version
+    return collector
 
 
 @given(data=st.data(), stale=st.integers(0, 3), slots=st.integers(1, 5), groups=st.integers(1, 4))
@@ -67,7 +69,7 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
         slots=slots,
     )
     path = tmp_path_factory.mktemp("run") / "events.jsonl"
-    gatherer = run(settings, backend, path)
+    collector = run(settings, backend, path)
 
     lost_on_the_way = {name[:10] for way, name in backend.ways if way != "taken"}
     for step, consumed in enumerate(backend.consumed[:-1]):
@@ -91,7 +93,7 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
         kind: [e["group"] for e in events if e["event"] == kind]
         for kind in ("leased", "trained", "rejected", "requeued")
     }
-    counters = gatherer.ledger.balance()
+    counters = collector.ledger.balance()
     assert (counters.leased, counters.trained, counters.rejected, counters.requeued) == tuple(map(len, kinds.values()))
     settled = kinds["trained"] + kinds["rejected"] + kinds["requeued"]
     assert len(set(settled)) == len(settled) and set(settled) | set() <= set(kinds["leased"])
@@ -107,7 +109,7 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
         if event["event"] == "task_skipped":
             skipped.add(event["task"])
         assert event["event"] != "leased" or event["task"] not in skipped
-    assert skipped == set(gatherer.spoiled)
+    assert skipped == set(collector.spoiled)
 
 
 def test_at_staleness_0_the_order_of_arrival_changes_nothing(tmp_path):
@@ -133,19 +135,19 @@ def test_a_group_that_grew_too_old_is_redone(tmp_path):
     settings = config(steps=4, groups=1)
     backend = FakeBackend(settings, choose=lambda n: 0)
     with EventLog(tmp_path / "events.jsonl") as events:
-        gatherer = Gatherer(settings, backend, LeaseSampler(0, 7, 1), events, first_step=0)
-        gatherer.version = backend.version = 3
+        collector = Collector(settings, backend, LeaseSampler(0, 7, 1), Reporter(events, []), first_step=0)
+        collector.version = backend.version = 3
         backend.version = 2
-        gatherer.version = 2  # the lease for step 3 goes out under version 2, although staleness is 0
-        gatherer._next_step = 4
-        gatherer._pending.extend(LeaseSampler(0, 7, 1).leases(3, 2))
+        collector.version = 2  # the lease for step 3 goes out under version 2, although staleness is 0
+        collector._next_step = 4
+        collector._pending.extend(LeaseSampler(0, 7, 1).leases(3, 2))
 
         def choose(n):
-            backend.version = gatherer.version = 3
+            backend.version = collector.version = 3
             return 0
 
         backend.choose = choose
-        (group,) = gatherer.gather(3, lambda delivered: None)
+        (group,) = collector.collect(3, lambda delivered: None)
     assert group.lease.attempt == 1 and group.lease.policy_version == 3
     reasons = [e["reason"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "rejected"]
     assert reasons == ["stale: 1 steps old, cluster.staleness is 0"]
@@ -178,8 +180,8 @@ def test_a_group_is_let_go_of_once_the_learner_has_it(tmp_path):
     settings = config(steps=1)
     backend, seen = FakeBackend(settings, choose=lambda n: 0), []
     with EventLog(tmp_path / "events.jsonl") as events:
-        gatherer = Gatherer(settings, backend, LeaseSampler(0, 7, 3), events, first_step=0)
-        taken = gatherer.gather(0, lambda delivered: seen.append(delivered.handle))
+        collector = Collector(settings, backend, LeaseSampler(0, 7, 3), Reporter(events, []), first_step=0)
+        taken = collector.collect(0, lambda delivered: seen.append(delivered.handle))
     assert seen == [delivered.handle for delivered in backend.consumed[0]] and None not in seen
     assert [delivered.handle for delivered in taken] == [None] * 3
 
@@ -187,10 +189,10 @@ def test_a_group_is_let_go_of_once_the_learner_has_it(tmp_path):
 def test_a_group_that_is_lost_on_its_way_to_the_learner_is_made_again(tmp_path):
     settings, lost = config(steps=1), iter(["taken", "lost"])
     backend = FakeBackend(settings, choose=lambda n: 0, way=lambda lease: next(lost, "taken"))
-    gatherer = run(settings, backend, tmp_path / "events.jsonl")
+    collector = run(settings, backend, tmp_path / "events.jsonl")
     assert [d.lease.group_id for d in backend.consumed[0]] == ["000000.000.0", "000000.002.0", "000000.001.1"]
     life = [e["event"] for e in read_events(tmp_path / "events.jsonl") if e.get("group") == "000000.001.0"]
-    assert life == ["leased", "scored", "requeued"] and gatherer.ledger.balance().requeued == 1
+    assert life == ["leased", "scored", "requeued"] and collector.ledger.balance().requeued == 1
 
 
 def test_after_a_resume_groups_are_taken_in_the_order_in_which_they_were_before(tmp_path, monkeypatch):
@@ -217,8 +219,10 @@ def test_after_a_resume_groups_are_taken_in_the_order_in_which_they_were_before(
     monkeypatch.setattr(Spooled, "load", lambda one: None)
     after = FakeBackend(settings, choose=lambda n: 0)
     with EventLog(tmp_path / "after.jsonl") as events:
-        gatherer = Gatherer(settings, after, LeaseSampler(0, TASKS, 3), events, first_step=0, spooled=spooled)
-        gatherer.gather(0, lambda delivered: None)
+        collector = Collector(
+            settings, after, LeaseSampler(0, TASKS, 3), Reporter(events, []), first_step=0, resumed=Resumed(spooled)
+        )
+        collector.collect(0, lambda delivered: None)
     assert [one.lease.slot for one in after.consumed[0]] == [0, 2, 1]
     assert [lease.slot for lease in after.submitted[:1]] == [1]
 
@@ -229,9 +233,9 @@ def test_another_task_takes_the_place_of_one_that_went_bad(tmp_path):
     backend = FakeBackend(
         settings, choose=lambda n: 0, fate=lambda lease: "spoiled" if lease.task_index == bad else "ok"
     )
-    gatherer = run(settings, backend, tmp_path / "events.jsonl")
+    collector = run(settings, backend, tmp_path / "events.jsonl")
     assert [lease.group_id for lease in backend.submitted if lease.task_index == bad] == ["000000.001.0"]
-    assert gatherer.spoiled == {bad: "its file is gone"}
+    assert collector.spoiled == {bad: "its file is gone"}
     (skipped,) = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "task_skipped"]
     assert (skipped["task"], skipped["reason"]) == (bad, "its file is gone")
 
@@ -251,7 +255,7 @@ def test_what_is_idle_meanwhile_is_called_when_nothing_arrives(tmp_path):
     nothing = iter([True, False, True, True, False])
     backend = FakeBackend(settings, choose=lambda n: n - 1 if next(nothing, False) else 0)
     with EventLog(tmp_path / "events.jsonl") as events:
-        gatherer = Gatherer(settings, backend, LeaseSampler(0, 7, 2), events, first_step=0)
+        collector = Collector(settings, backend, LeaseSampler(0, 7, 2), Reporter(events, []), first_step=0)
         idle = []
-        gatherer.gather(0, lambda delivered: None, idle=lambda: idle.append(1))
+        collector.collect(0, lambda delivered: None, idle=lambda: idle.append(1))
     assert len(idle) == 3

@@ -54,7 +54,7 @@ def test_a_checkpoint_that_does_not_fit_is_tried_again(nursery, unbroken, tiny_k
     ended = nursery.run(
         settings,
         script=full("learner.update.learner.Learner.save", [2]),
-        point=Point("learner.scheduling.collector:Gatherer.settle", 3),
+        point=Point("learner.scheduling.collector:Collector.settle", 3),
     )
     assert ended.code == -9, ended.said
     assert told(tmp_path, "checkpoint", "not_saved") == [("checkpoint", 0), ("not_saved", 2)]
