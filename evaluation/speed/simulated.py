@@ -1,7 +1,8 @@
 """Workers, judges and a learner that sleep instead of computing, behind `Backend`, in one process.
 
 What is real: the loop, the collector, the lease counters, the event log. What is simulated: everything below the
-backend. A worker does its leases and new weights one after the other, as a process would; the learner takes groups one after the other.
+backend. A worker does its leases and new weights one after the other, as a process would; the learner takes groups one
+after the other.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import Tasks
-from editing.editors.base import Condition, Editor
+from editing.editors.base import Editor
 from editing.editors.lora import (
     AdapterError,
     adapter_arrays,
@@ -32,19 +32,20 @@ from editing.editors.lora import (
     attach_lora,
     check_arrays,
     copy_arrays,
-    without_adapter,
 )
 from editing.flow import Velocity
 from editing.trajectory import TrajectoryGroup
 from editing.weights import Arrays, WeightVersion
 from learner.algorithms import rc_grpo
-from learner.algorithms.anchors import AnchorBatch, anchor_batch, leaps
+from learner.algorithms.anchors import AnchorBatch, leaps
 from learner.algorithms.preservation_unit import Balance, weighs
 from learner.state.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
+from learner.update.adapter_optimizer import AdapterOptimizer
 from learner.update.admission import Intake
 from learner.update.data_parallel import ALONE, Peers
+from learner.update.held_group import HeldGroup, base_velocity, batch_of, hold, policy_velocity
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
@@ -54,19 +55,6 @@ from rewards.result import GroupScores
 
 class LearnerError(RuntimeError):
     """The learner cannot go on; the sentence says why."""
-
-
-@dataclass
-class _Held:
-    """An accepted group of the coming step, with what is needed of its task, whose files may be gone by then; `old`
-    keeps its behaviour leaps once they are known."""
-
-    group: TrajectoryGroup
-    condition: Condition = field(repr=False)
-    edit_mask: Tensor = field(repr=False)  # [N], of the metric
-    preservation_mask: Tensor = field(repr=False)  # [N]
-    staleness: int
-    old: Tensor | None = field(default=None, repr=False)
 
 
 class Learner:
@@ -90,22 +78,14 @@ class Learner:
         if not adapter_parameters(editor.transformer):
             attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
         self.parameters = adapter_parameters(editor.transformer)
-        settings = config.learner.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            foreach=False,
-            fused=False,
-        )  # the plain loop: the same bits everywhere
+        self.optimizer = AdapterOptimizer(self.parameters, config.learner.optimizer)
         self.version = 0
         self._intake = Intake(config, tasks.train)
         self._gate = PolicyGate(config)
         self._balance = Balance()
         self._adapters: dict[int, Arrays] = {}
         self._keep_adapter()
-        self._held: list[_Held | None] = []  # None: a peer's
+        self._held: list[HeldGroup | None] = []  # None: a peer's
         self._scores: list[GroupScores] = []
         self._totals = StepTotals()
         self._skipped_updates = self._skipped_in_a_row = 0
@@ -206,7 +186,7 @@ class Learner:
             "adapters": sorted(self._adapters),
             "leap_noise": self._gate.noise,
             "balance": asdict(self._balance),
-            "optimizer_counts": optimizer_tensors(self.optimizer, self.parameters)[1],
+            "optimizer_counts": optimizer_tensors(self.optimizer.adamw, self.parameters)[1],
             "config": self.config.model_dump(mode="json"),
         }
 
@@ -222,7 +202,7 @@ class Learner:
         """
         tensors: dict[str, Mapping[str, Tensor]] = {
             "adapter": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "optimizer": optimizer_tensors(self.optimizer, self.parameters)[0],
+            "optimizer": optimizer_tensors(self.optimizer.adamw, self.parameters)[0],
         }
         for version, arrays in self._adapters.items():
             tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
@@ -259,12 +239,12 @@ class Learner:
         try:
             check_arrays(self.editor.transformer, arrays)
             restore_optimizer(
-                self.optimizer, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"]
+                self.optimizer.adamw, self.parameters, checkpoint.tensors["optimizer"], state["optimizer_counts"]
             )
         except (AdapterError, ValueError) as error:
             raise CheckpointError(f"checkpoint {checkpoint.path} fits another editor: {error}") from error
         copy_arrays(self.editor.transformer, arrays)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clear()
         self.version = state["version"]
         self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
         self._intake.restore(state["trained_slots"])
@@ -281,22 +261,16 @@ class Learner:
     def _begin_step(self) -> None:
         self._held, self._scores, self._totals, self._refused = [], [], StepTotals(), None
 
-    def _hold(self, group: TrajectoryGroup, staleness: int) -> _Held:
-        task = self.tasks.train[group.lease.task_index]
-        condition = self.editor.encode(task)
-        kinds = self.config.token_masks
-        noise_mask = self.editor.token_mask(task.edit_mask, condition, kinds.noise)
+    def _hold(self, group: TrajectoryGroup, staleness: int) -> HeldGroup:
+        held = hold(self.editor, self.config, self.tasks.train[group.lease.task_index], group, staleness)
         with self._setting_aside(group):
             self._gate.check_made_from(
-                group, noise_mask, condition.source_latents[0], self.editor.sigmas(self.config.sampler.steps, condition)
+                group,
+                held.noise_mask,
+                held.condition.source_latents[0],
+                self.editor.sigmas(self.config.sampler.steps, held.condition),
             )
-        return _Held(
-            group,
-            condition,
-            self.editor.token_mask(task.edit_mask, condition, kinds.distance),
-            self.editor.token_mask(task.edit_mask, condition, kinds.preservation),
-            staleness,
-        )
+        return held
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         name, totals = group.lease.group_id, self._totals
@@ -309,7 +283,7 @@ class Learner:
         if seconds is not None:
             totals.spooled[name] = seconds
 
-    def _accumulate(self, held: _Held, reward: GroupReward, first: bool) -> None:
+    def _accumulate(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
         with self._setting_aside(held.group):
             self._add_gradient(held, reward, first)
@@ -321,51 +295,52 @@ class Learner:
         for held, reward in zip(self._held, rewards, strict=True):
             if held is None:
                 continue
-            batch, velocity = self._batch(held, reward), self._velocity(held.condition)
+            batch, velocity = batch_of(held, reward, self.config), policy_velocity(self.editor, held.condition)
             if batch.is_flat:
                 continue
             self._find_old_leaps(held, batch, velocity)
             with self._timed("accumulate"), self._setting_aside(held.group):
-                behaviour = leaps(velocity, batch, micro_batch) if held.old is None else held.old
+                behaviour = leaps(velocity, batch, micro_batch) if held.behaviour is None else held.behaviour
                 self._gate.check_policy(held.group, batch, behaviour, velocity)
                 norms = rc_grpo.bare_norms(batch, velocity, self.config.learner, micro_batch)
                 sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
         with self._timed("add_up"):
             self._balance = self._balance.plus(self.peers.total(sums))
 
-    def _find_old_leaps(self, held: _Held, batch: AnchorBatch, velocity: Velocity) -> None:
+    def _find_old_leaps(self, held: HeldGroup, batch: AnchorBatch, velocity: Velocity) -> None:
         """The behaviour leaps of a stale group, under the weights that made it."""
-        if held.staleness > 0 and held.old is None:
+        if held.staleness > 0 and held.behaviour is None:
             with (
                 self._timed("old_leaps"),
                 adapter_weights(self.editor.transformer, self._adapters[held.group.policy_version]),
             ):
-                held.old = leaps(velocity, batch, self.config.editor.micro_batch)
+                held.behaviour = leaps(velocity, batch, self.config.editor.micro_batch)
 
-    def _add_gradient(self, held: _Held, reward: GroupReward, first: bool) -> None:
+    def _add_gradient(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
         config, group, totals = self.config, held.group, self._totals
-        batch = self._batch(held, reward)
-        velocity = self._velocity(held.condition)
+        batch, velocity = batch_of(held, reward, config), policy_velocity(self.editor, held.condition)
         self._find_old_leaps(held, batch, velocity)
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(
                 batch,
                 velocity,
-                self._base_velocity(held.condition),
-                held.old,
+                base_velocity(self.editor, held.condition),
+                held.behaviour,
                 config.learner,
                 config.editor.micro_batch,
                 scale=1 / config.learner.groups_per_step,
                 unit=self._balance.unit(config.learner),
             )
         totals.stats.append(stats)
-        if self._offender is None and not self._gradient_norm_is_finite():
+        if self._offender is None and not self.optimizer.gradient_is_finite():
             self._offender = group.lease.group_id
         if first:
-            on_policy = held.old is None
+            on_policy = held.behaviour is None
             if on_policy:
-                held.old = leaped
-            checked = None if held.old is None else self._gate.check_policy(group, batch, held.old, velocity)
+                held.behaviour = leaped
+            checked = (
+                None if held.behaviour is None else self._gate.check_policy(group, batch, held.behaviour, velocity)
+            )
             if checked is not None:
                 totals.leap_errors.append(checked[0])
                 totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
@@ -378,49 +353,17 @@ class Learner:
                 stale_groups=int(not on_policy),
             )
 
-    def _batch(self, held: _Held, reward: GroupReward) -> AnchorBatch:
-        advantages = rc_grpo.advantages_of(reward, self.config.learner.advantage)
-        return anchor_batch(
-            held.group,
-            reward.valid,
-            advantages,
-            held.edit_mask,
-            held.preservation_mask,
-            held.condition.source_latents[0],
-        )
-
-    def _velocity(self, condition: Condition) -> Velocity:
-        return lambda x, sigma: self.editor.velocity(x, sigma, condition)
-
-    def _base_velocity(self, condition: Condition) -> Velocity:
-        def base(x: Tensor, sigma: Tensor) -> Tensor:
-            with without_adapter(self.editor.transformer):
-                return self.editor.velocity(x, sigma, condition)
-
-        return base
-
     def _apply(self, lr: float) -> bool:
-        """One AdamW update with the accumulated gradient; False when it was not finite and nothing was changed."""
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.config.learner.optimizer.max_grad_norm, foreach=False
-        ).item()
+        """One optimizer step; False when the gradient was not finite and nothing was changed."""
+        norm = self.optimizer.step(lr)
         self._totals.gradient_norms.append(norm)
         finite = math.isfinite(norm)
-        if finite:
-            for settings in self.optimizer.param_groups:
-                settings["lr"] = lr
-            self.optimizer.step()
-        else:
+        if not finite:
             self._skipped_updates += 1
             if self._offender is not None:
                 self.spool.keep(self._offender)
         self._offender = None
-        self.optimizer.zero_grad(set_to_none=True)
         return finite
-
-    def _gradient_norm_is_finite(self) -> bool:
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        return bool(torch.nn.utils.get_total_norm(gradients, foreach=False).isfinite())
 
     def _keep_adapter(self) -> None:
         """Keeps the weights of the versions that groups may still come from; none but the present one on-policy."""
