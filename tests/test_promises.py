@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-FAULTS = (ROOT / "tests/README.md").read_text(encoding="utf-8").partition("## Faults")[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-HEADING = "## What is promised\n"
-PROMISED = re.split(r"^## ", README.partition(HEADING)[2], maxsplit=1, flags=re.MULTILINE)[0]
+from tests.documents import ROOT, page
+
+FAULTS = page("docs/faults.md")
+PROMISED = page("docs/promises.md")
 
 
 def rows(table: str, letter: str) -> dict[str, list[str]]:
@@ -70,5 +69,5 @@ def test_every_promise_has_a_row_with_a_test_that_there_is():
     promises = rows(PROMISED, "P")
     assert list(promises) == [f"P{number}" for number in range(1, 14)]
     for number, cells in promises.items():
-        links = re.findall(r"\[`(test_\w+)`\]\(tests/([\w/]+\.py)\)", cells[1])
+        links = re.findall(r"\[`(test_\w+)`\]\(\.\./tests/([\w/]+\.py)\)", cells[1])
         assert links and [one for one in links if function(one[1], one[0]) is None] == [], number

@@ -1,4 +1,6 @@
-"""The README's commands exist, its links lead somewhere, its tables name what is there, and its code runs."""
+"""README and the pages behind it: their commands exist, their tables name what is there, and their code runs.
+
+Where their links lead is looked at in `test_links.py`."""
 
 import asyncio
 import importlib.util
@@ -22,16 +24,19 @@ from rewards.offline.edits import read_manifest
 from rewards.pool import open_pool
 from rewards.scorer_api import ScoreInput
 from rewards.service.__main__ import main as service
+from tests.documents import PAGES, README, ROOT, page, text_of
 from tests.rewards.offline.edit_files import write_edits
 from tests.rewards.service.running import serving
+from tests.test_import_direction import FLOORS, MAY_IMPORT
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = text_of(*PAGES)
+REWARDS = page("docs/rewards.md")
+LONGEST_README = 200
 
 
 def commands() -> list[list[str]]:
-    """Every command line in the README's bash blocks, without comments."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    """Every command line in the pages' bash blocks, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -68,32 +73,46 @@ def test_every_command_is_one(module: str, arguments: list[str], tmp_path: Path)
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {words[1] for words in commands() if words[0] == "make"} | set(re.findall(r"`make (\w+)`", README))
+    targets = {words[1] for words in commands() if words[0] == "make"} | set(re.findall(r"`make ([\w-]+)`", TEXT))
     assert "quickstart" in targets and "test" in targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_every_preset_is_in_the_table():
+    table = page("docs/training.md").partition("| preset | |")[2].partition("\n\n")[0]
     for name in preset_names():
-        assert f"`{name}`" in README
+        assert f"`{name}`" in table
 
 
-def test_links_and_named_files_exist():
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
-    for path in re.findall(r"`(configs/[\w./]+)`", README):
+def test_named_files_exist():
+    named = set(re.findall(rf"`((?:{'|'.join((*MAY_IMPORT, 'tests'))})/[\w./]*)`", TEXT))
+    assert {"configs/presets/my_images.yaml", "learner/backends/ray.py"} <= named
+    for path in named:
         assert (ROOT / path).exists(), path
 
 
+def test_readme_is_short_and_leads_to_every_other_page():
+    text = text_of(README)
+    assert len(text.splitlines()) <= LONGEST_README
+    linked = {(ROOT / link).resolve() for link in re.findall(r"\]\((?!http)([^)#]+)\)", text)}
+    assert set(PAGES) - {README} <= linked
+
+
 def test_every_package_is_in_the_layout_table():
-    table = README.partition("## Where things are")[2]
+    table = page("ARCHITECTURE.md").partition("## Where things are")[2]
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert {name for name in packages if f"| `{name}` |" not in table} == set()
 
 
+def test_the_rooms_of_the_learner_are_drawn_as_they_lie():
+    drawing = next(block for block in blocks("text") if "algorithms" in block)
+    rooms = [line.partition("  ")[0] for line in drawing.splitlines()]
+    assert [set(re.findall(r"\w+", line)) for line in rooms] == list(reversed(FLOORS))
+
+
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
 def code_with(words: str) -> str:
@@ -146,9 +165,7 @@ def test_the_client_is_answered():
 
 
 def test_the_default_port_of_the_service_is_the_one_that_is_named():
-    assert set(re.findall(r"http://127\.0\.0\.1:(\d+)/(?:docs|v1/score)", README)) == {
-        str(load_config([]).service.port)
-    }
+    assert set(re.findall(r"http://127\.0\.0\.1:(\d+)/(?:docs|v1/score)", TEXT)) == {str(load_config([]).service.port)}
 
 
 def test_manifest_lines_with_edits_are_read(tmp_path: Path):
@@ -167,7 +184,7 @@ def test_manifest_lines_with_edits_are_read(tmp_path: Path):
 
 
 def test_the_secrets_are_those_that_the_code_reads():
-    named = set(re.findall(r"\bLOCUS_[A-Z_]+\b", README))
+    named = set(re.findall(r"\bLOCUS_[A-Z_]+\b", TEXT))
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rewards").rglob("*.py"))
     assert named == set(re.findall(r'"(LOCUS_[A-Z_]+[A-Z])"', code))
 
@@ -175,6 +192,6 @@ def test_the_secrets_are_those_that_the_code_reads():
 def test_the_reward_with_a_judge_is_the_one_that_is_told():
     config = load_config(["--rewards.judge.qwen_vl.urls", "[http://127.0.0.1:8000/v1]"]).rewards
     assert config.weights["qwen_vl"] == 1 and config.normalisation == "pooled"
-    assert f"the judge and {config.weights['background_psnr']:g} of background PSNR" in README
-    assert f"When {config.judge.max_unanswered} questions in a row" in README and config.judge.max_bad_answers == 0.25
-    assert f"`passes` ({config.judge.editscore.passes})" in README
+    assert f"the judge and {config.weights['background_psnr']:g} of background PSNR" in REWARDS
+    assert f"When {config.judge.max_unanswered} requests in a row" in REWARDS and config.judge.max_bad_answers == 0.25
+    assert f"`passes` ({config.judge.editscore.passes})" in REWARDS

@@ -290,7 +290,7 @@ def test_the_entrypoint_hands_the_key_over_and_refuses_an_empty_one(tmp_path, co
         assert done.stdout == f"{content or ''}/{content or ''}\n"
 
 
-@pytest.mark.parametrize("name", ["README.md", "cluster/README.md"])
+@pytest.mark.parametrize("name", ["docs/clusters.md", "cluster/README.md"])
 def test_the_readmes_start_the_head_of_the_shipped_file(name):
     typed = re.findall(r"^ray start .+", (ROOT / name).read_text(), re.MULTILINE)
     shipped = load(ROOT / "cluster/local.yaml")["head_start_ray_commands"][-1]

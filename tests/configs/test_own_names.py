@@ -41,7 +41,7 @@ def test_a_file_called_like_the_package_of_the_command_is_named_by_python_as_rea
     done = started(tmp_path, command, "--help")
     words = "__path__ attribute not found on {!r}"
     assert (done.returncode, done.stdout) == (1, "") and words.format(name) in done.stderr
-    assert words.format("learner") in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert words.format("learner") in (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
 
 
 def test_folders_of_data_and_other_files_hide_nothing(tmp_path: Path):

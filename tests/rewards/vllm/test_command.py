@@ -108,7 +108,7 @@ def test_a_cpu_server_has_room_for_one_request_of_its_whole_context(stand_in, tm
 
 
 def test_the_readmes_line_for_a_cpu_sets_what_the_runs_own_servers_set(stand_in):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    readme = (ROOT / "docs/rewards.md").read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = [line for line in readme.splitlines() if MODULE in line]
     words = shlex.split(line)
     ours = environment(stand_in(), "Qwen/Qwen3-VL-2B-Instruct", "", {})

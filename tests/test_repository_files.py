@@ -1,0 +1,43 @@
+"""The files that services read from the repository: citation, issue forms, pre-commit."""
+
+import tomllib
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+
+from tests.documents import ROOT
+
+
+def loaded(path: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("CITATION.cff", "citation-file-format"),
+        (".github/ISSUE_TEMPLATE/bug.yml", "github-issue-forms"),
+        (".github/ISSUE_TEMPLATE/feature.yml", "github-issue-forms"),
+        (".github/ISSUE_TEMPLATE/config.yml", "github-issue-config"),
+    ],
+)
+def test_files_are_of_their_published_form(path: str, schema: str):
+    jsonschema.validate(loaded(path), get_builtin_schema(f"vendor.{schema}"))
+
+
+def test_what_is_cited_is_this_version_under_this_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = loaded("CITATION.cff")
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    local = [repo for repo in loaded(".pre-commit-config.yaml")["repos"] if repo["repo"] == "local"]
+    entries = [hook["entry"].split()[2:4] for repo in local for hook in repo["hooks"]]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint: install\n")[2].partition("\n\n")[0]
+    typed = [line.split()[2:] for line in lint.splitlines()]
+    assert [words[0] for words in entries] == [words[0] for words in typed] == ["ruff", "ruff", "mypy"]
+    assert [words[1] for words in entries[:2]] == [words[1] for words in typed[:2]] == ["check", "format"]
