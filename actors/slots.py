@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from common.backoff import backoff
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,7 +28,7 @@ class Limits:
 
     def delay(self, losses: int) -> float:
         """Seconds until the next start after so many losses (>= 1) in a row."""
-        return min(self.longest_delay, self.first_delay * 2.0 ** min(losses - 1, 60))
+        return backoff(losses, self.first_delay, self.longest_delay)
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.backoff import backoff
 from configs import exits
 
 
@@ -76,8 +77,7 @@ def decide(limits: Limits, failures: int, ended: Ended, lasted: float) -> Again 
 
 def delay(limits: Limits, failures: int) -> float:
     """Seconds to wait after the `failures`th failure in a row, from 1."""
-    doubled = 2.0 ** min(failures - 1, 60)  # beyond that a float would overflow long after the limit
-    return min(limits.longest_delay, limits.first_delay * doubled)
+    return backoff(failures, limits.first_delay, limits.longest_delay)
 
 
 def is_passing(exit_code: int | None) -> bool:

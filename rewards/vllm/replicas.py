@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from common.backoff import backoff
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
 
@@ -166,7 +167,7 @@ class Replicas:
 
 def restart_delay(losses: int) -> float:
     """Seconds before the next start after so many losses in a row (1, 2, ...)."""
-    return float(min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(losses - 1, 30)))
+    return backoff(losses, FIRST_DELAY, LONGEST_DELAY)
 
 
 def log_of(folder: Path, name: str, replica: int, attempt: int) -> Path:
