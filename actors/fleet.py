@@ -30,6 +30,7 @@ from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
+from editing.weights import WeightProof
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
@@ -56,21 +57,12 @@ class WrongWeights(RuntimeError):
     """Workers take over other weights than those that are trained: a fault of code or installation, not of a worker."""
 
 
-@dataclass(frozen=True)
-class Announcement:
-    """What every worker must prove to hold: a version, its fingerprint, and the modules it acts on."""
-
-    version: int
-    fingerprint: str
-    modules: int
-
-
 @dataclass(eq=False)
 class _Sent:
     """Weights on their way; they need not wait for what they are announced as."""
 
     weights: ray.ObjectRef
-    announced: Announcement | None = None
+    announced: WeightProof | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +138,7 @@ class Fleet:
         for worker in self.slots.workers():
             self._send_weights(worker)
 
-    def announce(self, announced: Announcement) -> None:
+    def announce(self, announced: WeightProof) -> None:
         """Says what proves that a worker holds the weights sent last; nobody has proved anything before."""
         assert self._sent is not None, "send() comes first"
         self._sent.announced = announced
@@ -209,7 +201,7 @@ class Fleet:
         self.slots = Slots(0, self.slots.limits, 0.0)
 
     @property
-    def _announced(self) -> Announcement | None:
+    def _announced(self) -> WeightProof | None:
         return self._sent.announced if self._sent is not None else None
 
     def _proved(self) -> list[Worker]:
@@ -234,7 +226,7 @@ class Fleet:
         receipt = worker.handle.set_weights.remote(sent.weights)
         self._when_ready(receipt, lambda ref: self._proof(worker, sent.announced, ref))
 
-    def _proof(self, worker: Worker, announced: Announcement | None, ref: ray.ObjectRef) -> None:
+    def _proof(self, worker: Worker, announced: WeightProof | None, ref: ray.ObjectRef) -> None:
         if self.slots.slot_of(worker) is None:
             return
         try:
@@ -245,7 +237,7 @@ class Fleet:
         except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
             self._wrong(worker, announced, reason_of(error), isinstance(error, ObjectLostError))
             return
-        held = Announcement(receipt.weights.version, receipt.weights.fingerprint, receipt.weights.modules)
+        held = receipt.proof
         if held != announced:
             self._wrong(worker, announced, f"it holds {held} instead of {announced}")
             return
@@ -254,7 +246,7 @@ class Fleet:
             worker.pid = receipt.pid
             self._notify("worker_started", pid=receipt.pid, version=held.version)
 
-    def _wrong(self, worker: Worker, announced: Announcement | None, reason: str, gone: bool = False) -> None:
+    def _wrong(self, worker: Worker, announced: WeightProof | None, reason: str, gone: bool = False) -> None:
         """The worker does not hold the weights that it was sent; `gone`: because nobody has them any more."""
         if announced != self._announced:
             return  # newer ones are on their way already

@@ -25,14 +25,13 @@ from editing.editors.lora import adapter_weights
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
 from editing.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup
-from editing.weights import WeightVersion
+from editing.weights import WeightProof, WeightVersion
 from learner.backends.base import (
     Delivered,
     Exported,
     HeldOut,
     Lost,
     LostOnTheWay,
-    Published,
     Taken,
     Unsaved,
     judges_limit,
@@ -122,7 +121,7 @@ class InlineBackend:
         assert self._pool is not None, "start() comes first"
         return self._pool
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         published, weights = self._host.publish()
         first = self._weights is None
         self._weights, self._moved = weights.copied(), False

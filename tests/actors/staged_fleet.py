@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from ray.exceptions import ObjectLostError
 
 import actors.fleet
-from actors.fleet import Announcement, Fleet, Job
+from actors.fleet import Fleet, Job
 from actors.slots import Limits
 from configs.schema import RunConfig
+from editing.weights import WeightProof
 
 
 def stub_worker(folder):
@@ -100,7 +101,7 @@ class Scene:
         weights = {"version": version, "fingerprint": f"sha-{version}", **more}
         self.fleet.send(self.ray.put(weights))
         assert self.fleet.capacity() == 0
-        self.fleet.announce(Announcement(version, f"sha-{version}", 3))
+        self.fleet.announce(WeightProof(version, f"sha-{version}", 3))
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
         self.fleet.submit(
