@@ -13,20 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-    WorkerCrashedError,
-)
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.slots import Limits, Slots, Worker
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
+from common.ray_errors import GONE, reason_of
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
@@ -37,16 +28,6 @@ WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 
 FETCH_SECONDS = 60.0
 """For an answer that is there already."""
-
-GONE = (
-    RayActorError,
-    OutOfMemoryError,
-    NodeDiedError,
-    WorkerCrashedError,
-    RuntimeEnvSetupError,
-    ActorUnschedulableError,
-)
-"""What Ray answers for a process that is no more, or never was: only some of it is a RayActorError."""
 
 
 class FleetError(RuntimeError):
@@ -330,14 +311,3 @@ class Fleet:
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
                 f"time: {reason}"
             ) from error
-
-
-def reason_of(error: BaseException) -> str:
-    """One line: the error's own sentence without Ray's stack of frames."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if not lines:
-        return type(cause).__name__
-    if isinstance(error, RayActorError) and "creation task" in lines[0]:
-        return f"it could not start: {lines[-1]}"  # the last line of the traceback is the error itself
-    return f"{type(cause).__name__}: {lines[0]}"

@@ -49,6 +49,7 @@ HEAVY = {
     "transformers": {"editing.editors.tokenizers", "editing.shapes.pretrain"},
     "peft": {"editing.editors.lora"},
     "ray": {
+        "common.ray_errors",
         "actors.fleet",
         "learner.backends.ray",
         "learner.backends.learner_group",
@@ -70,7 +71,7 @@ HEAVY = {
 }
 
 # Never, not even inside a function: these parts run where there is no Ray.
-WITHOUT_RAY = ("common", "configs", "editing", "learner.surrogate", "learner.algorithms.credit", "learner.algorithms")
+WITHOUT_RAY = ("configs", "editing", "learner.surrogate", "learner.algorithms.credit", "learner.algorithms")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
