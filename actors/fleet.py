@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from actors.slots import Limits, Slots, Worker
+from actors.slots import Slots, Worker
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
 from common.ray_errors import GONE, reason_of
+from common.restarts import RestartPolicy
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
@@ -91,12 +92,12 @@ class Fleet:
         options: dict[str, object],
         when_ready: WhenReady,
         notify: Callable[..., None],
-        limits: Limits | None = None,
+        policy: RestartPolicy | None = None,
         tasks: ray.ObjectRef | None = None,
     ) -> None:
         """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
 
-        `limits` are those of the configuration, unless given. `tasks` are the run's, which every worker is handed;
+        The restart policy is the configuration's, unless given. `tasks` are the run's, which every worker is handed;
         without them each opens its own.
         """
         cluster = config.cluster
@@ -107,7 +108,8 @@ class Fleet:
         self._errors: dict[str, Worker] = {}  # who first raised what
         self.slots = Slots(
             cluster.rollout_workers,
-            limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
+            policy or RestartPolicy(cluster.max_restarts),
+            cluster.min_rollout_workers,
             time.monotonic(),
         )
         self._start_due()
@@ -179,7 +181,7 @@ class Fleet:
         """Ends all workers."""
         for worker in self.slots.workers():
             ray.kill(worker.handle, no_restart=True)
-        self.slots = Slots(0, self.slots.limits, 0.0)
+        self.slots = Slots(0, self.slots.policy, self.slots.floor, 0.0)
 
     @property
     def _announced(self) -> WeightProof | None:
@@ -307,7 +309,7 @@ class Fleet:
         if self.slots.too_few():
             raise FleetError(
                 f"{self.slots.left()} rollout workers are left, expected at least "
-                f"{min(self.slots.limits.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
+                f"{min(self.slots.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
                 f"time: {reason}"
             ) from error
