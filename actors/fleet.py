@@ -13,39 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-    WorkerCrashedError,
-)
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from actors.slots import Limits, Slots, Worker
+from actors.slots import Slots, Worker
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
+from common.ray_errors import GONE, reason_of
+from common.restarts import RestartPolicy
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
+from editing.weights import WeightProof
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
 
 FETCH_SECONDS = 60.0
 """For an answer that is there already."""
-
-GONE = (
-    RayActorError,
-    OutOfMemoryError,
-    NodeDiedError,
-    WorkerCrashedError,
-    RuntimeEnvSetupError,
-    ActorUnschedulableError,
-)
-"""What Ray answers for a process that is no more, or never was: only some of it is a RayActorError."""
 
 
 class FleetError(RuntimeError):
@@ -56,21 +39,12 @@ class WrongWeights(RuntimeError):
     """Workers take over other weights than those that are trained: a fault of code or installation, not of a worker."""
 
 
-@dataclass(frozen=True)
-class Announcement:
-    """What every worker must prove to hold: a version, its fingerprint, and the modules it acts on."""
-
-    version: int
-    fingerprint: str
-    modules: int
-
-
 @dataclass(eq=False)
 class _Sent:
     """Weights on their way; they need not wait for what they are announced as."""
 
     weights: ray.ObjectRef
-    announced: Announcement | None = None
+    announced: WeightProof | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +92,12 @@ class Fleet:
         options: dict[str, object],
         when_ready: WhenReady,
         notify: Callable[..., None],
-        limits: Limits | None = None,
+        policy: RestartPolicy | None = None,
         tasks: ray.ObjectRef | None = None,
     ) -> None:
         """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
 
-        `limits` are those of the configuration, unless given. `tasks` are the run's, which every worker is handed;
+        The restart policy is the configuration's, unless given. `tasks` are the run's, which every worker is handed;
         without them each opens its own.
         """
         cluster = config.cluster
@@ -134,7 +108,8 @@ class Fleet:
         self._errors: dict[str, Worker] = {}  # who first raised what
         self.slots = Slots(
             cluster.rollout_workers,
-            limits or Limits(restarts=cluster.max_restarts, floor=cluster.min_rollout_workers),
+            policy or RestartPolicy(cluster.max_restarts),
+            cluster.min_rollout_workers,
             time.monotonic(),
         )
         self._start_due()
@@ -146,7 +121,7 @@ class Fleet:
         for worker in self.slots.workers():
             self._send_weights(worker)
 
-    def announce(self, announced: Announcement) -> None:
+    def announce(self, announced: WeightProof) -> None:
         """Says what proves that a worker holds the weights sent last; nobody has proved anything before."""
         assert self._sent is not None, "send() comes first"
         self._sent.announced = announced
@@ -206,10 +181,10 @@ class Fleet:
         """Ends all workers."""
         for worker in self.slots.workers():
             ray.kill(worker.handle, no_restart=True)
-        self.slots = Slots(0, self.slots.limits, 0.0)
+        self.slots = Slots(0, self.slots.policy, self.slots.floor, 0.0)
 
     @property
-    def _announced(self) -> Announcement | None:
+    def _announced(self) -> WeightProof | None:
         return self._sent.announced if self._sent is not None else None
 
     def _proved(self) -> list[Worker]:
@@ -234,7 +209,7 @@ class Fleet:
         receipt = worker.handle.set_weights.remote(sent.weights)
         self._when_ready(receipt, lambda ref: self._proof(worker, sent.announced, ref))
 
-    def _proof(self, worker: Worker, announced: Announcement | None, ref: ray.ObjectRef) -> None:
+    def _proof(self, worker: Worker, announced: WeightProof | None, ref: ray.ObjectRef) -> None:
         if self.slots.slot_of(worker) is None:
             return
         try:
@@ -245,7 +220,7 @@ class Fleet:
         except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
             self._wrong(worker, announced, reason_of(error), isinstance(error, ObjectLostError))
             return
-        held = Announcement(receipt.weights.version, receipt.weights.fingerprint, receipt.weights.modules)
+        held = receipt.proof
         if held != announced:
             self._wrong(worker, announced, f"it holds {held} instead of {announced}")
             return
@@ -254,7 +229,7 @@ class Fleet:
             worker.pid = receipt.pid
             self._notify("worker_started", pid=receipt.pid, version=held.version)
 
-    def _wrong(self, worker: Worker, announced: Announcement | None, reason: str, gone: bool = False) -> None:
+    def _wrong(self, worker: Worker, announced: WeightProof | None, reason: str, gone: bool = False) -> None:
         """The worker does not hold the weights that it was sent; `gone`: because nobody has them any more."""
         if announced != self._announced:
             return  # newer ones are on their way already
@@ -334,18 +309,7 @@ class Fleet:
         if self.slots.too_few():
             raise FleetError(
                 f"{self.slots.left()} rollout workers are left, expected at least "
-                f"{min(self.slots.limits.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
+                f"{min(self.slots.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
                 f"time: {reason}"
             ) from error
-
-
-def reason_of(error: BaseException) -> str:
-    """One line: the error's own sentence without Ray's stack of frames."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if not lines:
-        return type(cause).__name__
-    if isinstance(error, RayActorError) and "creation task" in lines[0]:
-        return f"it could not start: {lines[-1]}"  # the last line of the traceback is the error itself
-    return f"{type(cause).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""The places of a fleet and who sits in them: restarts with growing delay, a cap, a floor, and draining. Pure.
+"""The worker slots of a fleet: what a lost worker means under its restart policy, a floor, and draining. Pure.
 
 Time is what the caller says (seconds of a monotonic clock); nothing here waits, starts or ends anything.
 """
@@ -9,24 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Limits:
-    """How patient a fleet is with a slot whose workers are lost.
-
-    After the n-th loss in a row the next worker starts `first_delay * 2^(n-1)` seconds later, but never more than
-    `longest_delay`. A slot whose worker finished a job begins a new row. After `restarts` restarts in a row the next
-    loss is the slot's end. With fewer than `floor` slots left the fleet is too small to go on.
-    """
-
-    restarts: int
-    floor: int
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
-
-    def delay(self, losses: int) -> float:
-        """Seconds until the next start after so many losses (>= 1) in a row."""
-        return min(self.longest_delay, self.first_delay * 2.0 ** min(losses - 1, 60))
+from common.restarts import RestartPolicy
 
 
 @dataclass(eq=False)
@@ -52,14 +35,14 @@ class Worker:
 
 @dataclass(eq=False)
 class Slot:
-    """A place for one worker at a time.
+    """A worker slot: it holds one worker at a time.
 
     Attributes:
         number: 0, 1, 2, ... never used again for another slot of the fleet.
         due: time from which a worker may be started here.
         losses: workers lost in a row, without a finished job in between.
-        draining: its worker gets no further jobs, and nobody comes after it.
-        given_up: nobody comes here any more.
+        draining: its worker gets no further jobs, and none is started after it.
+        given_up: no worker is started here any more.
     """
 
     number: int
@@ -79,10 +62,14 @@ class Loss:
 
 
 class Slots:
-    """As many slots as workers are desired, besides those that drain."""
+    """As many worker slots as workers are desired, besides those that drain.
 
-    def __init__(self, desired: int, limits: Limits, now: float) -> None:
-        self.desired, self.limits = desired, limits
+    The restart policy's row of losses is one slot's: a finished job of its worker ends it. A slot that the policy gives
+    up stays empty. With fewer than `floor` slots left the fleet is too small to go on.
+    """
+
+    def __init__(self, desired: int, policy: RestartPolicy, floor: int, now: float) -> None:
+        self.desired, self.policy, self.floor = desired, policy, floor
         self._numbers = count()
         self._slots = [Slot(next(self._numbers), now) for _ in range(desired)]
 
@@ -90,7 +77,7 @@ class Slots:
         return list(self._slots)
 
     def workers(self) -> list[Worker]:
-        """Everyone who was started and neither lost nor ended, draining ones too."""
+        """All that were started and neither lost nor ended, draining ones too."""
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
     def ready(self, version: int | None) -> list[Worker]:
@@ -102,7 +89,7 @@ class Slots:
         ]
 
     def slot_of(self, worker: Worker) -> Slot | None:
-        """Where the worker sits; None for one that was lost or ended."""
+        """The worker's slot; None for one that was lost or ended."""
         return next((slot for slot in self._slots if slot.worker is worker), None)
 
     def due(self, now: float) -> list[Slot]:
@@ -137,10 +124,10 @@ class Slots:
             self._slots.remove(slot)
             return Loss(jobs, None)
         slot.losses += 1
-        if slot.losses > self.limits.restarts:
+        if self.policy.gives_up(slot.losses):
             slot.given_up = True
             return Loss(jobs, None)
-        again_in = self.limits.delay(slot.losses)
+        again_in = self.policy.delay(slot.losses)
         slot.due = now + again_in
         return Loss(jobs, again_in)
 
@@ -173,7 +160,7 @@ class Slots:
 
     def too_few(self) -> bool:
         """Whether so many slots were given up that the fleet is below its floor."""
-        return self.left() < min(self.limits.floor, self.desired)
+        return self.left() < min(self.floor, self.desired)
 
 
 def _reluctance(slot: Slot) -> tuple[bool, bool, int, int]:

@@ -21,7 +21,7 @@ from editing.editors.lora import without_adapter
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
 from editing.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup, derive_seed
-from editing.weights import WeightReceipt, WeightVersion
+from editing.weights import WeightProof, WeightVersion
 
 
 class WrongVersion(RuntimeError):
@@ -36,7 +36,7 @@ GROUP_FAULTS = (TaskError, MessageError, WrongVersion)
 class Receipt:
     """A worker's answer to new weights: what its modules hold now, and which process it is."""
 
-    weights: WeightReceipt
+    proof: WeightProof
     pid: int
 
 
@@ -64,9 +64,9 @@ class RolloutWorker:
             WeightError: when the version is refused; until it takes one over, the worker holds none.
         """
         self._version = None
-        receipt = weights.apply(self._editor.transformer)
-        self._version = receipt.version
-        return Receipt(receipt, os.getpid())
+        proof = weights.apply(self._editor.transformer)
+        self._version = proof.version
+        return Receipt(proof, os.getpid())
 
     def roll_out(self, lease: Lease) -> tuple[Generated, TrajectoryGroup]:
         """The group of a lease, and a small message about it for the driver.

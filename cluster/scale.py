@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
+from common.files import write_whole
 from configs import exits
 from configs.commands import command
 from configs.output import protect_output
@@ -135,12 +135,7 @@ def ask(run: Path, number: int) -> None:
         raise ScaleError(f"{run} has finished; there is nothing to scale any more")
     check_number(number, config.cluster)
     desired = Desired(rollout_workers=number, configured=config.cluster.rollout_workers, asked_at=time.time())
-    partial = run / f".{FILE}.{os.getpid()}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(desired.model_dump()) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, run / FILE)
+    write_whole(run / FILE, json.dumps(desired.model_dump()) + "\n", several_writers=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

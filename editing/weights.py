@@ -18,8 +18,17 @@ class WeightError(ValueError):
 
 
 @dataclass(frozen=True)
-class WeightReceipt:
-    """What a transformer holds after `WeightVersion.apply`, read back from its modules."""
+class WeightProof:
+    """A version of the adapter, told by what it is: the learner announces one, and every worker answers with its own.
+
+    The learner's is of the weights that it published, a worker's of what its modules hold after `WeightVersion.apply`,
+    read back from them. A worker has the published weights exactly when the two are equal.
+
+    Attributes:
+        version: v is the policy after v optimizer steps.
+        fingerprint: see `fingerprint`.
+        modules: how many modules the adapter acts on.
+    """
 
     version: int
     fingerprint: str
@@ -41,6 +50,11 @@ class WeightVersion:
     arrays: Arrays
     fingerprint: str
     modules: int
+
+    @property
+    def proof(self) -> WeightProof:
+        """What whoever takes these weights over must prove to hold."""
+        return WeightProof(self.version, self.fingerprint, self.modules)
 
     @classmethod
     def capture(cls, transformer: nn.Module, version: int) -> "WeightVersion":
@@ -65,7 +79,7 @@ class WeightVersion:
         """The same with arrays of its own."""
         return replace(self, arrays={name: array.copy() for name, array in self.arrays.items()})
 
-    def apply(self, transformer: nn.Module) -> WeightReceipt:
+    def apply(self, transformer: nn.Module) -> WeightProof:
         """Copies the weights into the transformer's adapter and proves it from the module.
 
         Whether values are finite was seen when they were captured: arrays with the same fingerprint are the same.
@@ -101,7 +115,7 @@ class WeightVersion:
                 f"Version {self.version} was refused: after copying, the modules hold {held[:12]} instead of "
                 f"{self.fingerprint[:12]}. Parameters share memory, or the memory is faulty; load the editor again."
             )
-        return WeightReceipt(self.version, held, modules)
+        return WeightProof(self.version, held, modules)
 
 
 def fingerprint(arrays: Arrays) -> str:

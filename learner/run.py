@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import write_whole
 from configs.edit_signal import check_edit_signal
 from configs.load import config_hash
 from configs.run_files import EVENTS
@@ -28,7 +29,7 @@ from learner.state.event_log import EventLog, read_events
 from learner.state.provenance import code_fingerprint
 from learner.state.resume import starting_point
 from learner.state.rollback import Diverged, roll_back, rolled_back_to
-from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder, write_text
+from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder
 from learner.state.spool import recover
 from learner.summary import summary
 
@@ -121,7 +122,7 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
             except BaseException as error:
                 reporter.write("failed", error=type(error).__name__, reason=str(error))
                 raise
-            write_text(folder.path / SUMMARY, json.dumps(found, indent=2, allow_nan=False) + "\n")
+            write_whole(folder.path / SUMMARY, json.dumps(found, indent=2, allow_nan=False) + "\n")
             reporter.write("finished", step=config.learner.steps)
         reporter.end(found)
         return found

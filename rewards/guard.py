@@ -10,6 +10,12 @@ this guard, and the guard watches PARENT: killed run, killed guard or killed bot
 The server reads what is on the guard's standard input, so that nothing secret is on a command line or a disk. Killed
 by a signal (kill -9, out of memory) it is started again after a second; ended by itself it stays ended. FOLDER (the
 server's socket and log) is removed where PARENT is no longer there to do it.
+
+Judge servers have another guard (`rewards.vllm.guard`), since the two cannot be one: here standard input is what the
+server reads, there it is a pipe whose end means that the owner is gone; here a killed server is started again, there it
+ends, with a tree of processes that only Linux lets a guard find and keep. What both do alike is to ask the kernel for
+the parent-death signal and to unblock signals, a few lines that each has itself: started with -I -S, a script imports
+nothing of ours.
 """
 
 from __future__ import annotations

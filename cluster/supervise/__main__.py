@@ -15,12 +15,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from cluster.auth import use_token
 from cluster.supervise.jobs import JobRefused, RayJobs
-from cluster.supervise.policy import Limits
+from cluster.supervise.policy import POLICY
 from cluster.supervise.watch import Watch
 from configs import exits
 from configs.edit_signal import check_edit_signal
@@ -33,7 +34,6 @@ ENTRYPOINT = ("python", "-m", "cluster.resume_or_start", "--")
 
 def parser() -> argparse.ArgumentParser:
     """The supervisor's own flags; those of the run follow after `--`."""
-    defaults = Limits()
     made = argparse.ArgumentParser(
         prog="python -m cluster.supervise",
         usage="python -m cluster.supervise [--address URL] [...] -- FLAGS OF THE RUN",
@@ -51,13 +51,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--failures",
         type=int,
-        default=defaults.failures,
+        default=POLICY.restarts,
         help="failures in a row that are followed by another attempt; default %(default)s",
     )
     made.add_argument(
         "--first-delay",
         type=float,
-        default=defaults.first_delay,
+        default=POLICY.first_delay,
         help="seconds before the second attempt, doubled each time up to 600; default %(default)s",
     )
     made.add_argument(
@@ -81,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         request = checked(flags)
         use_token()
         jobs = RayJobs(options.address, options.working_dir)
-        limits = Limits(failures=options.failures, first_delay=options.first_delay)
+        policy = replace(POLICY, restarts=options.failures, first_delay=options.first_delay)
         return Watch(
-            jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), limits, options.patience, say
+            jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), policy, options.patience, say
         ).until_it_ends()
     except (ConfigError, JobRefused) as error:
         print(error, file=sys.stderr)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.restarts import RestartPolicy
 from configs import exits
 
-
-@dataclass(frozen=True)
-class Limits:
-    """How patient a supervisor is.
-
-    `failures` in a row are followed by another attempt, after `first_delay` seconds, then twice as many each time, but
-    never more than `longest_delay`. An attempt that lasted `settled` seconds had found its feet: what ends it is a
-    first failure.
-    """
-
-    failures: int = 6
-    first_delay: float = 15.0
-    longest_delay: float = 600.0
-    settled: float = 1800.0
+POLICY = RestartPolicy(restarts=6, first_delay=15.0, longest_delay=600.0, settled=1800.0)
+"""How patient a supervisor is with attempts that fail."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Stop:
     why: str
 
 
-def decide(limits: Limits, failures: int, ended: Ended, lasted: float) -> Again | Stop:
+def decide(policy: RestartPolicy, failures: int, ended: Ended, lasted: float) -> Again | Stop:
     """What follows on an attempt that lasted so many seconds, with `failures` failures in a row before it."""
     if ended.exit_code == exits.DONE:
         return Stop(exits.DONE, "The run is done.")
@@ -64,20 +53,14 @@ def decide(limits: Limits, failures: int, ended: Ended, lasted: float) -> Again 
             f"The run ended with exit code {ended.exit_code}, which another attempt would meet again: "
             "read the last lines above, change what they say, and start the supervisor again.",
         )
-    row = 1 if lasted >= limits.settled else failures + 1
-    if row > limits.failures:
+    row = policy.row(failures, lasted)
+    if policy.gives_up(row):
         return Stop(
             exits.RESUMABLE,
-            f"The run failed {row} times in a row without lasting {limits.settled:g} s. Start "
+            f"The run failed {row} times in a row without lasting {policy.settled:g} s. Start "
             "the supervisor again when the cause is gone; checkpoints are kept.",
         )
-    return Again(delay(limits, row), row)
-
-
-def delay(limits: Limits, failures: int) -> float:
-    """Seconds to wait after the `failures`th failure in a row, from 1."""
-    doubled = 2.0 ** min(failures - 1, 60)  # beyond that a float would overflow long after the limit
-    return min(limits.longest_delay, limits.first_delay * doubled)
+    return Again(policy.delay(row), row)
 
 
 def is_passing(exit_code: int | None) -> bool:

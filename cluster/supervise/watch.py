@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cluster.supervise.jobs import Jobs, Unreachable
-from cluster.supervise.policy import Again, Ended, Limits, Stop, decide
+from cluster.supervise.policy import Again, Ended, Stop, decide
+from common.restarts import RestartPolicy
 from configs import exits
 
 LOG_LINES = 25
@@ -34,7 +35,7 @@ class Watch:
         jobs: Jobs,
         run: str,
         entrypoint: str,
-        limits: Limits,
+        policy: RestartPolicy,
         patience: float,
         say: Callable[[str], None],
         clock: Clock | None = None,
@@ -45,7 +46,7 @@ class Watch:
             patience: seconds for which the cluster may be away.
             say: told in sentences what happens.
         """
-        self._jobs, self._run, self._entrypoint, self._limits = jobs, run, entrypoint, limits
+        self._jobs, self._run, self._entrypoint, self._policy = jobs, run, entrypoint, policy
         self._patience, self._say, self._clock = patience, say, clock or Clock()
 
     def until_it_ends(self) -> int:
@@ -71,13 +72,13 @@ class Watch:
             ended = self._end_of(name)
             self._show_log(name)
             self._say(f"{name} ended: {ended.reason or f'exit code {ended.exit_code}'}")
-            match decide(self._limits, failures, ended, self._clock.now() - started):
+            match decide(self._policy, failures, ended, self._clock.now() - started):
                 case Stop(code, why):
                     self._say(why)
                     return code
                 case Again(delay, failures):
                     self._say(
-                        f"Another attempt in {delay:g} s ({failures} of at most {self._limits.failures} failures "
+                        f"Another attempt in {delay:g} s ({failures} of at most {self._policy.restarts} failures "
                         "in a row)."
                     )
                     self._clock.sleep(delay)

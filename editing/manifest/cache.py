@@ -17,6 +17,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from common.files import write_whole
 from editing.manifest.notes import Note
 
 VERSION = 2
@@ -102,14 +103,10 @@ class CheckCache:
         """Writes what this opening found or used; where that cannot be written, the next opening checks again."""
         if self._path is None or self._now == self._before:
             return
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
-        try:
+        with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(b"".join(key + row + b"\n" for key, row in self._now.items()))
-            os.replace(partial, self._path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
+            content = b"".join(key + row + b"\n" for key, row in self._now.items())
+            write_whole(self._path, content, several_writers=True)
 
 
 def _key(text: bytes) -> bytes:

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from torch import nn
 
 from editing.editors.lora import ADAPTER, adapter_arrays, adapter_parameters, write_arrays
-from editing.weights import WeightReceipt, WeightVersion
+from editing.weights import WeightProof, WeightVersion
 from evaluation.speed.table import ratio
 from evaluation.speed.timing import Measured, interleaved, timed
 
@@ -68,7 +68,7 @@ class Holder:
         version = WeightVersion.capture(self._module, 1)
         return version.version, version
 
-    def apply(self, weights: WeightVersion) -> WeightReceipt:
+    def apply(self, weights: WeightVersion) -> WeightProof:
         """As `actors.worker.RolloutWorker.set_weights`."""
         return weights.apply(self._module)
 

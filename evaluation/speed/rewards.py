@@ -29,6 +29,7 @@ from rewards.judge.prompts import success_parts
 from rewards.offline.command import warnings_only
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.editscore import EditScore
+from rewards.scorers.judged import cache_keys
 
 PASSES = 4
 
@@ -137,7 +138,7 @@ def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitio
 
     cache = runner.run(opened())
     cached, asked = (EditScore(pool, settings.editscore, which) for which in (cache, NoCache()))
-    keys = cached._keys(given)
+    keys = cache_keys(given, cached.parts(), settings.editscore.passes)
     hit, miss, lookup = interleaved(
         [
             in_loop(runner, lambda: cached(given)),

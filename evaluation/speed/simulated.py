@@ -23,7 +23,8 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import Image
 from editing.trajectory import Generated, Lease
-from learner.backends.base import Delivered, Exported, HeldOut, Lost, Published, Taken, Unsaved
+from editing.weights import WeightProof
+from learner.backends.base import Delivered, Exported, HeldOut, Lost, Taken, Unsaved
 from learner.update.step_report import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -101,12 +102,12 @@ class SimulatedBackend:
         yield
         self.seconds += time.process_time() - start
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         with self._inside():
             self.version = self._steps
             # New weights wait behind the jobs that a worker has.
             self._proved = [max(self.clock(), free) for free in self._free]
-            return Published(self.version, "0" * 64, 1)
+            return WeightProof(self.version, "0" * 64, 1)
 
     def capacity(self) -> int:
         with self._inside():

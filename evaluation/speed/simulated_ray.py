@@ -25,9 +25,8 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import open_tasks
 from editing.trajectory import Generated, Lease, TrajectoryGroup
-from editing.weights import WeightReceipt, WeightVersion, fingerprint
+from editing.weights import WeightProof, WeightVersion, fingerprint
 from evaluation.speed.simulated import Work, scores_of
-from learner.backends.base import Published
 from learner.backends.learner_group import LearnerGroup
 from learner.backends.ray import RayBackend
 from learner.update.step_report import StepReport, StepTotals
@@ -75,8 +74,8 @@ class Carrier:
         """Proves the arrays that came; there is no module to copy them to."""
         async with self._lines[worker]:
             self._versions[worker] = weights.version
-            receipt = WeightReceipt(weights.version, fingerprint(weights.arrays), weights.modules)
-            return Receipt(receipt, os.getpid() * 10_000 + worker)
+            proof = WeightProof(weights.version, fingerprint(weights.arrays), weights.modules)
+            return Receipt(proof, os.getpid() * 10_000 + worker)
 
     async def roll_out(self, worker: int, lease: Lease) -> tuple[Generated, TrajectoryGroup]:
         """Sleeps for as long as a rollout takes."""
@@ -113,9 +112,9 @@ class SimulatedLearner:
         busy, self._busy = self._busy, 0.0
         return StepReport(self._version, True, 0, StepTotals(seconds={"accumulate": busy}))
 
-    def publish(self) -> tuple[Published, WeightVersion]:
+    def publish(self) -> tuple[WeightProof, WeightVersion]:
         weights = WeightVersion(self._version, self._arrays, fingerprint(self._arrays), 1)
-        return Published(weights.version, weights.fingerprint, weights.modules), weights
+        return weights.proof, weights
 
     def save(self, extra: Mapping[str, Any]) -> Path:
         return Path(f"step_{self._version}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from configs.schema import RunConfig
 from editing.task import Image
 from editing.trajectory import Generated, Lease, Shown
+from editing.weights import WeightProof
 from learner.errors import RunInterrupted
 from rewards.result import GroupScores
 
@@ -97,15 +98,6 @@ class LostOnTheWay(Lost):
 
 
 @dataclass(frozen=True)
-class Published:
-    """A version of the adapter that workers take over: version v is the policy after v optimizer steps."""
-
-    version: int
-    fingerprint: str
-    modules: int
-
-
-@dataclass(frozen=True)
 class Exported:
     """The adapter as a file, and its largest change of a weight matrix relative to it, see
     `editing.editors.lora.largest_change`."""
@@ -149,7 +141,7 @@ class Backend(Protocol):
         """
         ...
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         """Hands the learner's weights to every worker; none gets a lease before it has proved that it holds
         them."""
         ...

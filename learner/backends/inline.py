@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.worker import GROUP_FAULTS, RolloutWorker
+from common.event_loop import CLOSING_SECONDS, EventLoopThread
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
@@ -25,14 +26,13 @@ from editing.editors.lora import adapter_weights
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
 from editing.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup
-from editing.weights import WeightVersion
+from editing.weights import WeightProof, WeightVersion
 from learner.backends.base import (
     Delivered,
     Exported,
     HeldOut,
     Lost,
     LostOnTheWay,
-    Published,
     Taken,
     Unsaved,
     judges_limit,
@@ -40,7 +40,6 @@ from learner.backends.base import (
     scoring_limit,
 )
 from learner.backends.learner_worker import LearnerHost
-from learner.backends.reward_thread import CLOSING_SECONDS, PoolThread
 from learner.errors import RunFailed
 from learner.reporting.records import Notify
 from learner.update.step_report import StepReport
@@ -71,7 +70,7 @@ class InlineBackend:
         self._weights: WeightVersion | None = None
         self._moved = False  # whether the learner's weights have gone on since they were published
         self._pool: RewardPool | None = None
-        self._thread: PoolThread | None = None  # there is one when the pool may have to wait
+        self._thread: EventLoopThread | None = None  # there is one when the pool may have to wait
         self._judge_servers: list[LocalJudgeServers] = []
         self._scoring: deque[_Scoring] = deque()
         self._handed: deque[Taken | LostOnTheWay] = deque()  # over to the learner
@@ -85,7 +84,7 @@ class InlineBackend:
         self._pool = open_pool(config, tasks, folder=self._folder)
         self._editor = editor
         if self._pool.waits:
-            self._thread = PoolThread()
+            self._thread = EventLoopThread("reward pool")
             self._start_judge_servers()
         self._host.start(step, allowed)
         if config.rewards.judge.configured:
@@ -122,7 +121,7 @@ class InlineBackend:
         assert self._pool is not None, "start() comes first"
         return self._pool
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         published, weights = self._host.publish()
         first = self._weights is None
         self._weights, self._moved = weights.copied(), False

@@ -17,7 +17,8 @@ from actors.fleet import FETCH_SECONDS
 from cluster.placement import close_group, in_group, learners, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
-from learner.backends.base import Delivered, Exported, Published, Unsaved, step_limit
+from editing.weights import WeightProof
+from learner.backends.base import Delivered, Exported, Unsaved, step_limit
 from learner.backends.learner_worker import LearnerHost
 from learner.backends.ray_results import answer_of
 from learner.errors import LearnerLost, RunInterrupted
@@ -86,13 +87,13 @@ class LearnerGroup:
         announcement, weights = self._first.publish.options(num_returns=2).remote()
         return Publishing(weights, announcement, [one.fingerprint.remote() for one in self._processes[1:]])
 
-    def announced(self, publishing: Publishing) -> Published:
+    def announced(self, publishing: Publishing) -> WeightProof:
         """What the weights are announced as.
 
         Raises:
             LearnerLost: when the processes do not hold the same.
         """
-        published: Published = answer_of("learner", publishing.announcement, self._limit)
+        published: WeightProof = answer_of("learner", publishing.announcement, self._limit)
         for rank, ref in enumerate(publishing.others, 1):
             fingerprint = answer_of("learner", ref, self._limit)
             if fingerprint != published.fingerprint:

@@ -14,8 +14,8 @@ from editing.editors.base import Editor
 from editing.editors.lora import largest_change
 from editing.editors.policy import open_policy
 from editing.trajectory import TrajectoryGroup
-from editing.weights import WeightVersion
-from learner.backends.base import Exported, Published, Unsaved, step_limit
+from editing.weights import WeightProof, WeightVersion
+from learner.backends.base import Exported, Unsaved, step_limit
 from learner.state.checkpoint import load_step
 from learner.update import data_parallel
 from learner.update.learner import Learner, LearnerError
@@ -67,10 +67,10 @@ class LearnerHost:
         """See `Learner.update`."""
         return self.learner.update()
 
-    def publish(self) -> tuple[Published, WeightVersion]:
+    def publish(self) -> tuple[WeightProof, WeightVersion]:
         """The present adapter, and what every worker must prove about it."""
         weights = self.learner.publish()
-        return Published(weights.version, weights.fingerprint, weights.modules), weights
+        return weights.proof, weights
 
     def fingerprint(self) -> str:
         """The fingerprint of the present adapter."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.fleet import FETCH_SECONDS, Announcement, Fleet, FleetError, Job, WrongWeights
+from actors.fleet import FETCH_SECONDS, Fleet, FleetError, Job, WrongWeights
 from cluster.placement import beside_the_driver, custom
 from cluster.raylet_watch import RayletWatch
 from cluster.runtime import actor_options, connect
@@ -30,13 +30,13 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
 from editing.trajectory import Generated, Lease
+from editing.weights import WeightProof
 from learner.backends.base import (
     Delivered,
     Exported,
     HeldOut,
     Lost,
     LostOnTheWay,
-    Published,
     Taken,
     Unsaved,
     judges_limit,
@@ -188,11 +188,11 @@ class RayBackend:
         assert self._learner is not None, "start() comes first"
         return self._learner
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         publishing, first = self.learner.publish(), not self.fleet.pids()
         self.fleet.send(publishing.weights)
         published = self.learner.announced(publishing)
-        self.fleet.announce(Announcement(published.version, published.fingerprint, published.modules))
+        self.fleet.announce(published)
         while first and self.capacity() == 0:  # starting up ends when there is a worker that can work
             self._poll(WAIT_SECONDS)
         return published

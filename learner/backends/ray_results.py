@@ -7,7 +7,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from actors.fleet import GONE, reason_of
+from common.ray_errors import GONE, cause_of, reason_of
 from editing.task import TaskError
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
 from rewards.judge.messages import JudgeError
@@ -41,8 +41,8 @@ def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit:
         again = " Continue from the last checkpoint with --resume." if who == "learner" else ""
         raise lost(f"The {who} died: {reason_of(error)}.{again}") from error
     except TaskError as error:  # Ray raises what the process raised
-        raise Spoiled(str(getattr(error, "cause", error))) from error
+        raise Spoiled(str(cause_of(error))) from error
     except JudgeError as error:
-        raise failed(str(getattr(error, "cause", error))) from error
+        raise failed(str(cause_of(error))) from error
     except RayTaskError as error:
         raise failed(f"The {who} failed: {reason_of(error)}") from error

@@ -6,12 +6,12 @@ Names have fixed prefixes: reward/, rollout/, judge/, learner/, sync/, system/ a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from common.files import write_whole
 from learner.log import warn
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
 
@@ -185,6 +185,4 @@ def _keep_until(path: Path, step: int) -> None:
             # The base is measured again after a resume.
             if isinstance(entry, dict) and entry.get("kind") != "base" and entry.get("step", step + 1) <= step:
                 kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))

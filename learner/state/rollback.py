@@ -10,11 +10,11 @@ import json
 import shutil
 from pathlib import Path
 
+from common.files import write_whole
 from configs.run_files import EVENTS
 from learner.errors import RunFailed
 from learner.state.checkpoint import discard_after, load_latest
 from learner.state.event_log import EventLog
-from learner.state.run_dir import write_text
 from learner.state.spool import FOLDER
 
 MAX_SKIPPED_STEPS = 5
@@ -58,6 +58,6 @@ def roll_back(run_folder: Path, diverged: Diverged) -> int:
     with EventLog(run_folder / EVENTS) as events:
         events.write("rolled_back", step=checkpoint.step, reason=str(diverged))
     # Written before the spool goes: without it, a killed process would take the same groups again.
-    write_text(run_folder / ROLLED_BACK, json.dumps({"step": checkpoint.step, "reason": str(diverged)}) + "\n")
+    write_whole(run_folder / ROLLED_BACK, json.dumps({"step": checkpoint.step, "reason": str(diverged)}) + "\n")
     shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
     return checkpoint.step

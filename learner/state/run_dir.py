@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from common.files import write_whole
 from configs.commands import resume as how_to_resume
 from configs.load import config_hash, to_yaml
 from configs.run_files import CONFIG, HEADING, LOCK
@@ -59,7 +59,7 @@ class RunFolder:
 
     def keep(self, config: RunConfig) -> None:
         """Writes the resolved configuration."""
-        write_text(self.path / CONFIG, f"{HEADING}{config_hash(config)}\n{to_yaml(config)}")
+        write_whole(self.path / CONFIG, f"{HEADING}{config_hash(config)}\n{to_yaml(config)}")
 
     def _refuse_a_second_run(self) -> None:
         if not self.path.exists() or not {path.name for path in self.path.iterdir()} - {LOCK}:
@@ -122,13 +122,3 @@ def _stored(run: Path) -> dict[str, Any]:
 def _differing(saved: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[str, ...]:
     """Keys that differ, without those that only name the run."""
     return tuple(key for key in differing_keys(saved, present) if key not in ("name", "folder"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -7,7 +7,6 @@ once to float32.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from common.files import write_whole
 from editing.editors.lora import (
     AdapterError,
     adapter_config,
@@ -64,9 +64,7 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
     folder = Path(folder)
 
     def save(weights: dict[str, Tensor], filename: str) -> None:
-        partial = Path(f"{filename}.partial")
-        partial.write_bytes(canonical(safetensors.torch.save(weights, metadata=header)))
-        os.replace(partial, filename)
+        write_whole(Path(filename), canonical(safetensors.torch.save(weights, metadata=header)))
 
     FluxKontextPipeline.save_lora_weights(
         folder,

@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
+from common.backoff import backoff
 from configs.rewards import RedisConfig
 from rewards.cache.base import CacheStatistics, check_finite, decode, encode
 from rewards.cache.valkey import EmbeddedValkey
@@ -75,7 +76,7 @@ class RedisCache:
         self._name, self._timeout, self._server = _shown(url), timeout, server
         self._turn = asyncio.Semaphore(CONNECTIONS)
         self._hits = self._misses = self._faults = self._corrupt = 0
-        self._delay = self._retry_at = 0.0
+        self._retry_at, self._failures = 0.0, 0  # in a row
         self._warned_at = -WARN_EVERY
 
     def __repr__(self) -> str:
@@ -120,7 +121,7 @@ class RedisCache:
         await self._asked(pipeline.execute)
 
     def statistics(self) -> CacheStatistics:
-        return CacheStatistics(self._hits, self._misses, self._faults, self._corrupt, int(self._delay > 0))
+        return CacheStatistics(self._hits, self._misses, self._faults, self._corrupt, int(self._failures > 0))
 
     async def close(self) -> None:
         try:
@@ -143,9 +144,9 @@ class RedisCache:
             now = time.monotonic()
             if now < self._retry_at:
                 return None
-            trying = self._delay > 0
+            trying = self._failures > 0
             if trying:
-                self._retry_at = now + self._delay  # the others do not wait for this one
+                self._retry_at = now + self._delay()  # the others do not wait for this one
             try:
                 async with asyncio.timeout(self._timeout):
                     answer = await question()
@@ -161,9 +162,9 @@ class RedisCache:
         """Counts a fault, leaves the server alone for a while and says so."""
         self._faults += 1
         # Questions that were under way at the same time fail together: one fault, as far as the delay goes.
-        if again or self._delay == 0:
-            self._delay = min(max(2 * self._delay, FIRST_DELAY), LONGEST_DELAY)
-            self._retry_at = time.monotonic() + self._delay
+        if again or self._failures == 0:
+            self._failures += 1
+            self._retry_at = time.monotonic() + self._delay()
         now = time.monotonic()
         if now - self._warned_at >= WARN_EVERY:
             self._warned_at = now
@@ -182,9 +183,12 @@ class RedisCache:
             )
 
     def _answered(self) -> None:
-        if self._delay:
+        if self._failures:
             logger.warning("score_cache_back", reason=f"The score cache at {self._name} answers again.")
-        self._delay = self._retry_at = 0.0
+        self._retry_at, self._failures = 0.0, 0
+
+    def _delay(self) -> float:
+        return backoff(self._failures, FIRST_DELAY, LONGEST_DELAY)
 
 
 def open_redis(config: RedisConfig, folder: Path | None) -> RedisCache:

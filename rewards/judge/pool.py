@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import structlog
 
+from common.backoff import jittered_backoff
 from configs.rewards import JudgeConfig
 from rewards.judge.limits import FailureLimits
 from rewards.judge.messages import Answer, JudgeRefused, JudgeUnavailable, Question
 from rewards.judge.protocol import Reply
 from rewards.judge.replica import Replica
-from rewards.judge.retries import ServerFault, growing_delay
+from rewards.judge.retries import ServerFault
 from rewards.judge.rotation import NoServer
 from rewards.judge.servers import Servers
 from rewards.judge.statistics import JudgeStatistics, Tally
@@ -165,7 +166,7 @@ class JudgePool:
             try:
                 if sent:
                     async with self._bounded(first_sent + patience - clock()):
-                        await asyncio.sleep(growing_delay(sent, FIRST_DELAY, LONGEST_DELAY))
+                        await asyncio.sleep(jittered_backoff(sent, FIRST_DELAY, LONGEST_DELAY))
                 replica = await rotation.take(first_sent + patience if sent else None)
             except (NoServer, TimeoutError):
                 break

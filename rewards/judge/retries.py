@@ -1,4 +1,4 @@
-"""What a failed attempt means for the server and for the question, and how long to wait. No I/O.
+"""What a failed attempt means for the server and for the question, and how long a server asks to be left alone. No I/O.
 
 Locus retries in a few lines of its own (`pool.py`). A retry library repeats one call at one place; here the next
 attempt goes to another server, waits in the pool's own queue rather than for a fixed time, shares one clock with
@@ -8,7 +8,6 @@ the attempts before it, and a Retry-After holds the server rather than the quest
 from __future__ import annotations
 
 import math
-import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -60,12 +59,3 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def growing_delay(failures: int, first: float, longest: float) -> float:
-    """Seconds to wait after so many failures (1 or more) in a row: doubled with each, then between half and all of it.
-
-    The random part keeps questions that failed together from coming back together.
-    """
-    whole = min(longest, first * 2.0 ** min(failures - 1, 64))
-    return whole * random.uniform(0.5, 1.0)

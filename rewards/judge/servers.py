@@ -7,11 +7,12 @@ from collections.abc import Coroutine, Sequence
 
 import structlog
 
+from common.backoff import jittered_backoff
 from configs.addresses import judge_address
 from configs.rewards import JudgeConfig
 from rewards.judge.messages import JudgeRefused, JudgeUnavailable
 from rewards.judge.replica import Replica
-from rewards.judge.retries import ServerFault, growing_delay
+from rewards.judge.retries import ServerFault
 from rewards.judge.rotation import Rotation
 
 FIRST_HOLD, LONGEST_HOLD = 0.25, 8.0
@@ -96,7 +97,7 @@ class Servers:
         replica.why = str(fault)
         pause = min(fault.retry_after or 0.0, self._config.patience)
         if fault.fate == "busy":
-            self.rotation.hold(replica, pause or growing_delay(replica.failures, FIRST_HOLD, LONGEST_HOLD))
+            self.rotation.hold(replica, pause or jittered_backoff(replica.failures, FIRST_HOLD, LONGEST_HOLD))
             return
         self.rotation.leave(replica)
         logger.warning(
@@ -106,7 +107,7 @@ class Servers:
             why=replica.why,
             left=len(self.rotation),
         )
-        self._bring_back(replica, max(pause, growing_delay(replica.failures, FIRST_PROBE, LONGEST_PROBE)))
+        self._bring_back(replica, max(pause, jittered_backoff(replica.failures, FIRST_PROBE, LONGEST_PROBE)))
 
     def reasons(self) -> str:
         """One sentence per server that is not in rotation: why."""
@@ -157,7 +158,7 @@ class Servers:
             replica.why = why
             replica.failures += 1
             self._changed.set()
-            delay = growing_delay(replica.failures, FIRST_PROBE, LONGEST_PROBE)
+            delay = jittered_backoff(replica.failures, FIRST_PROBE, LONGEST_PROBE)
         del self._tasks[replica]
         self.rotation.enter(replica)
         self._changed.set()

@@ -1,27 +1,26 @@
-"""EditScore: a judge's verdict on the edit and on the picture, averaged over several passes."""
+"""EditScore: a judge's verdict on the edit and on the image, averaged over several passes."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
 from configs.rewards import EditScoreConfig
 from editing.task import EditTask
-from rewards.cache.base import ScoreCache, cache_key
+from rewards.cache.base import Part, ScoreCache
 from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped
 from rewards.judge.messages import Judge, Question
-from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import EDITSCORE_PROMPT_VERSION, Parts, quality_parts, success_parts
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import (
     Outcome,
+    Pass,
     error_score,
+    judged,
     model_parts,
     rehearse,
     settled,
-    through_cache,
     together,
     usable,
 )
@@ -49,8 +48,8 @@ def overall(sc: Pair, pq: Pair) -> float:
 class EditScore:
     """One `Score` per candidate: the mean over passes of O / 10, in [0, 1], with the passes in `Score.passes`.
 
-    A pass is two questions with the pass's index as seed: SC sees source, instruction and edited picture, PQ the
-    edited picture alone. All passes of all candidates are asked at the same time; the judge bounds how many are under
+    A pass is two questions with the pass's index as seed: SC sees source, instruction and edited image, PQ the
+    edited image alone. All passes of all candidates are asked at the same time; the judge bounds how many are under
     way. A candidate of which any pass failed has an error, not the mean of the rest: fewer passes are noisier, and
     which of them fail is not chance. Passes that did succeed are cached, so asking again is cheaper.
 
@@ -64,33 +63,35 @@ class EditScore:
         self.cache = cache
 
     async def __call__(self, given: ScoreInput) -> tuple[Score, ...]:
-        passes = self.config.passes
-        # In a thread, as hashing and encoding megapixels would hold up every other request of this process.
-        keys = await asyncio.to_thread(self._keys, given)
+        async def ask(passes: Sequence[Pass]) -> list[Outcome]:
+            return await settled([self._pass(given.task.instruction, one) for one in passes])
 
-        async def ask(positions: Sequence[int]) -> list[Outcome]:
-            wanted = sorted({position // passes for position in positions})
-            source, *edited = await asyncio.to_thread(
-                lambda: [encode_png(picture) for picture in (given.task.source, *given.images[wanted])]
-            )
-            png = dict(zip(wanted, edited, strict=True))
-            return await settled(
-                [self._pass(given.task.instruction, source, png[at // passes], at % passes) for at in positions]
-            )
+        outcomes = await judged(self.cache, given, self.parts(), self.config.passes, ask)
+        return tuple(_score(candidate, one) for candidate, one in enumerate(outcomes))
 
-        outcomes = await through_cache(self.cache, keys, ask)
-        return tuple(_score(i, outcomes[i * passes : (i + 1) * passes]) for i in range(len(given.images)))
+    def parts(self) -> dict[str, Part]:
+        """Of the cache's keys; see `rewards.scorers.judged.judged`."""
+        return {
+            "judge": NAME,
+            **model_parts(self.config),
+            "prompt": EDITSCORE_PROMPT_VERSION,
+            "temperature": self.config.temperature,
+            "top_p": self.config.top_p,
+            "top_k": self.config.top_k,
+            "max_tokens": self.config.max_tokens,
+        }
 
     async def rehearse(self, task: EditTask) -> None:
         """See `rewards.scorers.judged.rehearse`; the longer of a pass's two questions."""
-        source = await asyncio.to_thread(encode_png, task.source)
-        await rehearse(self.judge, self._question(success_parts(task.instruction, source, source), 0), task)
+        await rehearse(
+            self.judge, task, lambda source: self._question(success_parts(task.instruction, source, source), 0)
+        )
 
-    async def _pass(self, instruction: str, source: bytes, edited: bytes, seed: int) -> float:
+    async def _pass(self, instruction: str, one: Pass) -> float:
         sc, pq = await together(
             [
-                self._pair(success_parts(instruction, source, edited), seed),
-                self._pair(quality_parts(edited), seed),
+                self._pair(success_parts(instruction, one.source, one.edited), one.seed),
+                self._pair(quality_parts(one.edited), one.seed),
             ]
         )
         return overall(sc, pq)
@@ -108,27 +109,6 @@ class EditScore:
             seed=seed,
             json_schema=PAIR_SCHEMA,
         )
-
-    def _keys(self, given: ScoreInput) -> list[str]:
-        """G * passes keys, candidate by candidate; all that can change an answer is in them."""
-        source = fingerprint(given.task.source)
-        return [
-            cache_key(
-                judge=NAME,
-                **model_parts(self.config),
-                prompt=EDITSCORE_PROMPT_VERSION,
-                temperature=self.config.temperature,
-                top_p=self.config.top_p,
-                top_k=self.config.top_k,
-                max_tokens=self.config.max_tokens,
-                seed=seed,
-                instruction=given.task.instruction,
-                source=source,
-                edited=edited,
-            )
-            for edited in map(fingerprint, given.images)
-            for seed in range(self.config.passes)
-        ]
 
 
 def _score(candidate: int, outcomes: Sequence[Outcome]) -> Score:

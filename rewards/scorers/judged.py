@@ -1,17 +1,19 @@
-"""What both judge scorers do with their questions: cache first, all misses at once, one second chance, errors kept."""
+"""What all judge scorers do with their requests: cache first, all misses at once, one second chance, errors kept."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from configs.rewards import EditScoreConfig, QwenVlConfig
 from editing.task import EditTask
-from rewards.cache.base import Part, ScoreCache
+from rewards.cache.base import Part, ScoreCache, cache_key
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
+from rewards.judge.pictures import encode_png, fingerprint
 from rewards.result import Reason, Score
+from rewards.scorer_api import ScoreInput
 
 REHEARSAL_SEED = 20_260_409
 """Of rehearsals, which no pass has: whoever reads a server's log can tell them from questions that count."""
@@ -87,8 +89,10 @@ def hint(answer: Answer, max_tokens: int) -> str:
     return ""
 
 
-async def rehearse(judge: Judge, question: Question, task: EditTask) -> None:
+async def rehearse(judge: Judge, task: EditTask, question_of: Callable[[bytes], Question]) -> None:
     """Asks the judge's servers one question of the run's own form, size and length; what comes of it is no score.
+
+    `question_of` makes the question from the PNG of the task's source, which stands for the edited image too.
 
     A context that two images of the run do not fit into, or a server that cannot keep to a schema, is noticed so
     before the first group and not after it.
@@ -96,6 +100,7 @@ async def rehearse(judge: Judge, question: Question, task: EditTask) -> None:
     Raises:
         JudgeRefused: with the size of the images and the tokens that were asked for.
     """
+    question = question_of(await asyncio.to_thread(encode_png, task.source))
     try:
         await judge.rehearse(replace(question, seed=REHEARSAL_SEED))
     except JudgeRefused as refused:
@@ -103,6 +108,54 @@ async def rehearse(judge: Judge, question: Question, task: EditTask) -> None:
             f"A rehearsal with two images of {task.width} × {task.height} pixels, as the run's are, and max_tokens "
             f"{question.max_tokens} was refused, so no group could be scored: {refused}"
         ) from refused
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over one candidate is asked with: both images as PNG, and the pass's number as the seed."""
+
+    source: bytes
+    edited: bytes
+    seed: int
+
+
+async def judged(
+    cache: ScoreCache,
+    given: ScoreInput,
+    parts: Mapping[str, Part],
+    passes: int,
+    ask: Callable[[Sequence[Pass]], Awaitable[Sequence[Outcome]]],
+) -> list[list[Outcome]]:
+    """The outcomes of all passes, candidate by candidate: from the cache, or asked and then cached.
+
+    Args:
+        parts: all that can change an outcome besides the task's instruction, the images and the pass's number.
+        passes: how many for each candidate.
+        ask: the outcomes of these passes.
+    """
+    # In a thread, as hashing and encoding megapixels would hold up every other request of this process.
+    keys = await asyncio.to_thread(cache_keys, given, parts, passes)
+
+    async def ask_at(positions: Sequence[int]) -> Sequence[Outcome]:
+        wanted = sorted({position // passes for position in positions})
+        source, *edited = await asyncio.to_thread(
+            lambda: [encode_png(image) for image in (given.task.source, *given.images[wanted])]
+        )
+        png = dict(zip(wanted, edited, strict=True))
+        return await ask([Pass(source, png[position // passes], position % passes) for position in positions])
+
+    outcomes = await through_cache(cache, keys, ask_at)
+    return [outcomes[start : start + passes] for start in range(0, len(outcomes), passes)]
+
+
+def cache_keys(given: ScoreInput, parts: Mapping[str, Part], passes: int) -> list[str]:
+    """G * passes keys, candidate by candidate."""
+    source = fingerprint(given.task.source)
+    return [
+        cache_key(**parts, seed=seed, instruction=given.task.instruction, source=source, edited=edited)
+        for edited in map(fingerprint, given.images)
+        for seed in range(passes)
+    ]
 
 
 async def through_cache(

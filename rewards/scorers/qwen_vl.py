@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from configs.rewards import QwenVlConfig
 from editing.task import EditTask
-from rewards.cache.base import ScoreCache, cache_key
+from rewards.cache.base import Part, ScoreCache
 from rewards.judge.answers import DIGITS, excerpt, expected_digit
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, Question
-from rewards.judge.pictures import encode_png, fingerprint
 from rewards.judge.prompts import QWEN_VL_PROMPT_VERSION, digit_parts
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import (
     UNANSWERED,
     Outcome,
+    Pass,
     error_score,
+    judged,
     model_parts,
     rehearse,
     settled,
-    through_cache,
     together,
     usable,
 )
@@ -34,7 +33,7 @@ TOP_LOGPROBS = 20
 class QwenVl:
     """One `Score` per candidate: the expected digit over 5, in [0, 1] (formula: `expected_digit`).
 
-    One question of one token per candidate, all at the same time: source, instruction, requirement and edited picture.
+    One question of one token per candidate, all at the same time: source, instruction, requirement and edited image.
     The answer's own probabilities are the score, so there is nothing to average and nothing to sample.
 
     Raises:
@@ -48,23 +47,17 @@ class QwenVl:
         self._digit_ids: tuple[int, ...] = ()
 
     async def __call__(self, given: ScoreInput) -> tuple[Score, ...]:
-        # In a thread, as hashing and encoding megapixels would hold up every other request of this process.
-        keys = await asyncio.to_thread(self._keys, given)
-
-        async def ask(positions: Sequence[int]) -> list[Outcome]:
+        async def ask(passes: Sequence[Pass]) -> list[Outcome]:
             try:
                 ids = await self.digit_ids()
             except UNANSWERED as error:
-                return [error] * len(positions)
-            source, *edited = await asyncio.to_thread(
-                lambda: [encode_png(picture) for picture in (given.task.source, *given.images[list(positions)])]
-            )
-            return await settled([self._one(given.task.instruction, source, picture, ids) for picture in edited])
+                return [error] * len(passes)
+            return await settled([self._one(given.task.instruction, one.source, one.edited, ids) for one in passes])
 
-        outcomes = await through_cache(self.cache, keys, ask)
+        outcomes = await judged(self.cache, given, self.parts(), 1, ask)
         return tuple(
             Score(value=outcome) if isinstance(outcome, float) else error_score(f"{NAME}: candidate {i}", outcome)
-            for i, outcome in enumerate(outcomes)
+            for i, (outcome,) in enumerate(outcomes)
         )
 
     async def digit_ids(self) -> tuple[int, ...]:
@@ -86,10 +79,20 @@ class QwenVl:
             self._digit_ids = tuple(one[0] for one in tokens)
         return self._digit_ids
 
+    def parts(self) -> dict[str, Part]:
+        """Of the cache's keys; see `rewards.scorers.judged.judged`."""
+        return {
+            "judge": NAME,
+            **model_parts(self.config),
+            "prompt": QWEN_VL_PROMPT_VERSION,
+            "min_mass": self.config.min_mass,
+            "requirement": self.config.requirement,
+        }
+
     async def rehearse(self, task: EditTask) -> None:
         """See `rewards.scorers.judged.rehearse`. Raises as `digit_ids`, too."""
-        ids, source = await self.digit_ids(), await asyncio.to_thread(encode_png, task.source)
-        await rehearse(self.judge, self._question(task.instruction, source, source, ids), task)
+        ids = await self.digit_ids()
+        await rehearse(self.judge, task, lambda source: self._question(task.instruction, source, source, ids))
 
     async def _one(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> float:
         question = self._question(instruction, source, edited, ids)
@@ -109,21 +112,3 @@ class QwenVl:
         if answer.text.strip() not in tuple(DIGITS):
             raise BadAnswer(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; got {excerpt(answer.text)}")
         return expected_digit(answer.logprobs, ids, self.config.min_mass)
-
-    def _keys(self, given: ScoreInput) -> list[str]:
-        """One key per candidate; all that can change an answer, or whether it is one, is in it."""
-        source = fingerprint(given.task.source)
-        return [
-            cache_key(
-                judge=NAME,
-                **model_parts(self.config),
-                prompt=QWEN_VL_PROMPT_VERSION,
-                min_mass=self.config.min_mass,
-                seed=0,
-                requirement=self.config.requirement,
-                instruction=given.task.instruction,
-                source=source,
-                edited=edited,
-            )
-            for edited in map(fingerprint, given.images)
-        ]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event
 from types import TracebackType
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.event_loop import EventLoopThread
 from editing.task import EditTask
 from rewards.pool import RewardPool
 from rewards.result import Score
@@ -20,7 +19,6 @@ from rewards.result import Score
 STATISTICS_SECONDS = 2.0
 """A pool that is busy computing does not answer; after this long its last known numbers are told."""
 CLOSE_SECONDS = 10.0
-T = TypeVar("T")
 
 
 class PoolThread:
@@ -31,18 +29,14 @@ class PoolThread:
 
     def __init__(self, open_pool: Callable[[], RewardPool]) -> None:
         self._open_pool = open_pool
-        self._running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        # A daemon: a scorer of the user's own that never returns must not keep the process alive.
-        self._thread = Thread(target=lambda: asyncio.run(self._run()), name="reward pool", daemon=True)
         self._numbers: Mapping[str, float] = {}
 
     def __enter__(self) -> PoolThread:
-        self._thread.start()
-        self._loop, self._end = self._running.result()
+        self._thread = EventLoopThread("reward pool")
         try:
-            self._call(self._open()).result()
+            self._thread.submit(self._open()).result()
         except BaseException:
-            self._stop()
+            self._thread.close(CLOSE_SECONDS)
             raise
         return self
 
@@ -51,14 +45,14 @@ class PoolThread:
     ) -> None:
         try:
             with suppress(TimeoutError):  # still computing: this thread and all that it began end with the process
-                self._call(self._pool.close()).result(CLOSE_SECONDS)
+                self._thread.submit(self._pool.close()).result(CLOSE_SECONDS)
         finally:
-            self._stop()
+            self._thread.close(CLOSE_SECONDS)
 
     @property
     def alive(self) -> bool:
         """Whether the pool can be asked anything."""
-        return self._thread.is_alive()
+        return self._thread.alive
 
     def own_scorers(self) -> Mapping[str, bool]:
         """See `RewardPool.own_scorers`."""
@@ -76,12 +70,12 @@ class PoolThread:
             await asyncio.wait(scoring)
             return scoring[0].result()
 
-        running = asyncio.wrap_future(self._call(scored()))
+        running = asyncio.wrap_future(self._thread.submit(scored()))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             given_up.set()
-            self._loop.call_soon_threadsafe(lambda: [one.cancel() for one in scoring])
+            self._thread.call(lambda: [one.cancel() for one in scoring])
             await asyncio.wait({running})
             raise
 
@@ -89,7 +83,7 @@ class PoolThread:
         """See `RewardPool.statistics`."""
         with suppress(TimeoutError):
             self._numbers = await asyncio.wait_for(
-                asyncio.wrap_future(self._call(self._pool.statistics())), STATISTICS_SECONDS
+                asyncio.wrap_future(self._thread.submit(self._pool.statistics())), STATISTICS_SECONDS
             )
         return self._numbers
 
@@ -97,15 +91,3 @@ class PoolThread:
         self._pool = self._open_pool()
         await self._pool.start()
         self._numbers = await self._pool.statistics()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    async def _run(self) -> None:
-        end = asyncio.Event()
-        self._running.set_result((asyncio.get_running_loop(), end))
-        await end.wait()
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(CLOSE_SECONDS)

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from common.ray_errors import sentence_of
 from configs.errors import ConfigError
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
@@ -187,7 +188,4 @@ def _answer(ref: ray.ObjectRef) -> tuple[Any, str]:
     try:
         return ray.get(ref), ""
     except RayError as error:
-        cause = getattr(error, "cause", None) or error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        # Of an actor that could not even be made, the last line of the traceback is the error itself.
-        return None, (lines[-1 if "creation task" in lines[0] else 0] if lines else type(cause).__name__)
+        return None, sentence_of(error)

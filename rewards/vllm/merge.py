@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.files import write_whole
+
 ADAPTER = "adapter_model.safetensors"
 COPIED = (".json", ".txt", ".jinja", ".model")
 NOT_COPIED = ("model.safetensors.index.json",)
@@ -97,9 +99,7 @@ def digest(weights: Path, folder: Path) -> str:
             with file.open("rb") as content:
                 known[key] = hashlib.file_digest(content, "sha256").hexdigest()
         found[file.name] = known[key]
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as written:
-        json.dump(known, written, indent=1)
-    os.replace(written.name, known_file)
+    write_whole(known_file, json.dumps(known, indent=1))
     return _together(*(f"{name} {value}" for name, value in found.items()))
 
 

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from common.restarts import RestartPolicy
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
 
 Name = Literal["editscore", "qwen_vl"]
 
-FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
-"""Seconds until a lost server is started again: doubled with every loss in a row, up to the longest."""
-STEADY = 600.0
-"""Seconds after which a server that is lost counts as lost for the first time."""
+POLICY = RestartPolicy(restarts=None, first_delay=1.0, longest_delay=60.0, settled=600.0)
+"""Of servers that were up once. The time counts from when a server was up."""
 PLACING = 60.0
-"""Seconds beyond `serve.start_timeout`, which a server counts for itself, for finding it a place."""
+"""Seconds beyond `serve.start_timeout`, which a server counts for itself, for being scheduled."""
 
 
 class ServersFailed(RuntimeError):
@@ -61,7 +60,7 @@ class _Slot:
 class Replicas:
     """Keeps `serve.replicas` servers of one judge alive. All calls come from one thread.
 
-    The first start of every server must succeed; whoever is lost later is started again, for ever.
+    The first start of every server must succeed; one that is lost later is started again, for ever.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Replicas:
         return [slot.served.url for slot in self._slots if slot.served is not None]
 
     def check(self) -> None:
-        """Starts again who is due, and gives up who takes too long. To be called every few seconds.
+        """Starts again those that are due, and ends those that take too long. To be called every few seconds.
 
         Raises:
             ServersFailed: when a server did not come up at the beginning.
@@ -112,7 +111,7 @@ class Replicas:
                 )
 
     def end(self) -> list[Launched]:
-        """Starts nothing more; whoever was launched is for the caller to end."""
+        """Starts nothing more; what was launched is for the caller to end."""
         launched = [slot.launched for slot in self._slots if slot.launched is not None]
         self._slots = []
         return launched
@@ -148,9 +147,8 @@ class Replicas:
         served, slot.served, slot.launched = slot.served, None, None
         if not self.ready and served is None:
             raise ServersFailed(f"rewards.judge.{self._name}.serve: {reason}")
-        steady = served is not None and time.monotonic() - slot.since > STEADY
-        slot.losses = 1 if steady else slot.losses + 1
-        delay = restart_delay(slot.losses)
+        slot.losses = POLICY.row(slot.losses, 0.0 if served is None else time.monotonic() - slot.since)
+        delay = POLICY.delay(slot.losses)
         slot.again_at = time.monotonic() + delay
         self._notify(
             "judge_server_lost",
@@ -162,11 +160,6 @@ class Replicas:
         )
         if served is not None:
             self._urls_changed(self.urls())
-
-
-def restart_delay(losses: int) -> float:
-    """Seconds before the next start after so many losses in a row (1, 2, ...)."""
-    return float(min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(losses - 1, 30)))
 
 
 def log_of(folder: Path, name: str, replica: int, attempt: int) -> Path:

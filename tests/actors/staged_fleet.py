@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from ray.exceptions import ObjectLostError
 
 import actors.fleet
-from actors.fleet import Announcement, Fleet, Job
-from actors.slots import Limits
+from actors.fleet import Fleet, Job
+from common.restarts import RestartPolicy
 from configs.schema import RunConfig
+from editing.weights import WeightProof
 
 
 def stub_worker(folder):
@@ -78,13 +79,13 @@ class Scene:
         self.waiting, self.events, self.done, self.failed, self.spoiled = {}, [], [], [], []
         settings = RunConfig.model_validate({"cluster": {"rollout_workers": 2, "group_timeout": 60, **cluster}})
         self.ray, self.folder = ray, folder
-        limits = Limits(settings.cluster.max_restarts, settings.cluster.min_rollout_workers, first_delay=0.2)
+        policy = RestartPolicy(settings.cluster.max_restarts, first_delay=0.2)
         self.fleet = Fleet(
             settings,
             {"num_cpus": 0, "max_restarts": 0},
             self._when_ready,
             lambda event, **fields: self.events.append((event, fields)),
-            limits,
+            policy,
         )
 
     def _when_ready(self, ref, call):
@@ -100,7 +101,7 @@ class Scene:
         weights = {"version": version, "fingerprint": f"sha-{version}", **more}
         self.fleet.send(self.ray.put(weights))
         assert self.fleet.capacity() == 0
-        self.fleet.announce(Announcement(version, f"sha-{version}", 3))
+        self.fleet.announce(WeightProof(version, f"sha-{version}", 3))
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
         self.fleet.submit(

@@ -1,19 +1,11 @@
-"""The fleet's places without Ray: whatever happens, restarts are bounded and spaced, and no job is lost."""
+"""A fleet's worker slots without Ray: whatever happens, restarts are bounded and spaced, and no job is lost."""
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.slots import Limits, Slots, Worker
-
-
-@given(st.integers(1, 300), st.floats(0.01, 100), st.floats(0.01, 1000))
-def test_delays_double_up_to_the_longest(losses, first, longest):
-    limits = Limits(5, 1, first, longest)
-    assert limits.delay(losses) <= longest
-    assert limits.delay(losses + 1) in (longest, 2 * limits.delay(losses))
-    assert limits.delay(1) == min(first, longest)
+from actors.slots import Slots, Worker
+from common.restarts import RestartPolicy
 
 
 def seated(slots, now=0.0):
@@ -23,7 +15,7 @@ def seated(slots, now=0.0):
 
 
 def test_a_crash_loop_beside_a_healthy_worker_ends_at_the_cap():
-    slots, now, starts = Slots(2, Limits(restarts=3, floor=1), 0.0), 0.0, 1
+    slots, now, starts = Slots(2, RestartPolicy(3), 1, 0.0), 0.0, 1
     healthy, bad = seated(slots)
     delays = []
     while True:
@@ -41,12 +33,12 @@ def test_a_crash_loop_beside_a_healthy_worker_ends_at_the_cap():
         starts += 1
     assert (starts, delays) == (4, [1.0, 2.0, 4.0])
     assert slots.left() == 1 and not slots.too_few() and slots.due(1e9) == []
-    slots.resize(2, now)  # asked for again: the place is tried again, from the beginning
+    slots.resize(2, now)  # asked for again: the slot is tried again, from the beginning
     assert [slot.losses for slot in slots.due(now)] == [0] and slots.left() == 2
 
 
-def test_the_floor_counts_places_that_were_given_up_and_no_others():
-    slots = Slots(3, Limits(restarts=0, floor=2), 0.0)
+def test_the_floor_counts_slots_that_were_given_up_and_no_others():
+    slots = Slots(3, RestartPolicy(0), 2, 0.0)
     first, second, third = seated(slots)
     slots.resize(2, 0.0)  # one drains, which is no failure
     assert not slots.too_few()
@@ -55,8 +47,8 @@ def test_the_floor_counts_places_that_were_given_up_and_no_others():
     assert third not in slots.ready(1)
 
 
-def test_draining_takes_empty_places_first_then_those_that_start_then_the_idle_and_can_be_taken_back():
-    slots = Slots(4, Limits(3, 1), 0.0)
+def test_draining_takes_empty_slots_first_then_those_that_start_then_the_idle_and_can_be_taken_back():
+    slots = Slots(4, RestartPolicy(3), 1, 0.0)
     busy, idle, starting, dead = seated(slots)
     slots.lose(dead, 0.0)
     busy.pid, busy.version, idle.pid, idle.version = 1, 7, 2, 7
@@ -77,7 +69,7 @@ class FleetMachine(RuleBasedStateMachine):
     @initialize(desired=st.integers(1, 4), restarts=st.integers(0, 3), floor=st.integers(1, 2))
     def begin(self, desired, restarts, floor):
         self.now, self.version, self.made = 0.0, 1, 0
-        self.slots = Slots(desired, Limits(restarts, floor, 1.0, 8.0), self.now)
+        self.slots = Slots(desired, RestartPolicy(restarts, 1.0, 8.0), floor, self.now)
         self.ends: dict[int, str] = {}  # jobs that have an end
         self.starts: dict[int, int] = {}  # by slot: since its last finished job
         self.again_in: dict[int, float] = {}
@@ -169,17 +161,17 @@ class FleetMachine(RuleBasedStateMachine):
             return
         given_up = sum(slot.given_up for slot in self.slots.all())
         assert self.slots.left() + given_up == self.slots.desired
-        assert self.slots.too_few() == (self.slots.left() < min(self.slots.limits.floor, self.slots.desired))
+        assert self.slots.too_few() == (self.slots.left() < min(self.slots.floor, self.slots.desired))
         numbers = [slot.number for slot in self.slots.all()]
         assert len(set(numbers)) == len(numbers)
 
     @invariant()
     def no_place_restarts_more_often_than_the_cap(self):
         if hasattr(self, "slots"):
-            assert all(starts <= 1 + self.slots.limits.restarts for starts in self.starts.values())
+            assert all(starts <= 1 + self.slots.policy.restarts for starts in self.starts.values())
 
     def teardown(self):
-        """Left alone with healthy workers, every place that was not given up fills, and what drains goes."""
+        """Left alone with healthy workers, every slot that was not given up fills, and what drains goes."""
         if not hasattr(self, "slots"):
             return
         self.now += 1000.0
@@ -198,4 +190,4 @@ TestFleetMachine = FleetMachine.TestCase
 
 def test_a_worker_that_is_in_no_place_cannot_be_lost():
     with pytest.raises(ValueError, match="in no slot"):
-        Slots(1, Limits(1, 1), 0.0).lose(Worker("stranger", 0.0), 0.0)
+        Slots(1, RestartPolicy(1), 1, 0.0).lose(Worker("stranger", 0.0), 0.0)

@@ -47,8 +47,8 @@ def test_a_new_worker_refuses_work_until_it_has_weights(worker, versions):
         worker.roll_out(lease(0))
     receipt = worker.set_weights(versions[0])
     assert receipt.pid == os.getpid()
-    assert (receipt.weights.version, receipt.weights.fingerprint) == (0, versions[0].fingerprint)
-    assert receipt.weights.modules == versions[0].modules > 0
+    assert (receipt.proof.version, receipt.proof.fingerprint) == (0, versions[0].fingerprint)
+    assert receipt.proof.modules == versions[0].modules > 0
     worker.roll_out(lease(0))
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from editing.editors.lora import adapter_arrays, adapter_parameters, attach_lora, copy_arrays, without_adapter
-from editing.weights import WeightError, WeightReceipt, WeightVersion, fingerprint
+from editing.weights import WeightError, WeightProof, WeightVersion, fingerprint
 
 
 def load(folder) -> FluxTransformer2DModel:
@@ -34,7 +34,7 @@ def worker(tiny_kontext) -> FluxTransformer2DModel:
 def test_a_version_arrives_and_is_proven_from_the_module(published, worker):
     receipt = published.apply(worker)
     held = adapter_arrays(worker)
-    assert receipt == WeightReceipt(3, published.fingerprint, 22)
+    assert receipt == WeightProof(3, published.fingerprint, 22)
     assert fingerprint(held) == published.fingerprint == fingerprint(published.arrays)
     assert all(np.array_equal(held[name], published.arrays[name]) for name in held)
 

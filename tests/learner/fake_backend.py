@@ -13,7 +13,8 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.task import NOT_FINITE
 from editing.trajectory import Generated, Lease
-from learner.backends.base import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Published, Taken, Unsaved
+from editing.weights import WeightProof
+from learner.backends.base import Delivered, Exported, HeldOut, Lost, LostOnTheWay, Taken, Unsaved
 from learner.update.step_report import StepReport, StepTotals
 from rewards.result import GroupScores, Score
 
@@ -131,10 +132,10 @@ class FakeBackend:
         self.skipped = 0 if applied else self.skipped + 1
         return StepReport(step, applied, self.skipped, StepTotals(seconds={"optimizer": 0.5}))
 
-    def publish(self) -> Published:
+    def publish(self) -> WeightProof:
         self.version = self.first_step + len(self.consumed) - 1
         self.calls.append(("publish", self.version))
-        return Published(self.version, "0" * 64, 1)
+        return WeightProof(self.version, "0" * 64, 1)
 
     def images(self, delivered: Delivered) -> np.ndarray:
         return np.full((self.config.exploration.group_size, 4, 4, 3), delivered.lease.slot, np.uint8)

@@ -53,7 +53,7 @@ POINTS = {
     "half a line of the diary": (Point("learner.state.event_log:EventLog._flush", 21), None),
     "after the books of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
     "before the export": (Point("learner.update.export:export_adapter"), 0),
-    "before the summary": (Point("learner.run:write_text"), 0),
+    "before the summary": (Point("learner.run:write_whole"), 0),
 }
 EVERY_TIME = (
     "a file of the spool that is not renamed",

@@ -39,7 +39,7 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
 
             from actors.worker import Receipt
             from editing.editors.lora import adapter_arrays
-            from editing.weights import WeightReceipt, fingerprint
+            from editing.weights import WeightProof, fingerprint
 
             how = plan.get(str(weights.version))
             if how is None or not self.strikes(f"weights {weights.version}"):
@@ -49,9 +49,9 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
             name = next(iter(arrays))
             try:
                 if how == "dropped":
-                    return Receipt(WeightReceipt(self._version or 0, before, weights.modules), os.getpid())
+                    return Receipt(WeightProof(self._version or 0, before, weights.modules), os.getpid())
                 if how == "acknowledged and dropped":
-                    return Receipt(WeightReceipt(weights.version, weights.fingerprint, weights.modules), os.getpid())
+                    return Receipt(WeightProof(weights.version, weights.fingerprint, weights.modules), os.getpid())
                 if how == "shape":
                     arrays[name] = arrays[name][:-1]
                 if how == "bits":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import write_whole
 from editing.task import EditTask, Image
 from learner.reporting.gallery.pictures import attention_overlay, change_map, data_uri, mask_overlay, shrink
 from learner.reporting.gallery.style import STYLE
@@ -89,13 +89,7 @@ def write_gallery(gallery: Gallery, run_folder: Path) -> Path:
     if not path.is_relative_to(root):
         raise GalleryError(f"{run_folder}/gallery: expected a place inside the run folder, but it leads to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(render(gallery), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, render(gallery))
     return run_folder / "gallery" / "index.html"
 
 

@@ -1,11 +1,12 @@
 """A supervisor over a cluster that follows a script: which jobs it submits, and when it stops."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from cluster.supervise.jobs import JobRefused, Unreachable
-from cluster.supervise.policy import Ended, Limits
+from cluster.supervise.policy import POLICY, Ended
 from cluster.supervise.watch import LOG_LINES, LOOK_EVERY, Clock, Watch, next_name
 from configs import exits
 
@@ -51,9 +52,9 @@ class Cluster:
 
 def watch(cluster: Cluster, said: list[str] | None = None, patience: float = 100.0, **rules) -> int:
     said = [] if said is None else said
-    limits = Limits(**{"first_delay": 10.0, **rules})
+    policy = replace(POLICY, **{"first_delay": 10.0, **rules})
     clock = Clock(lambda: cluster.time, cluster.sleep)
-    return Watch(cluster, "cats", "train", limits, patience, said.append, clock).until_it_ends()
+    return Watch(cluster, "cats", "train", policy, patience, said.append, clock).until_it_ends()
 
 
 def test_a_run_that_is_done_is_submitted_once():
@@ -81,7 +82,7 @@ def test_a_wrong_request_is_not_repeated():
 
 def test_too_many_failures_in_a_row_end_it():
     cluster = Cluster(*[KILLED] * 9)
-    assert watch(cluster, failures=2) == exits.RESUMABLE and len(cluster.jobs) == 3
+    assert watch(cluster, restarts=2) == exits.RESUMABLE and len(cluster.jobs) == 3
 
 
 def test_a_job_that_the_cluster_no_longer_knows_was_lost_with_its_cluster():

@@ -340,8 +340,8 @@ def test_a_page_that_cannot_be_written_is_said_and_written_the_next_time(tmp_pat
 
     with monkeypatch.context() as broken, structlog.testing.capture_logs() as said:
         pictures = "learner.reporting.gallery.observer.picture_numbers"
-        where = (Path, "write_text") if isinstance(refused, OSError) else (pictures,)
-        broken.setattr(*where, refuse)
+        page = "learner.reporting.gallery.page.write_whole"
+        broken.setattr(page if isinstance(refused, OSError) else pictures, refuse)
         measure("training")
     assert [(line["event"], str(refused) in line["reason"]) for line in said] == [("gallery_not_written", True)]
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

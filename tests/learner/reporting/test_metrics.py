@@ -119,7 +119,7 @@ def test_a_resume_on_a_full_disk_goes_on(tmp_path: Path, monkeypatch):
     log = MetricsLog()
     log.on_start(start(tmp_path))
     log.on_step(step(1))
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr("learner.reporting.metrics.write_whole", refused)
     log = MetricsLog()
     log.on_start(start(tmp_path, first_step=1))
     log.on_step(step(2))

@@ -1,4 +1,4 @@
-"""What a status means, how long Retry-After asks for, and how delays grow."""
+"""What a status means, and how long Retry-After asks for."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.judge.retries import fate, growing_delay, retry_after_seconds
+from rewards.judge.retries import fate, retry_after_seconds
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -63,13 +63,3 @@ def test_retry_after(header, seconds):
 def test_any_retry_after_is_read_or_ignored(header):
     seconds = retry_after_seconds(header, NOW)
     assert seconds is None or 0 <= seconds < float("inf")
-
-
-@given(st.integers(1, 5000), st.floats(0.01, 5), st.floats(0.01, 60))
-def test_a_delay_is_between_half_and_all_of_the_doubled_one(failures, first, longest):
-    whole = min(longest, first * 2.0 ** min(failures - 1, 64))
-    assert whole / 2 <= growing_delay(failures, first, longest) <= whole
-
-
-def test_questions_that_fail_together_do_not_come_back_together():
-    assert len({growing_delay(3, 0.25, 8.0) for _ in range(20)}) > 10

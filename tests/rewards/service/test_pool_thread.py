@@ -130,6 +130,6 @@ def test_closing_does_not_wait_for_ever(monkeypatch):
     pool = Pool()
     start = time.monotonic()
     with PoolThread(lambda: pool) as opened:
-        opened._call(pool.score_task("compute", None))
+        opened._thread.submit(pool.score_task("compute", None))
     assert time.monotonic() - start < 20 and not pool.closed
     pool.busy.set()

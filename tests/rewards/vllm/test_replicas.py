@@ -1,12 +1,10 @@
 """When servers count as up, when they are started again, and what is told; with launches that are only noted."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from configs.schema import RunConfig
 from rewards.vllm import replicas as module
-from rewards.vllm.replicas import LONGEST_DELAY, Replicas, Served, ServersFailed, log_of, merged_folder, restart_delay
+from rewards.vllm.replicas import Replicas, Served, ServersFailed, log_of, merged_folder
 
 
 class Launches:
@@ -116,7 +114,7 @@ def test_a_lost_server_comes_back_later_every_time(started, clock):
         up(launches.made[-1], 9000)
         waited.append(told["again_in"])
     assert waited == [1, 2, 4, 8, 16, 32, 60, 60]
-    clock.now += module.STEADY + 1
+    clock.now += module.POLICY.settled + 1
     launches.made[-1].lost("killed")
     assert events[-1]["again_in"] == 1  # it had been well for long
     assert replicas.ready
@@ -162,11 +160,6 @@ def test_what_a_given_up_server_says_later_means_nothing(started, clock):
     ended[0].lost("stopped")
     replicas.check()
     assert len(events) == count and len(launches.made) == 3
-
-
-@given(st.integers(1, 10_000))
-def test_delays_grow_up_to_a_cap(losses):
-    assert 0 < restart_delay(losses) <= restart_delay(losses + 1) <= LONGEST_DELAY
 
 
 def test_logs_never_meet(tmp_path):

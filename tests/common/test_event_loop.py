@@ -1,11 +1,11 @@
-"""The thread in which a pool waits."""
+"""An event loop in a thread of its own."""
 
 import asyncio
 import threading
 
 import pytest
 
-from learner.backends.reward_thread import PoolThread
+from common.event_loop import EventLoopThread
 
 
 async def value(number: int) -> int:
@@ -18,7 +18,7 @@ async def failing() -> None:
 
 
 def test_results_and_errors_arrive():
-    thread = PoolThread()
+    thread = EventLoopThread("waiting")
     assert thread.submit(value(3)).result(20) == 3
     with pytest.raises(KeyError, match="no"):
         thread.submit(failing()).result(20)
@@ -29,7 +29,7 @@ def test_all_coroutines_share_one_loop():
     async def loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    thread = PoolThread()
+    thread = EventLoopThread("waiting")
     assert thread.submit(loop()).result(20) is thread.submit(loop()).result(20)
     thread.close()
 
@@ -44,9 +44,10 @@ def test_closing_gives_up_what_still_waits_and_leaves_no_thread():
             ended.append(True)
 
     before = threading.active_count()
-    thread = PoolThread()
+    thread = EventLoopThread("waiting")
     waiting = thread.submit(forever())
     assert thread.submit(value(1)).result(20) == 1 and not waiting.done()
+    assert thread.alive
     thread.close()
-    assert ended == [True] and waiting.cancelled()
+    assert not thread.alive and ended == [True] and waiting.cancelled()
     assert threading.active_count() <= before  # one of another test may end in between

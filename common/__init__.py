@@ -1,0 +1,1 @@
+"""What several packages need and none owns: backoff, whole files, threads; imports nothing of ours."""
