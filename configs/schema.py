@@ -165,7 +165,7 @@ class PreservationConfig(Section):
     mean the same on every editor; without a surrogate (weight 0) they are plain factors.
     """
 
-    background_weight: float = Field(0.25, ge=0)
+    background_weight: float = Field(0.2, ge=0)
     """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
     the run; 1 = as strong as the surrogate's."""
     background_tolerance: float = Field(0.0, ge=0)
