@@ -32,6 +32,7 @@ from learner.state.resume import starting_point
 from learner.state.rollback import Diverged, roll_back, rolled_back_to
 from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder, write_text
 from learner.state.spool import recover
+from locus.version import __version__
 
 
 def run(
@@ -137,6 +138,7 @@ def _began(
     config = record.config
     return {
         "step": record.first_step,
+        "locus_version": __version__,
         "config_hash": record.config_hash,
         "changed": list(folder.changed),
         "allowed": list(allowed),
@@ -243,6 +245,7 @@ def _summary(
     return {
         "name": record.config.name,
         "folder": str(record.folder),
+        "locus_version": __version__,
         "config_hash": record.config_hash,
         "code": code_fingerprint(),
         "data": record.tasks.fingerprints,
