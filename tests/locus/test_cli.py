@@ -66,7 +66,7 @@ def test_every_module_that_is_run_is_a_command_or_is_run_by_another():
     assert guarded == {*typed, *NOT_TYPED}
 
 
-@pytest.mark.parametrize("words", [["validate", "none.jsonl"], ["scale", "none", "--rollout-workers", "1"], ["photos"]])
+@pytest.mark.parametrize("words", [["train", "--stps", "1"], ["scale", "none", "--rollout-workers", "1"], ["photos"]])
 def test_a_command_says_and_returns_what_its_module_does(tmp_path, words):
     one = ran(*words, cwd=tmp_path)
     other = ran(*words[1:], cwd=tmp_path, module=COMMANDS[words[0]].module)
@@ -74,10 +74,19 @@ def test_a_command_says_and_returns_what_its_module_does(tmp_path, words):
     assert (one.stdout, one.stderr) == (other.stdout, other.stderr) and one.stdout + one.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "infer", "audit"])
+@pytest.mark.parametrize("name", ["train", "scale", "completion"])
 def test_help_is_the_module_s(name):
     done = ran(name, "--help")
-    assert done.returncode == 0 and f"python -m {COMMANDS[name].module}" in done.stdout
+    module = COMMANDS[name].module
+    assert done.returncode == 0 and (f"python -m {module}" in done.stdout or f"locus {name}" in done.stdout)
+
+
+def test_a_file_that_hides_a_package_is_named(tmp_path):
+    (tmp_path / "configs.py").write_text("raise AssertionError('the user's file was run')\n")
+    for words in ([], ["train"]):
+        done = ran(*words, "--help", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{tmp_path / 'configs.py'} has the name of a package of Locus, 'configs',")
 
 
 PROBE = "import json, os, signal, sys; print(json.dumps([os.getpid(), sys.argv[1:], sys.path])); ENDS"
