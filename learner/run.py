@@ -32,6 +32,7 @@ from learner.state.rollback import Diverged, roll_back, rolled_back_to
 from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder
 from learner.state.spool import recover
 from learner.summary import summary
+from locus.version import __version__
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def began(
     config = record.config
     return {
         "step": record.first_step,
+        "locus_version": __version__,
         "config_hash": record.config_hash,
         "changed": list(changed),
         "allowed": list(allowed),

@@ -17,6 +17,7 @@ from learner.reporting.verdict import judged, skipped_steps
 from learner.scheduling.active_run import Trained
 from learner.state.event_log import read_events
 from learner.state.provenance import code_fingerprint
+from locus.version import __version__
 
 
 def summary(
@@ -55,6 +56,7 @@ def summary(
         "name": record.config.name,
         "folder": str(record.folder),
         "config_hash": record.config_hash,
+        "locus_version": __version__,
         "code": code_fingerprint(),
         "data": tasks.fingerprints,
         "steps": record.config.learner.steps,

@@ -329,7 +329,7 @@ def _with_others(
         except ModuleNotFoundError as error:
             raise PoolError(
                 f"rewards.judge needs the package {error.name}, which is not installed; type: "
-                "python -m pip install 'locus-editing[judges]'"
+                "python -m pip install -e '.[judges]'   in the folder of Locus"
             ) from error
         from rewards.scorers.editscore import EditScore
         from rewards.scorers.qwen_vl import QwenVl

@@ -94,7 +94,7 @@ def is_key(flag: str) -> bool:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_every_flag_that_is_named_exists(package: str):
-    known = {*options(), *(f"--{name}" for name in (*SWITCHES, ALLOW, "config", "help"))} | OF_OTHERS
+    known = {*options(), *(f"--{name}" for name in (*SWITCHES, ALLOW, "config", "help", "version"))} | OF_OTHERS
     named = {
         flag.rstrip(".-")
         for path in (ROOT / package).rglob("*.py")

@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 
 LIBRARIES = ("ray", "torch", "numpy", "diffusers", "transformers", "peft", "safetensors", "pillow", "pydantic")
 """What learner and rollout workers must have in common, so that both compute the same."""
-PACKAGES = ("common", "configs", "editing", "actors", "rewards", "learner", "cluster")
+PACKAGES = ("common", "locus", "configs", "editing", "actors", "rewards", "learner", "cluster")
 ROOT = Path(__file__).parents[2]
 DATA_SECONDS = 300.0
 

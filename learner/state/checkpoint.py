@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from learner.state.provenance import code_fingerprint, library_version
+from locus.version import __version__
 
 FORMAT = 2
 MANIFEST = "MANIFEST.json"
@@ -47,7 +48,7 @@ class Checkpoint:
         path: its folder.
         step: optimizer steps done.
         config_hash: of the configuration that it was saved under.
-        libraries: versions at the time of saving.
+        libraries: versions at the time of saving, of Locus and Python too.
         code: see `learner.state.provenance.code_fingerprint`.
         data: fingerprint of the tasks by name.
         tensors: tensors by file name (without suffix) and tensor name, on the CPU.
@@ -114,7 +115,11 @@ def save_checkpoint(
             "format": FORMAT,
             "step": step,
             "config_hash": config_hash,
-            "libraries": {"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+            "libraries": {
+                "locus": __version__,
+                "python": platform.python_version(),
+                **{name: library_version(name) for name in _LIBRARIES},
+            },
             "code": code_fingerprint(),
             "data": dict(data),
             "files": {file: _entry(content) for file, content in written.items()},

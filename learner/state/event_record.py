@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=LARGEST)]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
+LocusVersion = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+]{0,63}$")]
 GroupId = Annotated[
     str, StringConstraints(pattern=r"^([0-9]{6}|[1-9][0-9]{6,11})\.([0-9]{3}|[1-9][0-9]{3,11})\.(0|[1-9][0-9]{0,11})$")
 ]

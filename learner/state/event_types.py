@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 
 from configs.text import shown
-from learner.state.event_record import Count, EventError, GroupId, Hex, Positive, Record, Seconds, validated
+from learner.state.event_record import (
+    Count,
+    EventError,
+    GroupId,
+    Hex,
+    LocusVersion,
+    Positive,
+    Record,
+    Seconds,
+    validated,
+)
 
 Event = Literal[
     "started",
@@ -63,6 +73,8 @@ class Began(Record):
 
     Attributes:
         step: optimizer steps done, in the checkpoint that it goes on from.
+        locus_version: `locus.__version__`, for information: `code` says exactly what runs. Event logs of earlier
+            versions lack it.
         config_hash: see `configs.load.config_hash`.
         changed: keys of the configuration that differ from those of the process before, sorted.
         allowed: what `--allow-changed` named.
@@ -76,6 +88,7 @@ class Began(Record):
     """
 
     step: Count
+    locus_version: LocusVersion | None = None
     config_hash: Hex
     changed: list[str]
     allowed: list[str]

@@ -27,6 +27,6 @@ def open_cache(config: RedisConfig, folder: Path | None) -> ScoreCache:
     except ImportError as error:
         raise CacheError(
             f"redis.mode {config.mode} needs the package redis, which is not installed; type: "
-            "python -m pip install 'locus-editing[judges]'   (or run with --redis.mode off)"
+            "python -m pip install -e '.[judges]'   in the folder of Locus (or run with --redis.mode off)"
         ) from error
     return open_redis(config, folder)

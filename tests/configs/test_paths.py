@@ -157,7 +157,17 @@ def test_arguments_that_are_paths_are_read_in_the_same_way(home):
         path_argument("$NOWHERE")
     plain = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for package in ("common", "configs", "editing", "actors", "rewards", "cluster", "learner", "evaluation")
+        for package in (
+            "common",
+            "locus",
+            "configs",
+            "editing",
+            "actors",
+            "rewards",
+            "cluster",
+            "learner",
+            "evaluation",
+        )
         for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.keyword) and node.arg == "type" and ast.unparse(node.value) == "Path"

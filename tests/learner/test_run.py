@@ -18,6 +18,7 @@ from learner.run import run
 from learner.state.event_log import read_events
 from learner.state.run_name import free_name
 from learner.update.export import load_adapter
+from locus.version import __version__
 from rewards.pool import RewardPool
 from tests.editing.test_data import write_manifest
 from tests.learner.test_loop import Watcher
@@ -76,6 +77,7 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
     assert summary["reward_std"]["last_step"] == watcher.steps[-1].reward_std["reward"]
     assert summary["seconds"]["total"] >= summary["seconds"]["training"] >= summary["seconds"]["rollout"] > 0
     started = next(read_events(path / "events.jsonl"))
+    assert summary["locus_version"] == started["locus_version"] == __version__
     assert summary["code"] == started["code"] and summary["data"] == started["data"]
     events = [event["event"] for event in read_events(path / "events.jsonl")]
     assert events[0] == "started" and events[-1] == "finished" and events.count("trained") == 8

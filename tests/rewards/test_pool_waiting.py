@@ -337,5 +337,5 @@ def test_a_scorer_that_cannot_be_loaded_is_a_sentence_and_starts_no_cache(tasks,
 
 def test_a_missing_package_is_a_sentence_with_the_command(tasks, monkeypatch):
     monkeypatch.setitem(sys.modules, "rewards.judge.pool", None)
-    with pytest.raises(RuntimeError, match=r"locus-editing\[judges\]"):
+    with pytest.raises(RuntimeError, match=r"pip install -e '\.\[judges\]'"):
         open_pool(judged("http://127.0.0.1:9/v1"), tasks)

@@ -5,6 +5,7 @@ import shutil
 from learner.audit import audited
 from learner.audit.report import main
 from learner.run import run
+from locus.version import __version__
 from tests.learner.audit.conftest import SMALL
 from tests.learner.audit.doctor import changed, forge, numbers, read, told
 from tests.learner.tiny_run import tiny_run
@@ -20,6 +21,14 @@ def test_a_run_that_was_interrupted_and_resumed_holds_every_promise(resumed):
     steps = [event for event in read(resumed) if event["event"] == "step"]
     assert [step["counters"]["trained"] for step in steps] == [2, 4, 6, 6, 8]
     assert [step["counters"]["replayed"] for step in steps] == [0, 0, 0, 2, 2]
+
+
+def test_logs_of_versions_that_did_not_name_themselves_hold(resumed, tmp_path):
+    events = read(resumed)
+    assert {event["locus_version"] for event in events if event["event"] in ("started", "resumed")} == {__version__}
+    older = [{key: value for key, value in event.items() if key != "locus_version"} for event in events]
+    for mixed in (older, [*older[: len(older) // 2], *events[len(older) // 2 :]]):
+        assert told(forge(tmp_path, mixed)) == "finished after 4 of 4 steps"
 
 
 def test_a_run_with_redone_attempts_and_tasks_that_went_bad_holds(redone):

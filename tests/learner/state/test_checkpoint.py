@@ -13,6 +13,7 @@ import torch
 from learner.state import checkpoint
 from learner.state.checkpoint import CheckpointError, load_latest, load_step, read_checkpoint, save_checkpoint
 from learner.state.provenance import code_fingerprint
+from locus.version import __version__
 
 STATE = {"version": 3, "lr": 0.1 + 0.2, "slots": [[1, 2, 3]], "name": "ü"}
 DATA = {"train": "a", "held_out": "b"}
@@ -50,6 +51,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert loaded.state == STATE
     assert_holds(loaded.tensors, tensors())
     assert loaded.data == DATA and loaded.code == code_fingerprint()
+    assert loaded.libraries["locus"] == __version__
     assert loaded.libraries["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
 
 

