@@ -1,4 +1,4 @@
-"""The rollout workers as Ray actors: who holds which weights, who works on what, and what becomes of the dead.
+"""The rollout workers as Ray actors: weights, jobs, and what follows from the loss of a worker.
 
 A fleet does not wait by itself: its owner waits on Ray objects and calls back (`WhenReady`), so that one place
 sees everything that happens.
@@ -122,7 +122,7 @@ class Fleet:
             self._send_weights(worker)
 
     def announce(self, announced: WeightProof) -> None:
-        """Says what proves that a worker holds the weights sent last; nobody has proved anything before."""
+        """Says what proves that a worker holds the weights sent last; no worker has proved anything before."""
         assert self._sent is not None, "send() comes first"
         self._sent.announced = announced
 
@@ -154,7 +154,7 @@ class Fleet:
         """Starts workers that are due, and ends those that have drained or are overdue.
 
         Overdue is a worker whose oldest job, or whose proof of new weights, takes too long. One that has never proved
-        any may still be loading, or waiting for its place in the cluster.
+        any may still be loading, or waiting to be scheduled.
 
         Raises:
             FleetError: when for as long no worker has been ready at all, or too many were given up.
@@ -230,7 +230,7 @@ class Fleet:
             self._notify("worker_started", pid=receipt.pid, version=held.version)
 
     def _wrong(self, worker: Worker, announced: WeightProof | None, reason: str, gone: bool = False) -> None:
-        """The worker does not hold the weights that it was sent; `gone`: because nobody has them any more."""
+        """The worker does not hold the weights that it was sent; `gone`: because no node has them any more."""
         if announced != self._announced:
             return  # newer ones are on their way already
         worker.wrong += 1

@@ -81,7 +81,7 @@ class Slots:
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
     def ready(self, version: int | None) -> list[Worker]:
-        """Those who proved this version and may be given jobs; none for None."""
+        """Those that proved this version and may be given jobs; none for None."""
         return [
             slot.worker
             for slot in self._slots

@@ -17,7 +17,7 @@ class EventLoopThread:
     """Runs coroutines until `close`. All of them share one loop, as connections demand."""
 
     def __init__(self, name: str) -> None:
-        """Returns when the loop runs. `name` is the thread's, for whoever looks at a process that hangs."""
+        """Returns when the loop runs. `name` is the thread's, to be seen in a process that hangs."""
         running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         # A daemon: a coroutine that never gives way, such as a user's own scorer, must not keep the process alive.
         self._thread = Thread(target=lambda: asyncio.run(_until_the_end(running)), name=name, daemon=True)

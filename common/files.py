@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes, *, several_writers: bool = False) -> None:
-    """Write a small file so that a reader, and whoever comes after a crash, finds the old content or the new one.
+    """Write a small file so that a reader, and the next process after a crash, finds the old content or the new one.
 
     The content goes into a partial file beside it, is flushed to the disk, and then takes the name. The partial file is
     `.NAME.partial`: what a killed process leaves of it is replaced by the next write. Where several processes may write

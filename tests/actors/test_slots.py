@@ -8,7 +8,7 @@ from actors.slots import Slots, Worker
 from common.restarts import RestartPolicy
 
 
-def seated(slots, now=0.0):
+def filled(slots, now=0.0):
     for slot in slots.due(now):
         slot.worker = Worker(f"handle {slot.number}", now)
     return slots.workers()
@@ -16,7 +16,7 @@ def seated(slots, now=0.0):
 
 def test_a_crash_loop_beside_a_healthy_worker_ends_at_the_cap():
     slots, now, starts = Slots(2, RestartPolicy(3), 1, 0.0), 0.0, 1
-    healthy, bad = seated(slots)
+    healthy, bad = filled(slots)
     delays = []
     while True:
         slots.give(healthy, "job", now)
@@ -39,7 +39,7 @@ def test_a_crash_loop_beside_a_healthy_worker_ends_at_the_cap():
 
 def test_the_floor_counts_slots_that_were_given_up_and_no_others():
     slots = Slots(3, RestartPolicy(0), 2, 0.0)
-    first, second, third = seated(slots)
+    first, second, third = filled(slots)
     slots.resize(2, 0.0)  # one drains, which is no failure
     assert not slots.too_few()
     slots.lose(next(worker for worker in (first, second) if not slots.slot_of(worker).draining), 0.0)
@@ -49,7 +49,7 @@ def test_the_floor_counts_slots_that_were_given_up_and_no_others():
 
 def test_draining_takes_empty_slots_first_then_those_that_start_then_the_idle_and_can_be_taken_back():
     slots = Slots(4, RestartPolicy(3), 1, 0.0)
-    busy, idle, starting, dead = seated(slots)
+    busy, idle, starting, dead = filled(slots)
     slots.lose(dead, 0.0)
     busy.pid, busy.version, idle.pid, idle.version = 1, 7, 2, 7
     slots.give(busy, "a", 0.0)
