@@ -1,4 +1,4 @@
-"""What to do when an attempt has ended. Pure."""
+"""Retry policy: what to do after an attempt has ended. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from configs import exits
 
 @dataclass(frozen=True)
 class Limits:
-    """How patient a supervisor is.
+    """Limits of a supervisor's retries.
 
-    `failures` in a row are followed by another attempt, after `first_delay` seconds, then twice as many each time, but
-    never more than `longest_delay`. An attempt that lasted `settled` seconds had found its feet: what ends it is a
-    first failure.
+    Up to `failures` consecutive failures are retried, with a backoff of `first_delay` seconds that doubles each time up
+    to `longest_delay`. A failure after an attempt of at least `settled` seconds counts as the first again.
     """
 
     failures: int = 6
@@ -26,8 +25,8 @@ class Limits:
 class Ended:
     """How an attempt ended.
 
-    `exit_code` is the command's own: None when it has none because the process, its node or its cluster was lost,
-    below zero or above 128 when a signal ended it. `stopped`: somebody asked Ray to stop the job.
+    `exit_code` is the command's: None if the process, its node or its cluster was lost, below zero or above 128 if a
+    signal ended it. `stopped`: the job was stopped through Ray.
     """
 
     exit_code: int | None
@@ -37,7 +36,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Again:
-    """Another attempt, after `delay` seconds; it follows on the `failures`th failure in a row."""
+    """Another attempt, after `delay` seconds and the `failures`th failure in a row."""
 
     delay: float
     failures: int
@@ -45,43 +44,43 @@ class Again:
 
 @dataclass(frozen=True)
 class Stop:
-    """No further attempt: the supervisor's own exit code, and why."""
+    """No further attempt: the supervisor's exit code, and the reason."""
 
     exit_code: int
     why: str
 
 
 def decide(limits: Limits, failures: int, ended: Ended, lasted: float) -> Again | Stop:
-    """What follows on an attempt that lasted so many seconds, with `failures` failures in a row before it."""
+    """The decision after an attempt that lasted `lasted` seconds, preceded by `failures` consecutive failures."""
     if ended.exit_code == exits.DONE:
         return Stop(exits.DONE, "The run is done.")
     if ended.stopped:
-        return Stop(exits.FAILED, "Somebody stopped the job. To go on, start the supervisor again.")
-    if not is_passing(ended.exit_code):
+        return Stop(exits.FAILED, "The job was stopped through Ray. To continue, start the supervisor again.")
+    if not is_retryable(ended.exit_code):
         code = exits.FAILED if ended.exit_code is None else ended.exit_code
         return Stop(
             code,
-            f"The run ended with exit code {ended.exit_code}, which another attempt would meet again: "
-            "read the last lines above, change what they say, and start the supervisor again.",
+            f"The run ended with exit code {ended.exit_code}, which is not retryable: "
+            "read the last lines above, fix the cause, and start the supervisor again.",
         )
     row = 1 if lasted >= limits.settled else failures + 1
     if row > limits.failures:
         return Stop(
             exits.RESUMABLE,
-            f"The run failed {row} times in a row without lasting {limits.settled:g} s. Start "
-            "the supervisor again when the cause is gone; checkpoints are kept.",
+            f"The run failed {row} times in a row, each time within {limits.settled:g} s. Fix the cause and start "
+            "the supervisor again; checkpoints are kept.",
         )
     return Again(delay(limits, row), row)
 
 
 def delay(limits: Limits, failures: int) -> float:
-    """Seconds to wait after the `failures`th failure in a row, from 1."""
-    doubled = 2.0 ** min(failures - 1, 60)  # beyond that a float would overflow long after the limit
+    """The backoff in seconds after the `failures`th failure in a row, counted from 1."""
+    doubled = 2.0 ** min(failures - 1, 60)  # bounded, so that the power cannot overflow
     return min(limits.longest_delay, limits.first_delay * doubled)
 
 
-def is_passing(exit_code: int | None) -> bool:
-    """Whether this end is one of the machinery's, so that another attempt may succeed."""
+def is_retryable(exit_code: int | None) -> bool:
+    """Whether the infrastructure failed and not the run, so that another attempt may succeed."""
     if exit_code is None or exit_code < 0:
         return True
     return exit_code in (exits.RESUMABLE, exits.TERMINATED) or (exit_code > 128 and exit_code != exits.INTERRUPTED)
