@@ -1,9 +1,9 @@
-"""What a run asks Ray for: which processes, how many, with which GPUs, and which of them must be together.
+"""Placement of a run on Ray: which processes, how many, with which GPUs, and which of them must be colocated.
 
-Learner processes that have GPUs, or several of them, are kept on one node by a placement group: they add up their
-gradients there (`learner.update.data_parallel`), and have their place for the whole run. Rollout workers are free: any
-that can be had help, wherever they are. Where a cluster has nodes for a role, its processes go there and nowhere else;
-a node says what it is for by a custom resource, `learner`, `rollout` or `judge`.
+A placement group keeps learner processes with GPUs, or several of them, on one node for the whole run: they are
+data-parallel peers (`learner.update.data_parallel`). Rollout workers are free: every available one helps, wherever it
+is. If a cluster has nodes for a role, its processes run there and nowhere else; a node declares its role as a custom
+resource, `learner`, `rollout` or `judge`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 LEARNER, ROLLOUT, POOL, JUDGE = "learner", "rollout worker", "reward pool", "judge"
 
 OBJECT_STORE_BYTES = 2 * 2**30
-"""Of a local Ray: room for some dozen groups of a full-size editor; more spills to disk."""
+"""Object store of a local Ray: room for some dozens of groups of a full-size editor; more spills to disk."""
 TRACE = 0.001
-"""Of a resource: enough to be sent to the nodes that have it, and so little that nothing is kept from anybody."""
+"""Amount of a resource: enough to be scheduled on the nodes that have it, too little to exclude other processes."""
 MOST = "most:"
-"""Before the name of a resource, what the head of a growing cluster has of it: `most:judge: 4` says that there may be
-four judge nodes, whether or not there is one now. The autoscaler knows, but tells nobody: Ray 2.60 has a function for
-it (`get_max_resources_from_cluster_config`) and nothing that feeds it."""
+"""Prefix of a resource on the head of an autoscaled cluster: `most:judge: 4` declares that there may be four judge
+nodes, whether or not there is one now. The autoscaler does not expose its limits: Ray 2.60 has a function for it
+(`get_max_resources_from_cluster_config`), but nothing feeds it."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Role:
 
     Attributes:
         name: `learner`, `rollout worker`, `reward pool`, or `judge NAME`.
-        count: how many; of rollout workers those at the start.
-        gpus: that Ray reserves for each. CPUs are not reserved.
-        resource: a custom resource; where the cluster has nodes that offer it, these processes go there.
-        strategy: how Ray spreads them.
+        count: number of processes; for rollout workers, the initial number.
+        gpus: GPUs that Ray reserves for each. CPUs are not reserved.
+        resource: a custom resource; if the cluster has nodes that offer it, these processes run there.
+        strategy: how Ray places them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Role:
 
 
 def roles(config: RunConfig) -> tuple[Role, ...]:
-    """The processes of a run on Ray, besides the driver."""
+    """The processes of a run on Ray, without the driver."""
     cluster, judge = config.cluster, config.rewards.judge
     packed = packs(config)
     served = [(name, getattr(judge, name).serve) for name in JUDGES]
@@ -69,7 +69,7 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
 
 
 def learners(config: RunConfig) -> int:
-    """How many learner processes train together."""
+    """Number of data-parallel learner processes."""
     return config.learner.num_workers
 
 
@@ -79,7 +79,7 @@ def packs(config: RunConfig) -> bool:
 
 
 def most(resource: str) -> float | None:
-    """How much of a resource a cluster may grow to have; None where its head does not say. Ray must be connected."""
+    """Amount of a resource that a cluster may grow to; None if its head does not declare it. Ray must be connected."""
     import ray
 
     found: float | None = ray.cluster_resources().get(f"{MOST}{resource}")
@@ -87,14 +87,14 @@ def most(resource: str) -> float | None:
 
 
 def offers(resource: str) -> bool:
-    """Whether some node has a custom resource, or may still be started for it. Ray must be connected."""
+    """Whether some node has a custom resource, or one that has it may be started. Ray must be connected."""
     import ray
 
     return ray.cluster_resources().get(resource, 0) > 0 or most(resource) is not None
 
 
 def custom(resource: str) -> dict[str, float]:
-    """Ray's `resources` of a process that belongs on nodes with a custom resource; none where there are no such nodes.
+    """Ray's `resources` for a process that belongs on nodes with a custom resource; empty if there are none.
 
     Ray must be connected.
     """
@@ -102,7 +102,7 @@ def custom(resource: str) -> dict[str, float]:
 
 
 def beside_the_driver() -> dict[str, Any]:
-    """Ray options of a process that is useless without this one: it goes to this one's node, if that has room.
+    """Ray options of a process that is useless without the current one: same node, if that has room.
 
     Ray must be connected.
     """
@@ -113,10 +113,10 @@ def beside_the_driver() -> dict[str, Any]:
 
 
 def bundles(config: RunConfig, nodes: Mapping[str, float]) -> list[dict[str, float]]:
-    """What the learner's placement group reserves, one bundle per process.
+    """Bundles of the learner's placement group, one per process.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         nodes: `custom("learner")`.
     """
     gpus = config.cluster.gpus_for_learner
@@ -125,7 +125,7 @@ def bundles(config: RunConfig, nodes: Mapping[str, float]) -> list[dict[str, flo
 
 
 def open_group(config: RunConfig) -> PlacementGroup | None:
-    """The learner's placement group, which may still wait for its nodes; None where it needs none.
+    """The learner's placement group, possibly still pending; None if it needs none.
 
     Ray must be connected.
     """
@@ -138,7 +138,7 @@ def open_group(config: RunConfig) -> PlacementGroup | None:
 
 
 def close_group(group: PlacementGroup | None) -> None:
-    """Gives the group's place back; processes that are still in it end."""
+    """Release a placement group; processes still in it are killed."""
     from ray.util.placement_group import remove_placement_group
 
     if group is not None:
@@ -146,7 +146,7 @@ def close_group(group: PlacementGroup | None) -> None:
 
 
 def in_group(group: PlacementGroup | None, index: int = 0) -> dict[str, Any]:
-    """Ray options of the learner process that takes bundle `index`."""
+    """Ray options of the learner process in bundle `index`."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     if group is None:
@@ -159,13 +159,13 @@ def in_group(group: PlacementGroup | None, index: int = 0) -> dict[str, Any]:
 
 
 def placement_lines(config: RunConfig) -> list[str]:
-    """The placement as text, one process kind per line."""
+    """The placement as text, one kind of process per line."""
     if config.cluster.mode == "inline":
-        return ["placement: everything in this process (cluster.mode inline)"]
-    where = config.cluster.address or "the cluster of the Ray job that this is, or a local one"
+        return ["placement: everything in a single process (cluster.mode inline)"]
+    where = config.cluster.address or "the enclosing Ray job's cluster, or a local one"
     lines = [f"placement on Ray: {where}; CPUs are not reserved, {config.cluster.threads_per_process} thread(s) each"]
     for role in roles(config):
         gpus = f"{role.gpus:g} GPU" + "s" * (role.gpus != 1) + " each" * (role.count > 1)
-        nodes = f"; on nodes with the resource {role.resource!r} where there are any" if role.resource else ""
+        nodes = f"; on nodes with the resource {role.resource!r} if there are any" if role.resource else ""
         lines.append(f"  {role.count:>4} x {role.name:<16} {gpus:<13} {role.strategy}{nodes}")
     return lines

@@ -1,6 +1,6 @@
-"""Notices at once that Ray is lost to this process: that the raylet, Ray's process on every node, has ended.
+"""Immediate detection that this process lost Ray: that the raylet, Ray's process on every node, has exited.
 
-Ray itself ends this process then, at its next look at a large object, with exit code 1 and without a word.
+Otherwise Ray exits this process at its next access to a large object, with code 1 and no message.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import ray
 
 
 class RayletWatch:
-    """Calls `lost`, in a thread of its own, within a moment of the end of this node's raylet. Linux only."""
+    """Calls `lost`, in its own thread, as soon as this node's raylet exits. Linux only."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
-        """Ray is connected; where its raylet is not to be found, there is nothing to watch."""
+        """Start watching. Ray must be connected; if its raylet is not found, there is nothing to watch."""
         self._lost = lost
         self._closed, self._close = os.pipe()
         pid = raylet_of_this_process()
@@ -27,7 +27,7 @@ class RayletWatch:
             self._thread.start()
 
     def close(self) -> None:
-        """Ray may be ended now."""
+        """Stop watching; Ray may be shut down afterwards."""
         os.close(self._close)
         if self._thread.is_alive():
             self._thread.join()
@@ -46,7 +46,7 @@ class RayletWatch:
 
 
 def raylet_of_this_process() -> int | None:
-    """The process that this one is connected to, by the socket that both have."""
+    """The pid of the raylet to which this process is connected, identified by its socket."""
     node = ray._private.worker.global_worker.node
     if node is None:
         return None

@@ -1,8 +1,8 @@
-"""`python -m cluster.resume_or_start -- FLAGS`: the training command, with --resume exactly when something was saved.
+"""`python -m cluster.resume_or_start -- FLAGS`: the training command, with --resume exactly if there is a checkpoint.
 
-The command of a job that may be submitted more than once: by `python -m cluster.supervise`, by a Kubernetes RayJob with
-a backoffLimit, by a scheduler. Whether a checkpoint exists is only known where the run's folder is, hence here and not
-where jobs are submitted.
+An idempotent job command for whatever may submit it more than once: `python -m cluster.supervise`, a Kubernetes RayJob
+with a backoffLimit, a scheduler. Whether a checkpoint exists is only known where the run's folder is, hence here and
+not where jobs are submitted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from configs.run_files import EVENTS, LOCK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Becomes the training command; returns only when that cannot be."""
+    """Replace this process with the training command; return an exit code only if that is impossible."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     flags = arguments[1:] if arguments[:1] == ["--"] else arguments
     try:
@@ -34,32 +34,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exits.WRONG_REQUEST
     folder = Path(config.folder) / config.name
     progress = has_checkpoint(folder) or had_checkpoint(folder)
-    # Where there is progress, `learner.main` waits for signs of life itself.
+    # If there is progress, `learner.main` waits for the heartbeat itself.
     if is_held(folder) or (not progress and is_held_elsewhere(folder)):
-        print(f"{folder} is in use by another attempt of this run that has not ended yet.", file=sys.stderr)
+        print(f"{folder} is in use by another attempt of this run, which is still running.", file=sys.stderr)
         return exits.RESUMABLE
     command = [sys.executable, "-m", "learner.main", *flags, "--name", config.name]
     if progress:
         command.append("--resume")
     elif folder.exists() and any(folder.iterdir()):
-        print(f"{folder} has no checkpoint; what there is goes to {set_aside(folder)}, and the run starts.", flush=True)
+        print(f"{folder} has no checkpoint; its contents move to {set_aside(folder)}, and the run starts.", flush=True)
     os.execv(sys.executable, command)
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run's folder holds a checkpoint; whether it can be trusted, `learner.main --resume` finds out."""
+    """Whether a run's folder holds a checkpoint; `learner.main --resume` verifies it."""
     return any(folder.glob("checkpoints/step_*"))
 
 
 def had_checkpoint(folder: Path) -> bool:
-    """Whether the event log tells of one; `learner.main --resume` refuses a run that has lost them all."""
+    """Whether the event log records a checkpoint; `learner.main --resume` refuses a run that has lost them all."""
     try:
         with (folder / EVENTS).open("rb") as events:
             return any(b'"event": "checkpoint"' in line for line in events)  # as `learner.state.event_log` writes it
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # which `learner.main` has a sentence for
+        return True  # reported by `learner.main`
 
 
 def is_held(folder: Path) -> bool:
@@ -72,22 +72,22 @@ def is_held(folder: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return False  # a file system without locks, which `learner.main` has a sentence for
+        return False  # a file system without locks, reported by `learner.main`
     return False
 
 
 def is_held_elsewhere(folder: Path) -> bool:
-    """Whether the lock names another machine, and that gives a sign of life within a minute."""
+    """Whether the lock names another machine whose heartbeat arrives in time."""
     lock = folder / LOCK
     holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
     if not is_elsewhere(holder):
         return False
-    print(f"{folder} was held by {holder}; looking for a sign of life for {heartbeat.WAIT_SECONDS:g} s.", flush=True)
+    print(f"{folder} was held by {holder}; waiting {heartbeat.WAIT_SECONDS:g} s for its heartbeat.", flush=True)
     return is_touched(lock)
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames the folder of a run that got nowhere, so that nothing is lost; returns its new name."""
+    """Rename the folder of a run without a checkpoint, so that nothing is lost; return its new path."""
     free = next(path for number in count(1) if not (path := folder.with_name(f"{folder.name}.aside-{number}")).exists())
     return folder.rename(free)
 

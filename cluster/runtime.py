@@ -1,4 +1,4 @@
-"""Connects to Ray, or starts a small local one; whoever starts it ends it."""
+"""Connection to Ray, or a small local Ray; whoever starts it shuts it down."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from configs.schema import ClusterConfig
 LISTEN_SECONDS = 10.0
 
 START_ATTEMPTS = 2
-"""Ray gives its processes half a minute to come up, which is not always enough on a busy machine."""
+"""Ray gives its processes 30 seconds to come up, which is not always enough on a busy machine."""
 
 
 class ClusterError(RuntimeError):
-    """Ray cannot be reached or started; the sentence says what to do."""
+    """Ray cannot be reached or started; the message says what to do."""
 
 
 class Runtime:
     """A connection to Ray; `close` ends the connection, and Ray itself if this started it.
 
-    As a context it also removes the folder of a Ray that this started, unless it is left by an error: then people look
-    into Ray's logs.
+    As a context manager it also removes the folder of a Ray that it started, except after an error, when Ray's logs are
+    needed.
     """
 
     def __init__(self, ours: bool, folder: Path | None = None) -> None:
         self._ours, self._folder = ours, folder
 
     def close(self) -> None:
-        """Leaves alone a Ray that was running, or connected to, before."""
+        """Disconnect; a Ray that was running or connected before is left alone."""
         if self._ours and ray.is_initialized():
             ray.shutdown()
 
@@ -59,21 +59,21 @@ class Runtime:
 
 
 def connect(config: ClusterConfig) -> Runtime:
-    """Makes Ray usable in this process.
+    """Connect this process to Ray.
 
-    An existing connection of this process is used as it is. Otherwise `cluster.address` is joined, or without
-    one the cluster whose job this is (Ray tells its jobs by RAY_ADDRESS). Otherwise a local Ray is started: on
-    loopback, no dashboard, authentication by token, quiet, in a folder that only this user can enter.
+    An existing connection of this process is reused. Otherwise it joins `cluster.address`, or without one the enclosing
+    Ray job's cluster (RAY_ADDRESS, set by Ray). Otherwise it starts a local Ray: on loopback, without dashboard,
+    authenticated by token, quiet, in a folder that only this user can enter.
 
     Raises:
-        ClusterError: when no cluster answers at the address.
-        ConfigError: when a local Ray would have no place for its token.
+        ClusterError: no cluster responds at the address.
+        ConfigError: a local Ray would have no place for its token.
     """
     if ray.is_initialized():
         return Runtime(ours=False)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run reports nothing to anyone
-    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")  # what a killed actor started goes with it
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a change of its defaults
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")  # kill an actor's child processes with it
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray warns about a changing default
     address = config.address or os.environ.get("RAY_ADDRESS")
     with _own_sigterm_handler():
         if address:
@@ -85,7 +85,7 @@ def connect(config: ClusterConfig) -> Runtime:
 
 @contextmanager
 def _own_sigterm_handler() -> Iterator[None]:
-    """Ray puts its own handler in place, which would end the program before it has wound up."""
+    """Undo Ray's own SIGTERM handler, which would exit before an orderly shutdown."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -96,8 +96,9 @@ def _own_sigterm_handler() -> Iterator[None]:
 
 @contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """What is started meanwhile inherits this and does not end by requests to stop, which batch systems send to every
-    process of a run: it ends when the driver has saved and tells it to, or disappears. Ray itself does so for Ctrl-C.
+    """Block stop signals in processes started meanwhile, since batch systems signal every process of a run.
+
+    They end once the driver has saved and stops them, or disappears. Ray itself does the same for Ctrl-C.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -110,7 +111,7 @@ def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit() and "/" not in host:
-            # Ray itself tries for five minutes where nobody listens.
+            # Ray itself retries for five minutes if nothing listens.
             socket.create_connection((host.strip("[]"), int(port)), timeout=LISTEN_SECONDS).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError, RayError) as error:
@@ -122,10 +123,10 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A Ray that starts meanwhile listens on loopback only, as Ray does on macOS and Windows.
+    """Make a Ray that starts meanwhile listen on loopback only, as Ray does on macOS and Windows.
 
-    Elsewhere it listens for everybody, and tells its metrics to them without the token. This variable decides, but Ray
-    has read it when it was imported, and a driver that joins a cluster must not have it set.
+    Otherwise it listens on all interfaces, with unauthenticated metrics. The environment variable does not help: Ray
+    reads it on import, and a driver that joins a cluster must not have it set.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -136,18 +137,18 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _start_local(processes: int) -> Path:
-    """Starts it and returns its folder."""
+    """Start a local Ray and return its folder."""
     check_token_file()
-    # Ray would make its workers give way to everything else on the machine, as if training were not what it is for.
+    # By default Ray lowers the priority of its workers, but here training is the main workload.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # With RAY_AUTH_MODE unset, Ray turns authentication on and makes a token where there is none. Setting it here
-    # would come too late for a Ray module that is imported already.
+    # With RAY_AUTH_MODE unset, Ray enables authentication and creates a missing token. Setting it here would be too
+    # late for a Ray module that is already imported.
     try:
         folder = private_folder()
     except OSError as error:
         raise ClusterError(
-            f"Ray needs a folder for its sockets, which cannot be made: {error}. Set TMPDIR to a folder "
-            "that you can write to, or do without Ray: --cluster.mode inline"
+            f"Ray needs a folder for its sockets, which cannot be created: {error}. Set TMPDIR to a "
+            "writable folder, or run without Ray: --cluster.mode inline"
         ) from error
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -156,18 +157,18 @@ def _start_local(processes: int) -> Path:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                # Ray starts this many processes ahead; the actors themselves ask for no CPUs.
+                # Ray prestarts this many processes; the actors themselves reserve no CPUs.
                 num_cpus=min(processes, os.cpu_count() or 1),
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
             break
         except Exception as error:  # Ray raises bare Exceptions when a process does not come up in time
-            ray.shutdown()  # ends what came up of this attempt
+            ray.shutdown()  # ends the processes of this attempt
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
-                    f"Ray did not start on this machine, {attempt} times: {error} Its logs are in "
-                    f"{folder}/session_latest/logs. On a very busy machine try again, or do without Ray: "
+                    f"Ray did not start on this machine in {attempt} attempts: {error} Its logs are in "
+                    f"{folder}/session_latest/logs. On a very busy machine try again, or run without Ray: "
                     "--cluster.mode inline"
                 ) from error
     try:
@@ -179,30 +180,30 @@ def _start_local(processes: int) -> Path:
 
 
 def _check_authentication() -> None:
-    """Raises ClusterError when the Ray that was just started answers to everybody, unless that was asked for."""
+    """Raise ClusterError if the local Ray is unauthenticated, unless that was requested."""
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     if mode not in ("token", "disabled"):
         raise ClusterError(
-            f"Expected the local Ray to ask for a token, but RAY_AUTH_MODE is {mode} (Ray {ray.__version__}). Set "
+            f"Expected the local Ray to require a token, but RAY_AUTH_MODE is {mode} (Ray {ray.__version__}). Set "
             "RAY_AUTH_MODE=token and run `ray get-auth-token --generate` once."
         )
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
-        token.chmod(0o600)  # Ray writes it readable for all
+        token.chmod(0o600)  # Ray creates it world-readable
 
 
 def actor_options(
     config: ClusterConfig, gpus: float, resources: Mapping[str, float] | None = None
 ) -> dict[str, object]:
-    """Ray options of an actor: it never restarts or repeats by itself (the run does that, and counts it).
+    """Ray options of an actor: no restarts and no retries by Ray (the run does both, and counts them).
 
-    CPUs are not reserved: on a small machine the actors share the cores that there are, and scheduling must
-    not wait for more.
+    CPUs are not reserved: on a small machine the actors share the existing cores, and scheduling must not wait for
+    more.
 
     Args:
-        config: of the run's cluster.
-        gpus: that are reserved.
-        resources: custom ones, see `cluster.placement.custom`.
+        config: the run's cluster section.
+        gpus: GPUs to reserve.
+        resources: custom resources, see `cluster.placement.custom`.
     """
     threads = str(config.threads_per_process)
     return {

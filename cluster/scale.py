@@ -1,13 +1,13 @@
-"""`python -m cluster.scale RUN --rollout-workers N`: changes the number of rollout workers while the run goes on.
+"""`python -m cluster.scale RUN --rollout-workers N`: changes the number of rollout workers during a run.
 
     python -m cluster.scale runs/quickstart --rollout-workers 4
 
-The number goes into a small file in the run's folder (`desired.json`), which the run looks at every second or so. Thus
-this works wherever the folder is: on the same machine, through a shared file system, or typed where the driver is (for
-a job whose folder is on the head's disk: `ray attach cluster/gpu.yaml`, `kubectl exec`, ...). Workers for which there
-is no room yet wait for it, which has an autoscaler start nodes; those too many finish their groups first.
-A run that is resumed keeps the number, unless it is resumed with another cluster.rollout_workers.
-Exit codes: 0 written, 2 the request is wrong.
+The number is written to a small file in the run's folder (`desired.json`), which the run polls about every second. This
+works wherever the folder is visible: on the same machine, through a shared file system, or on the driver's node (for a
+job whose folder is on the head's disk: `ray attach cluster/gpu.yaml`, `kubectl exec`, ...). Workers without room stay
+pending, which makes an autoscaler start nodes; surplus workers finish their groups first. A resumed run keeps the
+number, unless it is resumed with another cluster.rollout_workers.
+Exit codes: 0 written, 2 invalid arguments.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ LOOK_SECONDS = 1.0
 
 
 class ScaleError(ValueError):
-    """The number of workers cannot be changed like this; the sentence says why."""
+    """The number of workers cannot be changed; the message says why."""
 
 
 class Desired(Section):
-    """What `desired.json` holds."""
+    """The content of `desired.json`."""
 
     rollout_workers: int = Field(strict=True)
-    """How many there shall be."""
+    """The requested number."""
     configured: int = Field(strict=True)
-    """cluster.rollout_workers of the run when this was asked for."""
+    """cluster.rollout_workers of the run at the time of the request."""
     asked_at: float
-    """Seconds since the epoch: asking again for the same number is a request of its own."""
+    """Seconds since the epoch: makes a repeated request for the same number a new one."""
 
 
 class DesiredFile:
@@ -59,13 +59,13 @@ class DesiredFile:
         self._looked = -LOOK_SECONDS
 
     def look(self, now: float) -> int | None:
-        """The number that was asked for since the last look; None when none was, or the last look was just now.
+        """The number requested since the last look; None without a new request, or if the last look was just now.
 
-        The first look also finds what an earlier process of the run was told, if it had the same
-        cluster.rollout_workers. `now` is the time of a monotonic clock.
+        The first look also returns a request to an earlier process of the run with the same cluster.rollout_workers.
+        `now` is the time of a monotonic clock.
 
         Raises:
-            ScaleError: once for a file that makes no sense.
+            ScaleError: an invalid file, reported once.
         """
         if now - self._looked < LOOK_SECONDS:
             return None
@@ -92,7 +92,7 @@ class DesiredFile:
 
 
 def parsed(content: bytes, path: Path) -> Desired:
-    """What a file says; raises ScaleError when it is none that this module writes."""
+    """The parsed content of a file; raises ScaleError unless this module wrote it."""
     try:
         return Desired.model_validate_json(content)
     except ValidationError as error:
@@ -100,12 +100,12 @@ def parsed(content: bytes, path: Path) -> Desired:
         where = ".".join(map(str, first["loc"])) or "the file"
         again = command("cluster.scale", path.parent, "--rollout-workers", "2")
         raise ScaleError(
-            f"{path} makes no sense ({where}: {first['msg']}); write it with {again} (or another number)"
+            f"{path} is invalid ({where}: {first['msg']}); write it with {again} (or another number)"
         ) from error
 
 
 def check_number(number: int, cluster: ClusterConfig) -> None:
-    """Raises ScaleError for a number that the run would not take."""
+    """Raise ScaleError for a number that the run would not accept."""
     if not cluster.min_rollout_workers <= number <= MAX_ROLLOUT_WORKERS:
         raise ScaleError(
             f"--rollout-workers: expected {cluster.min_rollout_workers} (cluster.min_rollout_workers) to "
@@ -114,37 +114,37 @@ def check_number(number: int, cluster: ClusterConfig) -> None:
 
 
 def ask(run: Path, number: int) -> None:
-    """Writes a run's `desired.json`, whole or not at all.
+    """Write a run's `desired.json` atomically.
 
     Raises:
-        ScaleError: when there is no such run, nothing of it to scale, or the number is out of range.
+        ScaleError: there is no such run, nothing to scale, or the number is out of range.
     """
     stored = run / "config.yaml"
     if not stored.is_file():
-        raise ScaleError(f"RUN: expected the folder of a run, such as runs/quickstart, but there is no {stored}")
+        raise ScaleError(f"RUN: expected the folder of a run, such as runs/quickstart, but {stored} does not exist")
     try:
         config = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError) as error:
-        raise ScaleError(f"{stored} is not a configuration that this version reads: {error}") from error
+        raise ScaleError(f"{stored} is not a configuration that this version can read: {error}") from error
     if config.cluster.mode == "inline":
         raise ScaleError(
-            f"{run} runs in one process (cluster.mode inline), so there is nothing to scale; its work is "
-            "spread over workers with --cluster.mode ray"
+            f"{run} runs in a single process (cluster.mode inline), so there is nothing to scale; for "
+            "workers, start it with --cluster.mode ray"
         )
     if (run / "summary.json").exists():
-        raise ScaleError(f"{run} has finished; there is nothing to scale any more")
+        raise ScaleError(f"{run} has finished; there is nothing left to scale")
     check_number(number, config.cluster)
     desired = Desired(rollout_workers=number, configured=config.cluster.rollout_workers, asked_at=time.time())
     write_whole(run / FILE, json.dumps(desired.model_dump()) + "\n", several_writers=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line asks and returns the exit code."""
+    """Run the command and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.scale", description="Change the number of rollout workers while a run goes on."
+        prog="python -m cluster.scale", description="Change the number of rollout workers during a run."
     )
     parser.add_argument("run", type=path_argument, help="folder of the run, such as runs/quickstart")
-    parser.add_argument("--rollout-workers", type=int, required=True, metavar="N", help="how many there shall be")
+    parser.add_argument("--rollout-workers", type=int, required=True, metavar="N", help="the new number")
     options = parser.parse_args(arguments)
     try:
         ask(options.run, options.rollout_workers)
@@ -152,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
     print(
-        f"{options.run}: {options.rollout_workers} rollout workers asked for. The run takes this up within seconds, "
-        "or when it is resumed; its console and its events.jsonl say so."
+        f"{options.run}: {options.rollout_workers} rollout workers requested. The run applies this within seconds, "
+        "or when it is resumed; its console and events.jsonl report it."
     )
     return exits.DONE
 

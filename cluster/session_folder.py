@@ -1,5 +1,5 @@
-"""The folder of a Ray that a run starts itself: nobody else can enter it, and its sockets, which ask nobody for a
-password, have paths that are short enough."""
+"""The private folder of a local Ray: other users cannot enter it, since Ray's sockets are unauthenticated, and socket
+paths in it are short enough."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import tempfile
 from pathlib import Path
 
 LONGEST_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path on Linux."""
+"""Maximum length of a Unix socket's path on Linux, in bytes."""
 LONGEST_WITHIN = len("/session_2026-11-29_09-03-11_844761_4194304/sockets/plasma_store")
-"""What Ray adds to the folder that it is given."""
+"""Length of what Ray appends to its folder."""
 
 
 def private_folder() -> Path:
-    """A new folder for Ray, below RAY_TMPDIR or the system's temporary folder, as Ray has it.
+    """Create a folder for Ray in RAY_TMPDIR or the system's temporary folder, as Ray does.
 
-    Ray opens its folder to everybody, hence the one around it, which is this user's alone. Where the path would be too
-    long for sockets, a link in such a folder below /tmp stands for it.
+    Ray makes its folder accessible to everyone, hence the outer one with access for this user only. If the path would
+    be too long for sockets, the result is a link to it in such a folder in /tmp.
 
     Raises:
-        OSError: when there cannot be one.
+        OSError: the folder cannot be created.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
     base.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def private_folder() -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Removes a `private_folder`, with the link that may stand for it; what Ray's last processes write is lost."""
+    """Remove a `private_folder`, including a link to it; anything that Ray's last processes still write is lost."""
     for outer in {folder.parent, folder.resolve().parent}:
         shutil.rmtree(outer, ignore_errors=True)
 

@@ -1,1 +1,1 @@
-"""Configuration: pydantic schema, YAML presets and dotted overrides; imports nothing of ours."""
+"""Configuration: pydantic schema, YAML presets and dotted overrides; imports no other package of Locus."""

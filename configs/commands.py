@@ -1,4 +1,4 @@
-"""Commands that a sentence tells a person to type: they work as they are printed."""
+"""Commands that messages tell the user to type: they work exactly as printed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from configs.run_files import CONFIG
 
 
 def command(module: str, *words: str | Path) -> str:
-    """`python -m MODULE WORDS`, in which a shell takes every word as one: folders may have blanks in their names."""
+    """`python -m MODULE WORDS`, quoted for a shell: folder names may contain spaces."""
     return shlex.join(["python", "-m", module, *map(str, words)])
 
 
 def resume(run: Path) -> str:
-    """What continues the run in a folder."""
+    """The command that resumes the run in a folder."""
     return command("learner.main", "--config", run / CONFIG, "--resume")

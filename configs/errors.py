@@ -1,4 +1,4 @@
-"""One error type for everything a person can get wrong in a configuration."""
+"""The one error type for everything that can be wrong in a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; `faults` has one sentence per fault, the message all of them."""
+    """An invalid configuration; `faults` holds one sentence per fault, and the message all of them."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
@@ -17,12 +17,12 @@ class ConfigError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, or an empty text.
+    """The known word that was probably meant, or an empty string.
 
     Dotted keys are compared whole and by their last part, so `learner.lr` finds `learner.optimizer.lr`.
     """
     candidates = list(known)
-    # Close ones first; of keys with the same last part those of the named section, then the shortest path.
+    # Among keys with the same last part, prefer the named section, then the shortest path.
     same_leaf = [path for path in candidates if path.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     if same_leaf:
         return max(same_leaf, key=lambda path: (path.split(".")[0] == word.split(".")[0], -len(path)))
@@ -53,7 +53,7 @@ _KINDS = {
 
 
 def expectation(error: ErrorDetails) -> str:
-    """What one pydantic error expected, in words that follow "expected"."""
+    """What one pydantic error expected, as words that follow "expected"."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]

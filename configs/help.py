@@ -1,4 +1,4 @@
-"""`--help`: usage, examples, presets, and every key with its type, default and meaning, from the schema itself."""
+"""`--help`: usage, examples, presets, and every key with its type, default and meaning, read from the schema."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ USAGE = (
 )
 EXAMPLES = (
     ("python -m learner.main", "the quickstart: the embedded benchmark, minutes on two CPU cores"),
-    ("python -m learner.main --config my_images --dry-run", "only print what would run, where, and whether it fits"),
-    ("python -m learner.main --learner.steps 20 --name short", "change values; every run has its own name"),
+    ("python -m learner.main --config my_images --dry-run", "print what would run, where, and whether it fits"),
+    ("python -m learner.main --learner.steps 20 --name short", "override values; every run has its own name"),
     ("python -m learner.main --rewards.weights.acd 0.1", "change one entry of a mapping"),
-    ("python -m learner.main --cluster.mode inline", "everything in this process, without Ray"),
-    ("python -m learner.main --config runs/quickstart/config.yaml --resume", "continue a stopped run"),
+    ("python -m learner.main --cluster.mode inline", "run in a single process, without Ray"),
+    ("python -m learner.main --config runs/quickstart/config.yaml --resume", "resume a stopped run"),
 )
 FLAGS = (
-    ("--config NAME_OR_PATH", "a preset below, or a YAML file with any of the keys below; default quickstart"),
+    ("--config NAME_OR_PATH", "a preset or a YAML file with any of the keys below; default quickstart"),
     (
         "--dry-run",
-        "check everything; print the resolved YAML and its hash, and as comments below it which processes\n"
-        "go where and how much memory they need; then stop",
+        "validate everything and exit; print the resolved YAML with its hash and, as comments, the placement of\n"
+        "processes and the memory they need",
     ),
-    ("--resume", "continue the run of this name from its newest whole checkpoint, with the groups taken since"),
+    ("--resume", "resume the run of this name from its newest complete checkpoint, with the groups accepted since"),
     (
         "--allow-changed KEY",
-        "with --resume: this key or section may differ from what it was; `code` stands for sources "
-        "and libraries, `data` for the tasks too; may be given more than once",
+        "with --resume: accept a change of this key or section; `code` means sources and libraries, "
+        "`data` includes the tasks; repeatable",
     ),
 )
 
@@ -50,7 +50,7 @@ def preset_summary(path: Path) -> str:
 
 
 def help_parts() -> Iterator[RenderableType]:
-    """What `--help` prints, part by part."""
+    """The parts that `--help` prints, in order."""
     yield Text("Locus: region-constrained GRPO for instruction-based image editing", style="bold")
     yield Text(f"\n{USAGE}\n")
     yield _pairs("Flags", FLAGS)
@@ -58,10 +58,10 @@ def help_parts() -> Iterator[RenderableType]:
     yield _pairs("Presets", [(name, preset_summary(PRESETS / f"{name}.yaml")) for name in preset_names()])
     yield Text.assemble(
         ("Configuration files\n", "bold"),
-        "  A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` starts from\n"
-        "  another one. Lists and mappings replace those below them as a whole. Flags go over files, and\n"
-        "  values are JSON or YAML: 3, 1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys count as\n"
-        "  underscores. Secrets are taken from the environment only (HF_TOKEN), never from a config.\n",
+        "  A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` inherits from\n"
+        "  another one. Lists and mappings are replaced as a whole, not merged. Flags override files, and\n"
+        "  values are JSON or YAML: 3, 1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys are read as\n"
+        "  underscores. Secrets come from the environment only (HF_TOKEN), never from a config.\n",
     )
     for section in sections():
         yield from _section_parts(section)
@@ -93,7 +93,7 @@ def _key_line(key: Key) -> Text:
 
 
 def plain(value: Any) -> str:
-    """A default as one would type it."""
+    """A default value as it would be typed."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""From YAML files and command-line overrides to one mapping, remembering where each value came from."""
+"""Merging of YAML files and command-line overrides into one mapping that records where each value was set."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values (so 1e-4 is a number and `off` is text), every key once, no aliases."""
+    """A YAML loader with YAML 1.2 scalars (1e-4 is a number, `off` is text), unique keys and no aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own class attribute)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: aliases (*name) are not read")
+            raise yaml.YAMLError(f"line {line}: aliases (*name) are not supported")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -36,9 +36,9 @@ class _Loader(yaml.SafeLoader):
         for (key_node, _), key in zip(node.value, keys, strict=True):
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise yaml.YAMLError(f"line {line}: keys must be text, seen {key!r}")
+                raise yaml.YAMLError(f"line {line}: expected keys that are text, got {key!r}")
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {line}: the key {key!r} stands {keys.count(key)} times")
+                raise yaml.YAMLError(f"line {line}: the key {key!r} appears {keys.count(key)} times")
         return super().construct_mapping(node, deep)
 
 
@@ -52,7 +52,7 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text; `name` says in messages where it stands."""
+    """The value of a YAML text; `name` identifies its source in messages."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -65,13 +65,13 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def refuse_tokens(text: str, name: str) -> None:
-    """Raise if the text holds what looks like an access token; the token itself is not repeated."""
+    """Raise if the text contains what looks like an access token; the token itself is not repeated."""
     for number, line in enumerate(text.splitlines(), start=1):
         if found := TOKEN.search(line):
             where = f"{name}, line {number}" if "\n" in text else name
             raise ConfigError(
-                f"{where}: expected no secrets, seen what looks like an access token ({found[0][:3]}...). Remove "
-                "it (and revoke it if others saw it); tokens come from the environment only, such as HF_TOKEN"
+                f"{where}: expected no secrets, got what looks like an access token ({found[0][:3]}...). Remove "
+                "it (and revoke it if it was exposed); tokens come from the environment only, such as HF_TOKEN"
             )
 
 
@@ -81,7 +81,7 @@ def preset_names() -> list[str]:
 
 
 def find_config(name_or_path: str, label: str, beside: Path | None = None) -> Path:
-    """The file of a preset name or of a path (relative to the current folder, or to `beside`)."""
+    """The file for a preset name or a path (relative to the current folder, or to `beside`)."""
     name = name_or_path.replace("-", "_")
     if name in preset_names():
         return PRESETS / f"{name}.yaml"
@@ -92,7 +92,7 @@ def find_config(name_or_path: str, label: str, beside: Path | None = None) -> Pa
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-        raise ConfigError(f"{label} {name_or_path}: expected a YAML file, there is none at {path}")
+        raise ConfigError(f"{label} {name_or_path}: expected a YAML file, but {path} does not exist")
     near = nearest(name, preset_names())
     hint = f"; did you mean {near}?" if near else f"; presets are {', '.join(preset_names())}"
     raise ConfigError(f"{label} {name_or_path}: expected a preset or the path of a YAML file{hint}")
@@ -100,28 +100,28 @@ def find_config(name_or_path: str, label: str, beside: Path | None = None) -> Pa
 
 @dataclass
 class Layers:
-    """Merged values and, for each dotted path that was set, the file or flag that set it last."""
+    """Merged values and, for each dotted path, the file or flag that last set it."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def add_file(self, path: Path, above: tuple[Path, ...] = ()) -> None:
-        """Put a YAML file on top of what there is, after the file that it extends."""
+        """Add a YAML file as the top layer, after the file that it extends."""
         if path.resolve() in above:
-            raise ConfigError(f"{_label(path)}: expected `extends` to end, but it comes back to this file")
+            raise ConfigError(f"{_label(path)}: expected no cycle in `extends`, but it leads back to this file")
         values, label = _read_mapping(path), _label(path)
         base = values.pop("extends", None)
         if base is not None:
             if not isinstance(base, str):
-                raise ConfigError(f"{label}: extends: expected one preset name or path, seen {shown(base)}")
+                raise ConfigError(f"{label}: extends: expected one preset name or path, got {shown(base)}")
             self.add_file(find_config(base, f"{label}: extends:", path.parent), (*above, path.resolve()))
         self.add(values, label)
 
     def add(self, values: Mapping[str, Any], origin: str, paths: Iterable[str] | None = None) -> None:
-        """Put values on top; `paths` names what `origin` is responsible for (None: all of `values`).
+        """Add values as the top layer; `paths` are attributed to `origin` (None: all of `values`).
 
         Raises:
-            ConfigError: for unknown keys, with the nearest known one.
+            ConfigError: unknown keys, with the nearest known one.
         """
         faults = tuple(f"{origin}: {fault}" for fault in _unknown(RunConfig, values, ""))
         if faults:
@@ -130,14 +130,14 @@ class Layers:
         self.origins.update(dict.fromkeys(_paths(values, "") if paths is None else paths, origin))
 
     def origin(self, path: str) -> str:
-        """Where the value at a dotted path (or its nearest ancestor) was set; "the defaults" if nowhere."""
+        """Where the value at a dotted path (or its nearest ancestor) was set, or "the defaults"."""
         while path and path not in self.origins:
             path = path.rpartition(".")[0]
         return self.origins.get(path, "the defaults")
 
 
 def _label(path: Path) -> str:
-    """The path for messages: relative where it lies below the current folder."""
+    """The path for messages: relative if it is inside the current folder."""
     here = Path.cwd()
     return str(path.resolve().relative_to(here) if path.resolve().is_relative_to(here) else path)
 
@@ -147,22 +147,22 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{label}: expected a readable file, {error.strerror or error}") from error
+        raise ConfigError(f"{label}: expected a readable file: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{label}: expected UTF-8 text, byte {error.start} is not") from error
+        raise ConfigError(f"{label}: expected UTF-8 text, got an invalid byte at offset {error.start}") from error
     refuse_tokens(text, label)
     values = parse_yaml(text, label)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{label}: expected keys and values, seen {shown(values)}")
+        raise ConfigError(f"{label}: expected keys and values, got {shown(values)}")
     return values
 
 
 def merged(model: type[BaseModel], lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """`upper` over `lower`: sections key by key, any other value (mappings and lists too) as a whole.
+    """`upper` merged over `lower`: sections key by key, any other value (mappings and lists too) as a whole.
 
-    Where `upper` switches the type of a section with variants, the fields of the old variant are dropped.
+    If `upper` switches the type of a section with variants, the fields of the old variant are dropped.
     """
     result = dict(lower)
     for name, value in upper.items():
@@ -172,7 +172,7 @@ def merged(model: type[BaseModel], lower: Mapping[str, Any], upper: Mapping[str,
             result[name] = value
         elif is_section(info.annotation):
             result[name] = merged(info.annotation, below, value)  # type: ignore[arg-type]
-        elif variants(info):  # their models are flat: one merge of two mappings
+        elif variants(info):  # flat models: merging two mappings is enough
             discriminator = str(info.discriminator)
             tag = tag_of(info, {**below, **value})
             kept = below if tag == tag_of(info, below) else {}
@@ -192,13 +192,13 @@ def _unknown(model: type[BaseModel], values: Mapping[str, Any], path: str) -> It
         if isinstance(value, Mapping) and is_section(info.annotation):
             yield from _unknown(info.annotation, value, dotted)  # type: ignore[arg-type]
         elif isinstance(value, Mapping) and variants(info):
-            # A key of another variant is known; whether it fits is decided after merging.
+            # A key of another variant is known; whether it applies is decided after merging.
             known = {key for choice in variants(info).values() for key in choice.model_fields}
             yield from (unknown_key(join(dotted, key)) for key in value if key not in known)
 
 
 def unknown_key(path: str) -> str:
-    """The sentence about a key that does not exist."""
+    """The message for an unknown key."""
     known = known_paths()
     if path in known:
         return f"{path}: expected nested sections; write {_nested(path)}"

@@ -1,11 +1,11 @@
-"""From the command line to one checked configuration.
+"""Command-line parsing: from arguments to one validated configuration.
 
     python -m learner.main [--config NAME_OR_PATH] [--section.key VALUE ...] [--dry-run]
                            [--resume [--allow-changed KEY ...]]
 
-Layers, each over the one before: the schema's defaults, the YAML file (after those that it `extends`), the
-flags. The configuration that a run wrote names the run in whose folder it lies. Every fault is one sentence that names
-the key, what was expected, what was seen, and the file or flag.
+Layers, each overriding the one before: the schema's defaults, the YAML file (after those that it `extends`), the
+flags. A configuration written by a run takes its name from the run's folder. Every fault is one sentence with the key,
+what was expected, what it got, and the file or flag that set it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DEFAULT_PRESET = "quickstart"
 SWITCHES = ("dry-run", "resume")
 ALLOW = "allow-changed"
 CODE = "code"
-"""What `--allow-changed` may name besides keys and sections of the configuration: sources and libraries."""
+"""What `--allow-changed` accepts besides configuration keys and sections: sources and libraries."""
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was asked for: a configuration, and whether to only print it or to continue its run.
+    """A parsed command line: a configuration, and whether to print it only or to resume its run.
 
-    `named` tells that the name was given as a flag: exactly that name is wanted. `allowed` names keys or sections that
-    may differ in the continued run, or `code`. `copied` is what a resumed run's file says where that is a copy, outside
-    of the run's folder, of the configuration that a run wrote, and no flag says which run is meant.
+    `named`: the name was given as a flag, so exactly that name is wanted. `allowed`: keys or sections that may differ
+    in the resumed run, or `code`. `copied`: with --resume, the configuration of a file that is an unchanged copy of one
+    written by a run, found outside any run folder, when no flag says which run is meant.
     """
 
     config: RunConfig
@@ -52,15 +52,15 @@ class CommandLine:
 
 
 def load_config(argv: Sequence[str]) -> RunConfig:
-    """The configuration that the arguments (without the program's name) ask for; see `parse_command_line`."""
+    """The configuration for these arguments (without the program's name); see `parse_command_line`."""
     return parse_command_line(argv).config
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
-    """The checked configuration and switches that the arguments (without the program's name) ask for.
+    """The validated configuration and switches for these arguments (without the program's name).
 
     Raises:
-        ConfigError: for anything wrong in arguments, files or values, with all faults found in that stage.
+        ConfigError: invalid arguments, files or values, with all faults found in that stage.
     """
     config_flag, switches, overrides, allowed = DEFAULT_PRESET, set(), [], []
     for flag, value in _flags(argv):
@@ -68,18 +68,18 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
             config_flag = _needed(flag, value)
         elif flag in SWITCHES:
             if value is not None:
-                raise ConfigError(f"--{flag}: expected no value, seen {shown(value)}")
+                raise ConfigError(f"--{flag}: expected no value, got {shown(value)}")
             switches.add(flag)
         elif flag == ALLOW:
             allowed.append(_key_or_section(_needed(flag, value)))
         else:
             overrides.append((flag.replace("-", "_"), f"--{flag}", _needed(flag, value)))
     if allowed and "resume" not in switches:
-        raise ConfigError(f"--{ALLOW}: only a continued run can differ from what it was; add --resume, or leave it out")
+        raise ConfigError(f"--{ALLOW}: applies to a resumed run only; add --resume, or leave it out")
     file = find_config(config_flag, "--config")
     layers = Layers()
     layers.add_file(file)
-    # A file that says no name is named after itself, so that two configs do not share a run folder.
+    # A file without a name is named after itself, so that two configs do not share a run folder.
     if "name" not in layers.values:
         layers.add({"name": file.stem}, f"the name of {file}")
     run, flags = run_of(file), {path for path, _, _ in overrides}
@@ -87,7 +87,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     copied = None
     if "resume" in switches and not run and not flags & {"name", "folder"} and (written := hash_in(file)):
         copied = validated(layers)
-        if config_hash(copied) != written:  # somebody has made it a configuration of his own
+        if config_hash(copied) != written:  # edited since: a configuration in its own right
             copied = None
     _add_overrides(layers, overrides)
     return CommandLine(
@@ -101,7 +101,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
 
 
 def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """(flag without dashes, value or None) pairs of `--flag value`, `--flag=value` and `--switch`."""
+    """(flag without dashes, value or None) pairs from `--flag value`, `--flag=value` and `--switch`."""
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -128,7 +128,7 @@ def _needed(flag: str, value: str | None) -> str:
 
 
 def _key_or_section(text: str) -> str:
-    """A key or section of the configuration as `--allow-changed` takes it; one entry of a mapping is a key too."""
+    """A validated argument of `--allow-changed`: a key, a section, or one entry of a mapping."""
     path = text.replace("-", "_")
     names = path.split(".")
     sections_of_keys = {section.path for section in sections()}
@@ -139,7 +139,7 @@ def _key_or_section(text: str) -> str:
 
 def _add_overrides(layers: Layers, overrides: list[tuple[str, str, str]]) -> None:
     faults: list[str] = []
-    # The type of a section with variants comes first: it decides which of the file's keys are kept.
+    # The type of a section with variants goes first: it decides which of the file's keys are kept.
     for path, label, text in sorted(overrides, key=lambda entry: not entry[0].endswith(".type")):
         try:
             _add_override(layers, path, label, text)
@@ -166,7 +166,7 @@ def _add_override(layers: Layers, path: str, label: str, text: str) -> None:
 
 
 def _typed(text: str, label: str, info: FieldInfo | None) -> Any:
-    """The value of a flag: text where the key takes text, otherwise YAML (of which JSON is a part)."""
+    """The value of a flag: text if the key takes text, otherwise YAML (a superset of JSON)."""
     parts = members(info.annotation) if info is not None else ()
     literals = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
     if str in parts or any(isinstance(value, str) for value in literals):
@@ -182,7 +182,7 @@ def to_yaml(config: RunConfig) -> str:
 def config_hash(config: RunConfig) -> str:
     """sha256 (hex) of the configuration's canonical JSON without its name and folder.
 
-    Equal exactly when two runs ask for the same work, wherever it is written.
+    Equal exactly when two runs do the same work, wherever it is written.
     """
     values = config.model_dump(mode="json", exclude={"name", "folder"})
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""Standard output and error that do not fail: what a command does never depends on who reads what it prints."""
+"""Standard output and error that never fail: a command does not depend on whoever reads its output."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import sys
 import structlog
 
 PATIENCE_SECONDS = 1.0
-"""How long a reader that has stopped to read (a pager, a terminal on hold) is waited for before lines are dropped."""
+"""How long to wait for a stalled reader (a pager, a paused terminal) before dropping lines."""
 GONE = (errno.EPIPE, errno.EIO)
-"""Errors of a write whose reader has ended or whose terminal is lost."""
+"""Write errors of a stream whose reader exited or whose terminal is gone."""
 
 
 def takes_more(number: int, seconds: float = 0.0) -> bool:
-    """Whether a few bytes can be written to a stream now, or within so many seconds, without waiting for its reader."""
+    """Whether a few bytes can be written to a file descriptor within `seconds` without blocking on its reader."""
     waiting = select.poll()
     waiting.register(number, select.POLLOUT)
     return bool(waiting.poll(1000 * seconds))
 
 
 class _Unfailing(io.FileIO):
-    """Drops what nobody reads any more and, if `always`, whatever cannot be written, or not without waiting."""
+    """A raw stream that drops output without a reader and, if `always`, any output that fails or would block."""
 
     always = False
     _stuck = False
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
-        """Returns how many bytes are dealt with, written or dropped."""
+        """The number of bytes handled, written or dropped."""
         size = memoryview(data).nbytes  # type: ignore[arg-type]
         try:
             if self.always:
@@ -38,7 +38,7 @@ class _Unfailing(io.FileIO):
                 if self._stuck:
                     return size
                 data = memoryview(data)[: select.PIPE_BUF]  # type: ignore[arg-type]
-            # None where the stream does not block and takes nothing at the moment.
+            # None: a non-blocking stream that accepts nothing at the moment.
             written: int | None = super().write(data)  # type: ignore[arg-type]
         except OSError as error:
             if not (self.always or error.errno in GONE):
@@ -48,16 +48,14 @@ class _Unfailing(io.FileIO):
 
 
 def protect_output(always: bool = False) -> None:
-    """Replaces this process's standard streams and sends log lines there, before a command starts.
+    """Replace this process's standard streams and route log lines to them, before a command starts.
 
-    Afterwards a print raises nothing where the reader has ended or the terminal is lost, and letters that the encoding
-    lacks are replaced. A stream that was closed becomes a null device, so that no file that is opened later takes its
-    number.
+    Afterwards a print does not raise if the reader exited or the terminal is gone, and characters that the encoding
+    lacks are replaced. A closed stream becomes the null device, so that no file opened later takes its descriptor.
 
     Args:
-        always: nothing that is printed is worth an end or a wait, so that a full disk does not end the command either,
-            and a reader that has stopped to read misses lines. Where the output is the result, a full disk stays an
-            error.
+        always: printing must neither fail nor block: a full disk does not end the command, and a stalled reader misses
+            lines. Leave it off where the output is the result, so that a full disk stays an error.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -76,5 +74,5 @@ def protect_output(always: bool = False) -> None:
                 write_through=old is not None and old.write_through,
             ),
         )
-    # structlog holds the streams of the moment at which it was imported.
+    # structlog keeps the streams that it saw at import.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stdout))

@@ -1,7 +1,7 @@
-"""Refuses a start where a file of the user's hides a package of ours, such as `rewards.py` in the working folder.
+"""Refuse to start if a user's file shadows a package of Locus, such as `rewards.py` in the working folder.
 
-`python -m learner.main` has Python look first into the folder in which it is started. The packages with commands run
-this file before anything else, and do not import it: `configs` may be the package that is hidden.
+`python -m learner.main` searches the current folder first. Packages with commands run this file before anything else
+instead of importing it: `configs` may be the package that is shadowed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def hidden() -> tuple[str, str] | None:
-    """A package of ours and the file that Python takes for it; None when each is found where this file is."""
+    """A shadowed package of Locus and the file that shadows it; None if every package is found beside this one."""
     for name in PACKAGES:
         spec = PathFinder.find_spec(name)
         if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parents[1] != ROOT:
@@ -26,6 +26,6 @@ def hidden() -> tuple[str, str] | None:
 if __name__ == "__main__" and (found := hidden()):
     name, file = found
     sys.exit(
-        f"{file} has the name of a package of Locus, {name!r}, and hides it: Python looks first into the folder "
-        "in which it is started. Rename it, or start in another folder"
+        f"{file} has the name of a package of Locus, {name!r}, and shadows it: Python searches the current folder "
+        "first. Rename the file, or start in another folder"
     )

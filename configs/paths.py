@@ -1,4 +1,4 @@
-"""The one place where a path that a person wrote is read: `~` and variables are expanded, or refused by name."""
+"""Expansion of user-supplied paths: `~` and variables are expanded, or rejected by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-# Access tokens of the services that a run may talk to. A digit is asked for, so that long names pass.
+# Access tokens of the services that a run may use. A digit is required, so that long names are not mistaken for one.
 TOKEN = re.compile(
     r"\b(hf_(?=\w*\d)\w{16,}|sk-(?=[\w-]*\d)[\w-]{16,}|gh[opsu]_\w{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16})"
 )
@@ -19,13 +19,13 @@ _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
 def expanded(text: str) -> str:
-    """The path with a leading `~` or `~user` and every `$NAME` or `${NAME}` replaced; the same text without any.
+    """The path with a leading `~` or `~user` and every `$NAME` or `${NAME}` expanded.
 
-    With HOME=/home/ada and SCRATCH unset, `~/x` is /home/ada/x and `$SCRATCH/x` is refused, rather than made a folder
+    With HOME=/home/ada and SCRATCH unset, `~/x` is /home/ada/x and `$SCRATCH/x` is rejected, not created as a folder
     of that name.
 
     Raises:
-        ValueError: a variable that is not set or holds an access token, a user that is not there, a null byte.
+        ValueError: a variable that is unset or holds an access token, an unknown user, a null byte.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -33,7 +33,7 @@ def expanded(text: str) -> str:
         found = os.environ.get(name, "")
         if not found:
             raise ValueError(
-                f"a path whose variables are set, but {name} is not (export {name}=..., or write the path out)"
+                f"a path whose variables are set, but {name} is not (export {name}=..., or write out the path)"
             )
         if TOKEN.search(found):
             raise ValueError(f"a path, but {name} holds what looks like an access token")
@@ -45,8 +45,8 @@ def expanded(text: str) -> str:
         if result.startswith("~"):
             user = result.partition("/")[0]
             raise ValueError(
-                f"a path, but {user} is the home of nobody on this machine (write the path out, or "
-                f"./{user} for a folder of that name)"
+                f"a path, but {user} is no user on this machine (write out the path, or ./{user} for a folder of "
+                "that name)"
             )
     if "\0" in result:
         raise ValueError("a path without a null byte")
@@ -62,11 +62,11 @@ def _validated(text: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_validated)]
-"""A path in the configuration, expanded: whoever reads the key has a path that can be opened."""
+"""A path in the configuration, expanded on validation, so that it can be opened as it is."""
 
 
 def path_argument(text: str) -> Path:
-    """A path on the command line; for `argparse`, which prints the sentence."""
+    """A path from the command line, as an `argparse` type."""
     try:
         return Path(expanded(text))
     except ValueError as error:

@@ -14,13 +14,13 @@ from configs.section import Section
 BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd")
 """Components that need no server."""
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
-"""Components that a multimodal judge answers."""
+"""Components scored by a multimodal judge."""
 EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
     "clip_text": "clip",
     "clip_direction": "clip",
     "dino_background": "dino",
 }
-"""Components that an embedding model answers, whose weights lie on this machine, and which model that is."""
+"""Components scored by a local embedding model, and which model that is."""
 COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "edit_score": "edit",
     "editscore_truth": "edit",
@@ -34,16 +34,16 @@ COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "dino_background": "preservation",
     "acd": "focus",
 }
-"""What each component rewards: that the edit is done, that everything else stays, or where the text attends.
+"""What each component rewards: that the edit is made, that everything else is preserved, or where the text attends.
 
 Only an edit reward can teach an edit: the others are largest, or indifferent, where nothing was edited.
 """
 
 
 class ComponentRange(NamedTuple):
-    """Where the values of a component lie in practice, in its own unit; some may lie outside.
+    """The practical range of a component's values, in its own unit; some may lie outside.
 
-    A share of the range is what a spread is measured by: one that is a small share of it is the component's noise.
+    Spreads are judged relative to it: one that is a small share of the range is noise.
     """
 
     low: float
@@ -62,17 +62,17 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
     "edit_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
     "editscore": ComponentRange(0.0, 1.0, "share of the best score"),
     "qwen_vl": ComponentRange(0.0, 1.0, "share of the best score"),
-    "clip_text": ComponentRange(0.0, 0.4, "cosine"),  # text and image lie in two cones: a good match has about .3
+    "clip_text": ComponentRange(0.0, 0.4, "cosine"),  # text and image occupy two cones: a good match has about .3
     "clip_direction": ComponentRange(0.0, 0.5, "cosine"),  # bounds -1 and 1
     "background_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
     "background_ssim": ComponentRange(0.0, 1.0, "SSIM"),
     "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
     "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
 }
-"""The natural range of every component of Locus; a scorer of the user's own has none."""
+"""The natural range of every built-in component; a user's scorer has none."""
 
 NOISE_FLOORS: Mapping[str, float] = {
-    # Measured, not judged: what rounding to 8 bits moves.
+    # Computed, not judged: the effect of rounding to 8 bits.
     "edit_score": 1e-3,
     "editscore_truth": 1e-3,
     "edit_psnr": 0.02,
@@ -83,92 +83,92 @@ NOISE_FLOORS: Mapping[str, float] = {
     "acd": 1e-3,
     "clip_text": 1e-3,
     "clip_direction": 1e-3,
-    # Judges: a hundredth and half a hundredth of their range; several passes of one judge differ by more.
+    # Judges: 1 % and 0.5 % of their range; repeated passes of one judge differ by more.
     "editscore": 0.01,
     "qwen_vl": 0.005,
 }
-"""Spread within a group, in a component's own unit, up to which it is noise; 0 for a scorer of the user's own."""
+"""Spread within a group, in a component's own unit, up to which it is noise; 0 for a user's scorer."""
 
 
 LARGEST_WEIGHT = 1e6
-"""Largest size of a weight, so that weighted scores (at most 1e9 each) and their squares stay numbers."""
+"""Largest magnitude of a weight, so that weighted scores (at most 1e9 each) and their squares stay finite."""
 
 
 class ServeConfig(Section):
-    """Judge servers that the run starts and ends itself: `replicas` processes of `vllm serve`."""
+    """Judge servers that the run starts and stops itself: `replicas` processes of `vllm serve`."""
 
     replicas: int = Field(0, ge=0)
     """How many servers of this judge to start; 0 starts none (then give `urls`)."""
     path: PathText = ""
     """The judge's weights: a folder, or a name on the Hugging Face hub."""
     lora: PathText = ""
-    """A LoRA that is merged into the weights once, before serving (EditScore's); empty for none."""
+    """A LoRA to merge into the weights once, before serving (EditScore's); empty for none."""
     python: PathText = ".venv-judge/bin/python"
-    """Interpreter of the environment that has vLLM (`make judge` makes it)."""
+    """Interpreter of the environment with vLLM (created by `make judge`)."""
     arguments: tuple[str, ...] = ()
-    """Further arguments of the server, such as --max-model-len=4096; part of the key of cached scores."""
+    """Further arguments of the server, such as --max-model-len=4096; part of the score cache key."""
     gpus: float = Field(1.0, ge=0)
-    """GPUs of each server; 0 serves on the CPU. Several share one model (--tensor-parallel-size), unless `arguments`
-    spread it otherwise."""
+    """GPUs per server; 0 serves on the CPU. Several shard one model (--tensor-parallel-size), unless `arguments`
+    parallelise it otherwise."""
     start_timeout: float = Field(900.0, gt=0)
-    """Seconds within which every server must have answered a real picture."""
+    """Seconds within which every server must have scored a real image."""
 
 
 class EditScoreConfig(Section):
-    """EditScore (arXiv 2509.23909): two scored questions per pass, 0..25 each, averaged over passes."""
+    """EditScore (arXiv 2509.23909): two scoring requests per pass, 0..25 each, averaged over passes."""
 
     urls: tuple[str, ...] = ()
-    """OpenAI-compatible servers of this judge, such as http://127.0.0.1:8000/v1; requests are spread over them."""
+    """OpenAI-compatible servers of this judge, such as http://127.0.0.1:8000/v1; requests are balanced over them."""
     model: str = "judge"
-    """Name under which the servers serve the model."""
+    """The served model name."""
     revision: str = ""
-    """What tells these weights from others of the same name, in the key of cached scores; redis.mode url needs it."""
+    """Identifies these weights among others of the same name, in the score cache key; required by redis.mode url."""
     serve: ServeConfig = ServeConfig()
     passes: int = Field(4, ge=1)
-    """Passes per picture, with seeds 0, 1, ...; their mean is the score. Single passes are noisy."""
+    """Passes per image, with seeds 0, 1, ...; their mean is the score. Single passes are noisy."""
     temperature: float = Field(0.7, ge=0)
     """Sampling temperature."""
     top_p: float = Field(0.9, gt=0, le=1)
-    """Nucleus of the sampling."""
+    """Nucleus sampling: probability mass of the tokens sampled from."""
     top_k: int = Field(20, ge=1)
-    """Most likely tokens that are sampled from."""
+    """Number of most likely tokens sampled from."""
     max_tokens: int = Field(512, ge=32)
-    """Longest answer, reasoning included."""
+    """Longest response in tokens, reasoning included."""
 
 
 class QwenVlConfig(Section):
-    """One-token scoring of Edit-R1: the expected digit 0..5 under the model's own probabilities."""
+    """One-token scoring of Edit-R1: the expected digit 0..5 under the model's token probabilities."""
 
     urls: tuple[str, ...] = ()
     """OpenAI-compatible servers of this judge; they must support logprobs and /tokenize, as vLLM does."""
     model: str = "judge"
-    """Name under which the servers serve the model."""
+    """The served model name."""
     revision: str = ""
-    """What tells these weights from others of the same name, in the key of cached scores; redis.mode url needs it."""
+    """Identifies these weights among others of the same name, in the score cache key; required by redis.mode url."""
     serve: ServeConfig = ServeConfig()
     requirement: str = ""
-    """What the judge should pay attention to, in words, beside the instruction."""
+    """What the judge should pay attention to besides the instruction, in words."""
     min_mass: float = Field(0.5, gt=0, le=1)
-    """Least probability that the six digits must hold together; below it the answer is an error."""
+    """Minimum total probability of the six digits; a response below it is an error."""
 
 
 class JudgeConfig(Section):
-    """Multimodal judges of the edit; without urls or servers there are none."""
+    """Multimodal judges of the edit; a judge without urls or replicas is off."""
 
     editscore: EditScoreConfig = EditScoreConfig()
     qwen_vl: QwenVlConfig = QwenVlConfig()
     concurrency: int = Field(16, ge=1)
-    """Requests that one server works on at the same time."""
+    """Concurrent requests per server."""
     deadline: float = Field(120.0, gt=0)
-    """Seconds for one request; a server that takes longer leaves the rotation."""
+    """Timeout of one request in seconds; a server that exceeds it leaves the rotation."""
     patience: float = Field(600.0, gt=0)
-    """Seconds that a question may wait and be tried again, on whichever server, before it is given up."""
+    """Deadline of a request in seconds, queueing and retries on any server included."""
     attempts: int = Field(4, ge=1)
-    """How often one question is sent at most."""
+    """Maximum number of attempts per request."""
     max_unanswered: int = Field(8, ge=1)
-    """Stop the run when this many questions in a row were given up (the judges are gone)."""
+    """Stop the run when this many requests in a row were given up (the judges are gone)."""
     max_bad_answers: float = Field(0.25, gt=0, le=1)
-    """Stop the run when more than this share of the last 200 answers was no score (the judge is the wrong model)."""
+    """Stop the run when more than this share of the last 200 responses had no score (the judge is the wrong model)."""
 
     @property
     def configured(self) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ class JudgeConfig(Section):
         return tuple(name for name in JUDGES if getattr(self, name).urls or getattr(self, name).serve.replicas)
 
     @model_validator(mode="after")
-    def _servers_can_be_asked(self) -> JudgeConfig:
+    def _servers_are_usable(self) -> JudgeConfig:
         for name in JUDGES:
             judge = getattr(self, name)
             for url in judge.urls:
@@ -194,34 +194,34 @@ class JudgeConfig(Section):
             if serve.gpus > 1 and serve.gpus != int(serve.gpus):
                 raise ValueError(
                     f"rewards.judge.{name}.serve.gpus: expected a share of one GPU or a whole number of "
-                    f"them, got {serve.gpus:g}"
+                    f"GPUs, got {serve.gpus:g}"
                 )
         return self
 
 
 class EmbeddingModelConfig(Section):
-    """An embedding model in the format of transformers, read from this machine's disk alone."""
+    """An embedding model in transformers format, read from the local disk only."""
 
     path: PathText = ""
-    """Folder with config.json, preprocessor_config.json, the weights as safetensors and, for texts, the tokenizer;
-    empty for none."""
+    """Folder with config.json, preprocessor_config.json, safetensors weights and, for text, the tokenizer; empty for
+    none."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if the process has one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of weights and matrix work; embeddings are compared in float32."""
+    """Type of weights and matrix products; embeddings are compared in float32."""
     batch_size: int = Field(32, ge=1)
-    """Most images in one call of the model."""
+    """Maximum number of images per model call."""
 
 
 class EmbeddingConfig(Section):
     """Embedding models that score without a judge; a model without a path is not loaded."""
 
     clip: EmbeddingModelConfig = EmbeddingModelConfig()
-    """CLIP or SigLIP, for clip_text and clip_direction, which share it."""
+    """CLIP or SigLIP, shared by clip_text and clip_direction."""
     dino: EmbeddingModelConfig = EmbeddingModelConfig()
     """DINOv2 or DINOv3, for dino_background."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs (or a share of one) that Ray reserves for the reward pool, where these models run; cluster.mode ray."""
+    """GPUs (or a share of one) that Ray reserves for the reward pool, which runs these models; cluster.mode ray."""
 
     @property
     def configured(self) -> tuple[str, ...]:
@@ -230,16 +230,16 @@ class EmbeddingConfig(Section):
 
 
 class RedisConfig(Section):
-    """The cache of judge scores; it holds nothing that a run cannot do without."""
+    """The cache of judge scores; a run can always continue without it."""
 
     mode: Literal["embedded", "url", "off"] = "embedded"
-    """embedded: a server of the run's own, started only when there is a judge; url: a shared one; off: no cache."""
+    """embedded: a server owned by the run, started only if there is a judge; url: a shared server; off: no cache."""
     url: str = ""
     """A shared server, redis://host:port/db; its password comes from LOCUS_REDIS_PASSWORD."""
     max_megabytes: int = Field(256, ge=8)
-    """Size at which the embedded server forgets what was not used for longest."""
+    """Size at which the embedded server evicts the least recently used entries."""
     timeout: float = Field(0.5, gt=0)
-    """Seconds after which a question to the cache is given up; scoring goes on without it."""
+    """Timeout of a cache request in seconds; scoring continues without the cache."""
 
     @model_validator(mode="after")
     def _url_fits(self) -> RedisConfig:
@@ -262,78 +262,77 @@ class ServiceConfig(Section):
     host: str = "127.0.0.1"
     """Address to listen on; beyond loopback LOCUS_SERVICE_TOKEN (32 characters or more) must be set."""
     port: int = Field(8460, ge=0, le=65535)
-    """Port; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     max_body_megabytes: int = Field(32, ge=1)
-    """Longest request."""
+    """Largest request body."""
     max_images: int = Field(16, ge=1)
-    """Most pictures in a request, sources included."""
+    """Maximum number of images in a request, sources included."""
     max_megapixels: float = Field(16.0, gt=0)
-    """Largest picture, by its header, before it is decoded."""
+    """Largest image, checked in its header before decoding."""
     max_total_megapixels: float = Field(64.0, gt=0)
-    """All pictures of one request, and of all requests that are scored at the same time (the others wait). Requests of
-    at most a sixteenth of it share a sixteenth of their own, so that they do not wait for larger ones."""
+    """All images of one request, and of all requests being scored at once (the others wait). Requests of at most a
+    sixteenth of it share a reserved sixteenth, so that they do not wait for larger ones."""
     max_prompt: int = Field(8192, ge=1)
     """Longest instruction in characters."""
     queue: int = Field(64, ge=1)
-    """Requests that are worked on or wait; more are answered 429."""
+    """Maximum number of requests running or waiting; further ones get 429."""
     deadline: float = Field(300.0, gt=0)
-    """Seconds for one request."""
+    """Deadline of one request in seconds."""
 
 
 class RewardsConfig(Section):
-    """What a candidate is scored by, and how scores are combined."""
+    """How a candidate is scored, and how scores are combined."""
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
     """Weight per component, -1e6 to 1e6: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
-    background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. A judge, or
-    else clip_text, replaces edit_score and edit_psnr by default."""
+    background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. By default a
+    judge, or else clip_text, replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
-    """Scorers of your own: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}. Each needs a
-    weight; those with a weight of 0 are not asked."""
+    """Your own scorers: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}. Each needs a
+    weight; a scorer with a weight of 0 is not called."""
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
-    """What a scorer of your own rewards: edit (the default), preservation (that the rest stays) or focus (where the
-    text attends). A run needs a reward for the edit, or something that keeps it."""
+    """What each of your own scorers rewards: edit (the default), preservation (that the rest is unchanged) or focus
+    (where the text attends). A run needs a reward for the edit, or something that preserves it."""
     scorer_deadline: float = Field(240.0, gt=0)
-    """Seconds that a scorer of your own may take for one group; then its process is ended and replaced, and the group's
-    candidates have no score."""
+    """Deadline of your own scorers for one group in seconds; beyond it the scorer's process is killed and replaced, and
+    the group's candidates have no score."""
     scorer_processes: int = Field(1, ge=1)
-    """Processes of each scorer of your own, each with its own copy of what the scorer loads: groups that are scored at
-    the same time."""
+    """Processes per scorer of your own, each with its own copy of what the scorer loads: the number of groups scored
+    concurrently."""
     floors: dict[str, float] = Field({})
-    """Per component, in its own unit: a group in which its standard deviation is no larger learns nothing from it, so
-    that noise is not scaled up to a reward, and nothing at all where that is so of every reward for the edit.
-    Components that are not named have a floor just above their noise."""
+    """Noise floor per component, in its own unit: a group with a standard deviation at or below it learns nothing from
+    that component, so that noise is not scaled up to a reward, and nothing at all if this holds for every reward for
+    the edit. The default of a component is just above its noise."""
     judge: JudgeConfig = JudgeConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     normalisation: Literal["none", "pooled", "minibatch"] = "none"
-    """Scale of a component before weighting: none (raw units), pooled (its within-group standard deviation
-    pooled over the step's groups; the default where a judge or CLIP is configured), minibatch (z-score over all
-    candidates of the step, the paper's wording)."""
+    """Scaling of a component before weighting: none (raw units), pooled (by its within-group standard deviation
+    pooled over the step's groups; the default if a judge or CLIP is configured), minibatch (z-score over all
+    candidates of the step, as the paper states)."""
     acd_blocks: int = Field(2, ge=1)
-    """How many of the last transformer blocks attention concentration is averaged over (paper: 10)."""
+    """Number of last transformer blocks that attention concentration is averaged over (paper: 10)."""
     min_valid: int = Field(2, ge=2)
-    """A group with fewer fully scored candidates is rejected and its task redone."""
+    """A group with fewer fully scored candidates is rejected and its task requeued."""
     min_std: float = Field(0.0, ge=0)
     """Groups whose combined reward varies by less than this get no advantages: population standard deviation, after
-    normalisation and weights (pooled, 1 is the step's own spread; `floors` has a judge's unit). 0 leaves out only flat
-    groups."""
+    normalisation and weighting (pooled: in units of the step's own spread; `floors` is in a judge's unit). 0 drops only
+    zero-variance groups."""
 
     @property
     def noise_floors(self) -> Mapping[str, float]:
-        """`floors` with the defaults of the components that it does not name."""
+        """`floors`, completed with the defaults of the components that it does not name."""
         return {**NOISE_FLOORS, **self.floors}
 
     @model_validator(mode="before")
     @classmethod
     def _judge_by_default(cls, values: Any) -> Any:
-        """Where a judge or CLIP is configured, components are pooled, and it says whether the edit was done: unless
-        normalisation and weights are given."""
+        """Default normalisation and weights if a judge or CLIP is configured: pooled, and scored by that model."""
         if not isinstance(values, Mapping) or not {"judge", "embedding"} & values.keys():
             return values
         try:
             judges = JudgeConfig.model_validate(values.get("judge", {})).configured
             embeddings = EmbeddingConfig.model_validate(values.get("embedding", {})).configured
-        except ValidationError:  # reported with its path when the field itself is read
+        except ValidationError:  # reported with its path when the field itself is validated
             return values
         edit = judges or tuple(name for name in embeddings if name == "clip_text")
         if not edit:
@@ -341,11 +340,11 @@ class RewardsConfig(Section):
         weights = {**dict.fromkeys(edit, 1.0), "background_psnr": 0.25}
         if "dino_background" in embeddings:
             weights["dino_background"] = 0.25
-        # Pooled, the weights say how much each counts, whatever the component's scale is.
+        # Pooled, weights express relative importance, whatever the component's scale.
         return {"normalisation": "pooled", "weights": weights, **values}
 
     @model_validator(mode="after")
-    def _components_are_there(self) -> RewardsConfig:
+    def _components_exist(self) -> RewardsConfig:
         taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES, *EMBEDDINGS})
         if taken:
             raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
@@ -360,9 +359,9 @@ class RewardsConfig(Section):
                 f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}"
             )
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
-        strange = sorted(set(self.floors) - known)
-        if strange:
-            raise ValueError(f"rewards.floors: unknown component {strange[0]!r}; expected some of {sorted(known)}")
+        unknown = sorted(set(self.floors) - known)
+        if unknown:
+            raise ValueError(f"rewards.floors: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
         bad = next((name for name, floor in self.floors.items() if not 0 <= floor < float("inf")), None)
         if bad is not None:
             raise ValueError(f"rewards.floors.{bad}: expected a number of at least 0, got {self.floors[bad]}")
@@ -373,14 +372,14 @@ class RewardsConfig(Section):
         if large is not None:
             raise ValueError(
                 f"rewards.weights.{large}: expected a number from {-LARGEST_WEIGHT:g} to "
-                f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the weights' ratios matter where "
+                f"{LARGEST_WEIGHT:g}, got {self.weights[large]:g}; only the ratios of weights matter where "
                 "scores are normalised"
             )
-        unasked = next((name for name in self.scorers if name not in self.weights), None)
-        if unasked is not None:
+        unweighted = next((name for name in self.scorers if name not in self.weights), None)
+        if unweighted is not None:
             raise ValueError(
-                f"rewards.scorers.{unasked}: expected a weight for it in rewards.weights, got none; "
-                f"without one it is never asked. Add --rewards.weights.{unasked} 1, or 0 to leave it "
+                f"rewards.scorers.{unweighted}: expected a weight for it in rewards.weights, got none; "
+                f"without one it is never called. Add --rewards.weights.{unweighted} 1, or 0 to leave it "
                 "unused"
             )
         weighted = {name for name, weight in self.weights.items() if weight != 0}

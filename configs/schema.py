@@ -1,7 +1,7 @@
-"""Every setting of a run, with its default, its range and what it means.
+"""Every setting of a run, with its default, range and meaning.
 
 The tree is closed (`extra="forbid"`): an unknown key is an error that suggests the nearest known one.
-Environment variables carry only secrets and paths. See `configs/load.py` for YAML and command line.
+Environment variables hold only secrets and paths. See `configs/load.py` for YAML and the command line.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class EditorConfig(Section):
     path: PathText = "shapes"
     """A diffusers folder (FLUX.1-Kontext-dev or any FluxKontextPipeline), or `shapes` for the embedded base."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen weights and of matrix work; latents, distances and advantages are always float32."""
+    """Type of the frozen weights and of matrix products; latents, distances and advantages are always float32."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is one."""
     guidance: float = Field(2.5, ge=0)
     """Embedded guidance of guidance-distilled editors (ignored by editors without it)."""
     max_text_tokens: int | None = Field(None, ge=1)
-    """Text length in tokens; None takes 12 for the embedded base and 512 otherwise."""
+    """Text length in tokens; None means 12 for the embedded base and 512 otherwise."""
     micro_batch: int | None = Field(None, ge=1)
     """Largest batch of one transformer call; None runs a whole group at once."""
     gradient_checkpointing: bool = False
@@ -52,35 +52,35 @@ class ShapesData(Section):
     seed: int = 0
     """Seed of the scenes."""
     train_tasks: int = Field(4096, ge=1)
-    """How many training tasks there are; they are visited in seeded random order."""
+    """Number of training tasks, visited in seeded random order."""
     held_out_tasks: int = Field(256, ge=0)
-    """How many tasks of `held_out_split` the base and the result are measured on."""
+    """Number of tasks of `held_out_split` on which the base and the result are evaluated."""
     held_out_split: Literal["test", "validation"] = "test"
-    """The split that is measured on; choose settings on `validation`, so that `test` says how good they are."""
+    """The evaluation split; choose settings on `validation` to keep `test` an unbiased estimate."""
     photo_folder: PathText | None = None
-    """Take backgrounds from crops of the pictures in this folder instead of the painted textures."""
+    """Take backgrounds from crops of the images in this folder instead of the procedural textures."""
 
 
 class ManifestData(Section):
-    """A user's own pictures: a JSONL manifest of source, mask and instruction."""
+    """The user's own images: a JSONL manifest of source, mask and instruction."""
 
     type: Literal["manifest"] = "manifest"
     """Which kind of data; the other kind is `shapes`."""
     path: PathText
     """The training manifest."""
     held_out_path: PathText | None = None
-    """A second manifest to measure on; None holds out the last `held_out_fraction` of the first."""
+    """A separate manifest for evaluation; None holds out the last `held_out_fraction` of the first."""
     held_out_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the manifest held out when there is no second one (at least one task if above zero); all tasks of an
-    image are on the same side."""
+    """Share of the manifest to hold out without a second one (at least one task if above zero); all tasks of an image
+    are on the same side of the split."""
     mask_polarity: Literal["edit_is_white", "edit_is_black"] | None = None
-    """What white means in mask pictures; None expects the manifest's header to say it."""
+    """The meaning of white in mask images; None reads it from the manifest's header."""
     max_faulty_fraction: float = Field(0.05, ge=0, le=1)
     """Stop before the run if more than this share of the lines is faulty."""
     follow_links: bool = False
-    """Follow links that lead out of the manifest's folder (a hub cache, DVC, git-annex), for links of your own."""
+    """Follow symbolic links out of the manifest's folder (a hub cache, DVC, git-annex); for trusted links only."""
     resolution: int | None = Field(512, ge=16)
-    """Pictures are resized to about resolution² pixels, keeping their aspect; None keeps their size."""
+    """Images are resized to about resolution² pixels, keeping their aspect ratio; None keeps their size."""
 
 
 class ExplorationConfig(Section):
@@ -89,9 +89,9 @@ class ExplorationConfig(Section):
     group_size: int = Field(8, ge=2)
     """Candidates per task, the unperturbed reference included (G)."""
     alpha_edit: float = Field(0.8, gt=0, le=1)
-    """Perturbation inside the edit mask."""
+    """Perturbation strength inside the edit mask."""
     alpha_base: float = Field(0.05, ge=0, le=1)
-    """Perturbation outside it; equal to `alpha_edit` it is global perturbation."""
+    """Perturbation strength outside it; global perturbation if equal to `alpha_edit`."""
 
 
 class SamplerConfig(Section):
@@ -102,9 +102,9 @@ class SamplerConfig(Section):
     solver: Literal["euler", "dpm2m"] = "euler"
     """First-order Euler, or second-order multistep DPM-Solver++(2M)."""
     trained_steps: tuple[int, ...] = (1, 2, 3)
-    """Steps whose one-step leap is trained: step j leads from sigma_j to sigma_{j+1}."""
+    """Steps whose one-step prediction is trained: step j goes from sigma_j to sigma_{j+1}."""
     evaluation_steps: int = Field(4, ge=1)
-    """Solver steps of held-out measurements and galleries."""
+    """Solver steps of held-out evaluations and galleries."""
 
 
 TokenMask = Literal["half", "any", "soft"]
@@ -112,15 +112,15 @@ TokenMask = Literal["half", "any", "soft"]
 
 class TokenMasksConfig(Section):
     """Which latent tokens count as editable, per use: those that the edit mask touches (`any`: no part of a mask is
-    lost, and no edited pixel is pulled back to the source), those that it covers to at least one half (`half`: thin
-    parts have no token), or each by the share that is covered (`soft`)."""
+    lost, and no edited pixel is pulled back to the source), those at least half covered (`half`: thin parts have no
+    token), or each in proportion to its coverage (`soft`)."""
 
     noise: TokenMask = "any"
     """Where candidates are perturbed."""
     distance: TokenMask = "any"
     """The edit region of the surrogate's metric."""
     preservation: TokenMask = "any"
-    """What the background term and the velocity anchor take for the edit region."""
+    """The edit region of the background term and the velocity anchor."""
     attention: TokenMask = "any"
     """The mask of attention concentration (ACD)."""
 
@@ -133,7 +133,7 @@ class AdvantageConfig(Section):
     p: float = Field(0.8, gt=0, le=2)
     """Exponent of the quasi-norm."""
     clip: float = Field(5.0, gt=0)
-    """Advantages are clipped to ± this."""
+    """Advantages are clipped to ± this value."""
     damping: float = Field(0.0, ge=0)
     """Added to the spread that advantages are divided by, in units of the combined reward: groups with little spread
     count less."""
@@ -143,7 +143,7 @@ class SurrogateConfig(Section):
     """The masked surrogate policy (arXiv 2604.09386, Eq. 13-15) and its clipped objective (Eq. 5)."""
 
     weight: float = Field(1.0, ge=0)
-    """Weight of the surrogate; 0 trains by the preservation terms alone, whatever the rewards."""
+    """Weight of the surrogate; 0 trains on the preservation terms alone, whatever the rewards."""
     anchors: int = Field(2, ge=1)
     """Anchors per group, drawn among the perturbed candidates (B)."""
     tau_edit: float = Field(0.9, gt=0)
@@ -159,10 +159,10 @@ class SurrogateConfig(Section):
 
 
 class PreservationConfig(Section):
-    """Terms that hold what must not change; all off for the paper's exact recipe.
+    """Terms that preserve what must not change; all off for the paper's exact recipe.
 
-    Weights count in units of the surrogate's gradient at the start of the run (see
-    `learner.algorithms.preservation_unit`), so that they mean the same on every editor; without a surrogate (weight 0)
+    Weights are in units of the surrogate's gradient at the start of the run (see
+    `learner.algorithms.preservation_unit`), so that they mean the same for every editor; without a surrogate (weight 0)
     they are plain factors.
     """
 
@@ -170,11 +170,11 @@ class PreservationConfig(Section):
     """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
     the run; 1 = as strong as the surrogate's."""
     background_tolerance: float = Field(0.0, ge=0)
-    """Per-token mean squared difference below which the background term is silent (a hinge)."""
+    """Per-token mean squared difference below which the background term is zero (a hinge)."""
     velocity_weight: float = Field(0.0, ge=0)
     """Weight of the velocity anchor to the frozen base, mean ||v - v_base||², in the background term's unit."""
     velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"
-    """Where the velocity anchor acts; on `edit` it holds the edit as the base makes it (preset keep_the_rest)."""
+    """Where the velocity anchor acts; `edit` preserves the base's edit (preset keep_the_rest)."""
     undone_weight: float = Field(0.0, ge=0)
     """Weight of the squared share of the base's edit that is undone inside the mask, in the background term's unit."""
 
@@ -188,15 +188,15 @@ class OptimizerConfig(Section):
     lr: float = Field(2e-3, gt=0)
     """Peak learning rate."""
     warmup_steps: int = Field(3, ge=0)
-    """Linear warm-up."""
+    """Steps of linear warm-up."""
     final_lr_fraction: float = Field(0.2, ge=0, le=1)
     """Linear decay to this share of the peak at the last step."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
-    """Decay rates of the running means of gradient and squared gradient."""
+    """Decay rates of the running means of the gradient and the squared gradient."""
     weight_decay: float = Field(1e-4, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """The gradient is scaled down to this norm where it is longer."""
+    """The gradient is clipped to this norm."""
 
 
 class LearnerConfig(Section):
@@ -207,9 +207,9 @@ class LearnerConfig(Section):
     groups_per_step: int = Field(12, ge=1)
     """Trajectory groups per optimizer step."""
     updates_per_step: int = Field(1, ge=1)
-    """Updates on the same groups; above one the ratio moves and the clip acts."""
+    """Updates on the same groups; above one the ratio departs from 1 and the clip takes effect."""
     num_workers: int = Field(1, ge=1, le=64)
-    """Learner processes that share the groups of a step and add their gradients up, on one node; cluster.mode ray."""
+    """Data-parallel learner processes, on one node, that share the groups of a step; cluster.mode ray."""
     advantage: AdvantageConfig = AdvantageConfig()
     surrogate: SurrogateConfig = SurrogateConfig()
     preservation: PreservationConfig = PreservationConfig()
@@ -217,60 +217,60 @@ class LearnerConfig(Section):
 
 
 MAX_ROLLOUT_WORKERS = 1024
-"""More are a slip of the finger: every one holds the editor."""
+"""A larger value is most likely a typo: every worker holds a copy of the editor."""
 
 
 class ClusterConfig(Section):
     """Where the work runs."""
 
     mode: Literal["ray", "inline"] = "ray"
-    """ray: rollout workers, reward pool and learner are actors; inline: the same loop in this process."""
+    """ray: rollout workers, reward pool and learner are actors; inline: the same loop in a single process."""
     address: str | None = None
-    """A running Ray cluster (`auto` or host:port); None is the cluster of the Ray job that this is, or a local one."""
+    """A running Ray cluster (`auto` or host:port); None means the enclosing Ray job's cluster, or else a local one."""
     rollout_workers: int = Field(2, ge=1, le=MAX_ROLLOUT_WORKERS)
-    """Rollout workers at the start; `python -m cluster.scale RUN --rollout-workers N` changes it in a run."""
+    """Rollout workers at the start; `python -m cluster.scale RUN --rollout-workers N` changes it during a run."""
     min_rollout_workers: int = Field(1, ge=1)
-    """The run stops when so many rollout workers were given up (max_restarts) that fewer than this are left."""
+    """The run stops when fewer worker slots than this are left, the others having been given up (max_restarts)."""
     max_restarts: int = Field(5, ge=0)
-    """How often in a row a rollout worker is started again that finishes no group; after that it is given up."""
+    """Restart policy: consecutive restarts of a rollout worker without a finished group before its slot is given up."""
     groups_in_flight: int = Field(2, ge=1)
-    """Leases that one worker may hold: one computing, the rest waiting."""
+    """Leases that one worker may hold: one computing, the rest queued."""
     staleness: int = Field(0, ge=0)
-    """How many policy versions old a group may be when it is trained on; 0 is on-policy, in order, reproducible."""
+    """Maximum age of a group in policy versions when it is trained on; 0 is on-policy, in order and reproducible."""
     publish_every: int = Field(1, ge=1)
     """Optimizer steps between two publications of the weights."""
     group_timeout: float = Field(600.0, gt=0)
-    """Seconds after which a group that did not arrive is given up and its worker replaced."""
+    """Timeout of a group in seconds; beyond it the group counts as lost and its worker is replaced."""
     max_attempts: int = Field(5, ge=1)
-    """How often the task of a lost or rejected group is redone before the run stops."""
+    """How often the task of a lost or rejected group is requeued before the run stops."""
     gpus_per_rollout_worker: float = Field(0.0, ge=0)
     """GPUs (or a share of one) that Ray reserves for each rollout worker."""
     gpus_for_learner: float = Field(0.0, ge=0)
     """GPUs (or a share of one) that Ray reserves for each learner process."""
     threads_per_process: int = Field(1, ge=1)
-    """CPU threads of each process; more than one slows small models down when processes share the cores."""
+    """CPU threads per process; more than one slows down small models when processes share the cores."""
 
 
 class CheckpointConfig(Section):
-    """Saving the whole training state."""
+    """Checkpoints of the complete training state."""
 
     every: int = Field(25, ge=1)
     """Optimizer steps between two checkpoints (the last step is always saved)."""
     keep: int = Field(2, ge=2)
-    """How many are kept."""
+    """How many checkpoints are kept."""
 
 
 class ReportConfig(Section):
-    """What a person sees."""
+    """Metrics, galleries and evaluations."""
 
     tracker: Literal["none", "tensorboard"] = "none"
-    """Also send the metrics there."""
+    """A tracker that also receives the metrics."""
     gallery_tasks: int = Field(8, ge=0)
     """Held-out tasks shown in the gallery, base against trained."""
     gallery_groups: int = Field(4, ge=0)
     """Training groups shown with all their candidates."""
     evaluate_every: int = Field(0, ge=0)
-    """Optimizer steps between held-out measurements during training; 0 measures only before and after."""
+    """Optimizer steps between held-out evaluations during training; 0 evaluates only before and after."""
 
 
 class RunConfig(Section):
@@ -281,7 +281,7 @@ class RunConfig(Section):
     folder: PathText = "runs"
     """Parent folder of all runs."""
     seed: int = Field(0, ge=0)
-    """Seed of everything that is random in the run."""
+    """Seed of all randomness in the run."""
     editor: EditorConfig = EditorConfig()
     data: Annotated[ShapesData | ManifestData, Field(discriminator="type")] = ShapesData()
     exploration: ExplorationConfig = ExplorationConfig()
@@ -312,7 +312,7 @@ class RunConfig(Section):
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
             raise ValueError(
                 f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
-                f"got {self.learner.num_workers}; set cluster.mode ray to have more"
+                f"got {self.learner.num_workers}; set cluster.mode ray for more"
             )
         if self.learner.num_workers > self.learner.groups_per_step:
             raise ValueError(
@@ -345,13 +345,13 @@ class RunConfig(Section):
             judge = getattr(self.rewards.judge, name)
             if self.redis.mode == "url" and not judge.revision:
                 raise ValueError(
-                    f"rewards.judge.{name}.revision: expected what tells this model's weights from others "
-                    "(a date or a commit), since redis.mode is url: a shared cache would mix their scores"
+                    f"rewards.judge.{name}.revision: expected an identifier of this model's weights (a date or a "
+                    "commit), since redis.mode is url: a shared cache would mix the scores of different weights"
                 )
         truth = [name for name in ("edit_score", "editscore_truth") if self.rewards.weights.get(name)]
         if self.data.type == "manifest" and truth:
             raise ValueError(
                 f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "
-                "with data.type manifest use background_psnr, acd, or edit_psnr if lines have a target"
+                "with data.type manifest, use background_psnr, acd, or edit_psnr if lines have a target"
             )
         return self

@@ -1,4 +1,4 @@
-"""The base of every section of the configuration."""
+"""The base class of every configuration section."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""Text of others in a sentence of ours: one printable line, bounded, whatever it is."""
+"""Untrusted text in messages: one printable line of bounded length, whatever it contains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def one_line(text: str, longest: int = 60) -> str:
-    """The beginning of a text: white space becomes a space, what else cannot be printed a question mark."""
+    """The beginning of a text on one line: white space becomes a space, other unprintable characters `?`."""
     line = "".join(
         letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[: longest + 1]
     )
@@ -14,15 +14,15 @@ def one_line(text: str, longest: int = 60) -> str:
 
 
 def shown(value: Any, longest: int = 80) -> str:
-    """A value, as Python writes it."""
+    """A value's repr, on one line and truncated."""
     return one_line(repr(value), longest)
 
 
 def told(error: BaseException, longest: int = 300) -> str:
-    """An exception of somebody's code: its type, and what it says."""
+    """An exception raised by foreign code: its type and its message."""
     try:
         said = str(error)
-    except Exception as another:  # the class may do anything
+    except Exception as another:  # its __str__ may do anything
         said = f"no text: {type(another).__name__}"
     line = one_line(said, longest).strip()
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

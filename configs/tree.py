@@ -1,6 +1,6 @@
 """The configuration tree as data: every section and key with its type, default and meaning.
 
-Read from the schema itself, so that help, suggestions and merging never disagree with what is accepted.
+Read from the schema, so that help, suggestions and merging never disagree with what is accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from configs.schema import RunConfig
 
 REQUIRED = object()
-"""The default of a key that has none."""
+"""The default of a key without one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Key:
 
 @dataclass(frozen=True)
 class SectionKeys:
-    """One section; `variant` is (discriminator path, value) where it exists only with that value."""
+    """One section; `variant` is (discriminator path, value) if it exists only with that value."""
 
     path: str
     doc: str
@@ -41,18 +41,18 @@ class SectionKeys:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone; without what `Annotated` adds."""
+    """The members of a union, or the annotation alone; `Annotated` is stripped."""
     found = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in found)
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether a field of this type holds further keys instead of a value."""
+    """Whether a field of this type is a section rather than a value."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
-    """The models of a section by the value of its discriminator; empty for any other field."""
+    """The models of a section by discriminator value; empty for any other field."""
     if not isinstance(field.discriminator, str):
         return {}
     name = field.discriminator
@@ -60,7 +60,7 @@ def variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The plain default (sections as mappings), or `REQUIRED`."""
+    """The default as plain data (sections as mappings), or `REQUIRED`."""
     if field.default is PydanticUndefined:
         return REQUIRED
     if isinstance(field.default, BaseModel):
@@ -69,7 +69,7 @@ def default_of(field: FieldInfo) -> Any:
 
 
 def type_words(annotation: Any) -> str:
-    """How a type reads in help and messages: `whole number`, `euler | dpm2m`, `list of whole numbers`."""
+    """A type as worded in help and messages: `whole number`, `euler | dpm2m`, `list of whole numbers`."""
     words = {int: "whole number", float: "number", str: "text", bool: "true | false", type(None): "null"}
     if annotation in words:
         return words[annotation]
@@ -92,7 +92,7 @@ def type_words(annotation: Any) -> str:
 def sections(
     model: type[BaseModel] = RunConfig, path: str = "", variant: tuple[str, str] | None = None
 ) -> Iterator[SectionKeys]:
-    """Every section in the order of the schema, the root (path "") first."""
+    """Every section in schema order, the root (path "") first."""
     keys: list[Key] = []
     below: list[tuple[Any, str, tuple[str, str] | None]] = []
     for name, field in model.model_fields.items():
@@ -112,15 +112,15 @@ def sections(
 
 
 def known_paths() -> list[str]:
-    """Every dotted path that a config may set: sections and keys, each once."""
+    """Every dotted path that a config may set, sections and keys, without duplicates."""
     found = [path for section in sections() for path in (section.path, *(key.path for key in section.keys))]
     return list(dict.fromkeys(path for path in found if path))
 
 
 def find_field(names: list[str]) -> tuple[FieldInfo | None, int]:
-    """The field that dotted names lead to, and how many of them it takes (the rest are a mapping's keys).
+    """The field at a dotted path, and how many of its names lead there (the rest are a mapping's keys).
 
-    (None, 0) where there is no such field.
+    (None, 0) if there is no such field.
     """
     models: list[type[BaseModel]] = [RunConfig]
     for depth, name in enumerate(names, start=1):
@@ -145,7 +145,7 @@ def join(path: str, name: str) -> str:
 
 
 def tag_of(field: FieldInfo, values: Any) -> str:
-    """The discriminator's value in `values`, or the default variant's."""
+    """The discriminator's value in `values`, or that of the default variant."""
     name, default = str(field.discriminator), default_of(field)
     given = values if isinstance(values, Mapping) and name in values else default
     return str(given[name]) if isinstance(given, Mapping) else ""

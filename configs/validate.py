@@ -1,4 +1,4 @@
-"""From merged layers to a checked configuration, or to one sentence per fault."""
+"""Validation of merged layers: a configuration, or one sentence per fault."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from configs.tree import find_field, members, tag_of, type_words, variants
 
 
 def validated(layers: Layers) -> RunConfig:
-    """The configuration that the layers make.
+    """The validated configuration of the layers.
 
     Raises:
-        ConfigError: with one sentence per fault.
+        ConfigError: one sentence per fault.
     """
     faults = [_sentence(path, "a number", value, layers) for path, value in _flags_for_numbers(layers.values)]
     if faults:
@@ -32,7 +32,7 @@ def validated(layers: Layers) -> RunConfig:
 
 
 def _flags_for_numbers(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every true or false that stands where a number belongs (pydantic would read it as 1 or 0)."""
+    """Every boolean in place of a number (pydantic would read it as 1 or 0)."""
     items: Any = values.items() if isinstance(values, dict) else enumerate(values)
     for name, value in items:
         here = (*path, str(name))
@@ -45,7 +45,7 @@ def _flags_for_numbers(values: Any, path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _fault(error: ErrorDetails, layers: Layers) -> str:
-    if error["type"] == "value_error":  # our validators: the sentence begins with the key that it is about
+    if error["type"] == "value_error":  # our validators: the message begins with its key
         sentence = error["msg"].removeprefix("Value error, ")
         return f"{sentence} (set by {layers.origin(sentence.partition(':')[0])})"
     location = [str(part) for part in error["loc"]]
@@ -63,7 +63,7 @@ def _fault(error: ErrorDetails, layers: Layers) -> str:
 
 
 def _variant_fault(error: ErrorDetails, section: FieldInfo, name: str, below: list[str], layers: Layers) -> str:
-    """The sentence about a section with variants; `below` is the location inside the variant."""
+    """The message for a section with variants; `below` is the location inside the variant."""
     path, choices = ".".join([name, *below]), variants(section)
     if not below and error["type"] != "union_tag_invalid":
         return _sentence(name, "a section of keys and values", error["input"], layers)
@@ -75,11 +75,11 @@ def _variant_fault(error: ErrorDetails, section: FieldInfo, name: str, below: li
             f"(set by {layers.origin(path)}); add --{where} {owner} or remove it"
         )
     if error["type"] == "missing":
-        return f"{path}: expected a value, seen none; {where} {tag} needs one, for example --{path} VALUE"
+        return f"{path}: expected a value, got none; {where} {tag} requires one, for example --{path} VALUE"
     if error["type"] == "union_tag_invalid":
         return _sentence(where, " or ".join(choices), tag, layers)
     return _sentence(path, expectation(error), error["input"], layers)
 
 
-def _sentence(path: str, expected: str, seen: Any, layers: Layers) -> str:
-    return f"{path}: expected {expected}, seen {shown(seen)} (set by {layers.origin(path)})"
+def _sentence(path: str, expected: str, got: Any, layers: Layers) -> str:
+    return f"{path}: expected {expected}, got {shown(got)} (set by {layers.origin(path)})"

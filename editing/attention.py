@@ -1,4 +1,4 @@
-"""How much of the text's attention falls inside the edit mask, without materialising the attention.
+"""Share of the text's attention inside the edit mask, without materialising the attention.
 
 Attention concentration (ACD), RC-GRPO-Editing, arXiv 2604.09386, Eq. 16-18. Each valid text token's attention
 over the N generated image tokens sums to one, so its mass inside the mask is an attention call whose value is
@@ -15,7 +15,7 @@ from editing.token_mask import at_least_float32, checked_token_mask
 def attention_concentration(text_query: Tensor, image_key: Tensor, edit_mask: Tensor, text_valid: Tensor) -> Tensor:
     """ACD [B] of one block and step: N / |M| * mass inside M, mean over valid text tokens and heads.
 
-    Range [0, N / |M|]; 1 = attention spread evenly over the picture. Equal to Eq. 16-18 of arXiv 2604.09386
+    Range [0, N / |M|]; 1 = attention spread evenly over the image. Equal to Eq. 16-18 of arXiv 2604.09386
     without its eps, since the rows are renormalised over the N generated tokens. Computed in float32 at
     least, whatever the dtype of the inputs; memory stays linear in N where a fused attention kernel is
     available.
@@ -34,7 +34,7 @@ def attention_concentration(text_query: Tensor, image_key: Tensor, edit_mask: Te
     query, key = _never_overflowing(text_query, image_key)
     masks = edit_mask[None] if edit_mask.ndim == 1 else edit_mask
     if masks.shape not in ((1, tokens), (batch, tokens)):
-        raise ValueError(f"edit_mask must be [{tokens}] or [{batch}, {tokens}]; seen {list(edit_mask.shape)}.")
+        raise ValueError(f"edit_mask: expected [{tokens}] or [{batch}, {tokens}], got {list(edit_mask.shape)}.")
     masks = checked_token_mask(masks.reshape(-1), masks.numel(), like=query).view(masks.shape)
     area = masks.sum(dim=-1)
     if not bool((area > 0).all()):
@@ -52,7 +52,7 @@ def attention_concentration(text_query: Tensor, image_key: Tensor, edit_mask: Te
 def attention_map(text_query: Tensor, image_key: Tensor, text_valid: Tensor) -> Tensor:
     """Mean attention of the valid text tokens and all heads over the image tokens [B, N]; rows sum to one.
 
-    For pictures in a gallery: it materialises the attention of one head at a time. (N / |M|) times its sum
+    For images in a gallery: it materialises the attention of one head at a time. (N / |M|) times its sum
     inside M is `attention_concentration`. Arguments and errors as there.
     """
     weight = _token_weights(text_query, image_key, text_valid)
@@ -82,14 +82,14 @@ def _token_weights(text_query: Tensor, image_key: Tensor, text_valid: Tensor) ->
         or text_query.shape[3] != image_key.shape[3]
     ):
         raise ValueError(
-            "text_query must be [B, H, V, D] and image_key [B, H, N, D] with the same B, H and D; seen "
+            "expected text_query [B, H, V, D] and image_key [B, H, N, D] with the same B, H and D, got "
             f"{list(text_query.shape)} and {list(image_key.shape)}."
         )
     expected = (text_query.shape[0], text_query.shape[2])
     if text_valid.shape != expected:
-        raise ValueError(f"text_valid must be [B, V] = {list(expected)}; seen {list(text_valid.shape)}.")
+        raise ValueError(f"text_valid: expected [B, V] = {list(expected)}, got {list(text_valid.shape)}.")
     if text_valid.dtype != torch.bool and not bool(((text_valid == 0) | (text_valid == 1)).all()):
-        raise ValueError("text_valid must be 0 or 1 (True for text tokens, False for padding); got other values.")
+        raise ValueError("text_valid: expected 0 or 1 (True for text tokens, False for padding), got other values.")
     valid = text_valid.to(device=text_query.device, dtype=at_least_float32(text_query).dtype)
     count = valid.sum(dim=-1, keepdim=True)
     if not bool((count > 0).all()):

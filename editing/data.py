@@ -1,4 +1,4 @@
-"""Opens the tasks of a run: what is trained on, and what is held out to measure on."""
+"""The tasks of a run: the training set and the held-out set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from editing.shapes.dataset import ShapesDataset
 from editing.task import EditTask, TaskSource
 
 CHECKED = ".checked"
-"""Folder beside the runs that keeps what was found in manifests; it may be deleted at any time."""
+"""Folder beside the runs that caches the results of manifest checks; it may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tasks:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Equal exactly when two runs train and measure on the same tasks."""
+        """Equal exactly when two runs train and evaluate on the same tasks."""
         return {"train": self.train.fingerprint, "held_out": self.held_out.fingerprint}
 
 
@@ -58,11 +58,11 @@ class ResizedTasks:
 
     def __init__(self, source: TaskSource, indices: Sequence[int], side: int | None, multiple: int) -> None:
         self.source, self.indices, self.side, self.multiple = source, indices, side, multiple
-        # A group's task is asked for several times in a row, and decoding a photograph takes a tenth of a second.
+        # A group's task is requested several times in a row, and decoding a photograph takes 0.1 s.
         self._task = lru_cache(maxsize=2)(self._load)
 
     def __reduce__(self) -> tuple[type[ResizedTasks], tuple[object, ...]]:
-        return ResizedTasks, (self.source, self.indices, self.side, self.multiple)  # without what is decoded already
+        return ResizedTasks, (self.source, self.indices, self.side, self.multiple)  # without the decoded task
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -96,12 +96,12 @@ def pixel_multiple(editor_path: str) -> int:
 
 
 def open_tasks(config: RunConfig) -> Tasks:
-    """The training and held-out tasks that the configuration names.
+    """The configured training and held-out tasks.
 
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
             target that a reward needs.
-        TaskError: when a picture in `data.photo_folder` is faulty.
+        TaskError: an image in `data.photo_folder` is faulty.
     """
     data = config.data
     if isinstance(data, ShapesData):

@@ -24,7 +24,7 @@ Solver = Literal["euler", "dpm2m"]
 
 
 MAX_STRETCH = 10.0
-"""Longest step of `dpm2m`, in lengths of the one before it, that is corrected by that one's slope."""
+"""Longest step of `dpm2m`, relative to the one before it, that is corrected by that one's slope."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: T
     """x at sigma_next: x + (sigma_next - sigma) * v.
 
     Bit-equal to the step of diffusers' FlowMatchEulerDiscreteScheduler, and the same function in rollout and
-    training: that is why an anchor's leap reproduces the stored state.
+    training: that is why an anchor's one-step prediction reproduces the stored state.
 
     Args:
         x: [B, N, C]; half precision is taken to float32 first.
@@ -47,7 +47,7 @@ def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: T
         sigma: a number, or one per sample [B]; rounded to the dtype of x first, as the grid is.
         sigma_next: likewise.
     """
-    # In half precision a short step would vanish in the rounding of the state.
+    # In half precision a short step would be lost in the rounding of the state.
     x = at_least_float32(x)
     return x + (_per_sample(sigma_next, x) - _per_sample(sigma, x)) * velocity.to(x.dtype)
 
@@ -77,7 +77,7 @@ def leap(velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_n
     x_prev = at_least_float32(x_prev)
     if not bool((_per_sample(sigma_next, x_prev) < _per_sample(sigma_prev, x_prev)).all()):
         raise ValueError(
-            f"a leap goes down the noise levels: expected sigma_next below sigma_prev, got "
+            f"a one-step prediction goes down the noise levels: expected sigma_next below sigma_prev, got "
             f"{sigma_next} after {sigma_prev}."
         )
     sigma = _per_sample(sigma_prev, x_prev).reshape(-1).expand(x_prev.shape[0])
@@ -98,7 +98,7 @@ def integrate(
     with lambda = log((1 - sigma) / sigma). The first step and a last one that reaches sigma = 0 are Euler
     steps (lambda is infinite there), so the order is 2 within (0, 1) and 2 up to a logarithm on [0, 1]; so is one
     that is more than `MAX_STRETCH` times as long as the one before. Its
-    states differ from a leap's, so theta_old leaps must be recomputed.
+    states differ from one-step predictions, so those of theta_old must be recomputed.
 
     Args:
         velocity: (x [B, N, C], sigma [B]) -> v [B, N, C].
@@ -112,12 +112,12 @@ def integrate(
         ValueError: for a bad grid, solver, step, or a velocity of another shape than x.
     """
     if solver not in get_args(Solver):
-        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; seen {solver!r}.")
+        raise ValueError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}.")
     grid = _checked_grid(sigmas)
     steps = len(grid) - 1
     outside = sorted(step for step in keep if not 0 <= step <= steps)
     if outside:
-        raise ValueError(f"kept steps must be in 0..{steps} for {steps} solver steps; seen {outside}.")
+        raise ValueError(f"kept steps: expected values in 0..{steps} for {steps} solver steps, got {outside}.")
     x = at_least_float32(noise)
     sigmas = sigmas.to(device=x.device, dtype=x.dtype)
     states = {0: x} if 0 in keep else {}
@@ -135,7 +135,7 @@ def integrate(
 
 
 def takes_euler_step(solver: Solver, sigmas: Tensor, step: int) -> bool:
-    """Whether step j of `integrate` is an Euler step, so that its result is that of a leap.
+    """Whether step j of `integrate` is an Euler step, so that its result is a one-step prediction (`leap`).
 
     All are with `euler`. With `dpm2m` the first, the second after a start at sigma = 1 (where the correction vanishes),
     one that reaches sigma = 0, and one after a step that was too short to tell a slope.
@@ -156,7 +156,7 @@ def _correction(grid: list[float], step: int) -> float:
         return 0.0
     h = _log_ratio(grid[step + 1]) - _log_ratio(grid[step])
     h_prev = _log_ratio(grid[step]) - _log_ratio(grid[step - 1])
-    # Two nearly equal noise levels: the difference of their clean estimates is rounding, h / h_prev would magnify it.
+    # Two nearly equal noise levels: their clean estimates differ by rounding error, which h / h_prev amplifies.
     if h > MAX_STRETCH * h_prev:
         return 0.0
     return (1 - grid[step + 1] / grid[step]) * h / (2 * h_prev)
@@ -171,8 +171,8 @@ def _evaluate(velocity: Velocity, x: Tensor, sigma: Tensor) -> Tensor:
     v = velocity(x, sigma)
     if v.shape != x.shape:
         raise ValueError(
-            f"velocity must return the shape of its input, {list(x.shape)}; seen {list(v.shape)}. "
-            "A velocity over the reference tokens too must be cut to the generated ones."
+            f"velocity: expected the shape of its input, {list(x.shape)}, got {list(v.shape)}. "
+            "Slice a velocity that includes the reference tokens to the generated ones."
         )
     return v.to(x.dtype)
 
@@ -183,18 +183,18 @@ def _per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     if value.ndim == 0:
         return value
     if value.shape != x.shape[:1]:
-        raise ValueError(f"sigma must be a number or one value per sample, [{x.shape[0]}]; seen {list(value.shape)}.")
+        raise ValueError(f"sigma: expected a number or one value per sample, [{x.shape[0]}], got {list(value.shape)}.")
     return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _checked_grid(sigmas: Tensor) -> list[float]:
     if sigmas.ndim != 1 or sigmas.shape[0] < 2:
-        raise ValueError(f"sigmas must be [T+1] with T >= 1; seen {list(sigmas.shape)}.")
+        raise ValueError(f"sigmas: expected [T+1] with T >= 1, got {list(sigmas.shape)}.")
     grid: list[float] = sigmas.tolist()
     falling = all(a > b for a, b in pairwise(grid))
     if not (falling and grid[0] <= 1.0 and grid[-1] >= 0.0):
         raise ValueError(
-            "sigmas must fall strictly within [0, 1] (1 = noise, 0 = image); seen "
+            "sigmas: expected strictly falling values in [0, 1] (1 = noise, 0 = image), got "
             + ", ".join(f"{value:g}" for value in grid)
             + "."
         )

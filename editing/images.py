@@ -1,4 +1,4 @@
-"""Picture files to uint8 RGB, with every doubt answered before a pixel is decoded."""
+"""Decoding of image files to uint8 RGB, validated as far as possible before any pixel is decoded."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from editing.colour import to_srgb
 from editing.task import Image, TaskError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""The only decoders that are ever asked: each further one is a further way in for a hostile file."""
+"""The only enabled decoders: each further one increases the attack surface for hostile files."""
 
 MAX_PIXELS = 16_000_000
 """Default cap on height × width, compared with the header before decoding."""
@@ -32,10 +32,10 @@ DECODE_ERRORS = (
 
 
 def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of a picture file, refused unread when larger than its pixels could ever need.
+    """The bytes of an image file, rejected unread if larger than its pixels could ever need.
 
-    Eight bytes hold a pixel of the widest kind (RGBA, 16 bit), so a file beyond that is not a picture
-    that `decode_image` would take.
+    A pixel of the widest kind (RGBA, 16 bit) takes eight bytes, so `decode_image` would not accept a larger
+    file.
 
     Raises:
         TaskError: not a regular file, too large, or unreadable.
@@ -52,47 +52,47 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 class PictureTooLarge(TaskError):
-    """A picture of more pixels than allowed, refused by its header."""
+    """An image with too many pixels, rejected by its header."""
 
 
 def picture_size(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) as stored, by the header alone: nothing is decoded, no EXIF orientation applied.
+    """(width, height) as stored, from the header alone: nothing is decoded, no EXIF orientation applied.
 
     Raises:
         PictureTooLarge: more than `max_pixels`.
-        TaskError: no PNG, JPEG or WebP, or damaged.
+        TaskError: not a PNG, JPEG or WebP file, or damaged.
     """
     return _opened(data, name, max_pixels).size
 
 
 def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Image:
-    """The decoded, upright picture in its own mode; format, frames and size are checked on the header.
+    """The decoded, upright image in its own mode; format, frames and size are checked on the header.
 
     EXIF orientation is applied, so sizes are those that a viewer shows. Of an MPO (a phone's JPEG with
-    an embedded second picture) the first picture is taken; animations are refused.
+    an embedded second image) the first image is used; animations are rejected.
 
     Args:
         data: the file's bytes.
-        name: what to call it in messages.
+        name: its name in messages.
         max_pixels: cap on height × width.
 
     Raises:
         PictureTooLarge: too many pixels.
-        TaskError: no PNG, JPEG or WebP; animated; damaged.
+        TaskError: not a PNG, JPEG or WebP file; animated; damaged.
     """
     return _turned(data, name, max_pixels)[0]
 
 
 def _turned(data: bytes, name: str, max_pixels: int) -> tuple[PIL.Image, int]:
-    """The upright picture, and the EXIF orientation that it was turned by (1: not at all)."""
-    picture = _opened(data, name, max_pixels)
+    """The upright image, and the EXIF orientation that was applied (1: none)."""
+    image = _opened(data, name, max_pixels)
     try:
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
-            raise TaskError(f"{name} must be a still picture; it is an animation.")
-        picture.load()
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        ImageOps.exif_transpose(picture, in_place=True)
-        return picture, orientation if orientation in range(2, 9) else 1
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise TaskError(f"{name} must be a still image; it is an animation.")
+        image.load()
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image, orientation if orientation in range(2, 9) else 1
     except DECODE_ERRORS as error:
         if isinstance(error, TaskError):
             raise
@@ -100,39 +100,39 @@ def _turned(data: bytes, name: str, max_pixels: int) -> tuple[PIL.Image, int]:
 
 
 def _opened(data: bytes, name: str, max_pixels: int) -> PIL.Image:
-    """The picture with its header read and its size checked."""
+    """The image, with its header read and its size checked."""
     try:
-        picture = PIL.open(io.BytesIO(data), formats=FORMATS)
+        image = PIL.open(io.BytesIO(data), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
         raise TaskError(f"{name} must be a PNG, JPEG or WebP file; its content is none of them.") from error
     except PIL.DecompressionBombError as error:
         raise PictureTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces more.") from error
     except DECODE_ERRORS as error:
         raise TaskError(f"{name} is damaged: {error}.") from error
-    width, height = picture.size
+    width, height = image.size
     if width * height > max_pixels:
         raise PictureTooLarge(
             f"{name} must have at most {max_pixels:,} pixels; its header announces {width} × {height}."
         )
-    return picture
+    return image
 
 
-def eight_bit_gray(picture: PIL.Image) -> Image | None:
-    """uint8 [H, W] of a one-channel picture of more than 8 bits (value / 257, rounded); None for others."""
-    if not picture.mode.startswith("I"):
+def eight_bit_gray(image: PIL.Image) -> Image | None:
+    """uint8 [H, W] of a one-channel image with more than 8 bits (value / 257, rounded); None for others."""
+    if not image.mode.startswith("I"):
         return None
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(image).astype(np.int64)
     return ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as its file means it.
+    """A decoded image file.
 
     Attributes:
         image: uint8 sRGB [H, W, 3], upright.
-        orientation: the EXIF orientation that it was turned by, 2 to 8; 1 where it was not.
-        profile: name of the colour profile that was converted to sRGB; None where there was none, or it was sRGB.
+        orientation: the EXIF orientation that was applied, 2 to 8; 1 if none.
+        profile: name of the colour profile that was converted to sRGB; None if there was none, or it was sRGB.
     """
 
     image: Image
@@ -154,27 +154,27 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     high byte.
 
     Raises:
-        TaskError: as `open_picture`, a mode that none of the rules covers, or a colour profile that does not fit.
+        TaskError: as `open_picture`, a mode not covered by these rules, or a colour profile that does not fit.
     """
-    picture, orientation = _turned(data, name, max_pixels)
-    profile = picture.info.get("icc_profile")
-    gray = eight_bit_gray(picture)
+    image, orientation = _turned(data, name, max_pixels)
+    profile = image.info.get("icc_profile")
+    gray = eight_bit_gray(image)
     if gray is not None:
-        picture = PIL.fromarray(gray)
-    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
-        raise TaskError(f"{name} must be gray, palette, RGB, RGBA or CMYK; its mode is {picture.mode}. Save it as RGB.")
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    if picture.mode in ("1", "LA"):
-        picture = picture.convert("L")
-    elif picture.mode not in ("L", "CMYK"):
-        picture = _in_mode("RGB", _in_mode("RGBA", picture) if alpha is not None else picture)
-    picture, described = to_srgb(picture, profile, name)
-    picture = _in_mode("RGB", picture)
+        image = PIL.fromarray(gray)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
+        raise TaskError(f"{name} must be gray, palette, RGB, RGBA or CMYK; its mode is {image.mode}. Save it as RGB.")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if image.mode in ("1", "LA"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "CMYK"):
+        image = _in_mode("RGB", _in_mode("RGBA", image) if alpha is not None else image)
+    image, described = to_srgb(image, profile, name)
+    image = _in_mode("RGB", image)
     if alpha is not None:
-        picture = PIL.composite(picture, PIL.new("RGB", picture.size, (255, 255, 255)), alpha)
-    return Decoded(np.array(picture), orientation, described)
+        image = PIL.composite(image, PIL.new("RGB", image.size, (255, 255, 255)), alpha)
+    return Decoded(np.array(image), orientation, described)
 
 
-def _in_mode(mode: str, picture: PIL.Image) -> PIL.Image:
-    """The picture in a mode; Pillow would copy one that is in it already, and let no other thread run meanwhile."""
-    return picture if picture.mode == mode else picture.convert(mode)
+def _in_mode(mode: str, image: PIL.Image) -> PIL.Image:
+    """The image in a mode; if it already has it, Pillow would copy it and hold the GIL meanwhile."""
+    return image if image.mode == mode else image.convert(mode)

@@ -1,6 +1,6 @@
 """Masks: from files and run lengths to pixels, and from pixels to latent tokens.
 
-Polarity never travels silently. A mask file says which pixels are white; only together with a stated
+Polarity is always explicit. A mask file says which pixels are white; only together with a stated
 `MaskPolarity` does it become an edit mask (True = editable).
 """
 
@@ -24,13 +24,13 @@ BINARY_TOLERANCE = 16
 
 
 STRIP = 256
-"""Rows of a mask that are taken to numbers at a time."""
+"""Rows of a mask that are converted to float64 at a time."""
 
 
 def to_edit_mask(white: PixelMask, polarity: MaskPolarity) -> PixelMask:
     """bool [H, W], True = editable, of a mask's white pixels under the stated polarity."""
     if polarity not in POLARITIES:
-        raise TaskError(f"mask polarity must be one of {', '.join(POLARITIES)}; seen {polarity!r}.")
+        raise TaskError(f"mask polarity: expected one of {', '.join(POLARITIES)}, got {polarity!r}.")
     return white if polarity == "edit_is_white" else ~white
 
 
@@ -42,11 +42,11 @@ def area_coverage(mask: PixelMask, grid: tuple[int, int]) -> NDArray[np.float64]
     Example: a mask row [1, 0, 0] on two cells (1.5 pixels each) gives [2/3, 0].
     """
     if mask.ndim != 2 or mask.dtype != np.bool_ or 0 in mask.shape:
-        raise TaskError(f"a mask must be bool [H, W], not empty; seen {mask.dtype} {list(mask.shape)}.")
+        raise TaskError(f"mask: expected bool [H, W], not empty, got {mask.dtype} {list(mask.shape)}.")
     if min(grid) < 1:
-        raise TaskError(f"a grid must have at least one row and one column; seen {grid}.")
+        raise TaskError(f"grid: expected at least one row and one column, got {grid}.")
     rows, columns = grid
-    # In strips, since the float64 of a photograph's mask take a hundred megabytes.
+    # In strips, since a photograph's mask takes 100 MB as float64.
     strips = (mask[start : start + STRIP].astype(np.float64) for start in range(0, mask.shape[0], STRIP))
     return _pool_axis(np.concatenate([_pool_axis(strip, 1, columns) for strip in strips]), 0, rows)
 
@@ -65,13 +65,13 @@ def _pool_axis(values: NDArray[np.float64], axis: int, cells: int) -> NDArray[np
 def threshold_coverage(coverage: NDArray[np.float64], threshold: float = 0.5) -> PixelMask:
     """bool, the shape of `coverage`: cells covered to at least `threshold`, but always at least one.
 
-    Where no cell passes, the one of largest coverage does (the first in row-major order among equals).
+    If no cell reaches it, the one of largest coverage is taken (the first in row-major order among equals).
 
     Raises:
         TaskError: a threshold outside (0, 1], or nothing covered at all.
     """
     if not 0 < threshold <= 1:
-        raise TaskError(f"the threshold must lie in (0, 1]; seen {threshold}.")
+        raise TaskError(f"threshold: expected a value in (0, 1], got {threshold}.")
     if coverage.max() <= 0:
         raise TaskError("the mask is empty: at least one pixel must be editable (True).")
     chosen = coverage >= threshold - 1e-9  # a share that is exactly the threshold passes in spite of rounding
@@ -81,9 +81,9 @@ def threshold_coverage(coverage: NDArray[np.float64], threshold: float = 0.5) ->
 
 
 def loses_a_part(coverage: NDArray[np.float64], chosen: PixelMask) -> bool:
-    """Whether a connected part of the cells that a mask touches has no chosen cell: thin parts are covered too little.
+    """Whether a connected part of the cells that a mask touches has no chosen cell, as thin parts may.
 
-    Cells are connected where they share a side; parts of a mask that lie closer together than a cell are one.
+    Cells that share a side are connected; parts of a mask closer together than a cell are one.
     Example: coverage [[1, 0, 0.2]] and the cells of one half and more lose the second part.
     """
     touched = coverage > 1e-9
@@ -96,7 +96,7 @@ def loses_a_part(coverage: NDArray[np.float64], chosen: PixelMask) -> bool:
 
 
 def _along(reached: PixelMask, touched: PixelMask, axis: int, backwards: bool = False) -> PixelMask:
-    """All touched cells that a reached one has no untouched cell before, in one direction of an axis."""
+    """All touched cells reachable from a reached one through touched cells, in one direction of an axis."""
     if backwards:
         return np.flip(_along(np.flip(reached, axis), np.flip(touched, axis), axis), axis)
     shape = (-1, 1) if axis == 0 else (1, -1)
@@ -124,7 +124,7 @@ def pool_mask(edit_mask: PixelMask, grid: tuple[int, int], threshold: float = 0.
 
 
 TokenMask = Literal["half", "any", "soft"]
-"""Which tokens count as editable: covered to one half, touched at all, or each by the share that is covered."""
+"""Which tokens count as editable: at least half covered, touched at all, or each in proportion to its coverage."""
 
 
 def token_mask(edit_mask: PixelMask, grid: tuple[int, int], kind: TokenMask) -> torch.Tensor:
@@ -161,34 +161,32 @@ def token_mask(edit_mask: PixelMask, grid: tuple[int, int], kind: TokenMask) -> 
 def load_mask_png(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> PixelMask:
     """bool [H, W], True = white, of a black-and-white PNG (any mode whose colours are gray).
 
-    Every value must be near black or near white: a soft or antialiased mask is refused, because where
-    to cut it is the owner's decision. Say which colour is editable with `to_edit_mask`.
+    Every value must be near black or near white: a soft or antialiased mask is rejected, because its
+    threshold is the owner's decision. Apply the polarity with `to_edit_mask`.
 
     Args:
         source: the file, or its bytes.
         max_pixels: cap on height × width, compared with the header before decoding.
 
     Raises:
-        TaskError: no PNG, damaged, too large, coloured, transparent, or not black and white.
+        TaskError: not a PNG, damaged, too large, coloured, transparent, or not black and white.
     """
     name = f"mask {source}" if isinstance(source, Path) else "the mask"
     data = read_file(source, max_pixels) if isinstance(source, Path) else source
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise TaskError(f"{name} must be a PNG file; its content is not. (JPEG blurs the edges of a mask.)")
-    picture = open_picture(data, name, max_pixels)
-    gray = eight_bit_gray(picture)
+    image = open_picture(data, name, max_pixels)
+    gray = eight_bit_gray(image)
     if gray is None:
-        rgba = np.asarray(picture.convert("RGBA"))
+        rgba = np.asarray(image.convert("RGBA"))
         if (rgba[..., 3] != 255).any():
             raise TaskError(f"{name} must not be transparent; save it in black and white without alpha.")
         if (rgba[..., :1] != rgba[..., 1:3]).any():
             raise TaskError(f"{name} must be black and white; it has colours.")
         gray = rgba[..., 0]
     if 0 < gray.max() <= BINARY_TOLERANCE:
-        # 0 and 1, or class labels: taken as they are, everything would count as black.
-        raise TaskError(
-            f"{name} must have the values 0 and 255; its largest is {gray.max()}. Scale what is white to 255."
-        )
+        # 0 and 1, or class labels: unscaled, everything would count as black.
+        raise TaskError(f"{name} must have the values 0 and 255; its largest is {gray.max()}. Scale white to 255.")
     between = (gray > BINARY_TOLERANCE) & (gray < 255 - BINARY_TOLERANCE)
     if between.any():
         raise TaskError(
@@ -203,24 +201,24 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> PixelMask:
     """bool [height, width], True = 1, of a COCO run-length mask, compressed or not.
 
     `rle` is {"size": [height, width], "counts": text or list}; runs go down the columns and start with
-    zeros. Size and run lengths are checked before anything of the mask's size is allocated.
+    zeros. Size and run lengths are checked before the mask is allocated.
 
     Raises:
-        TaskError: wrong keys or types, another size than height × width, runs that do not fill it.
+        TaskError: wrong keys or types, a size other than height × width, runs that do not fill it.
     """
     if not isinstance(rle, Mapping) or set(rle) != {"size", "counts"}:
-        seen = sorted(map(str, rle)) if isinstance(rle, Mapping) else type(rle).__name__
-        raise TaskError(f"an RLE must have the keys size and counts; seen {seen}.")
+        got = sorted(map(str, rle)) if isinstance(rle, Mapping) else type(rle).__name__
+        raise TaskError(f"RLE: expected the keys size and counts, got {got}.")
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int]:
-        raise TaskError(f"the RLE's size must be [height, width] in whole numbers; seen {size!r:.60}.")
+        raise TaskError(f"the RLE's size: expected [height, width] in whole numbers, got {size!r:.60}.")
     if tuple(size) != (height, width):
-        raise TaskError(f"the RLE's size must be that of the picture, [{height}, {width}]; seen {list(size)!r:.60}.")
+        raise TaskError(f"the RLE's size: expected that of the image, [{height}, {width}], got {list(size)!r:.60}.")
     runs = _uncompressed_runs(counts) if isinstance(counts, list) else _compressed_runs(counts)
     pixels = height * width
     for run in runs:
         if not 0 <= run <= pixels:
-            raise TaskError(f"the RLE's runs must lie in 0..{pixels} ({height} × {width}); seen {run!r:.60}.")
+            raise TaskError(f"the RLE's runs: expected values in 0..{pixels} ({height} × {width}), got {run!r:.60}.")
     if sum(runs) != pixels:
         raise TaskError(f"the RLE's runs must add up to {height} × {width} = {pixels}; they add up to {sum(runs)}.")
     ones = np.arange(len(runs)) % 2 == 1
@@ -228,10 +226,10 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> PixelMask:
 
 
 def looks_row_major(white: PixelMask) -> bool:
-    """Whether a decoded run-length mask is a scattered one that would be compact, had its runs gone along the rows.
+    """Whether a decoded run-length mask is scattered but would be compact if its runs were row-major.
 
     Compact means an outline not much longer than that of the bounding box: runs read in the wrong direction make
-    stripes. A square or nearly square mask becomes its mirror image, sheared, and nothing can be said.
+    stripes. A square or nearly square mask becomes its sheared mirror image, which this cannot detect.
     """
     height, width = white.shape
     if height == width or not white.any():
@@ -252,23 +250,23 @@ def _outline(mask: PixelMask) -> float:
 def _uncompressed_runs(counts: list[Any]) -> list[int]:
     for run in counts:
         if type(run) is not int:
-            raise TaskError(f"the RLE's counts must be whole numbers; seen {run!r:.60}.")
+            raise TaskError(f"the RLE's counts: expected whole numbers, got {run!r:.60}.")
     return counts
 
 
 def _compressed_runs(counts: object) -> list[int]:
-    """The run lengths in a compressed COCO string: base-32 digits, low first, from the third run on as
-    the difference to the run two before (the format of cocoapi's maskApi.c)."""
-    if isinstance(counts, bytes):  # what pycocotools itself returns
+    """The run lengths of a compressed COCO string: base-32 digits, low first; from the third run on, the
+    difference from the run two before (the format of cocoapi's maskApi.c)."""
+    if isinstance(counts, bytes):  # as returned by pycocotools
         counts = counts.decode("latin-1")
     if not isinstance(counts, str):
-        raise TaskError(f"the RLE's counts must be a list or a text; seen {type(counts).__name__}.")
+        raise TaskError(f"the RLE's counts: expected a list or text, got {type(counts).__name__}.")
     runs: list[int] = []
     value = digits = 0
     for letter in counts:
         code = ord(letter) - 48
-        if not 0 <= code < 64 or digits == 7:  # seven digits hold every run that a picture can have
-            raise TaskError(f"the RLE's counts are no COCO string: {letter!r} cannot stand where it does.")
+        if not 0 <= code < 64 or digits == 7:  # seven digits suffice for every run of an image
+            raise TaskError(f"the RLE's counts are not a COCO string: {letter!r} is not valid where it stands.")
         value |= (code & 31) << (5 * digits)
         digits += 1
         if not code & 32:

@@ -1,4 +1,4 @@
-"""Initial noise of a group: one reference, and candidates that differ from it mostly inside the edit mask.
+"""Initial noise of a group: one reference, and candidates that differ from it mainly inside the edit mask.
 
 Region-decoupled perturbation (RDP), RC-GRPO-Editing, arXiv 2604.09386, Eq. 10-11:
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from editing.token_mask import at_least_float32, checked_token_mask
 
 REFERENCE_INDEX = 0
-"""Place of the unperturbed reference in every group; it is a candidate but never an anchor."""
+"""Index of the unperturbed reference in every group; it is a candidate but never an anchor."""
 
 
 def perturb(reference: Tensor, delta: Tensor, edit_mask: Tensor, alpha_edit: float, alpha_base: float) -> Tensor:
@@ -41,10 +41,10 @@ def perturb(reference: Tensor, delta: Tensor, edit_mask: Tensor, alpha_edit: flo
     _check_strength("alpha_edit", alpha_edit)
     _check_strength("alpha_base", alpha_base)
     if not (reference.is_floating_point() and delta.is_floating_point()):
-        raise ValueError(f"noise must be floating point; got {reference.dtype} and {delta.dtype}.")
+        raise ValueError(f"noise: expected floating point, got {reference.dtype} and {delta.dtype}.")
     if reference.ndim != 2 or delta.shape[-2:] != reference.shape:
         raise ValueError(
-            f"reference must be [N, C] and delta [..., N, C]; seen {list(reference.shape)} and {list(delta.shape)}."
+            f"expected reference [N, C] and delta [..., N, C], got {list(reference.shape)} and {list(delta.shape)}."
         )
     mask = checked_token_mask(edit_mask, reference.shape[0], like=reference)[:, None]
     # In this form equal strengths ignore the mask exactly.
@@ -79,7 +79,7 @@ def region_decoupled_noise(
     """
     _check_group_size(group_size)
     if generator.device.type != "cpu":
-        raise ValueError(f"generator must live on the CPU; seen one on {generator.device}.")
+        raise ValueError(f"generator: expected one on the CPU, got one on {generator.device}.")
     reference = at_least_float32(reference)
     delta = torch.randn((group_size - 1, *reference.shape), generator=generator, dtype=torch.float32)
     perturbed = perturb(reference, delta.to(reference), edit_mask, alpha_edit, alpha_base)
@@ -88,7 +88,7 @@ def region_decoupled_noise(
 
 @dataclass(frozen=True)
 class NoiseRecipe:
-    """The noise of one group, written as four numbers instead of a tensor.
+    """The noise of one group as a recipe of four numbers instead of a tensor.
 
     Invariant: candidate i depends on (seed, i), the mask and the strengths, never on the group size or the
     machine.
@@ -107,7 +107,7 @@ class NoiseRecipe:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be an integer with 0 <= seed < 2**64; seen {self.seed}.")
+            raise ValueError(f"seed: expected an integer with 0 <= seed < 2**64, got {self.seed}.")
         _check_strength("alpha_edit", self.alpha_edit)
         _check_strength("alpha_base", self.alpha_base)
         _check_group_size(self.group_size)
@@ -142,9 +142,9 @@ def noise_digest(noise: Tensor) -> str:
 
 def _check_strength(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1] (0 = no perturbation, 1 = fresh noise); seen {value}.")
+        raise ValueError(f"{name}: expected a value in [0, 1] (0 = no perturbation, 1 = fresh noise), got {value}.")
 
 
 def _check_group_size(group_size: int) -> None:
     if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, the reference included; seen {group_size}.")
+        raise ValueError(f"group_size: expected at least 1, the reference included, got {group_size}.")

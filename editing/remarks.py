@@ -1,4 +1,4 @@
-"""What a person should know of a run's data before it is trained on, a sentence each."""
+"""Remarks on a run's data, shown before training, one sentence each."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from editing.manifest.repeats import image_groups, repeated, shared
 
 
 def of_manifest(key: str, manifest: ManifestDataset, command: str) -> list[str]:
-    """Of the manifest that configuration key `key` names; `command` checks it."""
+    """Remarks on the manifest of configuration key `key`; `command` checks it."""
     items, noted = manifest.items, counts(item.notes for item in manifest.items)
 
     def lines(note: Note) -> str:
@@ -34,7 +34,7 @@ def of_manifest(key: str, manifest: ManifestDataset, command: str) -> list[str]:
 
 
 def of_overlap(key: str, train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> list[str]:
-    """Of images that are trained on and measured on; `key` decides what is held out."""
+    """Remarks on images in both the training and the held-out set; `key` decides what is held out."""
     overlap = shared(train, held_out)
     if not overlap:
         return []
@@ -45,5 +45,5 @@ def of_overlap(key: str, train: Sequence[CheckedRecord], held_out: Sequence[Chec
     )
     return [
         f"{key}: {share} an image that is trained on, so held-out metrics say little about other images. "
-        "Hold out tasks on images of their own."
+        "Hold out tasks on separate images."
     ]

@@ -1,4 +1,4 @@
-"""Tasks at the size that an editor takes."""
+"""Resizing of tasks to sizes that an editor supports."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def fitted_size(height: int, width: int, side: int | None, multiple: int) -> tup
         TaskError: a side or multiple below 1.
     """
     if multiple < 1 or (side is not None and side < 1):
-        raise TaskError(f"side and multiple must be at least 1; seen side {side}, multiple {multiple}.")
+        raise TaskError(f"expected side and multiple of at least 1, got side {side}, multiple {multiple}.")
     scale = 1.0 if side is None else side / math.sqrt(height * width)
 
     def snap(length: int) -> int:
@@ -31,7 +31,7 @@ def fitted_size(height: int, width: int, side: int | None, multiple: int) -> tup
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
-    """uint8 [*size, 3] of a uint8 picture [H, W, 3], by Lanczos; the same array when it fits already."""
+    """uint8 [*size, 3] of a uint8 image [H, W, 3], by Lanczos; the same array if it already has that size."""
     if image.shape[:2] == size:
         return image
     height, width = size
@@ -60,7 +60,7 @@ def resize_mask(mask: PixelMask, size: tuple[int, int]) -> PixelMask:
 
 
 class Fit(NamedTuple):
-    """How a run takes its images: at about `side`² pixels (None: as they are), both lengths multiples of `multiple`,
+    """How a run resizes its images: to about `side`² pixels (None: unchanged), both lengths multiples of `multiple`,
     which is the side of a token; `half`: whether some use needs tokens that the mask covers to one half."""
 
     side: int | None
@@ -69,8 +69,8 @@ class Fit(NamedTuple):
 
 
 def part_is_lost(mask: PixelMask, fit: Fit) -> bool:
-    """Whether a connected part of a mask is thinner than half a pixel at that size, so that none of it is left; where
-    tokens must be covered to one half, than half a token."""
+    """Whether a connected part of a mask is lost at that size: thinner than half a pixel or, if tokens must be half
+    covered, half a token."""
     size = fitted_size(mask.shape[0], mask.shape[1], fit.side, fit.multiple)
     resized = resize_mask(mask, size)
     if mask.shape != size and loses_a_part(area_coverage(mask, size), resized):

@@ -1,4 +1,4 @@
-"""`python -m editing.sample [FLAGS OF A RUN]`: opens the tasks and finds the editor of a run, and reads one task.
+"""`python -m editing.sample [FLAGS OF A RUN]`: opens the tasks of a run, locates its editor, and reads one task.
 
 Prints one line of JSON: how many tasks there are, and the identity and size of the one that was read. Exit code 1 and a
 sentence when something cannot be had. Made to be run where the run will be: on every node of a cluster.
@@ -33,7 +33,7 @@ def sample(config: RunConfig) -> dict[str, Any]:
     if not index.is_file():
         raise EditorError(
             f"editor.path: expected a model folder in diffusers format, but there is no "
-            f"{index.resolve()}; download the model to this machine, or give a folder that all see."
+            f"{index.resolve()}; download the model to this machine, or use a folder visible to all."
         )
     tasks = open_tasks(config)
     task = tasks.train[0]
@@ -48,7 +48,7 @@ def sample(config: RunConfig) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the sample; returns the exit code."""
+    """Print the sample and return the exit code."""
     try:
         print(json.dumps(sample(load_config(sys.argv[1:] if argv is None else list(argv)))))
     except (ConfigError, EditorError, ManifestError, TaskError) as error:

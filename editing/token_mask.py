@@ -1,4 +1,4 @@
-"""The token edit mask as a checked tensor: the one place where its shape, range and polarity are asserted."""
+"""The token edit mask as a checked tensor: the one place that asserts its shape, range and polarity."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ def checked_token_mask(edit_mask: Tensor, tokens: int, like: Tensor) -> Tensor:
     """
     if edit_mask.shape != (tokens,):
         raise ValueError(
-            f"edit_mask must have one value per generated image token, shape [{tokens}]; seen {list(edit_mask.shape)}."
+            f"edit_mask: expected one value per generated image token, shape [{tokens}], got {list(edit_mask.shape)}."
         )
     mask = edit_mask.to(device=like.device, dtype=like.dtype)
     # `not all inside` rather than `any outside`, so that NaN fails too.
     if not bool(((mask >= 0) & (mask <= 1)).all()):
         raise ValueError(
-            f"edit_mask must lie in [0, 1], 1 = editable; seen values from {mask.min().item():g} to "
+            f"edit_mask: expected values in [0, 1], 1 = editable, got values from {mask.min().item():g} to "
             f"{mask.max().item():g}. A mask read from an 8-bit image must be divided by 255 first."
         )
     return mask

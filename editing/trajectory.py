@@ -1,4 +1,4 @@
-"""What travels between driver, rollout workers, reward pool and learner: typed, shape-checked messages.
+"""Typed, shape-checked messages between driver, rollout workers, reward pool and learner.
 
 Arrays are numpy (shared memory without copies between processes); formulas convert them to tensors.
 """
@@ -16,7 +16,7 @@ REFERENCE_INDEX = 0  # the unperturbed candidate
 
 
 class MessageError(ValueError):
-    """A message whose parts do not fit together; the sentence names the part."""
+    """An inconsistent message; the error names the part."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Lease:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on nothing else (not on process, platform or order of use)."""
+    """A 63-bit seed that depends on every part and nothing else (not on process, platform or order of use)."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -57,7 +57,7 @@ class TrajectoryGroup:
 
     For the j-th trained step t_j (from sigma[t_j] to sigma[t_j + 1]):
     `candidates[j]` are the states x at sigma[t_j + 1] of all candidates, `predecessors[j]` the states at
-    sigma[t_j] of the anchors only. Latents are float32, images uint8. `acd` is None when no reward asks for it.
+    sigma[t_j] of the anchors only. Latents are float32, images uint8. `acd` is None if no reward uses it.
     """
 
     lease: Lease
@@ -78,21 +78,21 @@ class TrajectoryGroup:
         steps, anchors = len(self.trained_steps), len(self.anchors)
         if self.candidates.ndim != 4 or self.candidates.shape[0] != steps:
             raise MessageError(
-                f"group {self.lease.group_id}: candidates must be [{steps}, G, N, C], got {self.candidates.shape}"
+                f"group {self.lease.group_id}: candidates: expected [{steps}, G, N, C], got {self.candidates.shape}"
             )
         _, size, tokens, channels = self.candidates.shape
         if self.predecessors.shape != (steps, anchors, tokens, channels):
             raise MessageError(
-                f"group {self.lease.group_id}: predecessors must be "
+                f"group {self.lease.group_id}: predecessors: expected "
                 f"{(steps, anchors, tokens, channels)}, got {self.predecessors.shape}"
             )
         if self.images.ndim != 4 or self.images.shape[0] != size or self.images.dtype != np.uint8:
             raise MessageError(
-                f"group {self.lease.group_id}: images must be uint8 [{size}, H, W, 3], "
+                f"group {self.lease.group_id}: images: expected uint8 [{size}, H, W, 3], "
                 f"got {self.images.dtype} {self.images.shape}"
             )
         if self.acd is not None and self.acd.shape != (size,):
-            raise MessageError(f"group {self.lease.group_id}: acd must be [{size}], got {self.acd.shape}")
+            raise MessageError(f"group {self.lease.group_id}: acd: expected [{size}], got {self.acd.shape}")
         if (
             anchors == 0
             or REFERENCE_INDEX in self.anchors
@@ -101,7 +101,7 @@ class TrajectoryGroup:
             or self.anchors.max() >= size
         ):
             raise MessageError(
-                f"group {self.lease.group_id}: anchors must be distinct perturbed candidates "
+                f"group {self.lease.group_id}: anchors: expected distinct perturbed candidates "
                 f"in 1..{size - 1}, got {self.anchors.tolist()}"
             )
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
@@ -114,7 +114,7 @@ class TrajectoryGroup:
 
 @dataclass(frozen=True)
 class Generated:
-    """The small part of a finished rollout: what the driver sees while the group itself stays where it is."""
+    """The small part of a finished rollout: sent to the driver, while the group itself stays in place."""
 
     lease: Lease
     task_id: str
@@ -126,7 +126,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Shown:
-    """One held-out task as an editor edits it, for pictures in a report.
+    """One held-out task as an editor edits it, for images in a report.
 
     `attention` is the text's attention over the token grid [h, w] (it sums to one), averaged over the
     sampler's steps and the probed blocks.

@@ -47,13 +47,13 @@ def summary_table(dataset: ManifestDataset) -> Table:
 
 
 def print_faults(console: Console, faults: Sequence[Fault], each: bool) -> None:
-    """The faulty lines: grouped by reason, or a sentence `each`."""
+    """Print the faulty lines: grouped by reason, or one sentence `each`."""
     if not faults:
         return
     sentences = list(map(str, faults)) if each else grouped(faults)
     console.print(f"{len(faults)} faulty line{'s' * (len(faults) > 1)}:")
     for sentence in sentences:
-        # Text, because what a user's file says must not be read as markup; unwrapped, so that it can be searched.
+        # Text, because a user's file must not be interpreted as markup; unwrapped, so that it can be searched.
         console.print(Text(f"  {sentence}"), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Versions of the adapter's weights as they travel from the learner to the workers, with proof of arrival."""
+"""Versions of the adapter's weights, sent from the learner to the workers with proof of arrival."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 class WeightError(ValueError):
-    """A version of the weights was refused."""
+    """A version of the weights was rejected."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class WeightVersion:
             raise WeightError(f"Version {version} cannot be published: {error}") from error
 
     def copied(self) -> "WeightVersion":
-        """The same with arrays of its own."""
+        """A copy with its own arrays."""
         return replace(self, arrays={name: array.copy() for name, array in self.arrays.items()})
 
     def apply(self, transformer: nn.Module) -> WeightProof:
-        """Copies the weights into the transformer's adapter and proves it from the module.
+        """Copy the weights into the transformer's adapter and verify them in its modules.
 
-        Whether values are finite was seen when they were captured: arrays with the same fingerprint are the same.
+        Finiteness was checked when the values were captured: arrays with the same fingerprint are the same.
 
         Raises:
             WeightError: for missing or unknown names, other shapes or dtypes, or an adapter that acts on another
@@ -101,14 +101,14 @@ class WeightVersion:
                 f"on {modules} here; the adapters were attached with different targets, or one is switched "
                 "off."
             )
-        # What the modules hold in the end is what counts; why it is not what was announced is asked only then.
+        # Only the modules' final content counts; a mismatch is diagnosed afterwards.
         write_arrays(parameters, self.arrays)
         held = fingerprint(views(parameters))
         if held != self.fingerprint:
-            seen = fingerprint(self.arrays)
-            if seen != self.fingerprint:
+            received = fingerprint(self.arrays)
+            if received != self.fingerprint:
                 raise WeightError(
-                    f"Version {self.version} was refused: its arrays have the fingerprint {seen[:12]}, announced "
+                    f"Version {self.version} was refused: its arrays have the fingerprint {received[:12]}, announced "
                     f"was {self.fingerprint[:12]}; they changed on the way."
                 )
             raise WeightError(
@@ -128,7 +128,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def _digest(arrays: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
-    """Array by array as they come, so that each is still in the processor's cache."""
+    """The fingerprint of arrays hashed as they arrive, while each is still in the processor's cache."""
     digest = xxhash.xxh3_128()
     for name, value in arrays:
         array = np.ascontiguousarray(value)

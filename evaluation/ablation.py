@@ -1,4 +1,4 @@
-"""Runs configurations over seeds and reports what each gains over the base, with confidence intervals.
+"""Ablation: runs configurations over seeds and reports each one's gains over the base, with confidence intervals.
 
     python -m evaluation.ablation --rows global rdp rdp_acd rc_grpo_paper quickstart --seeds 0 1 2 --out runs/ablation
 
@@ -49,7 +49,7 @@ METRICS = (
 
 
 def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
-    """The table's rows, in the order of the runs."""
+    """The table's rows, in run order."""
     rows = []
     for label in dict.fromkeys(run.row for run in runs):
         mine = [run for run in runs if run.row == label]
@@ -69,14 +69,16 @@ def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
-    """Runs the ablation and writes report.md and report.json; 0 when all runs came to their end, also to a bad one."""
+    """Run the ablation and write report.md and report.json; 0 if all runs finished, with whatever outcome."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.ablation", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--out", type=path_argument, default=Path("runs/ablation"), help="folder of runs and report")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; more than one makes seconds incomparable")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="concurrent runs; with more than one, timings are not comparable"
+    )
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
     try:
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     (options.out / "report.json").write_text(
         json.dumps(as_json(rows, command), indent=1, allow_nan=False) + "\n", encoding="utf-8"
     )
-    console.print(f"{options.out / 'report.md'} and report.json hold these numbers", markup=False)
+    console.print(f"{options.out / 'report.md'} and report.json contain these numbers", markup=False)
     return 0
 
 

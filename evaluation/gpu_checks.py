@@ -1,4 +1,4 @@
-"""Everything that only a GPU can prove, in one call; prints one JSON object per check.
+"""All checks that require a GPU, in one call; prints one JSON object per check.
 
     python -m evaluation.gpu_checks [--editors FOLDER ...]
 
@@ -39,24 +39,24 @@ from rewards.pool import RewardPool, at_once
 
 DTYPES = ("float32", "bfloat16")
 ACD_TOLERANCE = 1e-5
-"""Largest difference of ACD to the explicit softmax of the same queries and keys, relative to its value."""
+"""Largest relative difference of ACD from the explicit softmax of the same queries and keys."""
 
 
 class CheckFailed(AssertionError):
-    """A check did not find what it expected; the sentence says what it saw."""
+    """A failed check; the message says what it expected and got."""
 
 
 Check = Callable[[RunConfig], Mapping[str, Any]]
 
 
 def expect(held: bool, sentence: str) -> None:
-    """Raises CheckFailed with the sentence unless `held`."""
+    """Raise CheckFailed with the message unless `held`."""
     if not held:
         raise CheckFailed(sentence)
 
 
 def settings(editor: str, dtype: str, device: str, folder: Path, name: str) -> RunConfig:
-    """A short inline run of that editor with every reward of the benchmark and ACD."""
+    """The configuration of a short inline run of that editor with every reward of the benchmark and ACD."""
     return load_config(
         [
             "--name",
@@ -88,7 +88,7 @@ def settings(editor: str, dtype: str, device: str, folder: Path, name: str) -> R
 
 
 def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
-    """Two rollouts of one lease have the same bits."""
+    """Check that two rollouts of one lease are bit-equal."""
     policy, tasks = open_policy(config), open_tasks(config)
     lease = LeaseSampler(config.seed, len(tasks.train), 1).leases(0, 0)[0]
     first, second = (
@@ -96,14 +96,14 @@ def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
     )
     for part in ("candidates", "predecessors", "images", "acd"):
         same = np.array_equal(getattr(first, part), getattr(second, part))
-        expect(same, f"{part} of two rollouts of one lease must have the same bits; they differ")
+        expect(same, f"{part} of two rollouts of one lease: expected equal bits, got a difference")
     spread = float(first.candidates.std(axis=1).mean())
     expect(spread > 0, "the candidates must differ from each other; they are all equal")
     return {"candidate_spread": spread}
 
 
 def attention_is_exact(config: RunConfig) -> dict[str, Any]:
-    """ACD equals the explicit softmax in float64, and watching does not change a bit of the velocity."""
+    """Check that ACD equals the explicit softmax in float64, and that the probe leaves the velocity bit-equal."""
     policy, tasks = open_policy(config), open_tasks(config)
     task = tasks.train[0]
     condition = policy.encode(task)
@@ -126,8 +126,13 @@ def attention_is_exact(config: RunConfig) -> dict[str, Any]:
             acd = probe.take().double()
     expected = torch.stack(explicit).mean(dim=0)
     error = float(((acd - expected) / expected).abs().max())
-    expect(len(explicit) == config.rewards.acd_blocks, f"expected {config.rewards.acd_blocks} blocks, {len(explicit)}")
-    expect(error <= ACD_TOLERANCE, f"ACD differs from the explicit softmax by {error:g}, allowed {ACD_TOLERANCE:g}")
+    expect(
+        len(explicit) == config.rewards.acd_blocks, f"expected {config.rewards.acd_blocks} blocks, got {len(explicit)}"
+    )
+    expect(
+        error <= ACD_TOLERANCE,
+        f"ACD: expected a difference from the explicit softmax of at most {ACD_TOLERANCE:g}, got {error:g}",
+    )
     expect(torch.equal(plain, watched), "the velocity under the probe must have the same bits; it differs")
     return {"acd": acd.tolist(), "relative_error": error}
 
@@ -143,7 +148,7 @@ def explicit_acd(query: Tensor, key: Tensor, mask: Tensor, valid: Tensor) -> Ten
 
 
 def learner_steps(config: RunConfig) -> dict[str, Any]:
-    """The policy gate passes on fresh groups, one update changes the weights, the gate passes under the new ones."""
+    """Check that the policy gate accepts fresh groups, before and after an update that changes the weights."""
     policy, tasks = open_policy(config), open_tasks(config)
     pool, found = RewardPool(config, tasks), []
     with tempfile.TemporaryDirectory() as folder:
@@ -154,29 +159,29 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
             for lease in leases:
                 group = roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config))
                 report = learner.consume(group, at_once(pool.score(group)))
-                expect(report.accepted, f"the learner refused a group: {report.reason}")
+                expect(report.accepted, f"the learner rejected a group: {report.reason}")
             found.append(learner.update())
     metrics = [report.metrics for report in found]
     expect(all(report.applied for report in found), "the gradient must be finite; it is not")
     expect(learner.publish().fingerprint != before.fingerprint, "two updates must change the adapter; it is as before")
-    expect(all(m["ratio_deviation"] == 0 for m in metrics), f"the ratio must be 1; deviations {metrics}")
+    expect(all(m["ratio_deviation"] == 0 for m in metrics), f"expected a ratio of 1, got deviations {metrics}")
     names = ("leap_error", "leap_tolerance", "gradient_norm", "loss", "flat_groups")
     return {name: [m[name] for m in metrics] for name in names}
 
 
 def whole_run(config: RunConfig) -> dict[str, Any]:
-    """A whole inline run from base measurement to exported adapter."""
+    """Check a complete inline run, from base evaluation to exported adapter."""
     summary = run(config)
     expect(
         summary["counters"]["trained"] == config.learner.steps * config.learner.groups_per_step,
-        f"every group must be trained on; counters {summary['counters']}",
+        f"expected every group to be trained on, got counters {summary['counters']}",
     )
-    expect(Path(summary["adapter"]).exists(), f"there must be an adapter at {summary['adapter']}")
+    expect(Path(summary["adapter"]).exists(), f"expected an adapter at {summary['adapter']}, got none")
     return {"base": summary["base"]["mean"], "final": summary["final"]["mean"], "seconds": summary["seconds"]}
 
 
 def speed(config: RunConfig) -> dict[str, Any]:
-    """Ratios as `evaluation.speed core` measures them, without the loop."""
+    """The ratios of `evaluation.speed core`, without the loop."""
     bench, clock = open_bench(config)
     rows = measure_rollout(bench, 10) + measure_learner(bench, 5)
     return {"clock": clock, "rows": [{**asdict(row), "reached": row.reached} for row in rows]}
@@ -202,7 +207,7 @@ def one(check: Check, config: RunConfig, device: str) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    # Every exception is a result here: time on the GPU is short, and the other checks are to be seen as well.
+    # Every exception is a result here: GPU time is scarce, and the other checks should still run.
     try:
         result: dict[str, Any] = {"ok": True, **check(config)}
     except Exception:
@@ -214,7 +219,7 @@ def one(check: Check, config: RunConfig, device: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all checks; 0 when all passed."""
+    """Run all checks; 0 if all passed."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.gpu_checks", description=__doc__.split("\n")[0])
     parser.add_argument("--editors", nargs="+", help="folders in diffusers format; default: a tiny one and the base")
     options = parser.parse_args(arguments)
@@ -241,7 +246,7 @@ def named(folders: Sequence[str]) -> dict[str, str]:
 
 def default_editors(folder: Path) -> dict[str, str]:
     """A tiny random Kontext, written to `folder`, and the embedded base."""
-    # The tiny model belongs to the tests, so this needs a checkout; the package alone does not have it.
+    # The tiny model is part of the tests, so this needs a checkout; the package does not contain it.
     from tests.tiny_kontext import make_tiny_kontext
 
     return {"tiny": str(make_tiny_kontext(folder / "tiny")), "base": "shapes"}

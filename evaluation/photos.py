@@ -1,9 +1,9 @@
-"""A small data set of real photographs, made from the pictures that scikit-image carries (nothing is downloaded).
+"""A small data set of real photographs, made from the images bundled with scikit-image (nothing is downloaded).
 
     python -m evaluation.photos FOLDER
 
 writes sources and masks as PNG, `manifest.jsonl` (training) and `held_out.jsonl`, and `overview.png` with the
-masks drawn over the pictures. There is no ground truth: it is what a user's own data looks like.
+masks drawn over the images. There is no ground truth: it is what a user's own data looks like.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from editing.images import decode_image, read_file
 from editing.task import Image, PixelMask
 
 LONG_SIDE = 256
-"""Default length in pixels of a picture's longer side."""
+"""Default length in pixels of an image's longer side."""
 
 Point = tuple[float, float]
 
 
 class PhotosError(RuntimeError):
-    """The data set cannot be made; the sentence says what is missing and what to type."""
+    """The data set cannot be created; the message says what is missing and what to type."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Photo:
-    """One task: a bundled picture, the shapes whose union may change, and what to do there.
+    """One task: a bundled image, the shapes whose union may change, and what to do there.
 
     `as_rle` writes the mask into the line as COCO run lengths instead of a PNG file.
     """
@@ -99,7 +99,7 @@ HELD_OUT = (
 
 
 def paint_mask(shapes: Sequence[Ellipse | Polygon], size: tuple[int, int]) -> PixelMask:
-    """bool [height, width] of `size` = (height, width): True where one of the shapes is."""
+    """bool [height, width] for `size` = (height, width): True inside any of the shapes."""
     height, width = size
     canvas = PIL.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
@@ -122,7 +122,7 @@ def encode_rle(mask: PixelMask) -> dict[str, Any]:
 
 
 def bundled_folder() -> Path:
-    """The folder of scikit-image's pictures.
+    """The folder of scikit-image's images.
 
     Raises:
         PhotosError: when scikit-image is not installed.
@@ -141,33 +141,32 @@ def load_photo(photo: Photo, bundled: Path, long_side: int) -> Image:
     """uint8 [H, W, 3], its longer side `long_side` pixels.
 
     Raises:
-        PhotosError: when this version of scikit-image does not carry the picture.
+        PhotosError: when this version of scikit-image does not carry the image.
     """
     path = bundled / photo.file
     if not path.is_file():
         raise PhotosError(
-            f"scikit-image must carry {photo.file}, but there is none in {bundled}; type: "
-            "pip install 'scikit-image>=0.26'."
+            f"scikit-image: expected {photo.file} in {bundled}, got none; type: pip install 'scikit-image>=0.26'."
         )
-    picture = PIL.fromarray(decode_image(read_file(path), photo.file))
-    scale = long_side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.resize(size, PIL.Resampling.LANCZOS))
+    image = PIL.fromarray(decode_image(read_file(path), photo.file))
+    scale = long_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return np.asarray(image.resize(size, PIL.Resampling.LANCZOS))
 
 
 def write_photos(folder: Path, long_side: int = LONG_SIDE, bundled: Path | None = None) -> tuple[Path, Path]:
-    """Writes the data set and returns the paths of its training and held-out manifest.
+    """Write the data set and return the paths of its training and held-out manifest.
 
     Args:
         folder: made if need be; files of the same names are replaced.
-        long_side: of every picture, in pixels, at least 64 (below that the smaller masks vanish).
-        bundled: where the pictures lie; None asks scikit-image.
+        long_side: of every image, in pixels, at least 64 (below that the smaller masks vanish).
+        bundled: where the images lie; None asks scikit-image.
 
     Raises:
-        PhotosError: when scikit-image or one of its pictures is missing, or for a smaller side.
+        PhotosError: when scikit-image or one of its images is missing, or for a smaller side.
     """
     if long_side < 64:
-        raise PhotosError(f"the longer side must be at least 64 pixels; seen {long_side}.")
+        raise PhotosError(f"longer side: expected at least 64 pixels, got {long_side}.")
     bundled = bundled_folder() if bundled is None else bundled
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Image] = []
@@ -175,19 +174,19 @@ def write_photos(folder: Path, long_side: int = LONG_SIDE, bundled: Path | None 
     for name, photos in (("manifest.jsonl", TRAIN), ("held_out.jsonl", HELD_OUT)):
         lines: list[dict[str, Any]] = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"}]
         for photo in photos:
-            picture = load_photo(photo, bundled, long_side)
-            mask = paint_mask(photo.shapes, picture.shape[:2])
-            lines.append(_write_task(folder, photo, picture, mask))
-            drawn.append(_tinted(picture, mask))
+            image = load_photo(photo, bundled, long_side)
+            mask = paint_mask(photo.shapes, image.shape[:2])
+            lines.append(_write_task(folder, photo, image, mask))
+            drawn.append(_tinted(image, mask))
         manifests.append(folder / name)
         manifests[-1].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     _contact_sheet(drawn, long_side).save(folder / "overview.png")
     return manifests[0], manifests[1]
 
 
-def _write_task(folder: Path, photo: Photo, picture: Image, mask: PixelMask) -> dict[str, Any]:
-    """Writes a task's files and returns its line."""
-    PIL.fromarray(picture).save(folder / f"{photo.task_id}.png")
+def _write_task(folder: Path, photo: Photo, image: Image, mask: PixelMask) -> dict[str, Any]:
+    """Write a task's files and return its line."""
+    PIL.fromarray(image).save(folder / f"{photo.task_id}.png")
     line: dict[str, Any] = {"id": photo.task_id, "source": f"{photo.task_id}.png", "instruction": photo.instruction}
     if photo.as_rle:
         return {**line, "mask_rle": encode_rle(mask)}
@@ -195,23 +194,23 @@ def _write_task(folder: Path, photo: Photo, picture: Image, mask: PixelMask) -> 
     return {**line, "mask": f"{photo.task_id}_mask.png"}
 
 
-def _tinted(picture: Image, mask: PixelMask) -> Image:
-    shown = picture.copy()
+def _tinted(image: Image, mask: PixelMask) -> Image:
+    shown = image.copy()
     magenta = np.array([255, 0, 255], dtype=np.uint16)
     shown[mask] = (shown[mask] + magenta) // 2
     return shown
 
 
-def _contact_sheet(pictures: Sequence[Image], cell: int) -> PIL.Image:
+def _contact_sheet(images: Sequence[Image], cell: int) -> PIL.Image:
     columns = 4
-    sheet = PIL.new("RGB", (columns * (cell + 8), -(-len(pictures) // columns) * (cell + 8)), "white")
-    for place, picture in enumerate(pictures):
-        sheet.paste(PIL.fromarray(picture), (place % columns * (cell + 8) + 4, place // columns * (cell + 8) + 4))
+    sheet = PIL.new("RGB", (columns * (cell + 8), -(-len(images) // columns) * (cell + 8)), "white")
+    for place, image in enumerate(images):
+        sheet.paste(PIL.fromarray(image), (place % columns * (cell + 8) + 4, place // columns * (cell + 8) + 4))
     return sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the data set and prints the next command; 0 when it was written."""
+    """Write the data set and print the next command; 0 if it was written."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.photos", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=path_argument, help="where to write the data set")
     parser.add_argument("--long-side", type=int, default=LONG_SIDE, help=f"pixels, default {LONG_SIDE}")

@@ -14,9 +14,9 @@ from evaluation.statistics import Comparison
 
 COLUMNS = ("metric", "row", "seeds", "base", "trained", "difference", "95 % interval", "")
 MARKS = {1: "▲", -1: "▼", 0: ""}
-"""Above or below the base with a 95 % interval that excludes zero."""
+"""Signs of a difference whose 95 % interval excludes zero."""
 BAD = "✗"
-"""In a terminal, where the words have no room: not all runs of the row are usable."""
+"""Abbreviation for a terminal: not all runs of the row are usable."""
 NOTE = (
     "Means over seeds. The difference is trained minus base on the same held-out tasks and noise; its interval is "
     "Student's t over the seeds. ▲ and ▼: the interval excludes zero. Ruined runs: the trained editor lies far "
@@ -72,7 +72,7 @@ def cells(rows: Sequence[Row], bad: str | None = None) -> Iterator[tuple[str, ..
 
 
 def as_table(rows: Sequence[Row]) -> Table:
-    """For a terminal."""
+    """The table for a terminal."""
     unusable_rows = [row for row in rows if row.unusable]
     note = f"{NOTE} {BAD}: the row has such runs, see the last lines." if unusable_rows else NOTE
     table = Table(title="Held-out gains", caption=note, caption_justify="left")
@@ -99,7 +99,7 @@ def clock(seconds: float | None) -> str:
 
 
 def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
-    """The same as a Markdown page."""
+    """The table as a Markdown page."""
     lines = [
         "# Ablation",
         "",
@@ -120,7 +120,7 @@ def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
 
 
 def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
-    """The same as JSON values, with the hash of every run's configuration and what every run came to."""
+    """The table as JSON values, with the configuration hash and the outcome of every run."""
     return {
         "command": list(command),
         "confidence": 0.95,

@@ -1,4 +1,4 @@
-"""Runs of configurations as processes of their own: planned, done unless they have come to their end before, and read.
+"""Runs of configurations as separate processes: planned, executed unless already finished, and read.
 
 A run that ruins its editor, or whose weights grow beyond all numbers, is a result like any other; `Finished` says so.
 """
@@ -29,10 +29,10 @@ from learner.state.event_log import EventError, read_events
 from learner.state.provenance import code_fingerprint
 
 LOG_TAIL = 30
-"""Lines of a failed run's log that are shown."""
+"""Number of lines shown of a failed run's log."""
 
 Runner = Callable[[Sequence[str], Path, threading.Event], int]
-"""(command, log file, stop) -> exit status; ends early when `stop` is set."""
+"""(command, log file, stop) -> exit status; terminates early if `stop` is set."""
 POLL_SECONDS = 0.5
 Outcome = Literal["trained", "nothing_learnt", "ruined", "diverged"]
 """The outcomes of `learner.reporting.verdict`, and that of a run that stopped because its weights grew beyond all
@@ -41,7 +41,7 @@ UNUSABLE: tuple[Outcome, ...] = ("ruined", "diverged")
 
 
 class AblationError(RuntimeError):
-    """The ablation cannot be completed; the sentence says which run, why, and what to do."""
+    """The ablation cannot be completed; the message says which run, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's own folder."""
+        """The run's folder."""
         return self.folder / self.name
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of a run that has come to its end.
+    """The result of a finished run.
 
     Attributes:
         outcome: what its editor is worth.
@@ -89,14 +89,14 @@ class Finished:
 
 
 def unusable(outcomes: Sequence[Outcome]) -> str:
-    """How many runs trained no usable editor, such as `ruined 1 of 5, diverged 2 of 5`; empty for none."""
+    """The runs without a usable editor, such as `ruined 1 of 5, diverged 2 of 5`; empty if there are none."""
     return ", ".join(
         f"{outcome} {outcomes.count(outcome)} of {len(outcomes)}" for outcome in UNUSABLE if outcome in outcomes
     )
 
 
 def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]) -> list[Run]:
-    """Every run that the table needs, seed by seed, so that an interrupted ablation has whole columns.
+    """Every run that the table needs, seed by seed, so that an interrupted ablation has complete columns.
 
     Args:
         rows: presets or paths of YAML files.
@@ -118,7 +118,7 @@ def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Seq
     labels = [Path(row).stem for row in rows]
     for what, values in (("--rows", labels), ("--seeds", list(seeds))):
         if len(set(values)) != len(values):
-            raise AblationError(f"{what}: every one must stand once; seen {' '.join(map(str, values))}.")
+            raise AblationError(f"{what}: expected each value once, got {' '.join(map(str, values))}.")
     runs = []
     for seed in seeds:
         for row, label in zip(rows, labels, strict=True):
@@ -129,7 +129,7 @@ def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Seq
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Makes the folder and a file in it, so that hours of runs are not followed by a table that cannot be kept.
+    """Create the folder and a file in it, so that hours of runs do not end with a table that cannot be saved.
 
     Raises:
         AblationError: naming the flag.
@@ -145,7 +145,7 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def read_finished(run: Run) -> Finished | None:
-    """What came of a run that was done before; None when it has not come to its end.
+    """The result of an existing run; None if it has not finished.
 
     Raises:
         AblationError: when the folder holds a run of another configuration or of other code.
@@ -162,7 +162,7 @@ def read_finished(run: Run) -> Finished | None:
 
 
 def _read_diverged(run: Run) -> Finished | None:
-    """As the event log has it: a run that diverged leaves no summary."""
+    """The result from the event log: a run that diverged leaves no summary."""
     try:
         events = list(read_events(run.path / EVENTS))
     except EventError as error:
@@ -181,20 +181,20 @@ def _refuse_another_run(run: Run, found: Mapping[str, Any]) -> None:
     what_to_do = "choose another --out or delete that folder."
     if found["config_hash"] != run.config_hash:
         raise AblationError(
-            f"{run.path} holds a run of another configuration ({found['config_hash'][:12]}, wanted "
-            f"{run.config_hash[:12]}); {what_to_do}"
+            f"{run.path} holds a run of another configuration: expected {run.config_hash[:12]}, got "
+            f"{found['config_hash'][:12]}; {what_to_do}"
         )
-    code, present = found.get("code", {}), code_fingerprint()  # summaries of earlier code do not say theirs
+    code, present = found.get("code", {}), code_fingerprint()  # summaries of earlier code lack it
     changed = [name for name in present if code.get(name) != present[name]]
     if changed:
         raise AblationError(
-            f"{run.path} holds a run of other code: the code has changed since ({', '.join(changed)}), and runs are "
-            f"compared under one code only; {what_to_do}"
+            f"{run.path} holds a run of other code: the code has changed since ({', '.join(changed)}), and only runs "
+            f"of the same code are comparable; {what_to_do}"
         )
 
 
 def _refuse_differing_data(runs: Sequence[Run], done: Mapping[str, Finished]) -> None:
-    """Runs of a row are configured for the same tasks; files may have changed between them all the same."""
+    """Check that the runs of a row used the same data: files may have changed between them."""
     first: dict[str, Run] = {}
     for run in runs:
         other = first.setdefault(run.row, run)
@@ -206,7 +206,7 @@ def _refuse_differing_data(runs: Sequence[Run], done: Mapping[str, Finished]) ->
 
 
 def execute(run: Run, runner: Runner, stop: threading.Event) -> Finished:
-    """Does a run, or continues one that was interrupted, and returns what came of it.
+    """Execute a run, or resume an interrupted one, and return its result.
 
     Raises:
         AblationError: when it fails; the message ends with the end of its log.
@@ -218,7 +218,9 @@ def execute(run: Run, runner: Runner, stop: threading.Event) -> Finished:
     log.parent.mkdir(parents=True, exist_ok=True)
     status = runner(command, log, stop)
     finished = read_finished(run)
-    if status in (exits.DONE, exits.UNUSABLE) and finished is not None:  # a control row may well ruin its editor
+    if (
+        status in (exits.DONE, exits.UNUSABLE) and finished is not None
+    ):  # a control row may legitimately ruin its editor
         return finished
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
     why = f"ended with status {status}" if status else "ended without a summary.json"
@@ -226,7 +228,7 @@ def execute(run: Run, runner: Runner, stop: threading.Event) -> Finished:
 
 
 def run_process(command: Sequence[str], log: Path, stop: threading.Event) -> int:
-    """Runs a command with its output appended to the log; asks it to end when `stop` is set; its exit status."""
+    """Run a command with its output appended to the log, terminate it if `stop` is set, and return its exit status."""
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
         file.flush()
@@ -239,7 +241,7 @@ def run_process(command: Sequence[str], log: Path, stop: threading.Event) -> int
 
 
 def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str], None]) -> dict[str, Finished]:
-    """What came of all runs by name, doing those that are missing, `jobs` at a time.
+    """The results of all runs by name, executing the missing ones, `jobs` at a time.
 
     Raises:
         AblationError: of a run that failed; those that have not started by then do not start. Also when runs of a row
@@ -247,7 +249,7 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
     """
     done = {run.name: finished for run in runs if (finished := read_finished(run)) is not None}
     missing = [run for run in runs if run.name not in done]
-    say(f"{len(runs)} runs: {len(done)} finished before, {len(missing)} to do, {jobs} at a time")
+    say(f"{len(runs)} runs: {len(done)} already finished, {len(missing)} to do, {jobs} at a time")
 
     failed, stop = threading.Event(), threading.Event()
 
@@ -264,21 +266,21 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
         return run.name, finished
 
     with ThreadPoolExecutor(jobs) as pool:
-        try:  # a run is under way as soon as it is submitted
+        try:  # runs start as soon as they are submitted
             futures = [pool.submit(one, run) for run in missing]
             wait(futures)
         except KeyboardInterrupt:
             failed.set()
             stop.set()
             raise
-    # All have ended here, and `result` raises what one of them raised.
+    # All have ended here, and `result` re-raises their exceptions.
     done.update(pair for future in futures if (pair := future.result()) is not None)
     _refuse_differing_data(runs, done)
     return done
 
 
 class Ended(Exception):
-    """The runs did not come to their end, which has been said; `status` is the exit status."""
+    """The runs did not finish, which has been reported; `status` is the exit status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -287,8 +289,8 @@ class Ended(Exception):
 
 @contextmanager
 def runs_ended_in_words(console: Console) -> Iterator[None]:
-    """Says why runs within it failed or were stopped, and raises Ended then."""
-    # Whoever ends this process by SIGTERM means its runs as well.
+    """A context that reports why runs failed or were stopped, and then raises Ended."""
+    # A SIGTERM to this process is meant for its runs too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -296,7 +298,7 @@ def runs_ended_in_words(console: Console) -> Iterator[None]:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         raise Ended(1) from error
     except KeyboardInterrupt as stopped:
-        console.print("Stopped. Finished runs are kept; the same command goes on from here.")
+        console.print("Stopped. Finished runs are kept; the same command continues from here.")
         raise Ended(130) from stopped
     finally:
         signal.signal(signal.SIGTERM, before)

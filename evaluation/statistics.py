@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` values and its confidence interval [low, high]; one value has none (None, None)."""
+    """A mean over `count` values and its confidence interval [low, high]; (None, None) for a single value."""
 
     mean: float
     low: float | None
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def student_probability(t: float, degrees: int) -> float:
-    """P(|T| <= t) of Student's distribution with a whole number of degrees of freedom.
+    """P(|T| <= t) of Student's t distribution with an integer number of degrees of freedom.
 
     The finite sums of Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even).
 
@@ -50,7 +50,7 @@ def student_probability(t: float, degrees: int) -> float:
         ValueError: for t < 0 or degrees < 1.
     """
     if not (t >= 0 and degrees >= 1):
-        raise ValueError(f"t must not be negative and degrees must be at least 1; seen {t} and {degrees}.")
+        raise ValueError(f"expected t of at least 0 and degrees of at least 1, got {t} and {degrees}.")
     angle = math.atan2(t, math.sqrt(degrees))
     square = math.cos(angle) ** 2
     odd = degrees % 2
@@ -73,7 +73,7 @@ def student_quantile(confidence: float, degrees: int) -> float:
         ValueError: for a confidence outside (0, 1) or degrees < 1.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1); seen {confidence}.")
+        raise ValueError(f"confidence: expected a value in (0, 1), got {confidence}.")
     low, high = 0.0, 1.0
     while student_probability(high, degrees) < confidence:
         low, high = high, 2 * high
@@ -92,7 +92,7 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> Inter
         ValueError: for no values, or one that is not finite.
     """
     if not values or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"expected at least one value, all finite; seen {list(values)}.")
+        raise ValueError(f"expected at least one value, all finite, got {list(values)}.")
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:

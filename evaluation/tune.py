@@ -1,4 +1,4 @@
-"""Tunes the rows of the ablation by the same budget on the validation split, and writes them as configurations.
+"""Tuning of the ablation's rows with equal budgets on the validation split; writes them as configurations.
 
     python -m evaluation.tune --rows global rdp quickstart --out runs/tuning --jobs 2 --cluster.mode inline
 
@@ -54,7 +54,7 @@ RUNS = 6
 """Per row."""
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 BEYOND = 2.0
-"""Factor on the learning rate at the border of what was tried."""
+"""Factor on the learning rate at the border of the tried range."""
 BACKGROUND_FACTORS = (0.5, 2.0)
 OBJECTIVE = "editscore_truth"
 """EditScore's formula from ground truth: it falls with what was not edited and with what was edited too much."""
@@ -82,7 +82,7 @@ class Trial:
         return self.gains.get(OBJECTIVE, -math.inf)
 
     def settings(self) -> dict[str, Any]:
-        """As a part of a configuration."""
+        """The trial as part of a configuration."""
         learner: dict[str, Any] = {"optimizer": {"lr": self.lr}}
         if self.background_weight is not None:
             learner["preservation"] = {"background_weight": self.background_weight}
@@ -90,7 +90,7 @@ class Trial:
 
 
 def next_trials(row: str, background_weight: float | None, done: Sequence[Trial]) -> list[Trial]:
-    """What to run after the trials that the row has `done`; nothing when it has had its RUNS.
+    """The trials to run after those that the row has `done`; none once it has had its RUNS.
 
     Args:
         row: preset or file.
@@ -122,7 +122,7 @@ def next_lr(found: Mapping[float, float]) -> float:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The one with the largest objective; the earlier one where two are equal."""
+    """The trial with the largest objective; the earlier one of equals."""
     return max(trials, key=lambda trial: trial.objective)
 
 
@@ -135,7 +135,7 @@ def _background_weight(config: RunConfig) -> float | None:
 def search(
     rows: Sequence[str], out: Path, overrides: Sequence[str], jobs: int, runner: Runner, say: Callable[[str], None]
 ) -> list[Trial]:
-    """All trials of all rows, done.
+    """All finished trials of all rows.
 
     Raises:
         AblationError: when a row has nothing to measure by or would be tuned on another split, and as
@@ -149,10 +149,10 @@ def search(
                 "expected data.type shapes and data.held_out_tasks above 0"
             )
         data = load_config(["--config", row, *ON_SPLIT, *overrides]).data
-        if isinstance(data, ShapesData) and data.held_out_split != SPLIT:  # however the flag is spelt
+        if isinstance(data, ShapesData) and data.held_out_split != SPLIT:  # however the flag is spelled
             raise AblationError(
                 f"--data.held_out_split: rows are tuned on the {SPLIT} split, so that none is chosen "
-                f"by scenes that the tables show; seen {data.held_out_split}. Leave the flag out."
+                f"by scenes that the tables show, got {data.held_out_split}. Leave the flag out."
             )
     done: list[Trial] = []
     while further := [
@@ -178,7 +178,7 @@ def _run(
 
 
 def _written(trial: Trial, folder: Path) -> Path:
-    """The trial as a configuration file, named after what it sets."""
+    """The trial as a configuration file, named after its settings."""
     weight = "" if trial.background_weight is None else f"-background{trial.background_weight:.3g}"
     path = folder / f"{Path(trial.row).stem}-lr{trial.lr:.3g}{weight}.yaml"
     _write(path, _extends(trial.row, folder), trial.settings())
@@ -186,7 +186,7 @@ def _written(trial: Trial, folder: Path) -> Path:
 
 
 def _extends(row: str, folder: Path) -> str:
-    """A preset by its name, a file by its path from the folder of what extends it."""
+    """A preset by name, a file by its path relative to the folder of the file that extends it."""
     return os.path.relpath(row, folder) if row.endswith((".yaml", ".yml")) else row
 
 
@@ -197,7 +197,7 @@ def _write(path: Path, extends: str, settings: dict[str, Any], comment: str = ""
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
-    """Searches and writes; 0 when every row has its tuned row, `exits.UNUSABLE` when one has no usable run."""
+    """Run the search and write the rows; 0 if every row is tuned, `exits.UNUSABLE` if one has no usable run."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
 
 
 def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Console) -> bool:
-    """Writes the tuned row; says that there is none, and returns False, where no trial can be chosen."""
+    """Write the tuned row; report that there is none, and return False, if no trial is usable."""
     path, best = folder / f"{Path(row).stem}.yaml", best_of(trials)
     if best.objective > -math.inf:
         _write(
@@ -253,7 +253,7 @@ def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Consol
         return True
     count = unusable([trial.outcome for trial in trials if trial.outcome is not None])
     console.print(
-        f"{row}: no tuned row is written, for no run trained a usable editor with a gain in {OBJECTIVE} "
+        f"{row}: no tuned row is written, since no run trained a usable editor with a gain in {OBJECTIVE} "
         f"({count or 'nothing was measured'}). Try a lower editor.lora.alpha or fewer learner.steps."
         + (f" {path} is of an earlier search." if path.exists() else ""),
         markup=False,
@@ -263,7 +263,7 @@ def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Consol
 
 
 def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> None:
-    """Puts the trials in the place of earlier ones of their rows.
+    """Replace earlier trials of the same rows.
 
     Raises:
         AblationError: see `_recorded`.
@@ -282,7 +282,7 @@ def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> No
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """The rows that earlier calls have searched, by name.
+    """The rows searched by earlier calls, by name.
 
     Raises:
         AblationError: when the file is none that this module has written.

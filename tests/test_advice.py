@@ -212,7 +212,7 @@ def test_a_finished_run_is_looked_at_by_what_is_told(run: Path):
 def test_a_file_for_the_number_of_workers_that_makes_no_sense_is_written_anew_by_what_is_told(run: Path):
     (run / "events.jsonl").touch()
     (run / FILE).write_text("5")
-    with pytest.raises(ScaleError, match="makes no sense") as refused:
+    with pytest.raises(ScaleError, match="is invalid") as refused:
         parsed(b"5", run / FILE)
     assert scale(typed(str(refused.value).partition(" (or another")[0])) == 0
     assert parsed((run / FILE).read_bytes(), run / FILE).rollout_workers == 2

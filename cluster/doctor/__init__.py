@@ -1,1 +1,1 @@
-"""Looks at every machine of a cluster before a run does, and says what to type."""
+"""Checks of every machine of a cluster before a run, with what to type where one fails."""

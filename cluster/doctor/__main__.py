@@ -1,11 +1,11 @@
-"""`python -m cluster.doctor [FLAGS OF A RUN]`: looks at every machine before the run does.
+"""`python -m cluster.doctor [FLAGS OF A RUN]`: checks every machine before a run.
 
     python -m cluster.doctor --config my_images                           this machine
-    python -m cluster.doctor --config my_images --cluster.address auto    every node of the cluster that this is one of
+    python -m cluster.doctor --config my_images --cluster.address auto    every node of this machine's cluster
     ray job submit -- python -m cluster.doctor --config my_images         the same from elsewhere
 
-Prints a table of what was checked, what was seen and what to type. Exit codes: 0 the run can start (warnings may be
-left), 1 it cannot, 2 the request is wrong.
+Prints a table of what was checked, what was found and what to type. Exit codes: 0 the run can start (possibly with
+warnings), 1 it cannot, 2 invalid arguments.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from configs.schema import RunConfig
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 WIDTH = 160
-"""Where the output is no terminal, such as a job's log."""
+"""Columns if the output is not a terminal, such as a job's log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examines, prints, and returns the exit code."""
+    """Run the checks, print the report, and return the exit code."""
     flags = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(flags):
         print(__doc__)
-        print("FLAGS OF A RUN are those that `python -m learner.main --help` explains.")
+        print("For FLAGS OF A RUN see `python -m learner.main --help`.")
         return exits.DONE
     try:
         config = load_config(flags)
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def examine_all(config: RunConfig) -> list[NodeReport]:
-    """The reports on a cluster if one is named (`cluster.address`, or RAY_ADDRESS, which Ray sets for its jobs).
+    """Reports on the configured cluster (`cluster.address`, or RAY_ADDRESS, which Ray sets for its jobs).
 
-    Otherwise the one on this machine.
+    Without one, a single report on this machine.
     """
     if config.cluster.mode == "inline" or not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         return [examine_this(config)]
@@ -76,7 +76,7 @@ def examine_all(config: RunConfig) -> list[NodeReport]:
 
 
 def examine_this(config: RunConfig) -> NodeReport:
-    """The report on this machine alone."""
+    """The report on this machine only."""
     from cluster.doctor.gpus import enough, machine_finding
     from cluster.doctor.machine import examine
 
@@ -89,7 +89,7 @@ def examine_this(config: RunConfig) -> NodeReport:
             no_ray(None)
             if versions["ray"] == "absent"
             else Finding(
-                "ray", "ok", f"{versions['ray']}; a run starts one for itself, with the token, on this machine"
+                "ray", "ok", f"{versions['ray']}; a run starts its own, authenticated by token, on this machine"
             )
         )
     found.append(enough(config, [machine_finding()[1]], None))
@@ -97,14 +97,14 @@ def examine_this(config: RunConfig) -> NodeReport:
 
 
 def no_ray(error: Exception | None) -> Finding:
-    """Ray is asked for and absent."""
+    """The finding that Ray is required but not installed."""
     return Finding("ray", "fail", str(error or "not installed"), "make install, or run with --cluster.mode inline")
 
 
 def table(reports: Sequence[NodeReport]) -> Table:
-    """The report for a person; texts are never read as markup."""
+    """The printed report; texts are never interpreted as markup."""
     made = Table("node", "check", "", title="Doctor", title_justify="left")
-    for heading in ("seen", "what to type"):
+    for heading in ("found", "what to type"):
         made.add_column(heading, overflow="fold")
     for report in reports:
         for number, finding in enumerate(report.findings):

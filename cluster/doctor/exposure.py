@@ -1,4 +1,4 @@
-"""Who could get into a Ray cluster: whether it asks for the token, who can read it, and what listens for others."""
+"""Exposure of a Ray cluster: whether it requires the token, who can read it, and which ports are reachable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TURN_ON = (
 
 @dataclass(frozen=True)
 class OpenPort:
-    """A port of this machine, and the name of a process that listens on it."""
+    """A port of this machine and the process that listens on it."""
 
     address: str
     port: int
@@ -33,19 +33,19 @@ class OpenPort:
         return f"{self.port} ({self.process})"
 
     def shows_metrics(self) -> bool:
-        """Whether it shows metrics to somebody without a token, as Ray does unless it is told not to.
+        """Whether it serves unauthenticated metrics, as Ray does by default.
 
-        Its other pages ask for the token, but for health checks and the empty page of the dashboard.
+        All other pages require the token, except health checks and the empty page of the dashboard.
         """
-        everybody = ip_address(self.address.partition("%")[0]).is_unspecified
+        unspecified = ip_address(self.address.partition("%")[0]).is_unspecified
         try:
-            return _status("127.0.0.1" if everybody else self.address, self.port, "/metrics") == 200
+            return _status("127.0.0.1" if unspecified else self.address, self.port, "/metrics") == 200
         except (http.client.HTTPException, OSError):
             return False
 
 
 def _status(host: str, port: int | None, path: str) -> int:
-    """What a server answers to somebody without a token; the port may be a part of the host."""
+    """The status of an unauthenticated request; the port may be part of the host."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
         connection.request("GET", path)
@@ -55,41 +55,39 @@ def _status(host: str, port: int | None, path: str) -> int:
 
 
 def exposure_findings() -> list[Finding]:
-    """Lines about this machine, seen from a process of its Ray."""
+    """Findings about this machine, from inside a process of its Ray."""
     on = os.environ.get("RAY_AUTH_MODE") == "token"
     return [*token_findings(on), ports_finding(on, listening())]
 
 
 def token_findings(on: bool) -> list[Finding]:
-    """Whether this machine's Ray asks for the token, and whether others on the machine can read it."""
+    """Whether this machine's Ray requires the token, and whether other users of the machine can read it."""
     if not on:
         return [Finding("token", "warn", "Ray on this node runs without authentication", TURN_ON)]
     if os.environ.get("RAY_AUTH_TOKEN"):
-        return [Finding("token", "ok", "asked for; held in RAY_AUTH_TOKEN")]
+        return [Finding("token", "ok", "required; set in RAY_AUTH_TOKEN")]
     path = token_file()
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        return [
-            Finding("token", "fail", f"asked for, but {path}: {error.strerror}", f"copy the head's token to {path}")
-        ]
+        return [Finding("token", "fail", f"required, but {path}: {error.strerror}", f"copy the head's token to {path}")]
     if mode & 0o077:
         return [
-            Finding("token", "warn", f"asked for, but others can read {path} (mode {mode:04o})", f"chmod 600 {path}")
+            Finding("token", "warn", f"required, but others can read {path} (mode {mode:04o})", f"chmod 600 {path}")
         ]
-    return [Finding("token", "ok", f"asked for; {path} is ours alone")]
+    return [Finding("token", "ok", f"required; only this user can read {path}")]
 
 
 def ports_finding(on: bool, open_ports: list[OpenPort]) -> Finding:
-    """Ports of Ray that other machines can reach; without the token each is a way in."""
+    """Ray's ports that other machines can reach; without the token each gives access."""
     if not open_ports:
         return Finding("ports", "ok", "Ray listens on loopback only")
     seen = ", ".join(map(str, open_ports))
-    if on and (frank := [one for one in open_ports if one.shows_metrics()]):
+    if on and (exposed := [one for one in open_ports if one.shows_metrics()]):
         return Finding(
             "ports",
             "warn",
-            f"metrics for everybody, without the token: {', '.join(map(str, frank))}",
+            f"unauthenticated metrics: {', '.join(map(str, exposed))}",
             "let only your own machines reach them, or start Ray everywhere with "
             "RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1, as "
             "cluster/*.yaml do",
@@ -97,12 +95,12 @@ def ports_finding(on: bool, open_ports: list[OpenPort]) -> Finding:
     if on:
         return Finding("ports", "ok", f"beyond loopback, with the token: {seen}")
     return Finding(
-        "ports", "fail", f"open to everybody who reaches this machine: {seen}", f"stop this Ray now; {TURN_ON}"
+        "ports", "fail", f"unauthenticated, open to everyone on the network: {seen}", f"stop this Ray now; {TURN_ON}"
     )
 
 
 def listening() -> list[OpenPort]:
-    """Ports that processes of Ray on this machine listen on beyond loopback, in their order."""
+    """Ports beyond loopback that Ray's processes on this machine listen on, sorted."""
     found: dict[int, OpenPort] = {}
     for process in psutil.process_iter():
         try:
@@ -113,36 +111,39 @@ def listening() -> list[OpenPort]:
                     port = connection.laddr.port
                     found.setdefault(port, OpenPort(connection.laddr.ip, port, process.name()))
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue  # gone meanwhile, or another user's: its Ray is not ours
+            continue  # exited meanwhile, or another user's: not our Ray
     return [found[port] for port in sorted(found)]
 
 
 def is_rays(name: str, command: list[str]) -> bool:
-    """Whether a process is one of Ray's own or works for it."""
+    """Whether a process belongs to Ray."""
     joined = " ".join(command)
     return name in RAYS or joined.startswith("ray::") or "/site-packages/ray/" in joined or "-m ray." in joined
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches the address; `::` and 0.0.0.0 mean everybody."""
+    """Whether only this machine can reach the address; `::` and 0.0.0.0 are reachable by everyone."""
     found = ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     return bool((mapped or found).is_loopback)
 
 
 def dashboard_finding(address: str) -> Finding:
-    """Whether the dashboard, which takes jobs, refuses who shows no token. To be asked on the node that it runs on."""
+    """Whether the dashboard, which accepts jobs, rejects unauthenticated requests; call on the node that it runs on."""
     try:
         status = _status(address, None, "/api/version")
     except OSError as error:
         return Finding(
             "dashboard",
             "warn",
-            f"{address} does not answer: {error}",
-            "jobs cannot be submitted; is ray[default] installed on the head?",
+            f"{address} does not respond: {error}",
+            "jobs cannot be submitted; check that ray[default] is installed on the head",
         )
     if status == 401:
-        return Finding("dashboard", "ok", f"{address} refuses who shows no token (401)")
+        return Finding("dashboard", "ok", f"{address} rejects unauthenticated requests (401)")
     return Finding(
-        "dashboard", "warn", f"{address} answers {status} to anybody: who reaches it can run any code", TURN_ON
+        "dashboard",
+        "warn",
+        f"{address} is unauthenticated (status {status}): anyone who reaches it can run any code",
+        TURN_ON,
     )

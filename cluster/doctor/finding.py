@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Results of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was seen, and what to type or change unless it is ok."""
+    """One line of the report: the check, its result, and what to type or change unless it is ok."""
 
     check: str
     level: Level
@@ -21,7 +21,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What was found on one machine; `versions` and `judge_environment` are compared between machines."""
+    """All findings on one machine; `versions` and `judge_environment` are compared across machines."""
 
     node: str
     findings: tuple[Finding, ...]

@@ -1,4 +1,4 @@
-"""GPUs: what a configuration asks for and what a machine has."""
+"""GPUs: what a configuration requests and what a machine has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits")
 BUSY_MEGABYTES = 1024
-"""More than a desktop or an idle driver holds: somebody else's work."""
+"""More than a desktop or an idle driver uses: another workload."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Needs:
-    """GPUs that the processes of a run reserve: all together, and the most that must be on one machine, be it for one
-    process or for all learner processes."""
+    """GPUs that a run's processes reserve: in total, and the most that must be on one machine, for one process or for
+    all learner processes."""
 
     total: float
     largest: float
 
 
 def needs(config: RunConfig) -> Needs:
-    """What Ray will be asked for; without Ray, the one GPU that `editor.device` names."""
+    """The GPUs to request from Ray; without Ray, the one GPU of `editor.device`."""
     cluster, judge = config.cluster, config.rewards.judge
     served = [(one.serve.replicas, one.serve.gpus) for one in (getattr(judge, name) for name in JUDGES)]
     shares = [share for replicas, share in served for _ in range(replicas)]
@@ -50,21 +50,21 @@ def needs(config: RunConfig) -> Needs:
 
 
 def query(command: Sequence[str] = QUERY) -> list[Gpu]:
-    """The GPUs of this machine; none where there is no driver.
+    """The GPUs of this machine; none without a driver.
 
     Raises:
-        OSError, subprocess.SubprocessError, ValueError: when there is one, but it does not answer as it should.
+        OSError, subprocess.SubprocessError, ValueError: the driver fails or returns something unexpected.
     """
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except FileNotFoundError:
         return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
     return [Gpu(name, int(total), int(used), driver) for name, total, used, driver in rows]
 
 
 def machine_finding(find: Callable[[], list[Gpu]] = query) -> tuple[Finding, int]:
-    """The line about this machine's GPUs, and how many there are."""
+    """The finding about this machine's GPUs, and their number."""
     try:
         gpus = find()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
@@ -82,36 +82,36 @@ def machine_finding(find: Callable[[], list[Gpu]] = query) -> tuple[Finding, int
         return Finding(
             "gpus",
             "warn",
-            f"{seen}; memory of number {', '.join(busy)} is in use already",
-            "end what holds it (`nvidia-smi` names it), or leave that machine out",
+            f"{seen}; memory of GPU {', '.join(busy)} is in use already",
+            "stop the process that uses it (see `nvidia-smi`), or leave that machine out",
         ), len(gpus)
     return Finding("gpus", "ok", seen), len(gpus)
 
 
 def enough(config: RunConfig, per_node: Sequence[float], at_most: float | None) -> Finding:
-    """Whether a cluster has the GPUs that the configuration asks for.
+    """Whether a cluster has the GPUs that the configuration requests.
 
     Args:
-        per_node: GPUs of each node there is.
-        at_most: what the autoscaler may bring it to; None without one.
+        per_node: GPUs of each existing node.
+        at_most: total up to which the autoscaler may grow the cluster; None without one.
     """
     asked, there = needs(config), sum(per_node)
-    # Ray gives no share of a GPU to a process that may land anywhere, so `cuda` must be asked for where nodes differ.
+    # A process without a GPU reservation may land on any node, so `cuda` needs one if some nodes have no GPU.
     if config.editor.device.startswith("cuda") and asked.total == 0 and min(per_node, default=0) == 0:
         return Finding(
-            "gpus asked",
+            "gpus requested",
             "fail",
             f"editor.device is {config.editor.device}, but no GPU is reserved and some node has none",
             "set cluster.gpus_for_learner and cluster.gpus_per_rollout_worker",
         )
-    seen = f"{asked.total:g} asked, {there:g} there"
+    seen = f"{asked.total:g} requested, {there:g} available"
     if config.cluster.mode == "inline" and asked.total > there:
-        return Finding("gpus asked", "fail", seen, "take a machine with a GPU, or --editor.device cpu")
+        return Finding("gpus requested", "fail", seen, "take a machine with a GPU, or --editor.device cpu")
     if asked.largest > max(per_node, default=0):
-        together = f"{seen}; {asked.largest:g} must be on one node, no node has as many"
+        together = f"{seen}; {asked.largest:g} must be on one node, but no node has that many"
         if at_most is None or at_most < asked.largest:
             return Finding(
-                "gpus asked",
+                "gpus requested",
                 "fail",
                 together,
                 "lower cluster.gpus_for_learner, learner.num_workers, "
@@ -119,24 +119,24 @@ def enough(config: RunConfig, per_node: Sequence[float], at_most: float | None) 
             )
         if asked.largest > 1:
             return Finding(
-                "gpus asked",
+                "gpus requested",
                 "warn",
                 f"{together} now",
-                "see that the autoscaler may start a machine with "
-                f"{asked.largest:g} GPUs, or the run waits for it in vain",
+                "check that the autoscaler can start a machine with "
+                f"{asked.largest:g} GPUs; otherwise the run waits forever",
             )
     if asked.total > there and (at_most is None or at_most < asked.total):
         return Finding(
-            "gpus asked",
+            "gpus requested",
             "fail",
             seen if at_most is None else f"{seen}, {at_most:g} with autoscaling",
             "add nodes, or lower cluster.rollout_workers or the judge's serve.replicas",
         )
     if asked.total > there:
         return Finding(
-            "gpus asked",
+            "gpus requested",
             "warn",
             f"{seen}, {at_most:g} with autoscaling",
             "nothing: the run waits while the autoscaler starts machines; `ray status` shows them",
         )
-    return Finding("gpus asked", "ok", seen)
+    return Finding("gpus requested", "ok", seen)

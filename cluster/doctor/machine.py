@@ -1,4 +1,4 @@
-"""Everything that is looked at on one machine."""
+"""All checks of one machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from configs.load import to_yaml
 from configs.schema import RunConfig
 
 LIBRARIES = ("ray", "torch", "numpy", "diffusers", "transformers", "peft", "safetensors", "pillow", "pydantic")
-"""What learner and rollout workers must have in common, so that both compute the same."""
+"""Libraries whose versions must agree between learner and rollout workers, so that both compute the same."""
 PACKAGES = ("common", "locus", "configs", "editing", "actors", "rewards", "learner", "cluster")
 ROOT = Path(__file__).parents[2]
 DATA_SECONDS = 300.0
 
 
 def examine(node: str, config: RunConfig, folder: Path, marker: Path | None) -> NodeReport:
-    """The report on the machine that this runs on.
+    """The report on the current machine.
 
     Args:
-        folder: the run's, absolute.
-        marker: a file that the driver's machine has put there; None on that machine itself.
+        folder: the absolute run folder.
+        marker: a file that the driver's machine created there; None on that machine itself.
     """
     gpus, _ = machine_finding()
     findings = [gpus, *folder_findings(folder)]
@@ -43,7 +43,7 @@ def examine(node: str, config: RunConfig, folder: Path, marker: Path | None) -> 
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the libraries that matter, and of Locus (by its source)."""
+    """Versions of Python, of the relevant libraries, and of Locus (a hash of its source)."""
     found = {"python": platform.python_version(), "locus": source_hash()}
     for name in LIBRARIES:
         try:
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """Twelve hex digits that two machines share exactly when they have the same code."""
+    """Twelve hex digits of the source code's hash, equal exactly when two machines have the same code."""
     digest = hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode())
@@ -63,14 +63,14 @@ def source_hash(root: Path = ROOT) -> str:
 
 
 def data_finding(config: RunConfig) -> Finding:
-    """Whether the tasks and the editor that the configuration names can be had here.
+    """Whether the configured tasks and editor can be read on this machine.
 
-    A process of its own (`python -m editing.sample`): a decoder that crashes, or a folder that hangs, ends there.
+    Runs `python -m editing.sample` in a subprocess, which isolates a crashing decoder or a hanging folder.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(to_yaml(config), encoding="utf-8")
-        # Where this process finds Locus, which on a cluster may be a copy of the working directory.
+        # The import path of this process: on a cluster, Locus may be in a copy of the working directory.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
             done = subprocess.run(
@@ -85,12 +85,12 @@ def data_finding(config: RunConfig) -> Finding:
                 "data",
                 "fail",
                 f"no task could be read in {DATA_SECONDS:g} s",
-                "is the folder of the pictures on storage that hangs?",
+                "check whether the storage of the image folder hangs",
             )
     if done.returncode != 0:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
         sentence = words[-1] if words[0].startswith("Traceback") else words[0]
-        return Finding("data", "fail", sentence, "make data.path and editor.path the same, absolute, on every node")
+        return Finding("data", "fail", sentence, "use the same absolute data.path and editor.path on every node")
     seen = json.loads(done.stdout.splitlines()[-1])
     return Finding(
         "data",

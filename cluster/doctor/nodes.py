@@ -1,4 +1,4 @@
-"""The doctor on a Ray cluster: the same examination on every node, then what only shows between nodes."""
+"""The doctor on a Ray cluster: the same checks on every node, then comparisons across nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAD = "node:__internal_head__"
 
 
 def examine_cluster(config: RunConfig) -> list[NodeReport]:
-    """A report per node of the cluster that this process is connected to, the cluster's own last."""
+    """One report per node of the connected cluster, followed by one on the cluster as a whole."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     folder = Path(config.folder).resolve()
     dashboard = str(ray._private.worker.get_dashboard_url() or "")
@@ -41,7 +41,7 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
             for node in nodes
         }
         ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
-        reports = [_answer(ref, name_of(node)) for ref, node in asked.items()]
+        reports = [_report(ref, name_of(node)) for ref, node in asked.items()]
     return [
         *reports,
         NodeReport(
@@ -66,10 +66,10 @@ def _examine(
     return replace(report, findings=tuple(found))
 
 
-def _answer(ref: ray.ObjectRef, node: str) -> NodeReport:
+def _report(ref: ray.ObjectRef, node: str) -> NodeReport:
     try:
         report: NodeReport = ray.get(ref, timeout=1.0)
-    except (RayError, ImportError, RuntimeError) as error:  # a worker that lacks Locus says so in different ways
+    except (RayError, ImportError, RuntimeError) as error:  # a worker without Locus fails in different ways
         reason = str(error).strip().splitlines()[-1]
         return NodeReport(
             node,
@@ -77,8 +77,8 @@ def _answer(ref: ray.ObjectRef, node: str) -> NodeReport:
                 Finding(
                     "node",
                     "fail",
-                    f"could not be examined: {type(error).__name__}: {reason}",
-                    "is Locus installed there (make install), in the environment that Ray was started from?",
+                    f"could not be checked: {type(error).__name__}: {reason}",
+                    "check that Locus is installed there (make install), in the environment that Ray was started from",
                 ),
             ),
         )
@@ -86,9 +86,9 @@ def _answer(ref: ray.ObjectRef, node: str) -> NodeReport:
 
 
 def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | None) -> list[Finding]:
-    """What is wrong although every node is right by itself: versions that differ, no place for a judge.
+    """Findings across nodes: versions that differ, no node for a judge.
 
-    `to_come`: how many nodes for judges an autoscaler may start; None without one.
+    `to_come`: number of judge nodes that an autoscaler may start; None without one.
     """
     found = []
     answered = [report for report in reports if report.versions]
@@ -103,7 +103,7 @@ def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | N
                     "versions",
                     "fail",
                     f"{name} differs: {seen}",
-                    "the same checkout and `make install` on every node, or one image for all",
+                    "use the same checkout and `make install` on every node, or one image for all",
                 )
             )
     if not found and answered:
@@ -111,12 +111,12 @@ def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | N
     judge = config.rewards.judge
     served = [name for name in judge.configured if getattr(judge, name).serve.replicas]
     if served and not any(report.judge_environment for report in answered):
-        seen = f"{', '.join(served)} is to be served, but no node has vLLM"
+        seen = f"{', '.join(served)} must be served, but no node has vLLM"
         found.append(
             Finding(
                 "judge servers",
                 "warn",
-                f"{seen} now; {to_come:g} for judges may come",
+                f"{seen} now; {to_come:g} judge nodes may be started",
                 "nothing, if they have the judge's image or `make judge`: the run waits while the autoscaler "
                 "starts them",
             )
@@ -125,18 +125,18 @@ def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | N
                 "judge servers",
                 "fail",
                 seen,
-                "make judge on the nodes that judges may run on, or take the judge's image there",
+                "run make judge on the nodes for judges, or use the judge's image there",
             )
         )
     return found
 
 
 def shown(versions: Mapping[str, str]) -> str:
-    """Versions on one line, those that matter most."""
+    """The most important versions on one line."""
     return ", ".join(f"{name} {versions[name]}" for name in ("python", "ray", "torch", "locus"))
 
 
 def name_of(node: Mapping[str, Any]) -> str:
-    """How a node reads in the report."""
+    """A node's name in the report."""
     head = " (head)" if HEAD in node["Resources"] else ""
     return f"{node['NodeManagerAddress']}{head}"

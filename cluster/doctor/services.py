@@ -1,4 +1,4 @@
-"""Whether judges and the score cache can be reached from a machine."""
+"""Checks of the judges and the score cache from one machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "LOCUS_JUDGE_API_KEY"
 
 
 def service_findings(config: RunConfig) -> list[Finding]:
-    """A line for every judge server that the configuration names, and for a shared score cache."""
+    """A finding for every configured judge server and for a shared score cache."""
     judge = config.rewards.judge
     found = [
         judge_finding(name, url, getattr(judge, name).model)
@@ -30,35 +30,35 @@ def service_findings(config: RunConfig) -> list[Finding]:
 
 
 def judge_finding(judge: str, url: str, model: str) -> Finding:
-    """Whether an OpenAI-compatible server answers and serves the model under that name."""
+    """Whether an OpenAI-compatible server responds and serves the model under that name."""
     check, url = f"judge {judge}", without_user(url)
     if urlsplit(url).scheme not in ("http", "https"):
-        return Finding(check, "fail", f"{url} is no http address", f"mend rewards.judge.{judge}.urls")
+        return Finding(check, "fail", f"{url} is not an http address", f"correct rewards.judge.{judge}.urls")
     request = urllib.request.Request(f"{url.rstrip('/')}/models")
     if key := os.environ.get(KEY):
         request.add_header("Authorization", f"Bearer {key}")
-    # Without proxies, like the run's own client.
+    # Without proxies, like the run's client.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=TIMEOUT) as answer:
-            served = [str(entry["id"]) for entry in json.loads(answer.read())["data"]]
+        with opener.open(request, timeout=TIMEOUT) as response:
+            served = [str(entry["id"]) for entry in json.loads(response.read())["data"]]
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return Finding(
                 check,
                 "fail",
-                f"{url} refuses our key ({error.code})",
-                f"set {KEY} where this node's Ray was started" if not key else f"mend {KEY} on this node",
+                f"{url} rejects the API key ({error.code})",
+                f"set {KEY} where this node's Ray was started" if not key else f"correct {KEY} on this node",
             )
         return Finding(
-            check, "fail", f"{url} answers {error.code}", "look at the server's log; the address ends in /v1"
+            check, "fail", f"{url} responds with {error.code}", "see the server's log; the address ends in /v1"
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Finding(
             check,
             "fail",
-            f"{url} does not answer as a judge: {getattr(error, 'reason', error)}",
-            f"start the server, open its port to this node, or mend rewards.judge.{judge}.urls",
+            f"{url} does not respond as a judge: {getattr(error, 'reason', error)}",
+            f"start the server, open its port to this node, or correct rewards.judge.{judge}.urls",
         )
     if model not in served:
         return Finding(
@@ -71,13 +71,13 @@ def judge_finding(judge: str, url: str, model: str) -> Finding:
 
 
 def without_user(url: str) -> str:
-    """The address without a name and password that it may hold."""
+    """The address without user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def redis_finding(url: str) -> Finding:
-    """Whether somebody listens at the shared cache's address; its password is not tried."""
+    """Whether a server listens at the shared cache's address; its password is not tried."""
     parts, url = urlsplit(url), without_user(url)
     try:
         if parts.scheme == "unix":
@@ -90,7 +90,7 @@ def redis_finding(url: str) -> Finding:
         return Finding(
             "score cache",
             "warn",
-            f"{url} does not answer: {error.strerror or error}",
-            "start it or open its port; without it every question goes to the judge",
+            f"{url} does not respond: {error.strerror or error}",
+            "start it or open its port; without it every request goes to the judge",
         )
-    return Finding("score cache", "ok", f"{url} answers")
+    return Finding("score cache", "ok", f"{url} responds")

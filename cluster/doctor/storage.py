@@ -1,4 +1,4 @@
-"""Where a run writes: space, speed, whether all machines see the same folder, and Ray's store of objects."""
+"""Checks of a run's storage: space, speed, whether all machines see the same folder, and Ray's object store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STORE = 1 * GB
 
 
 def folder_findings(folder: Path) -> list[Finding]:
-    """Space and write speed below a run folder that need not exist yet; what is written is removed again."""
+    """Free space and write speed of a run folder, which need not exist yet; leaves no files behind."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     probe = there / f".locus-doctor-{uuid.uuid4().hex}"
     try:
@@ -31,15 +31,15 @@ def folder_findings(folder: Path) -> list[Finding]:
             Finding(
                 "disk",
                 "fail",
-                f"nothing can be written in {there}: {error.strerror}",
-                "give --folder a place that this machine may write to, or mend its rights",
+                f"{there} is not writable: {error.strerror}",
+                "set --folder to a folder that this machine can write to, or correct its permissions",
             )
         ]
     finally:
         probe.unlink(missing_ok=True)
     rate, seen = WRITTEN / seconds, f"{free / GB:.0f} GiB free in {there}"
     if free < NEEDED:
-        space = Finding("disk", "fail", seen, "make room, or give --folder another place")
+        space = Finding("disk", "fail", seen, "free some space, or set --folder to another disk")
     elif free < COMFORTABLE:
         space = Finding("disk", "warn", seen, "checkpoints and spooled groups of a full-size editor take gigabytes")
     else:
@@ -51,7 +51,7 @@ def folder_findings(folder: Path) -> list[Finding]:
             "disk speed",
             "warn" if slow else "ok",
             f"{rate / 1e6:.0f} MB/s, flushed",
-            "checkpoints and spooled groups will hold up the learner" if slow else "",
+            "checkpoints and spooled groups will slow down the learner" if slow else "",
         ),
     ]
 
@@ -69,7 +69,7 @@ def _write(path: Path) -> float:
 
 @contextmanager
 def marker(folder: Path) -> Iterator[Path | None]:
-    """A file in the run folder by which other machines show that they see the same; None where none can be made."""
+    """A file in the run folder by which other machines prove that they see the same one; None if it cannot be made."""
     path = folder / f".locus-doctor-{uuid.uuid4().hex}"
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
@@ -82,31 +82,31 @@ def marker(folder: Path) -> Iterator[Path | None]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-        for parent in made:  # the innermost first; one that somebody has filled meanwhile stays
+        for parent in made:  # innermost first; one that was filled meanwhile stays
             if not any(parent.iterdir()):
                 parent.rmdir()
 
 
 def shared_finding(path: Path) -> Finding:
-    """Whether this machine sees the marker that another one put into the run folder."""
+    """Whether this machine sees the marker that another one created in the run folder."""
     if path.exists():
         return Finding("run folder", "ok", f"the same {path.parent} as the driver's")
     return Finding(
         "run folder",
         "fail",
-        f"{path.parent} is not the driver's: it would miss what is saved here",
-        "mount the same network folder on all nodes and give it with --folder",
+        f"{path.parent} is not the driver's folder: what is saved here would be missing there",
+        "mount the same network folder on all nodes and pass it as --folder",
     )
 
 
 def store_finding(capacity: float, memory: Path = Path("/dev/shm")) -> Finding:
-    """Whether Ray's store of objects is large enough, and in memory."""
+    """Whether Ray's object store is large enough and in memory."""
     seen, there = f"{capacity / GB:.1f} GiB", shutil.disk_usage(memory).total
     if there < capacity:
         return Finding(
             "object store",
             "warn",
-            f"{seen}, but {memory} has {there / GB:.1f} GiB: objects go to disk",
+            f"{seen}, but {memory} has {there / GB:.1f} GiB: objects spill to disk",
             f"enlarge {memory} (containers: --shm-size, or an emptyDir of medium Memory)",
         )
     if capacity < STORE:
@@ -114,6 +114,6 @@ def store_finding(capacity: float, memory: Path = Path("/dev/shm")) -> Finding:
             "object store",
             "warn",
             seen,
-            "start Ray with --object-store-memory=2000000000 or more; what does not fit goes to disk",
+            "start Ray with --object-store-memory=2000000000 or more; the rest spills to disk",
         )
     return Finding("object store", "ok", seen)

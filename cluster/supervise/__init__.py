@@ -1,1 +1,1 @@
-"""Has a run finish although jobs and clusters are lost: submits it, waits, and submits it again with --resume."""
+"""Supervision of a run across lost jobs and clusters: submit it, wait, and resubmit it with --resume."""

@@ -1,12 +1,12 @@
-"""`python -m cluster.supervise -- FLAGS`: has `python -m learner.main FLAGS` finish as a job of a Ray cluster.
+"""`python -m cluster.supervise -- FLAGS`: retries `python -m learner.main FLAGS` as a Ray job until it finishes.
 
     python -m cluster.supervise --address http://127.0.0.1:8265 -- --config my_images --folder /shared/runs --name cats
 
-Every attempt is a job <name>-<number>. It resumes the run's newest checkpoint, or starts the run where there is none
-(`cluster.resume_or_start`). When a job or its cluster is lost, or the run's exit code says that another attempt may
-succeed, the next one follows after a growing delay. Ctrl-C ends only the supervisor; typed again, the same command
-finds the job that still runs and waits for it.
-Exit codes: 0 done, 2 the request is wrong, 75 no cluster or too many failures in a row, otherwise the run's own.
+Every attempt is a job <name>-<number>. It resumes the run's newest checkpoint, or starts the run if there is none
+(`cluster.resume_or_start`). If a job or its cluster is lost, or the run's exit code is retryable, the next attempt
+follows with exponential backoff. Ctrl-C ends only the supervisor; typed again, the same command finds the running job
+and waits for it.
+Exit codes: 0 done, 2 invalid arguments, 75 no cluster or too many failures in a row, otherwise the run's own.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ENTRYPOINT = ("python", "-m", "cluster.resume_or_start", "--")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The supervisor's own flags; those of the run follow after `--`."""
+    """The parser of the supervisor's own flags; those of the run follow `--`."""
     made = argparse.ArgumentParser(
         prog="python -m cluster.supervise",
         usage="python -m cluster.supervise [--address URL] [...] -- FLAGS OF THE RUN",
-        description="Have a run finish although jobs and clusters are lost.",
+        description="Retry a run until it finishes, although jobs and clusters are lost.",
     )
     made.add_argument(
         "--address",
@@ -45,29 +45,32 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--working-dir",
-        help="a folder to copy to the cluster, without what .gitignore names, and to "
+        help="a folder to upload to the cluster, except what .gitignore excludes, and to "
         "start in; default: where Ray was started there",
     )
     made.add_argument(
         "--failures",
         type=int,
         default=POLICY.restarts,
-        help="failures in a row that are followed by another attempt; default %(default)s",
+        help="maximum number of consecutive failures to retry; default %(default)s",
     )
     made.add_argument(
         "--first-delay",
         type=float,
         default=POLICY.first_delay,
-        help="seconds before the second attempt, doubled each time up to 600; default %(default)s",
+        help="backoff in seconds before the second attempt, doubled each time up to 600; default %(default)s",
     )
     made.add_argument(
-        "--patience", type=float, default=3600.0, help="seconds for which the cluster may be away; default %(default)s"
+        "--patience",
+        type=float,
+        default=3600.0,
+        help="seconds that the cluster may be unreachable; default %(default)s",
     )
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Supervises and returns the exit code."""
+    """Supervise the run and return the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if "--" not in arguments and not {"-h", "--help"} & set(arguments):
         print(
@@ -89,34 +92,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
     except KeyboardInterrupt:
-        print("\nThe job goes on without its supervisor; the same command watches over it again.", file=sys.stderr)
+        print("\nThe job continues without its supervisor; the same command supervises it again.", file=sys.stderr)
         return exits.INTERRUPTED
 
 
 def checked(flags: Sequence[str]) -> CommandLine:
-    """The run that the flags ask for.
+    """The validated command line of the run.
 
     Raises:
-        ConfigError: when they are wrong, when nothing in them rewards or keeps the edit, or when a second attempt
+        ConfigError: invalid flags, nothing that rewards or preserves the edit, or a folder in which a second attempt
             could not find what the first one saved.
     """
     request = parse_command_line(flags)
     check_edit_signal(request.config)
     if request.dry_run or request.resume:
         raise ConfigError(
-            "--dry-run and --resume: expected neither; every attempt finds out by itself whether "
+            "--dry-run and --resume: expected neither; every attempt checks by itself whether "
             "there is a checkpoint to resume"
         )
     if not Path(request.config.folder).is_absolute():
         raise ConfigError(
-            "folder: expected an absolute path in storage that outlives the cluster and that all its "
-            f"nodes see, got {request.config.folder!r}; add --folder /shared/runs, for example"
+            "folder: expected an absolute path on storage that outlives the cluster and is visible to all "
+            f"its nodes, got {request.config.folder!r}; add --folder /shared/runs, for example"
         )
     return request
 
 
 def say(sentence: str) -> None:
-    """One line with the time of day."""
+    """Print one line with the time of day."""
     print(f"{datetime.now():%H:%M:%S} {sentence}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Submits a run and stays with it until it is done or a person is needed."""
+"""The supervisor's loop: submit a run and watch it until it is done or needs an operator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Clock:
-    """Time, so that tests need none."""
+    """An injectable clock, so that tests need not wait."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -42,15 +42,15 @@ class Watch:
     ) -> None:
         """
         Args:
-            entrypoint: the command of every attempt; it finds out by itself whether there is something to resume.
-            patience: seconds for which the cluster may be away.
-            say: told in sentences what happens.
+            entrypoint: the command of every attempt; it checks by itself whether there is something to resume.
+            patience: seconds that the cluster may be unreachable.
+            say: receives progress messages.
         """
         self._jobs, self._run, self._entrypoint, self._policy = jobs, run, entrypoint, policy
         self._patience, self._say, self._clock = patience, say, clock or Clock()
 
     def until_it_ends(self) -> int:
-        """Returns the supervisor's exit code.
+        """Watch the run to its end and return the supervisor's exit code.
 
         Raises:
             JobRefused: see `cluster.supervise.jobs`.
@@ -59,7 +59,7 @@ class Watch:
             return self._until_it_ends()
         except Unreachable:
             self._say(
-                f"No cluster for {self._patience:g} s. Start one, then the supervisor again: the run goes on "
+                f"No cluster for {self._patience:g} s. Start one, then the supervisor again: the run resumes "
                 "from its last checkpoint."
             )
             return exits.RESUMABLE
@@ -84,12 +84,12 @@ class Watch:
                     self._clock.sleep(delay)
 
     def _attempt(self) -> str:
-        """The submission id of the attempt that runs already, or of a new one."""
+        """The submission id of the running attempt, or of a new one."""
 
         def submit() -> str:
             jobs = self._jobs.running()
             if (current := _latest(self._run, {name: 1 for name, runs in jobs.items() if runs})) is not None:
-                self._say(f"{current} runs already; waiting for it.")
+                self._say(f"{current} is already running; waiting for it.")
                 return current
             name = next_name(self._run, jobs)
             self._jobs.submit(name, self._entrypoint)
@@ -103,7 +103,7 @@ class Watch:
         while True:
             found = self._patiently(lambda: self._jobs.look(name))
             if found is None:
-                return Ended(None, "the cluster that there is now does not know it, so its own was lost")
+                return Ended(None, "the current cluster does not know it, so its own cluster was lost")
             if isinstance(found, Ended):
                 return found
             if found != state:
@@ -112,7 +112,7 @@ class Watch:
             self._clock.sleep(LOOK_EVERY)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """The answer, as soon as the cluster gives one."""
+        """The result of a request, retried while the cluster is unreachable."""
         since = self._clock.now()
         told = False
         while True:
@@ -130,14 +130,14 @@ class Watch:
         try:
             lines = self._jobs.log(name).rstrip().splitlines()
         except (Unreachable, RuntimeError) as error:
-            self._say(f"The log of {name} cannot be had: {error}")
+            self._say(f"The log of {name} is not available: {error}")
             return
         for line in lines[-LOG_LINES:]:
             self._say(f"| {line}")
 
 
 def next_name(run: str, jobs: Mapping[str, object]) -> str:
-    """`<run>-<attempt>`: one more than the highest attempt that the cluster knows."""
+    """`<run>-<attempt>`: one more than the highest attempt known to the cluster."""
     latest = _latest(run, jobs)
     return f"{run}-{1 if latest is None else int(latest.rpartition('-')[2]) + 1}"
 

@@ -1,7 +1,7 @@
-"""What the method asks of an image editor: conditions, a velocity field, a decoder, an attention probe.
+"""The interface of an image editor: conditions, a velocity field, a decoder, an attention probe.
 
 Nothing here assumes that an editor is small, that its text encoders are resident, or that a device holds
-a whole group: conditions are encoded once and kept, encoders can be released, batches are split where no
+a whole group: conditions are encoded once and cached, encoders can be released, batches are split where no
 gradient is needed.
 """
 
@@ -18,26 +18,25 @@ from editing.task import EditTask, Image, PixelMask
 
 
 class EditorError(ValueError):
-    """An editor cannot do what it was asked; the message says what was expected, what was seen, what to
-    change."""
+    """An invalid use of an editor; the message says what was expected, what it got and what to change."""
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """One encoded task: all that the velocity depends on besides the latents and sigma.
+    """One encoded task: everything that the velocity depends on besides the latents and sigma.
 
     Attributes:
         prompt_embeds: [1, V, D], in the dtype of the text encoder.
         pooled: [1, P], likewise.
         text_valid: bool [V], True for text tokens, False for padding.
-        source_latents: float32 [1, N, C], the packed latents of the source picture.
+        source_latents: float32 [1, N, C], the packed latents of the source image.
         grid: (h, w) of the token grid, N = h * w, row by row.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         key: sha256 (hex) of the source's bytes and the instruction.
 
     Raises:
-        EditorError: when the shapes do not agree.
+        EditorError: the shapes do not agree.
     """
 
     prompt_embeds: Tensor
@@ -51,20 +50,20 @@ class Condition:
 
     def __post_init__(self) -> None:
         if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0] != 1:
-            raise EditorError(f"prompt_embeds must be [1, V, D]; seen {list(self.prompt_embeds.shape)}.")
+            raise EditorError(f"prompt_embeds: expected [1, V, D], got {list(self.prompt_embeds.shape)}.")
         if self.pooled.ndim != 2 or self.pooled.shape[0] != 1:
-            raise EditorError(f"pooled must be [1, P]; seen {list(self.pooled.shape)}.")
+            raise EditorError(f"pooled: expected [1, P], got {list(self.pooled.shape)}.")
         text = self.prompt_embeds.shape[1]
         if self.text_valid.dtype != torch.bool or self.text_valid.shape != (text,):
             raise EditorError(
-                f"text_valid must be bool [V] = [{text}], one per text token; "
-                f"seen {self.text_valid.dtype} {list(self.text_valid.shape)}."
+                f"text_valid: expected bool [V] = [{text}], one per text token, "
+                f"got {self.text_valid.dtype} {list(self.text_valid.shape)}."
             )
         source = self.source_latents
         if source.dtype != torch.float32 or source.ndim != 3 or source.shape[:2] != (1, self.tokens):
             raise EditorError(
-                f"source_latents must be float32 [1, N, C] with N = {self.tokens} for the grid {self.grid}; "
-                f"seen {source.dtype} {list(source.shape)}."
+                f"source_latents: expected float32 [1, N, C] with N = {self.tokens} for the grid {self.grid}, "
+                f"got {source.dtype} {list(source.shape)}."
             )
 
     @property
@@ -74,10 +73,10 @@ class Condition:
 
 
 class Probe(Protocol):
-    """Collects the attention concentration (ACD) of the forwards made while it is on."""
+    """Collects the attention concentration (ACD) of the forward passes made while it is active."""
 
     def take(self) -> Tensor:
-        """ACD float32 [B], the mean over the probed blocks and the forwards since the last take."""
+        """ACD float32 [B], the mean over the probed blocks and the forward passes since the last take."""
         ...
 
     def take_map(self) -> Tensor:
@@ -90,12 +89,12 @@ class Editor(ABC):
 
     Latents are packed tokens, float32 [B, N, C] outside; inside, the transformer works in its own dtype.
     `micro_batch` bounds the samples per transformer call (and per decoder call) where no gradient is
-    needed; with gradients the caller's batch is taken as it is.
+    needed; with gradients the caller's batch is used as it is.
     """
 
     def __init__(self, micro_batch: int | None) -> None:
         if micro_batch is not None and micro_batch < 1:
-            raise EditorError(f"micro_batch must be at least 1, or None for whole batches; seen {micro_batch}.")
+            raise EditorError(f"micro_batch: expected at least 1, or None for whole batches, got {micro_batch}.")
         self.micro_batch = micro_batch
 
     @property
@@ -106,20 +105,20 @@ class Editor(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the transformer is; conditions, sigmas and velocities are there too."""
+        """Device of the transformer, and of conditions, sigmas and velocities."""
 
     @abstractmethod
     def encode(self, task: EditTask) -> Condition:
-        """The condition of a task, kept for the next call with the same picture and instruction.
+        """The condition of a task, cached for the next call with the same image and instruction.
 
         Raises:
-            EditorError: for a picture size the editor cannot take, or an unknown task after
+            EditorError: an image size that the editor does not support, or an unknown task after
                 `release_encoders`.
         """
 
     @abstractmethod
     def release_encoders(self) -> None:
-        """Frees the text encoders; conditions that are kept can still be had from `encode`."""
+        """Free the text encoders; `encode` still returns cached conditions."""
 
     @abstractmethod
     def token_mask(self, edit_mask: PixelMask, condition: Condition, kind: TokenMask = "any") -> Tensor:
@@ -131,10 +130,10 @@ class Editor(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor, condition: Condition) -> Image:
-        """The pictures of clean latents [B, N, C], uint8 array [B, H, W, 3].
+        """The images of clean latents [B, N, C], uint8 array [B, H, W, 3].
 
         Raises:
-            NotFinite: when the latents are not, or what the decoder makes of them (some overflow in half precision).
+            NotFinite: the latents or the decoded pixels are not finite (some decoders overflow in half precision).
         """
 
     @abstractmethod
@@ -145,16 +144,16 @@ class Editor(ABC):
 
         Args:
             edit_mask: [N], or [B, N] for one mask per sample; 1 = editable.
-            last_blocks: how many blocks, counted from the end in execution order over all block types.
-            capture_map: also keep the attention over the picture, for galleries.
+            last_blocks: number of blocks, counted from the end in execution order over all block types.
+            capture_map: also keep the attention over the image, for galleries.
 
         Raises:
-            EditorError: when there are fewer blocks.
+            EditorError: there are fewer blocks.
         """
 
     @abstractmethod
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition, rows: slice) -> Tensor:
-        """One transformer call for the samples `rows` of the caller's batch; arguments are cut already."""
+        """One transformer call for the samples `rows` of the caller's batch; arguments are already sliced."""
 
     def _begin_velocity(self, batch: int, condition: Condition) -> None:  # noqa: B027 (most editors need nothing)
         """Called once before the transformer calls of a batch."""
@@ -166,13 +165,13 @@ class Editor(ABC):
         parameters.
 
         Raises:
-            EditorError: when latents or sigma do not fit the condition.
+            EditorError: latents or sigma do not fit the condition.
         """
         batch = latents.shape[0]
         if latents.shape[1:] != condition.source_latents.shape[1:] or sigma.shape != (batch,):
             raise EditorError(
-                "velocity takes latents [B, N, C] and sigma [B] with [N, C] = "
-                f"{list(condition.source_latents.shape[1:])}; seen {list(latents.shape)} and "
+                "velocity: expected latents [B, N, C] and sigma [B] with [N, C] = "
+                f"{list(condition.source_latents.shape[1:])}, got {list(latents.shape)} and "
                 f"{list(sigma.shape)}."
             )
         self._begin_velocity(batch, condition)

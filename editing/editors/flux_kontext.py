@@ -1,7 +1,7 @@
 """FLUX.1 Kontext through the stock diffusers pipeline: same encoders, packing, position ids, sigma grid and
 decoder.
 
-An Euler loop over `velocity` gives the pipeline's own latents and pictures from the same noise (a test
+An Euler loop over `velocity` gives the pipeline's own latents and images from the same noise (a test
 holds it).
 """
 
@@ -40,7 +40,7 @@ class FluxKontextEditor(Editor):
         gradient_checkpointing: bool = False,
         cached_conditions: int = CACHED_CONDITIONS,
     ) -> None:
-        """Takes a pipeline that is on its device already.
+        """Wrap a pipeline that is already on its device.
 
         Args:
             guidance: the guidance embedding's value; used only by models that have one.
@@ -48,7 +48,7 @@ class FluxKontextEditor(Editor):
                 most.
             micro_batch: samples per transformer call where no gradient is needed; None = all.
             gradient_checkpointing: recompute blocks in the backward pass instead of keeping activations.
-            cached_conditions: how many encoded tasks are kept, the least recently used dropped first; on the
+            cached_conditions: number of encoded tasks to keep, least recently used evicted first; on the
                 device, for FLUX.1 Kontext at 512^2 about 4.5 MB each (mostly the T5 sequence in bf16).
 
         Raises:
@@ -63,7 +63,7 @@ class FluxKontextEditor(Editor):
                 "the model folder mixes parts of different models."
             )
         if cached_conditions < 1:
-            raise EditorError(f"cached_conditions must be at least 1; seen {cached_conditions}.")
+            raise EditorError(f"cached_conditions: expected at least 1, got {cached_conditions}.")
         for module in (transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             module.requires_grad_(False).eval()
         if gradient_checkpointing:
@@ -72,11 +72,11 @@ class FluxKontextEditor(Editor):
         if max_text_tokens is None:
             max_text_tokens = min(PIPELINE_TEXT_TOKENS, pipeline.tokenizer_2.model_max_length)
         self.max_text_tokens = max_text_tokens
-        # Read once: asking a 12 B transformer for its dtype walks all its parameters, fp32 adapters included.
+        # Read once: the dtype property of a 12 B transformer walks all its parameters, fp32 adapters included.
         self._dtype: torch.dtype = transformer.x_embedder.weight.dtype
         self._device: torch.device = transformer.x_embedder.weight.device
         if self._device.type == "cpu":
-            # Convolutions on a CPU are about a quarter faster in this layout; the values differ by rounding only.
+            # Convolutions on a CPU are about 25 % faster in this layout; the values differ by rounding only.
             pipeline.vae.to(memory_format=torch.channels_last)
         self._transformer = transformer
         self._train_timesteps: int = pipeline.scheduler.config.num_train_timesteps
@@ -119,12 +119,12 @@ class FluxKontextEditor(Editor):
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer was when the editor was made."""
+        """Device of the transformer when the editor was created."""
         return self._device
 
     @torch.no_grad()
     def encode(self, task: EditTask) -> Condition:
-        """See `Editor.encode`. The picture is taken at its own size (stock Kontext would resize it)."""
+        """See `Editor.encode`. The image keeps its size (stock Kontext would resize it)."""
         key = condition_key(task.source, task.instruction)
         known = self._conditions.get(key)
         if known is not None:
@@ -280,7 +280,7 @@ class FluxKontextEditor(Editor):
 
 
 def condition_key(source: Image, instruction: str) -> str:
-    """sha256 (hex) of a picture's size and bytes and an instruction: the name of their condition."""
+    """sha256 (hex) of an image's size and bytes and an instruction: the key of their condition."""
     digest = hashlib.sha256(repr(source.shape).encode())
     digest.update(np.ascontiguousarray(source).data)
     digest.update(instruction.encode())

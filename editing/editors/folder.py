@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BUILT_IN = "shapes"
-"""The path that stands for the embedded base editor."""
+"""The path that means the embedded base editor."""
 
 ATTENTION = (
     r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
@@ -30,7 +30,7 @@ and CoCoEdit). Single blocks have no output projection of their own: their `proj
 PIPELINE_TEXT_TOKENS = 512
 """FluxKontextPipeline's own default length of the T5 sequence."""
 CACHED_CONDITIONS = 1024
-"""How many encoded tasks an editor keeps."""
+"""Number of encoded tasks that an editor caches."""
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2", "vae")
 LONGEST_HEADER = 100_000_000  # the format's own limit
@@ -39,7 +39,7 @@ Shape = tuple[int, ...]
 
 
 class FolderError(ValueError):
-    """A model folder cannot be read; the sentence names the file."""
+    """A model folder cannot be read; the message names the file."""
 
 
 def resolve_editor(path: str | Path) -> Path:
@@ -51,7 +51,7 @@ def resolve_editor(path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class EditorSizes:
-    """What a FLUX Kontext folder says of itself.
+    """Sizes of a FLUX Kontext editor, from its folder.
 
     Attributes:
         parameters: number of weights per part (`PARTS`).
@@ -122,13 +122,13 @@ def editor_sizes(path: str | Path) -> EditorSizes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; FolderError when there is none."""
+    """The JSON object in a file; FolderError if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FolderError(f"{path} cannot be read ({error})") from error
     if not isinstance(found, dict):
-        raise FolderError(f"{path} should hold a JSON object, but holds a {type(found).__name__}")
+        raise FolderError(f"{path}: expected a JSON object, got a {type(found).__name__}")
     return found
 
 
@@ -142,11 +142,11 @@ def weight_files(folder: Path) -> list[Path]:
     if len(index) == 1:
         files = read_json(index[0]).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-            raise FolderError(f"{index[0]} should hold a weight_map from names of weights to files")
+            raise FolderError(f"{index[0]}: expected a weight_map from names of weights to files, got none")
         return [folder / name for name in sorted(set(files.values()))]
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
-        raise FolderError(f"{folder} should hold one .safetensors file, or an index of several; seen {len(found)}")
+        raise FolderError(f"{folder}: expected one .safetensors file, or an index of several, got {len(found)}")
     return found
 
 
@@ -160,7 +160,7 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 
 
 def stored_bytes(folder: Path) -> int:
-    """Bytes of all weights of a model folder as they are stored; FolderError as `tensor_shapes`."""
+    """Stored size of all weights of a model folder in bytes; FolderError as `tensor_shapes`."""
     return sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in _headers(folder).values())
 
 

@@ -1,4 +1,4 @@
-"""Loads an editor from a local model folder, by what the folder says it is."""
+"""Loading of an editor from a local model folder, by the pipeline that the folder names."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The adapter that is trained: float32 LoRA on the attention projections of a frozen base, through peft.
+"""The trained adapter: float32 LoRA on the attention projections of a frozen base, through peft.
 
 Names are those of an exported file without its prefix, `transformer_blocks.0.attn.to_q.lora_A.weight`,
 sorted, so that they mean the same on every machine.
@@ -19,7 +19,7 @@ from torch import nn
 from editing.editors.folder import ATTENTION
 
 ADAPTER = "default"
-"""peft's name of the one adapter that is trained."""
+"""peft's name of the trained adapter."""
 
 
 class AdapterError(ValueError):
@@ -27,7 +27,7 @@ class AdapterError(ValueError):
 
 
 def attach_lora(transformer: nn.Module, rank: int, alpha: float, seed: int, targets: str = ATTENTION) -> int:
-    """Adds a LoRA adapter (A gaussian, B zero: no change yet), freezes the rest; returns the modules bound.
+    """Add a LoRA adapter (A gaussian, B zero: no change yet), freeze the rest; return the bound modules.
 
     A is drawn as peft's "gaussian" is, N(0, 1/rank^2), but from `seed` and the parameter's name alone, so
     that every process that attaches with the same seed holds the same bits. The global generator is left as
@@ -46,7 +46,7 @@ def attach_lora(transformer: nn.Module, rank: int, alpha: float, seed: int, targ
     from peft import LoraConfig
 
     if getattr(transformer, "peft_config", {}):
-        raise AdapterError("The transformer has an adapter already; attach_lora adds the only one.")
+        raise AdapterError("The transformer already has an adapter; attach_lora adds the only one.")
     if not any(re.fullmatch(targets, name) for name, _ in transformer.named_modules()):
         raise AdapterError(f"No module of the transformer has a name that matches the targets {targets!r}.")
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian")
@@ -62,7 +62,7 @@ def attach_lora(transformer: nn.Module, rank: int, alpha: float, seed: int, targ
 
 
 def detach_lora(transformer: nn.Module) -> None:
-    """Removes the adapter that `attach_lora` added; the base stays frozen."""
+    """Remove the adapter that `attach_lora` added; the base stays frozen."""
     _diffusers(transformer).delete_adapters(ADAPTER)
 
 
@@ -72,12 +72,12 @@ def adapter_config(transformer: nn.Module) -> Any:
 
 
 def _diffusers(transformer: nn.Module) -> Any:
-    """The transformer, for what diffusers adds to a module and torch's types do not know."""
+    """The transformer, typed for the methods that diffusers adds to a module."""
     return transformer
 
 
 def _adapter_layers(module: nn.Module, prefix: str = "") -> dict[str, Any]:
-    """The modules that hold the adapter (peft's LoraLayer), by name. They are not searched themselves."""
+    """The modules that hold the adapter (peft's LoraLayer), by name; their children are not searched."""
     found = {}
     for name, child in module.named_children():
         if "lora_A" in child._modules and ADAPTER in child.get_submodule("lora_A")._modules:
@@ -102,7 +102,7 @@ def adapter_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def views(parameters: Mapping[str, nn.Parameter]) -> dict[str, NDArray[np.float32]]:
-    """What parameters hold, float32, on the host: in their own memory where it is so already."""
+    """The parameters' values, float32, on the host: without a copy where they already are."""
     return {name: parameter.detach().to("cpu", torch.float32).numpy() for name, parameter in parameters.items()}
 
 
@@ -129,7 +129,7 @@ def largest_change(transformer: nn.Module) -> float:
 
 
 def bound_modules(transformer: nn.Module) -> int:
-    """How many modules the adapter acts on in a forward: those that hold it, active, enabled and not
+    """Number of modules that the adapter acts on in a forward pass: those that hold it, active, enabled and not
     merged."""
     return sum(
         1
@@ -161,27 +161,27 @@ def without_adapter(transformer: nn.Module) -> Iterator[None]:
 
 
 def check_fit(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raises AdapterError unless `arrays` are float32 of exactly the parameters' names and shapes, and they are too."""
+    """Raise AdapterError unless arrays and parameters are float32 with the same names and shapes."""
     missing, unknown = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
     if missing or unknown:
         raise AdapterError(
-            f"The weights must have the adapter's {len(parameters)} names; {len(missing)} are missing "
+            f"The weights: expected the adapter's {len(parameters)} names; {len(missing)} are missing "
             f"{missing[:3]} and {len(unknown)} are unknown {unknown[:3]}."
         )
     for name, parameter in parameters.items():
         array = arrays[name]
         if array.dtype != np.float32 or array.shape != tuple(parameter.shape):
             raise AdapterError(
-                f"{name} must be float32 {list(parameter.shape)}; seen {array.dtype} {list(array.shape)}."
+                f"{name}: expected float32 {list(parameter.shape)}, got {array.dtype} {list(array.shape)}."
             )
         if parameter.dtype != torch.float32:
-            raise AdapterError(f"{name} must be a parameter of float32 to hold them; it is {parameter.dtype}.")
+            raise AdapterError(f"{name}: expected a float32 parameter to hold them, got {parameter.dtype}.")
 
 
 def finite(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The arrays, each after a look at its values; AdapterError at the first that are not finite."""
+    """The arrays, each after a check of its values; AdapterError at the first that is not finite."""
     for name, array in arrays.items():
-        # Their squares add up to a number for all but huge values, twice as fast as a look at each.
+        # The sum of squares is finite for all but huge values, and twice as fast as checking each value.
         if not np.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
             raise AdapterError(f"{name} holds values that are not finite.")
         yield name, array
@@ -195,7 +195,7 @@ def check_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32
 
 
 def copy_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Writes weights into the adapter in place (same storage: compiled graphs stay valid).
+    """Write weights into the adapter in place (same storage: compiled graphs stay valid).
 
     Raises:
         AdapterError: as `check_arrays`; the adapter is unchanged then.
@@ -206,15 +206,15 @@ def copy_arrays(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]
 
 @torch.no_grad()
 def write_arrays(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """`copy_arrays` of weights that were checked."""
+    """Write weights without checking them."""
     for name, parameter in parameters.items():
-        # Unlike from_numpy it takes arrays that are read-only, as those from an object store are.
+        # Unlike from_numpy it accepts read-only arrays, such as those from an object store.
         parameter.copy_(torch.from_dlpack(arrays[name]))
 
 
 @contextmanager
 def adapter_weights(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
-    """A context in which the adapter has other weights, an older policy's, say; the own ones come back bit
+    """A context in which the adapter has other weights, such as an older policy's; its own are restored bit
     for bit.
 
     Written in place, so a backward pass whose forward came before must come before too (torch refuses it

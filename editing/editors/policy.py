@@ -1,4 +1,4 @@
-"""The policy of a run: the configured editor with its adapter, equal in every process that opens it."""
+"""The policy of a run: the configured editor with its adapter, identical in every process that opens it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_editor(settings: EditorConfig) -> Editor:
 
 
 def pick_device(name: str, key: str = "editor.device") -> torch.device:
-    """The named device, which `key` asks for; `auto` is the GPU that this process may use, otherwise the CPU.
+    """The device named by configuration key `key`; `auto` is this process's GPU, or else the CPU.
 
     Raises:
         EditorError: for a name that is no device, or a GPU that is not there.
@@ -52,10 +52,10 @@ def pick_device(name: str, key: str = "editor.device") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise EditorError(f"{key}: expected cpu, cuda, cuda:1 or auto; seen {name!r}.") from error
+        raise EditorError(f"{key}: expected cpu, cuda, cuda:1 or auto, got {name!r}.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EditorError(
-            f"{key}: {name} was asked for, but this process sees {torch.cuda.device_count()} GPUs; "
+            f"{key}: expected a device of this process, got {name} with {torch.cuda.device_count()} GPUs visible; "
             f"set {key} to cpu or auto."
         )
     return device

@@ -1,4 +1,4 @@
-"""Attention concentration (ACD) of FLUX blocks, watched from inside while the fused attention stays as it is.
+"""Attention concentration (ACD) of FLUX blocks, measured inside them without changing the fused attention.
 
 The adopted reading of RC-GRPO-Editing (arXiv 2604.09386, Eq. 16-18) for joint attention: text queries
 against the keys of the generated image tokens only, padding text tokens left out. The sequence is [text V |
@@ -24,12 +24,12 @@ from editing.editors.base import Condition, EditorError
 
 
 class AttentionProbe:
-    """Sums up ACD over blocks and forwards; see `editing.editors.base.Probe`."""
+    """Accumulates ACD over blocks and forward passes; see `editing.editors.base.Probe`."""
 
     def __init__(self, edit_mask: Tensor, blocks: int, capture_map: bool) -> None:
-        """`edit_mask` [N] or [B, N], `blocks` = how many blocks report per forward."""
+        """`edit_mask` [N] or [B, N]; `blocks`: number of blocks that report per forward pass."""
         if edit_mask.ndim not in (1, 2):
-            raise EditorError(f"edit_mask must be [N] or [B, N]; seen {list(edit_mask.shape)}.")
+            raise EditorError(f"edit_mask: expected [N] or [B, N], got {list(edit_mask.shape)}.")
         self._edit_mask = edit_mask
         self._blocks = blocks
         self._capture_map = capture_map
@@ -43,29 +43,27 @@ class AttentionProbe:
         self._map: Tensor | None = None
 
     def begin(self, batch: int, condition: Condition) -> None:
-        """Announces the forwards of one batch; its parts follow as `rows`."""
+        """Begin the forward passes of one batch; its parts follow as `rows`."""
         if torch.is_grad_enabled():
             # Recomputed blocks (gradient checkpointing) would count twice.
             raise EditorError("The attention probe works without gradients; wrap the call in torch.no_grad().")
         mask = self._edit_mask
         if mask.shape[-1] != condition.tokens or (mask.ndim == 2 and mask.shape[0] != batch):
             raise EditorError(
-                f"The probe's edit_mask must be [{condition.tokens}] or [{batch}, {condition.tokens}] for "
-                f"this batch; seen {list(mask.shape)}."
+                f"The probe's edit_mask: expected [{condition.tokens}] or [{batch}, {condition.tokens}] for "
+                f"this batch, got {list(mask.shape)}."
             )
         if self._sum is None:
             self._sum = torch.zeros(batch, device=condition.source_latents.device)
             if self._capture_map:
                 self._map = self._sum.new_zeros(batch, condition.tokens)
         elif self._sum.shape[0] != batch:
-            raise EditorError(
-                f"The probe holds {self._sum.shape[0]} samples, the next forward has {batch}; take() first."
-            )
+            raise EditorError(f"The probe: expected {self._sum.shape[0]} samples as before, got {batch}; take() first.")
         self._text_valid = condition.text_valid
         self._forwards += 1
 
     def select(self, rows: slice) -> None:
-        """Says which samples of the batch the next transformer call computes."""
+        """Set the samples of the batch that the next transformer call computes."""
         self._rows = rows
 
     def observe(self, query: Tensor, key: Tensor) -> None:
@@ -82,7 +80,7 @@ class AttentionProbe:
             self._map[rows] += attention_map(text_query, image_key, valid)
 
     def take(self) -> Tensor:
-        """ACD float32 [B], the mean over blocks and forwards since the last take; forgets them (maps too).
+        """ACD float32 [B], the mean over blocks and forward passes since the last take; resets them (maps too).
 
         Raises:
             EditorError: when there was no forward.
@@ -92,7 +90,7 @@ class AttentionProbe:
         return acd
 
     def take_map(self) -> Tensor:
-        """Mean attention map float32 [B, N] of the same forwards; forgets them (ACD too).
+        """Mean attention map float32 [B, N] of the same forward passes; resets them (ACD too).
 
         Raises:
             EditorError: when there was no forward, or the probe was opened without `capture_map`.
@@ -105,12 +103,12 @@ class AttentionProbe:
 
     def _mean(self, total: Tensor | None) -> Tensor:
         if total is None:
-            raise EditorError("The probe has seen no forward since the last take.")
+            raise EditorError("The probe: expected a forward pass since the last take, got none.")
         return total / (self._forwards * self._blocks)
 
 
 class FluxProbeProcessor(FluxAttnProcessor):
-    """The stock FLUX attention with one line more: queries and keys are shown to a probe."""
+    """The stock FLUX attention that also passes queries and keys to a probe."""
 
     def __init__(self, probe: AttentionProbe, replaced: FluxAttnProcessor) -> None:
         super().__init__()
@@ -175,7 +173,7 @@ def probe_flux_attention(
     attentions = [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
     if not 1 <= last_blocks <= len(attentions):
         raise EditorError(
-            f"The probe can watch 1 to {len(attentions)} blocks of this transformer; seen last_blocks = "
+            f"The probe: expected 1 to {len(attentions)} blocks of this transformer, got last_blocks = "
             f"{last_blocks}. Change the number of ACD blocks in the config."
         )
     watched = attentions[-last_blocks:]
@@ -183,7 +181,7 @@ def probe_flux_attention(
     for processor in replaced:
         if type(processor) is not FluxAttnProcessor:
             raise EditorError(
-                "The attention probe replaces stock FluxAttnProcessors only (and does not nest); seen "
+                "The attention probe: expected stock FluxAttnProcessors (it does not nest), got "
                 f"{type(processor).__name__}."
             )
     probe = AttentionProbe(edit_mask, last_blocks, capture_map)

@@ -21,11 +21,11 @@ _WORD = re.compile(r"\w+")
 
 
 class VocabularyError(ValueError):
-    """The list of words cannot become a word-level vocabulary."""
+    """The list of words is not a valid word-level vocabulary."""
 
 
 def build_clip_tokenizer(words: Iterable[str], max_length: int = 77) -> PreTrainedTokenizerFast:
-    """Tokenizer giving `<bos> words <eos>` in the place of CLIP's.
+    """A tokenizer giving `<bos> words <eos>`, in place of CLIP's.
 
     Ids: 0 `<pad>`, 1 `<unk>`, 2 `<bos>`, 3 `<eos>`, then the words in the given order. Text is lower-cased,
     punctuation is dropped, unknown words become `<unk>`. `CLIPTextConfig` needs `vocab_size=len(tokenizer)`,
@@ -45,7 +45,7 @@ def build_clip_tokenizer(words: Iterable[str], max_length: int = 77) -> PreTrain
 
 
 def build_t5_tokenizer(words: Iterable[str], max_length: int = 512) -> PreTrainedTokenizerFast:
-    """Tokenizer giving `words </s>` in the place of T5's.
+    """A tokenizer giving `words </s>`, in place of T5's.
 
     Ids as T5 has them: 0 `<pad>`, 1 `</s>`, 2 `<unk>`, then the words in the given order. Text is
     lower-cased, punctuation is dropped, unknown words become `<unk>`. `T5Config` needs
@@ -86,7 +86,7 @@ def _checked(words: Iterable[str]) -> list[str]:
     """The words lower-cased, each once, in the given order."""
     lowered = list(dict.fromkeys(word.lower() for word in words))
     if not lowered:
-        raise VocabularyError("A tokenizer needs at least one word, but the list of words is empty.")
+        raise VocabularyError("The list of words: expected at least one word, got none.")
     for word in lowered:
         if _WORD.fullmatch(word) is None:
             raise VocabularyError(

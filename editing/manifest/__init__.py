@@ -1,7 +1,7 @@
-"""A user's own data: a JSONL manifest of pictures, masks and instructions.
+"""A user's own data: a JSONL manifest of images, masks and instructions.
 
-`python -m editing.validate FILE` checks one and prints what it found; `editing.manifest.lines` says
-what a line holds. Opening a manifest decodes every picture once, so that a faulty line is known before
+`python -m editing.validate FILE` checks one and prints what it found; `editing.manifest.lines` describes
+what a line holds. Opening a manifest decodes every image once, so that a faulty line is known before
 hours of training, not after; faulty lines are skipped and kept as `Fault`s, up to a limit.
 """
 

@@ -1,4 +1,4 @@
-"""What was found when lines of a manifest were checked, kept so that the next opening need not decode every image.
+"""Cache of the checks of a manifest's lines, so that the next opening need not decode every image.
 
 A line counts as checked while its text and the size, times and inode of its files are the same. Nothing is trusted
 further than that: a task's files are compared with their sha256 whenever it is read. The cache is JSON, and what does
@@ -21,12 +21,12 @@ from common.files import write_whole
 from editing.manifest.notes import Note
 
 VERSION = 2
-"""Raise when the same file would be checked or read in another way."""
+"""Increment when the same file would be checked or read differently."""
 KEY = 32
 
 
 class Stamp(NamedTuple):
-    """How a file looked when it was read."""
+    """A file's identity when it was read."""
 
     size: int
     modified: int
@@ -35,7 +35,7 @@ class Stamp(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What checking a line found: stamp and sha256 of each file by field, and what `CheckedRecord` keeps."""
+    """The result of checking a line: stamp and sha256 of each file by field, and the fields of `CheckedRecord`."""
 
     stamps: dict[str, Stamp]
     digests: dict[str, str]
@@ -51,7 +51,7 @@ _CHECKED = TypeAdapter(Checked)
 
 
 def stamps_of(files: Mapping[str, str]) -> dict[str, Stamp]:
-    """The stamps of files by field; without those that cannot be looked at."""
+    """The stamps of files by field; files that cannot be accessed are left out."""
     found = {}
     for field, path in files.items():
         try:
@@ -63,17 +63,17 @@ def stamps_of(files: Mapping[str, str]) -> dict[str, Stamp]:
 
 
 class CheckCache:
-    """The lines of one manifest that were checked, in a file of the folder `folder`; without a folder there is none."""
+    """The checked lines of one manifest, in a file in `folder`; without a folder nothing is cached."""
 
     def __init__(self, folder: Path | None, context: str) -> None:
-        """`context` says what else a check depends on: other contexts have other files."""
+        """`context`: everything else that a check depends on; each context has its own file."""
         name = hashlib.sha256(f"{VERSION}/{context}".encode()).hexdigest()[:KEY]
         self._path = None if folder is None else folder / f"{name}.jsonl"
         self._before = self._read()
         self._now: dict[bytes, bytes] = {}
 
     def _read(self) -> dict[bytes, bytes]:
-        # Rows stay text until they are asked for: a hundred thousand objects would take ten times the memory.
+        # Rows are parsed on access: a hundred thousand objects would take ten times the memory.
         try:
             rows = b"" if self._path is None else self._path.read_bytes()
         except OSError:
@@ -81,7 +81,7 @@ class CheckCache:
         return {row[:KEY]: row[KEY:] for row in rows.split(b"\n") if len(row) > KEY}
 
     def get(self, text: bytes, files: Mapping[str, str]) -> Checked | None:
-        """What is known of the line `text` while its files look as they did."""
+        """The cached result for the line `text`, if its files are unchanged."""
         key = _key(text)
         row = self._before.get(key)
         if row is None:
@@ -96,11 +96,11 @@ class CheckCache:
         return checked
 
     def put(self, text: bytes, checked: Checked) -> None:
-        """Remembers what was found."""
+        """Store a result."""
         self._now[_key(text)] = to_json(checked)
 
     def save(self) -> None:
-        """Writes what this opening found or used; where that cannot be written, the next opening checks again."""
+        """Write the results found or used by this opening; if that fails, the next opening checks again."""
         if self._path is None or self._now == self._before:
             return
         with suppress(OSError):

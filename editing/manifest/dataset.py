@@ -1,4 +1,4 @@
-"""A manifest as a `TaskSource`: every line checked at the opening, tasks decoded when they are asked for."""
+"""A manifest as a `TaskSource`: every line is validated on opening, tasks are decoded on access."""
 
 import hashlib
 import itertools
@@ -29,10 +29,10 @@ from editing.resize import Fit, part_is_lost
 from editing.task import EditTask, PixelMask, TaskError
 
 BATCH = 32
-"""Lines that a thread checks at a time: handing one over takes as long as looking it up in the cache."""
+"""Lines that a thread checks at a time: dispatching one takes as long as a cache lookup."""
 
 INVERTED_FRACTION = 0.95
-"""A median editable share above this says that the polarity is probably the wrong way round."""
+"""A median editable share above this indicates that the polarity is probably inverted."""
 
 
 class ManifestError(ValueError):
@@ -45,16 +45,16 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class CheckedRecord:
-    """What stays of a line after its pictures were decoded once."""
+    """A validated line; its images have been decoded once."""
 
     record: Record
     digests: Mapping[str, str]
-    """sha256 of each file by field name: what the line's pictures were when they were checked."""
+    """sha256 of each file by field name, as of the check."""
     height: int
     width: int
     editable: float
     source: str
-    """Digest of the source's pixels as they are edited, and of the edit mask's: equal for the same in another file."""
+    """Digests of the source's pixels as edited, and of the edit mask's: equal for equal pixels in other files."""
     mask: str
     notes: tuple[Note, ...] = ()
 
@@ -79,8 +79,7 @@ def _load(
         digests[field] = hashlib.sha256(data).hexdigest()
         if expected is not None and digests[field] != expected[field]:
             raise TaskError(
-                f"{field} {path} must be what it was when the manifest was opened; it has changed since. "
-                "Start again with the manifest as it is now."
+                f"{field} {path} has changed since the manifest was opened. Start again with the manifest as it is now."
             )
         return data
 
@@ -100,8 +99,8 @@ def _load(
     edit_mask = to_edit_mask(white, record.polarity)
     if edit_mask.all():
         raise TaskError(
-            "the mask makes the whole picture editable, so there is nothing outside it to preserve; "
-            "keep at least one pixel out of the edit."
+            "the mask makes the whole image editable, so there is nothing outside it to preserve; "
+            "exclude at least one pixel from the edit."
         )
     target = None
     if record.target is not None:
@@ -121,17 +120,17 @@ def _load(
 def _as_stored(decoded: Decoded, white: PixelMask) -> str:
     if decoded.orientation >= 5 and white.shape == decoded.image.shape[1::-1]:
         return (
-            f", that of the image as it is stored, before EXIF orientation {decoded.orientation} turns it: turn "
+            f", that of the image as stored, before EXIF orientation {decoded.orientation} is applied: rotate "
             "the mask in the same way"
         )
     return ""
 
 
 def _notes(decoded: Decoded, record: Record, white: PixelMask) -> tuple[Note, ...]:
-    """How a line was read, where it could have been read in another way."""
+    """Notes on how a line was interpreted, if it is ambiguous."""
     height, width = white.shape
     turned, square = decoded.orientation > 1, height == width
-    # Turned by a quarter, the stored pixels of an image that is not square have another size than the mask.
+    # After a quarter turn, the stored pixels of a non-square image have another size than the mask.
     ambiguous = turned and (square or decoded.orientation < 5)
     found = {
         Note.TURNED: turned,
@@ -144,7 +143,7 @@ def _notes(decoded: Decoded, record: Record, white: PixelMask) -> tuple[Note, ..
 
 
 def load_task(manifest: Path, record: Record, digests: Mapping[str, str], max_pixels: int) -> EditTask:
-    """The task of a checked record; TaskError, with manifest and line, when a file is gone or has other content."""
+    """The task of a checked record; TaskError, with manifest and line, if a file is missing or has changed."""
     try:
         return _load(record, max_pixels, digests)[0]
     except TaskError as error:
@@ -157,7 +156,7 @@ class ManifestDataset:
     Attributes:
         items: the valid lines, as they were when checked.
         faults: the skipped lines.
-        fingerprint: sha256 of ids, texts, polarities and the files' contents, wherever they lie.
+        fingerprint: sha256 of ids, texts, polarities and the files' contents, independent of their paths.
     """
 
     def __init__(
@@ -171,27 +170,27 @@ class ManifestDataset:
         cache_folder: Path | None = None,
         fit: Fit | None = None,
     ) -> None:
-        """Opens a manifest and checks every line.
+        """Open a manifest and validate every line.
 
         Args:
             path: the JSONL file.
-            mask_polarity: for lines that do not state their own; must agree with a header that has one.
-            root: folder that the paths start from and must stay in. Without it, the header's root, which
-                must lie inside the manifest's folder; without that, the manifest's folder.
-            max_pixels: cap on a picture's height × width.
+            mask_polarity: for lines without their own; must agree with the header's, if any.
+            root: folder that the paths are relative to and must stay in. Without it, the header's root, which
+                must be inside the manifest's folder; without that, the manifest's folder.
+            max_pixels: cap on an image's height × width.
             max_faulty_fraction: share of lines in [0, 1] that may be faulty and skipped.
             follow_links: whether links may lead out of the root, see `editing.manifest.paths.Root`.
-            cache_folder: where to keep what was found, so that lines are checked once; None checks all of them.
-            fit: the size at which images are edited, to be told of masks that lose a part there.
+            cache_folder: folder for the results, so that lines are checked once; None checks all of them.
+            fit: the size at which images are edited, to note masks that lose a part there.
 
         Raises:
             ManifestError: unreadable, a wrong header, no valid line, too many faulty ones, or a
-                polarity that makes nearly all of the median picture editable.
+                polarity that makes nearly all of the median image editable.
         """
         self.path = Path(path)
         self.max_pixels = max_pixels
         if not 0 <= max_faulty_fraction <= 1:
-            raise ManifestError(f"max_faulty_fraction must lie in [0, 1]; seen {max_faulty_fraction}.")
+            raise ManifestError(f"max_faulty_fraction: expected a value in [0, 1], got {max_faulty_fraction}.")
         lines = self._read_lines()
         header = self._take_header(lines)
         polarity = self._agreed_polarity(header, mask_polarity)
@@ -214,7 +213,7 @@ class ManifestDataset:
         return len(self.items)
 
     def __getitem__(self, index: int) -> EditTask:
-        """The task, decoded anew; TaskError when a file is gone or has changed since the opening."""
+        """The task, decoded again; TaskError if a file is missing or has changed since the manifest was opened."""
         if not 0 <= index < len(self.items):
             raise IndexError(f"the manifest has tasks 0 to {len(self.items) - 1}; asked for {index}.")
         item = self.items[index]
@@ -243,7 +242,7 @@ class ManifestDataset:
 
     def _agreed_polarity(self, header: Header, argument: MaskPolarity | None) -> MaskPolarity | None:
         if argument is not None and argument not in POLARITIES:
-            raise ManifestError(f"mask_polarity must be {' or '.join(POLARITIES)}; seen {argument!r}.")
+            raise ManifestError(f"mask_polarity: expected {' or '.join(POLARITIES)}, got {argument!r}.")
         if argument and header.mask_polarity and argument != header.mask_polarity:
             raise ManifestError(
                 f"{self.path}: its header says mask_polarity {header.mask_polarity}, the argument says "
@@ -295,7 +294,7 @@ class ManifestDataset:
         return items, tuple(faults)
 
     def _decoded(self, record: Record) -> Checked:
-        stamps = stamps_of(record.files())  # before they are read: what changes later is seen by them
+        stamps = stamps_of(record.files())  # before reading, so that they detect later changes
         task, digests, notes = _load(record, self.max_pixels, expected=None)
         if self._fit is not None and part_is_lost(task.edit_mask, self._fit):
             notes += (Note.PART_LOST,)
@@ -323,14 +322,14 @@ class ManifestDataset:
         raise ManifestError(f"{self.path}: {faulty} of {lines} lines are faulty; {rule}.{shown}", self.faults)
 
     def _assert_polarity(self) -> None:
-        # A line's own polarity was meant for that line.
+        # A polarity stated in a line is deliberate.
         shares = [i.editable for i in self.items if not i.record.own_polarity]
         if not shares or (median := statistics.median(shares)) <= INVERTED_FRACTION:
             return
         stated = next(i for i in self.items if not i.record.own_polarity).record.polarity
         other = next(p for p in POLARITIES if p != stated)
         raise ManifestError(
-            f"{self.path}: with mask_polarity {stated}, {median:.1%} of the median picture may change "
+            f"{self.path}: with mask_polarity {stated}, {median:.1%} of the median image may change "
             f"(more than {INVERTED_FRACTION:.0%}); did you mean {other}? If the masks are right, state "
             "mask_polarity in each line."
         )

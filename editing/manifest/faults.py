@@ -1,19 +1,20 @@
-"""Faulty lines of a manifest, and how thousands of them are told: grouped by reason, the first ones by number."""
+"""Faulty lines of a manifest, and their summary: grouped by reason, with the first line numbers."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN = 10
-"""Reasons that are shown, and line numbers per reason."""
+"""Number of reasons shown, and of line numbers per reason."""
 
-# What differs from line to line in a reason: what was seen, quoted text (perhaps cut off), words with a digit or slash.
-_SPECIFIC = re.compile(r"""(?<=; seen ).*|(?<!\w)(['"])(?:\\.|(?!\1).)*(?:\1|$)|\S*[\d/]\S*""")
+# What differs from line to line in a reason: the value after "got", quoted text (maybe truncated), words with a digit
+# or slash.
+_SPECIFIC = re.compile(r"""(?<=, got ).*|(?<!\w)(['"])(?:\\.|(?!\1).)*(?:\1|$)|\S*[\d/]\S*""")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that was skipped: its number (1-based), its id where it has one, and a sentence why."""
+    """A skipped line: its number (1-based), its id if it has one, and the reason."""
 
     line: int
     task_id: str | None
@@ -24,13 +25,13 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        """The reason without what is particular to this line: equal for lines that are faulty in the same way."""
+        """The reason without details of this line: equal for lines with the same kind of fault."""
         reason = self.reason.replace(self.task_id, "…") if self.task_id else self.reason
         return _SPECIFIC.sub("…", reason)
 
 
 def grouped(faults: Sequence[Fault]) -> list[str]:
-    """One sentence per kind of fault, commonest first, ten at most; each names up to ten lines.
+    """One sentence per kind of fault, most frequent first, at most ten; each names up to ten lines.
 
     12 lines whose source is missing and one that is no JSON give
 

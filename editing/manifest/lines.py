@@ -1,16 +1,15 @@
-"""One line of a manifest: from text to checked fields. No picture is opened here.
+"""One line of a manifest: from text to validated fields. No image is opened here.
 
 A manifest is JSONL. Its first line may be a header,
 
-    {"locus_manifest": 1, "mask_polarity": "edit_is_white", "root": "pictures"}
+    {"locus_manifest": 1, "mask_polarity": "edit_is_white", "root": "images"}
 
 and every other line is one task:
 
     {"id": "cat-1", "source": "cat.jpg", "mask": "cat.png", "instruction": "make the cat red"}
 
-with "mask_rle" (COCO) in place of "mask" where the mask is a run-length text, and optionally "target",
-"caption" and a "mask_polarity" of its own. "edited" names pictures that editors have already made of it, one or a
-list; training takes no notice of them.
+with "mask_rle" (COCO) in place of "mask" for run-length masks, and optionally "target", "caption" and its own
+"mask_polarity". "edited" names existing edits of it, one path or a list; training ignores them.
 """
 
 import difflib
@@ -30,7 +29,7 @@ LINE_KEYS = ("id", "source", "mask", "mask_rle", "instruction", "target", "capti
 
 @dataclass(frozen=True)
 class Header:
-    """What a manifest says about all its lines; None where it says nothing."""
+    """What a manifest states about all its lines; None if unstated."""
 
     mask_polarity: MaskPolarity | None = None
     root: str | None = None
@@ -38,9 +37,9 @@ class Header:
 
 @dataclass(frozen=True)
 class Record:
-    """One line whose text is right and whose paths exist inside the root; at most one mask is set.
+    """One valid line, whose paths exist inside the root; at most one mask is set.
 
-    `own_polarity` tells that the line itself states the polarity.
+    `own_polarity`: the line itself states the polarity.
     """
 
     line: int
@@ -56,7 +55,7 @@ class Record:
     edited: tuple[Path, ...] = ()
 
     def files(self) -> dict[str, str]:
-        """The files that the task is made of, by field."""
+        """The task's files, by field."""
         named = {"source": self.source, "mask": self.mask, "target": self.target}
         return {field: str(path) for field, path in named.items() if path is not None}
 
@@ -65,7 +64,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
     """The JSON object on a line.
 
     Raises:
-        TaskError: not UTF-8, not JSON, not an object, or a key that stands twice.
+        TaskError: not UTF-8, not JSON, not an object, or a duplicate key.
     """
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
@@ -75,7 +74,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise TaskError(f"the line must be one JSON object; {error.msg} at column {error.colno}.") from error
     except TaskError:
         raise
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise TaskError(f"the line must be one JSON object; {error}.") from error
     except RecursionError as error:
         raise TaskError("the line must be one JSON object; it is nested too deeply.") from error
@@ -89,7 +88,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise TaskError(f"the key {twice!r:.60} must stand once; it stands {keys.count(twice)} times.")
+        raise TaskError(f"the key {twice!r:.60} must be unique; it appears {keys.count(twice)} times.")
     return result
 
 
@@ -97,12 +96,12 @@ def parse_header(fields: Mapping[str, Any]) -> Header:
     """The checked header.
 
     Raises:
-        TaskError: an unknown key, version or polarity, or a root that is no text.
+        TaskError: an unknown key, version or polarity, or a root that is not text.
     """
     _check_keys(fields, HEADER_KEYS)
     version = fields["locus_manifest"]
     if type(version) is not int or version != 1:
-        raise TaskError(f"locus_manifest must be 1, the only version there is; seen {version!r:.60}.")
+        raise TaskError(f"locus_manifest: expected 1, the only version, got {version!r:.60}.")
     root = fields.get("root")
     if root is not None:
         root = _text(fields, "root")
@@ -114,21 +113,21 @@ def parse_record(
 ) -> Record:
     """The checked record of line number `line` (1-based), its paths resolved under `root`.
 
-    A line without "id" is called line-N. Without `needs_mask` a line may have no mask, and then needs no polarity.
+    A line without "id" is named line-N. Without `needs_mask` a line may have no mask, and then needs no polarity.
 
     Raises:
         TaskError: an unknown or missing key, a value of the wrong kind, no stated polarity, or a path
-            that is absolute, leaves the root (through a link, too) or leads to no file.
+            that is absolute, leaves the root (also through a link) or does not exist.
     """
     _check_keys(fields, LINE_KEYS)
-    fields = {key: value for key, value in fields.items() if value is not None}  # null says nothing
+    fields = {key: value for key, value in fields.items() if value is not None}  # null means absent
     for key in ("source", "instruction"):
         if key not in fields:
             raise TaskError(f"the key {key!r} is missing.")
     masks = [key for key in ("mask", "mask_rle") if key in fields]
     if len(masks) == 2 or (needs_mask and not masks):
         seen = "both" if masks else "neither"
-        raise TaskError(f"a line must have one of 'mask' and 'mask_rle'; seen {seen}.")
+        raise TaskError(f"line: expected one of 'mask' and 'mask_rle', got {seen}.")
     own = _polarity(fields)
     polarity = own or default or (None if masks else "edit_is_white")
     if polarity is None:
@@ -138,7 +137,7 @@ def parse_record(
         )
     mask_rle = fields.get("mask_rle")
     if mask_rle is not None and not isinstance(mask_rle, dict):
-        raise TaskError(f"mask_rle must be an object with size and counts; seen {mask_rle!r:.60}.")
+        raise TaskError(f"mask_rle: expected an object with size and counts, got {mask_rle!r:.60}.")
     return Record(
         line=line,
         task_id=_task_id(fields, line),
@@ -165,7 +164,7 @@ def _check_keys(fields: Mapping[str, Any], known: tuple[str, ...]) -> None:
 def _text(fields: Mapping[str, Any], key: str) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{key} must be a non-empty text; seen {value!r:.60}.")
+        raise TaskError(f"{key}: expected a non-empty text, got {value!r:.60}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -180,7 +179,7 @@ def _task_id(fields: Mapping[str, Any], line: int) -> str:
     if type(value) is int:
         return str(value)
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise TaskError(f"id must be one printable, non-empty line or a whole number; seen {value!r:.60}.")
+        raise TaskError(f"id: expected one printable, non-empty line or a whole number, got {value!r:.60}.")
     return value
 
 
@@ -189,7 +188,7 @@ def _polarity(fields: Mapping[str, Any]) -> MaskPolarity | None:
     if value is None:
         return None
     if value not in POLARITIES:
-        raise TaskError(f"mask_polarity must be {' or '.join(POLARITIES)}; seen {value!r:.60}.")
+        raise TaskError(f"mask_polarity: expected {' or '.join(POLARITIES)}, got {value!r:.60}.")
     return cast(MaskPolarity, value)
 
 
@@ -197,5 +196,5 @@ def _edited(fields: Mapping[str, Any], root: Root) -> tuple[Path, ...]:
     value = fields.get("edited", [])
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or ("edited" in fields and not paths):
-        raise TaskError(f"edited must be a path or a list of paths, not empty; seen {value!r:.60}.")
+        raise TaskError(f"edited: expected a path or a list of paths, not empty, got {value!r:.60}.")
     return tuple(root.file("edited", _text({"edited": path}, "edited")) for path in paths)

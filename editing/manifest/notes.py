@@ -1,11 +1,11 @@
-"""What of a line was understood in one of several ways: counted by `editing.validate`, and drawn on its sheet."""
+"""Notes on ambiguous lines: counted by `editing.validate`, and shown on its contact sheet."""
 
 from collections.abc import Iterable
 from enum import StrEnum
 
 
 class Note(StrEnum):
-    """Something that a person should know about how a line was read; the value says it."""
+    """A note on how a line was interpreted; the value is its text."""
 
     TURNED = "image turned upright by its EXIF orientation"
     TURNED_MASK = "mask may be drawn on the image as it is stored, before EXIF turns it (both have the same size)"
@@ -16,11 +16,11 @@ class Note(StrEnum):
 
 
 SUSPICIOUS = (Note.TURNED_MASK, Note.ROW_MAJOR)
-"""Notes that mean that the mask may lie in the wrong place."""
+"""Notes which mean that the mask may be misplaced."""
 
 
 def counts(notes: Iterable[tuple[Note, ...]]) -> dict[Note, int]:
-    """How many lines have each note, suspicious ones first; only those that there are."""
+    """Number of lines per note, suspicious ones first; notes without lines are left out."""
     found = [note for of_line in notes for note in of_line]
     order = (*SUSPICIOUS, *(note for note in Note if note not in SUSPICIOUS))
     return {note: found.count(note) for note in order if note in found}

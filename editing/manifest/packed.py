@@ -1,4 +1,4 @@
-"""The tasks of a checked manifest in two arrays, to be handed to every process of a run.
+"""The tasks of a checked manifest in two arrays, shared with every process of a run.
 
 A hundred thousand tasks are some thirty megabytes, which Ray keeps once per node in shared memory; the process that
 opened the manifest lets its objects go.
@@ -20,7 +20,7 @@ PATHS = ("source", "mask", "target")
 
 
 class PackedManifest:
-    """A `TaskSource` with the tasks of a `ManifestDataset`, in its order; each is decoded when it is asked for."""
+    """A `TaskSource` with the tasks of a `ManifestDataset`, in its order, decoded on access."""
 
     def __init__(self, dataset: ManifestDataset) -> None:
         rows = [_row(item) for item in dataset.items]
@@ -32,7 +32,7 @@ class PackedManifest:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> EditTask:
-        """The task, decoded anew; TaskError when a file is gone or has changed since the manifest was opened."""
+        """The task, decoded again; TaskError if a file is missing or has changed since the manifest was opened."""
         if not 0 <= index < len(self):
             raise IndexError(f"the manifest has tasks 0 to {len(self) - 1}; asked for {index}.")
         start = int(self._ends[index - 1]) if index else 0
@@ -43,6 +43,6 @@ class PackedManifest:
 
 
 def _row(item: CheckedRecord) -> bytes:
-    # What editors have made of it is no part of a task.
+    # Existing edits are not part of a task.
     values = {field.name: getattr(item.record, field.name) for field in fields(Record) if field.name != "edited"}
     return json.dumps([values, dict(item.digests)], default=str).encode()

@@ -1,4 +1,4 @@
-"""Names of files in a manifest, found below its root and nowhere else, unless the owner's own links lead out of it."""
+"""Resolution of a manifest's file names, confined to its root unless the owner's links lead out of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SWITCH = "if the links are yours, set data.follow_links to true (in other comman
 
 
 class Root:
-    """The folder that a manifest's paths start from and must stay in.
+    """The folder that a manifest's paths are relative to and must stay in.
 
     A name that is not there as it is written is looked for in every Unicode normal form: "é" is one letter or an "e"
     with an accent, depending on the system that wrote it, and both look alike.
@@ -24,7 +24,7 @@ class Root:
     """
 
     def __init__(self, folder: Path, follow_links: bool = False, note: str = "") -> None:
-        """`note` is added where a file is not there."""
+        """`note` is added to the message about a missing file."""
         self.folder, self.follow_links, self._note = folder.resolve(), follow_links, note
         self._listings: dict[Path, dict[str, list[str]]] = {}
         self._folders: dict[str, Path] = {}
@@ -46,7 +46,7 @@ class Root:
             name = os.path.normpath(stated)
             if os.path.isabs(stated) or _leads_out(name):
                 raise TaskError(
-                    f"the header's root must lie inside the manifest's folder {folder}; seen {stated!r}. "
+                    f"the header's root: expected a folder inside the manifest's folder {folder}, got {stated!r}. "
                     "Move the manifest into the folder that holds its images, and leave root out."
                 )
             try:
@@ -67,10 +67,10 @@ class Root:
         """
         if Path(text).is_absolute():
             raise TaskError(
-                f"{key} must be a path relative to the root {self.folder}; seen the absolute {text!r:.120}."
+                f"{key}: expected a path relative to the root {self.folder}, got the absolute {text!r:.120}."
             )
         try:
-            name = os.path.normpath(text)  # so that `link/..` is what it looks like
+            name = os.path.normpath(text)  # lexically, so that `link/..` is the folder of the link
             if _leads_out(name):
                 raise TaskError(f"{key} must stay inside the root {self.folder}; {text!r:.120} leads out of it.")
             if (plain := self._plain(name)) is not None:
@@ -88,7 +88,7 @@ class Root:
             raise TaskError(f"{key} must be a usable path; {text!r:.120} is not: {error}.") from error
 
     def _plain(self, name: str) -> Path | None:
-        """The path of a file that is no link and whose folder was found to lie below the root before; else None."""
+        """The path of a file that is not a link and whose folder is already known to be inside the root; else None."""
         parent, leaf = os.path.split(name)
         folder = self._folders.get(parent)
         if folder is None:
@@ -104,7 +104,7 @@ class Root:
         return Path(path) if regular else None
 
     def refuse_link(self, key: str, name: str) -> None:
-        """Raises TaskError where a link on the way to `name` leads out of the folder and links are not followed."""
+        """Raise TaskError if a link on the way to `name` leads out of the folder and links are not followed."""
         if self.follow_links or (self.folder / name).resolve().is_relative_to(self.folder):
             return
         path = self.folder
@@ -118,14 +118,14 @@ class Root:
         )
 
     def _missing(self, path: Path, name: str) -> str:
-        """What is the matter with a path that is no file."""
+        """Why a path is not a file."""
         if path.is_symlink():
             return f"is a link to {path.resolve()}, and there is no file (not fetched yet?)."
         hint = self._hint(name)
         return f"is none under {self.folder}{self._note}{hint or '.'}"
 
     def _in_another_form(self, key: str, text: str) -> str:
-        """The path with each name that is not there replaced by the one that differs in normal form only."""
+        """The path with each missing name replaced by the one that differs only in Unicode normalisation."""
         path = self.folder
         for part in Path(text).parts:
             found = [part] if os.path.lexists(path / part) else self._alike(path, part)
@@ -141,16 +141,16 @@ class Root:
         return [other for other in self._listing(folder).get(_folded(name), []) if _composed(other) == _composed(name)]
 
     def _hint(self, text: str) -> str:
-        """What was probably meant: the same name in other case, with other slashes, or without blanks around it."""
+        """The name probably meant: with different case or slashes, or without surrounding spaces."""
         meant = Path(text.replace("\\", "/").strip())
         found = self._listing(self.folder / meant.parent).get(_folded(meant.name), [])
         return f"; did you mean {str(meant.parent / found[0])!r:.120}?" if found else ""
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """The names in a folder, by what they have in common with those that look alike; read once per folder."""
+        """The names in a folder, grouped by a key that lookalikes share; read once per folder."""
         if folder not in self._listings:
             listing: dict[str, list[str]] = {}
-            # Only below the root: what else there is on this machine is no manifest's business.
+            # Only inside the root: a manifest must not reveal other files of this machine.
             inside = self.follow_links or folder.resolve().is_relative_to(self.folder)
             if inside and folder.is_dir():
                 for name in sorted(entry.name for entry in folder.iterdir()):

@@ -1,4 +1,4 @@
-"""The same image in several lines: counted, and kept on one side when tasks are held out.
+"""Images shared by several lines: counted, and kept on one side of the held-out split.
 
 An image is the same where all its pixels are, in whatever file they were saved; one that was scaled or compressed with
 a loss is another.
@@ -30,10 +30,10 @@ def repeated(items: Sequence[CheckedRecord]) -> list[int]:
 
 
 def split(items: Sequence[CheckedRecord], held_out: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and to hold out: the last `held_out` tasks, but all tasks of an image on one side.
+    """Indices to train on and to hold out: the last `held_out` tasks, with all tasks of an image on one side.
 
-    Images are taken from the last to the first while they fit; where none fits, the one with the fewest tasks. Where
-    that is more than half of all, there are too few images, and the last tasks are held out whatever they show.
+    Images are taken from the last to the first while they fit; if none fits, the one with the fewest tasks. If that is
+    more than half of all tasks, there are too few images, and the last tasks are held out regardless of images.
 
     Ten tasks of ten images and `held_out` 1 hold out the last one; twelve tasks, three on each of four images, the
     last image's three.
@@ -53,6 +53,6 @@ def split(items: Sequence[CheckedRecord], held_out: int) -> tuple[list[int], lis
 
 
 def shared(train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> int:
-    """How many held-out tasks show an image that is trained on."""
+    """Number of held-out tasks whose image is also trained on."""
     trained = {item.source for item in train}
     return sum(item.source in trained for item in held_out)

@@ -1,4 +1,4 @@
-"""A contact sheet that people look at before training: every mask drawn on its image, in one HTML file."""
+"""A contact sheet to inspect before training: every mask drawn on its image, in one HTML file."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ figcaption{overflow-wrap:anywhere}b{color:#b00020}"""
 
 
 def write_sheet(dataset: ManifestDataset, path: Path, tasks: int = TASKS) -> int:
-    """Writes the sheet and returns how many tasks it shows: suspicious ones first, the rest evenly spread.
+    """Write the sheet and return the number of tasks on it: suspicious ones first, the rest evenly spread.
 
     What may change is outlined in red, and everything else is faded to gray.
     """
@@ -81,7 +81,7 @@ def overlay(task: EditTask) -> PIL.Image:
     return PIL.fromarray(pixels.astype(np.uint8))
 
 
-def _jpeg(picture: PIL.Image) -> str:
+def _jpeg(image: PIL.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The lines of a manifest as bytes, or a sentence about a file that is no JSONL at all."""
+"""The lines of a manifest as bytes, or an error about a file that is not JSONL."""
 
 import json
 import shlex
@@ -38,7 +38,7 @@ def _refuse_one_value(path: Path, content: bytes) -> None:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
-        return  # then its lines are faulty one by one
+        return  # each of its lines is then reported as faulty
     if isinstance(value, list):
         raise TaskError(
             f"{path}: this is a JSON array; a manifest is JSONL, one object per line. Type: {_command(path)}"
@@ -51,7 +51,7 @@ def _refuse_one_value(path: Path, content: bytes) -> None:
 
 
 def _command(path: Path) -> str:
-    """A shell command that writes an array's entries line by line, beside it (paths start from its folder)."""
+    """A shell command that writes an array's entries line by line, beside it (paths are relative to its folder)."""
     code = "import json, sys; [print(json.dumps(line)) for line in json.load(open(sys.argv[1], 'rb'))]"
     lines = path.with_name(f"{path.stem}.lines.jsonl")
     return f'python -c "{code}" {shlex.quote(str(path))} > {shlex.quote(str(lines))}'

@@ -10,7 +10,7 @@ from editing.shapes.photos import photos_digest
 from editing.shapes.scenes import SIZE, paint, to_uint8
 from editing.task import EditTask
 
-GENERATOR_VERSION = 1  # raise when the same index would give another picture
+GENERATOR_VERSION = 1  # increment when the same index would give another image
 
 
 def edit_task(edit: Edit, task_id: str) -> EditTask:
@@ -31,14 +31,14 @@ class ShapesDataset:
     def __init__(self, split: str, length: int, seed: int, photo_folder: str | None = None) -> None:
         """
         Raises:
-            TaskError: when there is no picture in `photo_folder`, or a faulty one.
+            TaskError: `photo_folder` has no image, or a faulty one.
         """
         self.split, self.length, self.seed, self.photo_folder = split, length, seed, photo_folder
         self._photos = None if photo_folder is None else photos_digest(photo_folder, SIZE)
         self._task = lru_cache(maxsize=512)(self._make)
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_task"}  # without what is painted
+        return {name: value for name, value in self.__dict__.items() if name != "_task"}  # without the painted images
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)

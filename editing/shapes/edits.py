@@ -1,4 +1,4 @@
-"""Edits of a scene: draw one, say it in words, and the exact mask and target that it implies."""
+"""Edits of a scene: random edits, their instructions, and their exact masks and targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTCOMES: tuple[Thing | None, ...] = (*THINGS, None)  # every thing that may sta
 
 @dataclass(frozen=True)
 class Edit:
-    """`scene` with `after` put at `place` (None removes), and the instruction that asks for it."""
+    """`scene` with `after` put at `place` (None removes), and its instruction."""
 
     kind: str
     scene: Scene
@@ -45,7 +45,7 @@ def edit_mask(edit: Edit) -> np.ndarray:
     return touched | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
 
 
-@lru_cache(maxsize=4)  # every score of a group asks for them, and painting takes longer than all the rest
+@lru_cache(maxsize=4)  # every score of a group needs them, and painting dominates the cost
 def outcomes(edit: Edit) -> np.ndarray:
     """Float32 [13, 64, 64, 3]: the image for every entry of OUTCOMES at the edited place; read-only."""
     painted = np.stack([paint(edit.scene.with_thing(edit.place, thing)) for thing in OUTCOMES])
@@ -97,7 +97,7 @@ def draw_edit(rng: np.random.Generator) -> Edit:
 def split_of(edit: Edit) -> str:
     """The split an edit belongs to, decided by its *layout* (all things, the place, the outcome).
 
-    No layout is in two splits, so a held-out task asks for a combination that training never showed,
+    No layout is in two splits, so a held-out task has a combination that training never showed,
     whatever the seeds, counts and backgrounds.
     """
     layout = repr((edit.kind, edit.place, edit.after, edit.scene.things))
@@ -108,7 +108,7 @@ def split_of(edit: Edit) -> str:
 def edit_at(split: str, seed: int, index: int, photo_folder: str | None = None) -> Edit:
     """The `index`-th edit of a split: a pure function of its arguments (and of the photos, if a folder is given).
 
-    With `photo_folder` the background is a crop of one of its pictures instead of a painted texture.
+    With `photo_folder` the background is a crop of one of its images instead of a procedural texture.
     """
     if split not in SPLITS:
         raise ValueError(f"expected a split of {SPLITS}, got {split!r}")

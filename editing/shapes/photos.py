@@ -1,4 +1,4 @@
-"""Photographs as backgrounds of the embedded benchmark: a folder of pictures, checked before one is used."""
+"""Photographs as backgrounds of the embedded benchmark: a folder of images, validated before use."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from editing.images import decode_image, read_file
 from editing.task import Image, TaskError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-VERSION = 2  # raise when the same files would give other backgrounds
-_sound: set[tuple[str, int]] = set()  # digests and sizes that passed: training and held-out tasks open the same folder
+VERSION = 2  # increment when the same files would give other backgrounds
+_sound: set[tuple[str, int]] = set()  # validated digests and sizes: training and held-out tasks open the same folder
 
 
 def photo_paths(folder: str) -> list[Path]:
-    """The pictures of a folder, by name.
+    """The images of a folder, sorted by name.
 
     Raises:
-        TaskError: when there is no such folder, or no picture in it.
+        TaskError: there is no such folder, or no image in it.
     """
     path = Path(folder)
     paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else []
     if not paths:
-        raise TaskError(f"data.photo_folder: expected a folder with PNG, JPEG or WebP pictures; seen {folder!r}.")
+        raise TaskError(f"data.photo_folder: expected a folder with PNG, JPEG or WebP images, got {folder!r}.")
     return paths
 
 
 def photos_digest(folder: str, size: int) -> str:
-    """sha256 (hex) of the names and bytes of the pictures in a folder, which decide every photo background.
+    """sha256 (hex) of the names and bytes of the images in a folder, which determine every photo background.
 
-    Every picture is decoded once, so that a faulty one is known before hours of training, not after.
+    Every image is decoded once, so that a faulty one is found before hours of training, not after.
 
     Args:
-        folder: with the pictures.
-        size: of the backgrounds in pixels; a picture must have at least that height and width.
+        folder: folder of the images.
+        size: size of the backgrounds in pixels, the minimum height and width of an image.
 
     Raises:
-        TaskError: as `photo_paths`, or when any picture is faulty; the sentence names up to ten.
+        TaskError: as `photo_paths`, or any image is faulty; the message names up to ten.
     """
 
     def check(path: Path) -> str | TaskError:
@@ -63,17 +63,17 @@ def photos_digest(folder: str, size: int) -> str:
         shown = "".join(f"\n  {fault}" for fault in faults[:10])
         more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise TaskError(
-            f"data.photo_folder: {len(faults)} of the {len(paths)} pictures in {folder} cannot be used; "
-            f"save them anew, or take them out.{shown}{more}"
+            f"data.photo_folder: {len(faults)} of the {len(paths)} images in {folder} cannot be used; "
+            f"save them again, or remove them.{shown}{more}"
         )
     return hashlib.sha256("".join([f"{VERSION}\n", *map(str, checked)]).encode()).hexdigest()
 
 
 def photo_crop(folder: str, seed: int, size: int) -> np.ndarray:
-    """A seeded square crop of one picture of `folder`, as float32 [size, size, 3] in [0, 1], slightly muted; read-only.
+    """A seeded square crop of one image of `folder`, as float32 [size, size, 3] in [0, 1], slightly muted; read-only.
 
     Raises:
-        TaskError: when the picture is faulty.
+        TaskError: the image is faulty.
     """
     paths = photo_paths(folder)
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def photo_crop(folder: str, seed: int, size: int) -> np.ndarray:
     crop = photo.resize((size, size), PIL.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     pixels = np.asarray(crop, dtype=np.float32) / 255
     grey = pixels.mean(axis=-1, keepdims=True)
-    muted = grey + 0.6 * (pixels - grey)  # saturated objects stay the most colourful things in the picture
+    muted = grey + 0.6 * (pixels - grey)  # saturated objects stay the most colourful things in the image
     muted.flags.writeable = False
     return muted
 

@@ -1,8 +1,8 @@
-"""Scenes of the embedded benchmark: what is in a picture, and how it is painted.
+"""Scenes of the embedded benchmark: the content of an image, and how it is painted.
 
 A scene is a muted background and one to three glossy objects, each in its own quadrant. Painting is a pure
 function of the scene (signed distance fields, so edges are anti-aliased and every mask is exact), which gives
-the ground truth of any edit by painting the edited scene. Pictures are float32 [64, 64, 3] in [0, 1].
+the ground truth of any edit by painting the edited scene. Images are float32 [64, 64, 3] in [0, 1].
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _muted_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def paint_background(kind: str, seed: int) -> np.ndarray:
-    """Background picture [64, 64, 3], deterministic in (kind, seed); the returned array is read-only."""
+    """Background image [64, 64, 3], deterministic in (kind, seed); the returned array is read-only."""
     if kind.startswith("photo:"):
         return photo_crop(kind.removeprefix("photo:"), seed, SIZE)
     rng = np.random.default_rng(seed)
@@ -117,9 +117,9 @@ def paint_background(kind: str, seed: int) -> np.ndarray:
         raise ValueError(f"expected a background of {BACKGROUNDS}, got {kind!r}")
     mix = np.clip(mix, 0, 1)[..., None].astype(np.float32)
     vignette = 1 - 0.10 * (((_ROWS - 32) ** 2 + (_COLUMNS - 32) ** 2) / 2048)[..., None]
-    picture = np.clip((low * (1 - mix) + high * mix) * vignette, 0, 1).astype(np.float32)
-    picture.flags.writeable = False
-    return picture
+    image = np.clip((low * (1 - mix) + high * mix) * vignette, 0, 1).astype(np.float32)
+    image.flags.writeable = False
+    return image
 
 
 def signed_distance(shape: str, rows: np.ndarray, columns: np.ndarray, radius: float) -> np.ndarray:
@@ -138,8 +138,8 @@ def signed_distance(shape: str, rows: np.ndarray, columns: np.ndarray, radius: f
     raise ValueError(f"expected a shape of {SHAPES}, got {shape!r}")
 
 
-def paint_thing(picture: np.ndarray, thing: Thing, centre: tuple[float, float], radius: float) -> np.ndarray:
-    """`picture` with a soft shadow and the glossy object composed over it; a new array."""
+def paint_thing(image: np.ndarray, thing: Thing, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """`image` with a soft shadow and the glossy object composed over it; a new array."""
     rows, columns = _ROWS - centre[0], _COLUMNS - centre[1]
     distance = signed_distance(thing.shape, rows, columns, radius)
     cast = signed_distance(thing.shape, rows - 1.5, columns - 1.0, radius)
@@ -149,18 +149,18 @@ def paint_thing(picture: np.ndarray, thing: Thing, centre: tuple[float, float], 
     gloss = 0.45 * np.exp(-((rows + 0.40 * radius) ** 2 + (columns + 0.30 * radius) ** 2) / (0.10 * radius**2))
     body = np.array(COLOURS[thing.colour], dtype=np.float32) * (1 + light[..., None] - 0.08)
     body = body + (1 - body) * gloss[..., None]
-    return np.clip(picture * (1 - shadow) * (1 - cover) + body * cover, 0, 1).astype(np.float32)
+    return np.clip(image * (1 - shadow) * (1 - cover) + body * cover, 0, 1).astype(np.float32)
 
 
 def paint(scene: Scene) -> np.ndarray:
     """The scene as float32 [64, 64, 3] in [0, 1]."""
-    picture = paint_background(scene.background, scene.background_seed)
+    image = paint_background(scene.background, scene.background_seed)
     centres = dict(zip(PLACES, scene.centres, strict=True))
     for place, thing in scene.things:
-        picture = paint_thing(picture, thing, centres[place], scene.radius)
-    return picture
+        image = paint_thing(image, thing, centres[place], scene.radius)
+    return image
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
     """Float [..., 3] in [0, 1] to uint8, rounded to nearest."""
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The verifiable edit score of the embedded benchmark: which outcome does the image show inside the mask?
+"""The verifiable edit score of the embedded benchmark: which outcome the image shows inside the mask.
 
 Every possible outcome of the edit (twelve things, or nothing) is painted exactly, and the image is compared
 with all of them inside the mask. The score needs no judge.

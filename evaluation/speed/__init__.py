@@ -1,1 +1,1 @@
-"""What the system costs beyond the work it cannot do without: `python -m evaluation.speed`."""
+"""Overhead of the system relative to the indispensable work: `python -m evaluation.speed`."""

@@ -1,4 +1,4 @@
-"""How much the method costs beyond the work that it cannot do without: ratios, all measured in one run.
+"""Overhead of the system relative to the indispensable work: ratios, all measured in one run.
 
     python -m evaluation.speed core [--repetitions 15] [--section.key VALUE ...]
     python -m evaluation.speed rewards [--repetitions 15]
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def measure_core(
     config: RunConfig, options: argparse.Namespace, flags: Sequence[str], console: Console
 ) -> tuple[list[Measured], str, torch.device]:
-    """The rows of the core, their clock and their device."""
+    """The rows of the core, with their clock and device."""
     from evaluation.speed import core as speed_core
     from learner.quiet import quiet_libraries
 
@@ -53,7 +53,7 @@ def measure_core(
 
 
 def measure_rewards(config: RunConfig, options: argparse.Namespace) -> tuple[list[Measured], str, torch.device]:
-    """The rows of the reward pool, their clock and their device."""
+    """The rows of the reward pool, with their clock and device."""
     from evaluation.speed.rewards import measure
 
     rows, clock = measure(config, options.repetitions)
@@ -63,7 +63,7 @@ def measure_rewards(config: RunConfig, options: argparse.Namespace) -> tuple[lis
 def measure_runtime(
     config: RunConfig, options: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[list[Measured], str, torch.device]:
-    """The rows of the distributed runtime, their clocks and their device."""
+    """The rows of the distributed runtime, with their clocks and device."""
     from evaluation.speed.runtime import measure
 
     rows, clock = measure(config, flags, options.loop_pairs, options.repetitions, os.cpu_count() or 1)
@@ -71,12 +71,14 @@ def measure_runtime(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints one table and writes the JSON; 0 when everything was measured."""
+    """Measure, print one table and write the JSON; 0 if everything was measured."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.speed", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     parser.add_argument("what", choices=["core", "rewards", "runtime"])
-    parser.add_argument("--repetitions", type=int, default=15, help="of everything but the loop, default 15")
+    parser.add_argument(
+        "--repetitions", type=int, default=15, help="repetitions of everything but the loop, default 15"
+    )
     parser.add_argument(
         "--loop-pairs", type=int, default=2, help="core, runtime: runs of the loop in each mode, default 2; 0: none"
     )
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         console.print(str(error), style="red", markup=False)
         return 1
-    load = os.getloadavg()[0]  # of others: before this begins
+    load = os.getloadavg()[0]  # of other processes: before this starts
     if options.what == "core":
         rows, clock, device = measure_core(config, options, flags, console)
     elif options.what == "runtime":
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or RESULTS / f"speed_{options.what}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(as_json(rows, about), indent=1) + "\n", encoding="utf-8")
-    console.print(f"{out} holds these numbers", markup=False)
+    console.print(f"{out} contains these numbers", markup=False)
     return 0
 
 

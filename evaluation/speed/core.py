@@ -1,4 +1,4 @@
-"""What the method costs beyond the model it runs: `python -m evaluation.speed core`.
+"""Overhead of the method relative to the model it runs: `python -m evaluation.speed core`.
 
 Settings are those of the quickstart; flags change them (--editor.path FOLDER).
 """
@@ -47,7 +47,7 @@ LOOP_STEPS = 4
 
 @dataclass(frozen=True)
 class Bench:
-    """What is timed: a policy (with adapter), the same editor without one, its tasks."""
+    """The objects to time: a policy (with adapter), the same editor without one, its tasks."""
 
     config: RunConfig
     policy: Editor
@@ -66,15 +66,15 @@ def open_bench(config: RunConfig) -> tuple[Bench, str]:
 
 
 def with_acd(config: RunConfig) -> RunConfig:
-    """The configuration with attention concentration as one more reward."""
+    """The configuration with attention concentration as an additional reward."""
     weights = {**config.rewards.weights, "acd": ACD_WEIGHT}
     return config.model_copy(update={"rewards": config.rewards.model_copy(update={"weights": weights})})
 
 
 def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
-    """A rollout against the transformer forwards it contains, with and without what the method adds to them.
+    """A rollout relative to the transformer forward passes it contains, with and without the method's additions.
 
-    All rollouts are of one task, whose text and picture the editor has encoded before, as for every group after a
+    All rollouts are of one task, whose text and image the editor has encoded before, as for every group after a
     task's first.
     """
     config = bench.config
@@ -82,7 +82,7 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
     task = bench.tasks.train[lease.task_index]
 
     def rollout(config: RunConfig) -> tuple[Callable[[], float], list[float]]:
-        """What gives the seconds of a rollout without its decoding, and a list that gets those of the decoding."""
+        """A function returning the seconds of a rollout without decoding, and a list collecting those of decoding."""
         digest, decoding = config_hash(config), []
 
         def measure() -> float:
@@ -131,7 +131,7 @@ def measure_rollout(bench: Bench, repetitions: int) -> list[Measured]:
 
 def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
     """The learner's work on a group against a bare forward and backward of the same batch; publishing; rewards."""
-    # A rate so small that the weights stay those of the rollouts: the learner checks that on every group.
+    # A learning rate so small that the weights stay those of the rollouts, which the learner checks on every group.
     optimizer = bench.config.learner.optimizer.model_copy(update={"lr": 1e-12, "warmup_steps": 0})
     config = bench.config.model_copy(
         update={"learner": bench.config.learner.model_copy(update={"optimizer": optimizer, "steps": repetitions + 2})}
@@ -151,7 +151,7 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
         for group, score in zip(groups, scores, strict=True):
             report = learner.consume(*at_step(group, score, learner.version))
             if not report.accepted:
-                raise RuntimeError(f"the learner refused a group of the benchmark: {report.reason}")
+                raise RuntimeError(f"the learner rejected a group of the benchmark: {report.reason}")
         updates.append(timed(learner.update, bench.clock)())
 
     updates: list[float] = []
@@ -191,7 +191,7 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
 
 
 def at_step(group: TrajectoryGroup, scores: GroupScores, version: int) -> tuple[TrajectoryGroup, GroupScores]:
-    """A group and its scores as if they had been made for step `version`, so that the learner takes them again."""
+    """A group and its scores relabelled for step `version`, so that the learner accepts them again."""
     lease = replace(group.lease, step=version, policy_version=version)
     return (
         replace(group, lease=lease, policy_version=version),
@@ -200,7 +200,7 @@ def at_step(group: TrajectoryGroup, scores: GroupScores, version: int) -> tuple[
 
 
 def measure_loop(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]:
-    """A step of the loop on Ray, with as many rollout workers as cores, against one in a single process.
+    """A step of the loop on Ray, with as many rollout workers as cores, relative to one in a single process.
 
     Start-up, the first step, held-out measurements and checkpoints are left out.
     """
@@ -231,12 +231,12 @@ def measure_loop(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]
 
 
 def loop_steps(folder: str, name: str, flags: Sequence[str]) -> list[float]:
-    """Wall seconds of every step but the first of a run in processes of its own; raises as `loop_run`."""
+    """Wall seconds of every step but the first of a run in separate processes; raises as `loop_run`."""
     return step_seconds(loop_run(folder, name, flags))[1:]
 
 
 def loop_run(folder: str, name: str, flags: Sequence[str]) -> Path:
-    """The metrics file of a run in processes of its own.
+    """The metrics file of a run in separate processes.
 
     Raises:
         RuntimeError: when the run fails; with the end of its output.

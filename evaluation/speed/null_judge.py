@@ -1,4 +1,4 @@
-"""A judge and a scorer that do nothing, so that what is around them can be timed.
+"""A judge and a scorer that do nothing, to time everything around them.
 
 python -m evaluation.speed.null_judge         prints `port N`, and serves until its standard input is closed
 """
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 
-ANSWER = json.dumps(
+RESPONSE = json.dumps(
     {
         "id": "chatcmpl-0",
         "object": "chat.completion",
@@ -35,7 +35,7 @@ ANSWER = json.dumps(
         "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
     }
 ).encode()
-"""What every question is answered with, at once."""
+"""The immediate response to every request."""
 
 
 def zero(given: ScoreInput) -> tuple[Score, ...]:
@@ -43,24 +43,24 @@ def zero(given: ScoreInput) -> tuple[Score, ...]:
     return (Score(value=0.0),) * len(given.images)
 
 
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Reads requests of one connection and answers each with 200; as much HTTP/1.1 as an OpenAI client needs."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER)
+async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read the requests of one connection and respond to each with 200; as much HTTP/1.1 as an OpenAI client needs."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(RESPONSE)
     try:
         while True:
             lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
             length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
             await reader.readexactly(length)
-            writer.write(head + ANSWER)
+            writer.write(head + RESPONSE)
     except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client has left
+        pass  # the client disconnected
     finally:
         writer.close()
 
 
 async def serve() -> None:
-    """Serves on a free port of this machine until the standard input is closed."""
-    server = await asyncio.start_server(answer, "127.0.0.1", limit=2**24)
+    """Serve on a free port of this machine until standard input is closed."""
+    server = await asyncio.start_server(respond, "127.0.0.1", limit=2**24)
     print(f"port {server.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.to_thread(sys.stdin.buffer.read)
     server.close()
@@ -68,7 +68,7 @@ async def serve() -> None:
 
 @contextmanager
 def null_judge() -> Iterator[str]:
-    """The URL of a null judge in a process of its own, which ends with the context or with this process."""
+    """The URL of a null judge in a separate process, which ends with the context or with this process."""
     command = [sys.executable, "-m", "evaluation.speed.null_judge"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None

@@ -1,4 +1,4 @@
-"""PSNR and SSIM outside the mask, against the torch operations that they cannot do without."""
+"""PSNR and SSIM outside the mask, relative to the torch operations that they require."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rewards.scorers.ssim import background_ssim
 
 
 def measure_pixels(threads: int, repetitions: int) -> tuple[list[Measured], str]:
-    """PSNR and SSIM of a group against the bare torch operations that they need."""
+    """PSNR and SSIM of a group relative to the bare torch operations that they require."""
     torch.set_num_threads(threads)
     clock, name = clock_for(torch.device("cpu"), threads)
     given = group_of(GROUP, SIDE)

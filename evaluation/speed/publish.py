@@ -1,4 +1,4 @@
-"""Publishing the adapter with proof, against a bare put and get of the same arrays by the same processes."""
+"""Publishing the adapter with proof, relative to a bare put and get of the same arrays by the same processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "
 
 
 class Layer(nn.Module):
-    """What peft makes of a linear layer, as far as the adapter goes; there is no base."""
+    """A linear layer as peft wraps it, with the adapter only and no base."""
 
     merged = disable_adapters = False
     active_adapters = (ADAPTER,)
@@ -56,11 +56,11 @@ class Holder:
         return self._arrays
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """The bare arrays, copied into the adapter."""
+        """Copy the bare arrays into the adapter."""
         write_arrays(self._parameters, arrays)
 
     def take(self, arrays: Mapping[str, np.ndarray]) -> int:
-        """The bare arrays have come; nothing is done with them."""
+        """Receive the bare arrays, without using them."""
         return sum(array.nbytes for array in arrays.values())
 
     def publish(self) -> tuple[int, WeightVersion]:
@@ -74,7 +74,7 @@ class Holder:
 
 
 def measure_publish(repetitions: int) -> list[Measured]:
-    """Two rows per size of adapter, on a Ray cluster of its own: a learner, and every worker on another node.
+    """Two rows per size of adapter, on a separate Ray cluster: a learner, and every worker on another node.
 
     All nodes are this machine, but each has its own object store, so that weights travel as between machines. (In one
     store a put and a get move nothing but the put's one copy.)
@@ -120,7 +120,7 @@ def compare(name: str, learner: Any, workers: list[Any], repetitions: int, goal:
         sent = [worker.apply.remote(weights) for worker in workers]
         version, receipts = ray.get(announced, timeout=SECONDS), ray.get(sent, timeout=SECONDS)
         if [receipt.version for receipt in receipts] != [version] * len(workers):
-            raise RuntimeError(f"expected receipts for version {version}, seen {receipts}")
+            raise RuntimeError(f"expected receipts for version {version}, got {receipts}")
 
     with_proof, takes, loads = interleaved(
         [timed(one, time.perf_counter) for one in (proved, taken, loaded)], repetitions

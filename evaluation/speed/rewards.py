@@ -1,4 +1,4 @@
-"""What the reward pool costs beyond the work that it cannot do without: `python -m evaluation.speed rewards`."""
+"""Overhead of the reward pool relative to the indispensable work: `python -m evaluation.speed rewards`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-import httpx2  # what the OpenAI client sends its requests with
+import httpx2  # the HTTP library of the OpenAI client
 from openai import AsyncOpenAI
 
 from configs.rewards import JudgeConfig, RedisConfig
@@ -35,7 +35,7 @@ PASSES = 4
 
 
 def questions_of(given: ScoreInput) -> list[Question]:
-    """EditScore's first question about every edit, `PASSES` times with other seeds, in its own order."""
+    """EditScore's first request about every edit, `PASSES` times with different seeds, in its own order."""
     source = encode_png(given.task.source)
     parts = [success_parts(given.task.instruction, source, encode_png(image)) for image in given.images]
     return [
@@ -46,12 +46,12 @@ def questions_of(given: ScoreInput) -> list[Question]:
 
 
 async def ask_pool(pool: JudgePool, questions: Sequence[Question]) -> None:
-    """All questions given to the pool at once."""
+    """Send all requests to the pool at once."""
     await asyncio.gather(*(pool.ask(question) for question in questions))
 
 
 def bare_request(question: Question) -> dict[str, Any]:
-    """The question in the words of the OpenAI protocol, without vLLM's additions."""
+    """The request in the OpenAI protocol, without vLLM's extensions."""
     content = [
         {"type": "text", "text": part}
         if isinstance(part, str)
@@ -71,33 +71,33 @@ def bare_request(question: Question) -> dict[str, Any]:
 
 
 async def ask_bare(client: AsyncOpenAI, questions: Sequence[Question], concurrency: int) -> None:
-    """The same questions in the loop that anybody would write with this client."""
+    """Send the same requests in the obvious loop over this client."""
     places = asyncio.Semaphore(concurrency)
 
     async def ask(question: Question) -> str | None:
         async with places:
-            answer = await client.chat.completions.create(**bare_request(question))
-        found: str | None = answer.choices[0].message.content
+            response = await client.chat.completions.create(**bare_request(question))
+        found: str | None = response.choices[0].message.content
         return found
 
     await asyncio.gather(*(ask(question) for question in questions))
 
 
 async def post_bare(client: AsyncOpenAI, questions: Sequence[Question], concurrency: int) -> None:
-    """The same again with the least that this client can do: it sends JSON and reads JSON."""
+    """Send the same requests with the least that this client can do: send JSON and read JSON."""
     places = asyncio.Semaphore(concurrency)
 
     async def ask(question: Question) -> str:
         async with places:
-            answer = await client.post("/chat/completions", body=bare_request(question), cast_to=httpx2.Response)
-        found: str = json.loads(answer.content)["choices"][0]["message"]["content"]
+            response = await client.post("/chat/completions", body=bare_request(question), cast_to=httpx2.Response)
+        found: str = json.loads(response.content)["choices"][0]["message"]["content"]
         return found
 
     await asyncio.gather(*(ask(question) for question in questions))
 
 
 def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, repetitions: int) -> list[Measured]:
-    """The judge pool against bare loops over the same client, on the same server at the same concurrency."""
+    """The judge pool relative to bare loops over the same client, on the same server at the same concurrency."""
     pool = JudgePool("editscore", [url], "judge", config, "none")
     client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     runner.run(pool.start())
@@ -128,7 +128,7 @@ def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, re
 
 
 def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitions: int) -> list[Measured]:
-    """A group whose passes are all in the cache, against asking a judge that answers at once."""
+    """A group whose passes are all cached, relative to requests to a judge that responds immediately."""
     settings, given = config.rewards.judge, group_of(GROUP, SIDE)
     pool = JudgePool("editscore", [url], "judge", settings, "none")
     runner.run(pool.start())
@@ -149,7 +149,7 @@ def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitio
     )
     counts = cache.statistics()
     if counts.misses != len(keys) or counts.faults:
-        raise RuntimeError(f"the cache of the benchmark should have missed {len(keys)} times; seen {counts}")
+        raise RuntimeError(f"the benchmark's cache: expected {len(keys)} misses, got {counts}")
     runner.run(cache.close())
     runner.run(pool.close())
     return [
@@ -165,7 +165,7 @@ def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitio
 
 
 def in_loop(runner: asyncio.Runner, work: Callable[[], Awaitable[object]]) -> Callable[[], float]:
-    """A function that does the work in the runner's event loop and returns its wall seconds."""
+    """A function that runs the work in the runner's event loop and returns its wall seconds."""
 
     async def measure() -> float:
         clock = asyncio.get_running_loop().time
@@ -177,7 +177,7 @@ def in_loop(runner: asyncio.Runner, work: Callable[[], Awaitable[object]]) -> Ca
 
 
 def measure(config: RunConfig, repetitions: int) -> tuple[list[Measured], str]:
-    """All rows, and what clocks they were taken with."""
+    """All rows, and the clocks they were measured with."""
     pixels, clock = measure_pixels(config.cluster.threads_per_process, repetitions)
     with warnings_only(), asyncio.Runner() as runner, null_judge() as url:
         rows = measure_throughput(config.rewards.judge, url, runner, repetitions) + pixels

@@ -1,4 +1,4 @@
-"""What the distributed runtime costs beyond the work itself: `python -m evaluation.speed runtime`.
+"""Overhead of the distributed runtime relative to the work itself: `python -m evaluation.speed runtime`.
 
 Most rows are measured with workers and a learner that sleep (`evaluation.speed.simulated`,
 `evaluation.speed.simulated_ray`), so that they tell what the runtime adds, whatever the machine computes. Rows that say
@@ -32,23 +32,23 @@ from learner.state.event_log import EventLog
 FLEETS = (1, 4, 16, 64, 256)
 """Numbers of simulated workers."""
 GROUPS = 256
-"""Groups of a step of the rows about fleets: so many that the largest fleet has work all the time."""
+"""Groups per step in the rows about fleets: enough to keep the largest fleet busy."""
 RATE = 40.0
 """Groups per second that a fleet of any size delivers."""
 WORKERS, STEP_GROUPS = 4, 12
 BALANCED = Work(rollout=0.4, group=0.09, update=0.12)
-"""Rollout and learner take 1.2 s per step each, which is where overlapping is hardest: any wait of one shows."""
+"""Rollout and learner take 1.2 s per step each, where overlapping is hardest: any wait shows."""
 AT_THE_END = Work(rollout=0.4, group=0.0, update=1.2)
-"""The same work of a learner that takes all gradients in update(), as with rewards that are normalised over a step."""
+"""The same work for a learner that computes all gradients in update(), as with rewards normalised over a step."""
 WARM = 3
-"""Steps at the beginning of a run that do not count."""
+"""Warm-up steps at the beginning of a run."""
 FLAT = 1.5
-"""The cost per group counts as flat when it grows by no more than this from one worker to any number."""
+"""The cost per group counts as constant if it grows by at most this factor from one worker to any number."""
 
 
 @dataclass
 class Watch:
-    """Takes a time at the end of every step."""
+    """Records the time at the end of every step."""
 
     clock: Clock
     times: list[float] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Watch:
 
 
 def run_loop(config: RunConfig, backend: Backend, folder: Path, watch: Watch) -> None:
-    """The real loop over a backend, with the diary of a run and no held-out tasks."""
+    """The real loop over a backend, with a run's event log and no held-out tasks."""
     with EventLog(folder / "events.jsonl") as events:
         backend.start(0)
         try:
@@ -90,7 +90,7 @@ def shaped(config: RunConfig, workers: int, steps: int, groups: int, staleness: 
 
 
 def measure_coordinator(config: RunConfig, repetitions: int) -> list[Measured]:
-    """CPU time per group of loop, collector, lease counters and event log, by the size of the fleet; nobody sleeps."""
+    """CPU time per group of loop, collector, lease accounting and event log, by fleet size; nothing sleeps."""
     seconds: dict[int, list[float]] = {workers: [] for workers in FLEETS}
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
         for repetition in range(repetitions):
@@ -106,13 +106,13 @@ def measure_coordinator(config: RunConfig, repetitions: int) -> list[Measured]:
 
 
 def by_fleet(name: str, seconds: Mapping[int, Sequence[float]]) -> list[Measured]:
-    """One row per larger fleet, against the smallest."""
+    """One row per larger fleet, relative to the smallest."""
     first, *others = seconds
     return [ratio(f"{name}: {workers} workers / {first}", seconds[workers], seconds[first], FLAT) for workers in others]
 
 
 def measure_messages(config: RunConfig) -> list[Measured]:
-    """CPU time of the driver per group on real Ray, by the size of the fleet; all fleets deliver `RATE` groups/s."""
+    """CPU time of the driver per group on real Ray, by fleet size; all fleets deliver `RATE` groups/s."""
     from evaluation.speed.simulated_ray import SimulatedRayBackend
 
     seconds: dict[int, list[float]] = {}
@@ -130,17 +130,17 @@ def measure_messages(config: RunConfig) -> list[Measured]:
 
 
 def adapter_arrays(values: int) -> dict[str, np.ndarray]:
-    """Arrays for an adapter of about so many values."""
+    """Arrays of an adapter with about this many values."""
     return {"lora": np.zeros(values, np.float32)}
 
 
 def alone(work: Work) -> float:
-    """Seconds of a step that waits for nothing: the longer of what the workers and what the learner must sleep."""
+    """Seconds of a step without waiting: the longer of the workers' and the learner's sleep."""
     return max(STEP_GROUPS * work.rollout / WORKERS, STEP_GROUPS * work.group + work.update)
 
 
 def measure_overlap(config: RunConfig, steps: int) -> list[Measured]:
-    """Steps of an asynchronous run against rollout alone or learner alone, and against the same work in turns.
+    """Steps of an asynchronous run relative to rollout or learner alone, and to the same work in sequence.
 
     What is slept alone is known, so that the ratio holds all that the runtime adds, messages included.
     """
@@ -167,7 +167,7 @@ def overlapped(config: RunConfig, work: Work, staleness: int, steps: int) -> tup
     from evaluation.speed.simulated_ray import SimulatedRayBackend
 
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
-        # The last steps of a run have nothing to roll out ahead.
+        # The last steps of a run have no rollouts ahead.
         shape = shaped(config, WORKERS, WARM + steps + staleness, STEP_GROUPS, staleness)
         backend = SimulatedRayBackend(shape, Path(folder), work, adapter_arrays(34_000), tokens=64)
         watch = Watch(time.monotonic)
@@ -177,7 +177,7 @@ def overlapped(config: RunConfig, work: Work, staleness: int, steps: int) -> tup
 
 
 def measure_training(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]:
-    """Real runs on Ray, asynchronous against synchronous: on cores that rollout and learner share."""
+    """Real runs on Ray, asynchronous relative to synchronous, on cores shared by rollout and learner."""
     steps: dict[int, list[float]] = {0: [], 1: []}
     idle: list[float] = []
     with tempfile.TemporaryDirectory(prefix="locus-speed-") as folder:
@@ -216,7 +216,7 @@ def measure_training(flags: Sequence[str], pairs: int, cores: int) -> list[Measu
 
 
 def step_and_busy(metrics: Path) -> list[tuple[float, float]]:
-    """Wall seconds of every step without its checkpoint, and how long the learner worked in it."""
+    """Wall seconds of every step without its checkpoint, and the learner's working time in it."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     phases = ("accumulate", "old_leaps", "optimizer", "spool")
     return [

@@ -1,4 +1,4 @@
-"""The reward service against what of a request is no matter of the service."""
+"""Overhead of the reward service relative to the decoding and scoring of a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rewards.scorer_api import ScoreInput
 
 @contextmanager
 def null_service() -> Iterator[http.client.HTTPConnection]:
-    """A connection to a reward service of its own process, whose only scorer does nothing."""
+    """A connection to a reward service in a separate process, whose only scorer does nothing."""
     command = [
         sys.executable,
         "-m",
@@ -47,7 +47,7 @@ def null_service() -> Iterator[http.client.HTTPConnection]:
             line = process.stdout.readline()
             found = re.search(r"http://[\w.]+:\d+", line)
             if found is None:
-                raise RuntimeError(f"{' '.join(command)} should have said its address; it said {line!r}")
+                raise RuntimeError(f"{' '.join(command)}: expected its address, got {line!r}")
             connection = http.client.HTTPConnection(urlsplit(found[0]).netloc, timeout=60)
             yield connection
             connection.close()
@@ -57,12 +57,12 @@ def null_service() -> Iterator[http.client.HTTPConnection]:
 
 
 def measure_service(repetitions: int) -> list[Measured]:
-    """A request to the service against decoding its pictures and calling the scorer."""
+    """A request to the service relative to decoding its images and calling the scorer."""
     rows = []
     with null_service() as connection:
         for size, side in ((1, SMALL), (GROUP, SIDE)):
             given = group_of(size, side)
-            files = [encode_png(picture) for picture in (given.task.source, *given.images)]
+            files = [encode_png(image) for image in (given.task.source, *given.images)]
             mask = encode_mask(given.task.edit_mask)
             body = json.dumps(
                 {
@@ -84,17 +84,17 @@ def measure_service(repetitions: int) -> list[Measured]:
 
 
 def post(connection: http.client.HTTPConnection, body: bytes, size: int) -> None:
-    """A request and its answer, which must be `size` rewards of 0."""
+    """Send a request and check that its response is `size` rewards of 0."""
     connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     found = json.loads(answer.read())
     if answer.status != 200 or found["rewards"] != [0.0] * size:
-        raise RuntimeError(f"the service should have given {size} rewards of 0; it said {found}")
+        raise RuntimeError(f"service: expected {size} rewards of 0, got {found}")
 
 
 def direct(files: Sequence[bytes], mask: bytes) -> None:
-    """What of a request is no matter of the service: its pictures are decoded and scored."""
-    source, *edited = (decode_image(file, "a picture") for file in files)
+    """The work of a request without the service: decode and score its images."""
+    source, *edited = (decode_image(file, "an image") for file in files)
     task = EditTask("speed", source, load_mask_png(mask), "make the square red")
     zero(ScoreInput(task, np.stack(edited), None))
 

@@ -1,8 +1,7 @@
 """Workers, judges and a learner that sleep instead of computing, behind `Backend`, in one process.
 
-What is real: the loop, the collector, the lease counters, the event log. What is simulated: everything below the
-backend. A worker does its leases and new weights one after the other, as a process would; the learner takes groups one
-after the other.
+Real: the loop, the collector, the lease accounting, the event log. Simulated: everything below the backend. A worker
+does its leases and new weights one after the other, as a process would; the learner takes groups one after the other.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Sleep = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Work:
-    """Seconds that are slept: per rollout of a group, per group in the learner, per optimizer step.
+    """Simulated durations in seconds: per rollout of a group, per group in the learner, per optimizer step.
 
     With `jitter` a rollout takes between (1 - jitter) and (1 + jitter) times as long, by its seed, so that a fleet that
     begins together does not end together.
@@ -50,13 +49,13 @@ class Work:
 
 
 def scores_of(lease: Lease, size: int) -> GroupScores:
-    """Scores that vary within the group, so that it teaches something."""
+    """Scores that vary within the group, so that it has advantages."""
     values = tuple(Score(value=20.0 + place) for place in range(size))
     return GroupScores(lease.group_id, lease.policy_version, {"background_psnr": values}, 0.0)
 
 
 def simulated_config(config: RunConfig, **cluster: Any) -> RunConfig:
-    """The configuration with the one reward that the simulation gives, and other settings of the cluster."""
+    """The configuration with the simulation's only reward, and other settings of the cluster."""
     return config.model_copy(
         update={
             "rewards": config.rewards.model_copy(update={"weights": {"background_psnr": 1.0}}),
@@ -105,7 +104,7 @@ class SimulatedBackend:
     def publish(self) -> WeightProof:
         with self._inside():
             self.version = self._steps
-            # New weights wait behind the jobs that a worker has.
+            # New weights queue behind a worker's jobs.
             self._proved = [max(self.clock(), free) for free in self._free]
             return WeightProof(self.version, "0" * 64, 1)
 

@@ -42,7 +42,7 @@ OPTIONS = {
 
 
 def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> TrajectoryGroup:
-    """A group of the configured counts, full of zeros: `tokens` tokens of 64 channels, small pictures."""
+    """A group of the configured counts, full of zeros: `tokens` tokens of 64 channels, small images."""
     size, steps = config.exploration.group_size, config.sampler.trained_steps
     anchors = np.arange(1, config.learner.surrogate.anchors + 1)
     return TrajectoryGroup(
@@ -63,7 +63,7 @@ def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> Traje
 
 
 class Carrier:
-    """Many simulated workers; each does one thing after the other."""
+    """Many simulated workers; each works sequentially."""
 
     def __init__(self, config: RunConfig, work: Work, tokens: int) -> None:
         self._config, self._work, self._tokens, self._hash = config, work, tokens, config_hash(config)
@@ -71,14 +71,14 @@ class Carrier:
         self._versions: dict[int, int] = {}
 
     async def set_weights(self, worker: int, weights: WeightVersion) -> Receipt:
-        """Proves the arrays that came; there is no module to copy them to."""
+        """Prove receipt of the arrays; there is no module to copy them to."""
         async with self._lines[worker]:
             self._versions[worker] = weights.version
             proof = WeightProof(weights.version, fingerprint(weights.arrays), weights.modules)
             return Receipt(proof, os.getpid() * 10_000 + worker)
 
     async def roll_out(self, worker: int, lease: Lease) -> tuple[Generated, TrajectoryGroup]:
-        """Sleeps for as long as a rollout takes."""
+        """Sleep for the duration of a rollout."""
         async with self._lines[worker]:
             if self._versions.get(worker) != lease.policy_version:
                 raise WrongVersion(f"simulated worker {worker} holds {self._versions.get(worker)}")
@@ -88,14 +88,14 @@ class Carrier:
 
 
 class SimulatedPool:
-    """Scores at once."""
+    """Scores immediately."""
 
     async def score(self, group: TrajectoryGroup) -> GroupScores:
         return scores_of(group.lease, group.group_size)
 
 
 class SimulatedLearner:
-    """Sleeps for every group and every step; one call after the other, as the real one."""
+    """Sleeps for every group and every step; handles one call at a time, like the real one."""
 
     def __init__(self, work: Work, arrays: Mapping[str, Any]) -> None:
         self._work, self._arrays, self._version, self._busy = work, dict(arrays), 0, 0.0
@@ -126,7 +126,7 @@ class SimulatedLearner:
 
 
 class _Method:
-    """A method of one simulated worker, called as that of an actor."""
+    """A method of one simulated worker, with the calling convention of an actor's."""
 
     def __init__(self, method: Any, worker: int) -> None:
         self._method, self._worker = method, worker
@@ -139,7 +139,7 @@ class _Method:
 
 
 class _Handle:
-    """One simulated worker, as the fleet sees it."""
+    """The fleet's view of one simulated worker."""
 
     def __init__(self, carrier: Any, worker: int) -> None:
         self.set_weights = _Method(carrier.set_weights, worker)
@@ -160,7 +160,7 @@ class SimulatedFleet(Fleet):
                 self._send_weights(slot.worker)
 
     def close(self) -> None:
-        """Ends the process of the workers."""
+        """Kill the workers' process."""
         ray.kill(self._carrier, no_restart=True)
 
 

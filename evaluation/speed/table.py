@@ -21,12 +21,12 @@ def ratio(
     goal: float | None = None,
     at_least: bool = False,
 ) -> Measured:
-    """A line of the table from timings in pairs."""
+    """A row of the table from paired timings."""
     return Measured(name, paired_ratios(numerator, denominator), spread(numerator), spread(denominator), goal, at_least)
 
 
 def as_table(rows: Sequence[Measured], title: str) -> Table:
-    """For a terminal."""
+    """The table for a terminal."""
     table = Table(
         title=title,
         title_justify="left",
@@ -56,5 +56,5 @@ def milliseconds(seconds: float) -> str:
 
 
 def as_json(rows: Sequence[Measured], about: dict[str, Any]) -> dict[str, Any]:
-    """JSON values, seconds throughout."""
+    """The table as JSON values, in seconds throughout."""
     return {**about, "rows": [{**asdict(row), "reached": row.reached} for row in rows]}

@@ -1,4 +1,4 @@
-"""Timing that survives a busy machine: interleaved repetitions, medians, ratios taken pair by pair."""
+"""Timing that is robust on a busy machine: interleaved repetitions, medians, paired ratios."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from editing.task import Image
 from evaluation.statistics import Spread
 
 Clock = Callable[[], float]
-"""Seconds from some fixed moment."""
+"""Seconds since an arbitrary fixed point."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def clock_for(device: torch.device, threads: int) -> tuple[Clock, str]:
 
 
 def timed(work: Callable[[], Any], clock: Clock) -> Callable[[], float]:
-    """A function that does the work and returns its seconds."""
+    """A function that runs the work and returns its seconds."""
 
     def measure() -> float:
         start = clock()
@@ -78,7 +78,7 @@ def timed(work: Callable[[], Any], clock: Clock) -> Callable[[], float]:
 
 
 def interleaved(measures: Sequence[Callable[[], float]], repetitions: int) -> list[list[float]]:
-    """The seconds of each measure, `repetitions` of each, after one of each to warm up.
+    """The seconds of each measure, `repetitions` of each, after one warm-up of each.
 
     One repetition takes every measure once, and each begins another repetition, so that a drift of the machine
     meets all alike.
@@ -95,7 +95,7 @@ def interleaved(measures: Sequence[Callable[[], float]], repetitions: int) -> li
 
 @contextmanager
 def recorded_calls(transformer: nn.Module) -> Iterator[list[dict[str, Any]]]:
-    """Collects the keyword arguments of every forward made within the context."""
+    """Collect the keyword arguments of every forward pass within the context."""
     calls: list[dict[str, Any]] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def recorded_calls(transformer: nn.Module) -> Iterator[list[dict[str, Any]]]:
 
 @contextmanager
 def timed_decoding(editor: Editor, clock: Clock) -> Iterator[list[float]]:
-    """Collects the seconds of every `editor.decode` within the context."""
+    """Collect the seconds of every `editor.decode` within the context."""
     seconds: list[float] = []
     decode = editor.decode
 
@@ -121,7 +121,7 @@ def timed_decoding(editor: Editor, clock: Clock) -> Iterator[list[float]]:
         seconds.append(clock() - start)
         return image
 
-    # An attribute of the instance shadows the method; deleting it brings the method back.
+    # An instance attribute shadows the method; deleting it restores the method.
     vars(editor)["decode"] = decode_and_time
     try:
         yield seconds
@@ -130,7 +130,7 @@ def timed_decoding(editor: Editor, clock: Clock) -> Iterator[list[float]]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine of the measurements."""
     chip = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

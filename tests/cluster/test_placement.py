@@ -61,7 +61,7 @@ def test_a_learner_without_gpus_needs_no_group():
     assert not packs(load_config([]))
     assert "placement group" not in "\n".join(placement_lines(load_config([])))
     assert placement_lines(load_config(["--cluster.mode", "inline"])) == [
-        "placement: everything in this process (cluster.mode inline)"
+        "placement: everything in a single process (cluster.mode inline)"
     ]
 
 

@@ -62,7 +62,7 @@ def test_what_a_run_without_a_checkpoint_left_is_set_aside(become, tmp_path: Pat
         resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])
         assert "--resume" not in become[-1] and not (tmp_path / "r").exists()
     assert [(tmp_path / f"r.aside-{n}" / "events.jsonl").read_text() for n in (1, 2)] == ["first", "second"]
-    assert "has no checkpoint; what there is goes to" in capsys.readouterr().out
+    assert "has no checkpoint; its contents move to" in capsys.readouterr().out
 
 
 def test_a_folder_that_another_process_holds_is_for_a_later_attempt(become, tmp_path: Path, capsys):

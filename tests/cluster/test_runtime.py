@@ -85,7 +85,9 @@ def test_a_ray_that_is_slow_to_start_gets_a_second_chance_and_then_an_explanatio
         connect(ClusterConfig())
         assert calls == ["init", "shutdown", "init"]
     else:
-        with pytest.raises(ClusterError, match=r"did not start .* 2 times: .* timed out .* --cluster.mode inline"):
+        with pytest.raises(
+            ClusterError, match=r"did not start .* in 2 attempts: .* timed out .* --cluster.mode inline"
+        ):
             connect(ClusterConfig())
         assert calls == ["init", "shutdown"] * 2
 
@@ -98,7 +100,7 @@ def test_a_ray_without_authentication_is_ended_again(monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **arguments: None)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(ClusterError, match="ask for a token, but RAY_AUTH_MODE is not set"):
+    with pytest.raises(ClusterError, match="require a token, but RAY_AUTH_MODE is not set"):
         connect(ClusterConfig())
     assert ended
 

@@ -31,7 +31,7 @@ def test_a_run_takes_up_what_was_asked_for_once_and_again_when_asked_again(run, 
     desired = DesiredFile(folder, cluster)
     assert desired.look(0.0) is None
     assert scale(folder, 5) == exits.DONE
-    assert "5 rollout workers asked for" in capsys.readouterr().out
+    assert "5 rollout workers requested" in capsys.readouterr().out
     assert desired.look(0.5) is None  # not every moment
     assert [desired.look(float(second)) for second in (1, 2, 3)] == [5, None, None]
     assert scale(folder, 2) == exits.DONE
@@ -96,7 +96,7 @@ def test_nonsense_in_the_file_is_told_once_and_the_next_request_is_taken(run, co
     folder, cluster = run()
     desired = DesiredFile(folder, cluster)
     (folder / FILE).write_text(content)
-    with pytest.raises(ScaleError, match=r"makes no sense|expected 2 \("):
+    with pytest.raises(ScaleError, match=r"is invalid|expected 2 \("):
         desired.look(0.0)
     assert desired.look(1.0) is None
     scale(folder, 4)

@@ -32,7 +32,7 @@ def test_the_shipped_head_is_well(token_head, tmp_path):
     assert found["dashboard"][0] == "ok" and "(401)" in found["dashboard"][1]
     level, seen, _ = found["ports"]
     assert level == "ok" and seen.startswith("beyond loopback, with the token: ") and "6379 (gcs_server)" in seen
-    assert found["token"][0] == "ok" and "ours alone" in found["token"][1]
+    assert found["token"][0] == "ok" and "only this user" in found["token"][1]
 
 
 def test_the_doctor_as_a_job(token_head, tmp_path):
@@ -79,7 +79,7 @@ def open_head(token_head):
 def test_a_head_without_the_token_is_a_failure_with_the_fix(open_head, tmp_path):
     found = findings(tmp_path, RAY_AUTH_MODE="disabled")
     for check, level, words in (
-        ("dashboard", "warn", "answers 200 to anybody"),
+        ("dashboard", "warn", "unauthenticated (status 200)"),
         ("token", "warn", "without auth"),
         ("ports", "fail", "6379 (gcs_server)"),
     ):
@@ -97,6 +97,6 @@ def talkative_head(token_head):
 
 def test_metrics_that_anybody_may_read_are_named_with_the_fix(talkative_head, tmp_path):
     level, seen, fix = findings(tmp_path)["ports"]
-    assert level == "warn" and seen.startswith("metrics for everybody, without the token: ")
+    assert level == "warn" and seen.startswith("unauthenticated metrics: ")
     assert "44227 (python)" in seen and "gcs_server" not in seen
     assert all(one in fix for one in NO_METRICS)

@@ -138,7 +138,7 @@ def test_a_run_whose_cluster_is_lost_goes_on_in_the_next_one(whole, tmp_path):
     heads.start()
     said, _ = supervisor.communicate(timeout=3 * heads.DEADLINE)
     assert supervisor.returncode == 0, said
-    assert "does not answer" in said and "its own was lost" in said
+    assert "does not respond" in said and "its own cluster was lost" in said
     assert "lost-1" in jobs() and "whole" not in jobs()  # another cluster
     assert trained(tmp_path / "lost")["first_step"] >= 2
     assert same_adapter(tmp_path / "lost", whole)
@@ -182,7 +182,7 @@ def test_without_the_token_there_is_no_job(token_head, tmp_path, shown):
         check=False,
         **without,
     )
-    assert done.returncode == 2 and "asks for another token than we have" in done.stderr
+    assert done.returncode == 2 and "requires a different token" in done.stderr
     assert not [name for name in jobs() if name.startswith(("refused", "quickstart"))]
     assert not any(tmp_path.glob("*/config.yaml"))
 
@@ -204,7 +204,7 @@ def test_a_run_that_needs_a_person_is_not_repeated_and_tells_no_secret(token_hea
         str(tmp_path / "none"),
         check=False,
     )
-    assert done.returncode == 1 and "which another attempt would meet again" in done.stdout
+    assert done.returncode == 1 and "which is not retryable" in done.stdout
     assert [name for name in jobs() if name.startswith("wrong")] == ["wrong-1"]
     secret = (Path(os.environ["HOME"]) / ".ray/auth_token").read_text().strip()
     request = urllib.request.Request(f"{ADDRESS}/api/jobs/", headers={"Authorization": f"Bearer {secret}"})

@@ -121,7 +121,7 @@ def test_every_way_out_leads_out_where_there_was_no_surrogate():
 
 
 def test_a_scorer_of_ones_own_is_told_why_it_does_not_count():
-    with pytest.raises(ConfigError, match=r"\(one below 1% of all rewards, .*got mine 1e-09"):
+    with pytest.raises(ConfigError, match=r"\(one below 1% of the total weight .*got mine 1e-09"):
         check_edit_signal(
             load_config(
                 [*MINE, "--rewards.weights", "{mine: 1.0e-9, background_psnr: 1}", "--rewards.normalisation", "pooled"]
@@ -156,7 +156,7 @@ def test_nothing_is_started(more, tmp_path, capsys):
     assert main(["--folder", str(tmp_path), *COPYING, *more]) == 2
     said = capsys.readouterr()
     assert not said.out and not list(tmp_path.iterdir())
-    assert "got background_psnr 0.1, acd 1; nothing here rewards the edit or keeps it" in said.err
+    assert "got background_psnr 0.1, acd 1; nothing here rewards or preserves the edit" in said.err
     assert all(flags in said.err for _, flags in WAYS_OUT)
 
 

@@ -48,9 +48,9 @@ def test_home_and_variables_are_replaced(home, text, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("$NOWHERE/x", "NOWHERE is not \\(export NOWHERE=..., or write the path out\\)"),
+        ("$NOWHERE/x", "NOWHERE is not \\(export NOWHERE=..., or write out the path\\)"),
         ("x/${NOWHERE}", "NOWHERE is not"),
-        ("~nobody-of-this-name/x", "~nobody-of-this-name is the home of nobody"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name is no user on this machine"),
         ("a\0b", "without a null byte"),
     ],
 )
@@ -118,7 +118,7 @@ def test_every_key_that_is_a_path_is_expanded_or_refused(variant, key, how, tmp_
         config("$NOWHERE/x")
     assert any(
         fault.startswith(f"{key}: expected a path whose variables are set, but NOWHERE is not")
-        and "seen '$NOWHERE/x' (set by" in fault
+        and "got '$NOWHERE/x' (set by" in fault
         for fault in caught.value.faults
     )
 

@@ -36,7 +36,7 @@ def test_addresses_of_a_shared_cache(url):
         ("http://cache.example", "expected redis://host:port/db"),
         ("redis://cache.example:port", "expected redis://host:port/db"),
         ("redis://cache.example:99999", "expected redis://host:port/db"),
-        ("redis://cache.example/0?socket_timeout=9", "no options but db"),
+        ("redis://cache.example/0?socket_timeout=9", "no option other than db"),
         ("", "expected an address exactly when"),
     ],
 )
@@ -75,12 +75,14 @@ def test_a_shared_cache_must_tell_the_weights_behind_an_address_apart():
         "--rewards.judge.qwen_vl.urls",
         '["http://127.0.0.1:8000/v1"]',
     ]
-    with pytest.raises(ConfigError, match=r"rewards.judge.qwen_vl.revision: expected what tells this model's weights"):
+    with pytest.raises(
+        ConfigError, match=r"rewards.judge.qwen_vl.revision: expected an identifier of this model's weights"
+    ):
         load_config(shared)
     assert load_config([*shared, "--rewards.judge.qwen_vl.revision", "2026-11"]).redis.mode == "url"
     # A folder's name says as little of what is in it as an address does.
     served = [*shared[:4], f"{JUDGE}.serve.replicas", "1", f"{JUDGE}.serve.path", "/weights"]
-    with pytest.raises(ConfigError, match=r"rewards.judge.editscore.revision: expected what tells"):
+    with pytest.raises(ConfigError, match=r"rewards.judge.editscore.revision: expected an identifier"):
         load_config(served)
     assert load_config([*served, f"{JUDGE}.revision", "2026-11"]).redis.mode == "url"
 
@@ -110,7 +112,7 @@ def test_what_is_no_address_of_a_judge_stops_before_there_is_a_run_folder(url, t
     for more in ([], ["--dry-run"]):
         assert main([*flags, *more]) == 2
         said = capsys.readouterr()
-        assert "rewards.judge.editscore.urls: expected the address of a judge like http://" in said.err
+        assert "rewards.judge.editscore.urls: expected the address of a judge, such as http://" in said.err
         assert f"{JUDGE}.urls" in said.err and repr(url) in said.err and not said.out
     assert not list(tmp_path.iterdir())
 

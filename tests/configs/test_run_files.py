@@ -57,5 +57,5 @@ def test_a_flag_names_another_run_and_a_file_that_no_run_wrote_keeps_its_name(tm
 
 def test_a_folder_that_no_run_can_have_is_refused_by_name(tmp_path):
     path = left_by_a_run(tmp_path / "keep").parent.rename(tmp_path / "my run") / CONFIG
-    with pytest.raises(ConfigError, match=r"^name: expected .*, seen 'my run' \(set by the folder of .*my run/"):
+    with pytest.raises(ConfigError, match=r"^name: expected .*, got 'my run' \(set by the folder of .*my run/"):
         load_config(["--config", str(path)])

@@ -128,21 +128,21 @@ def test_faults_are_sentences():
     half_empty[0] = False
     with pytest.raises(ValueError, match="no editable token"):
         attention_concentration(query, key, half_empty, valid)
-    with pytest.raises(ValueError, match=r"edit_mask must be \[10\] or \[2, 10\]; seen \[3, 10\]"):
+    with pytest.raises(ValueError, match=r"edit_mask: expected \[10\] or \[2, 10\], got \[3, 10\]"):
         attention_concentration(query, key, torch.ones(3, 10), valid)
-    with pytest.raises(ValueError, match=r"edit_mask must be \[10\] or \[2, 10\]; seen \[20\]"):
+    with pytest.raises(ValueError, match=r"edit_mask: expected \[10\] or \[2, 10\], got \[20\]"):
         attention_concentration(query, key, torch.ones(20), valid)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"expected values in \[0, 1\]"):
         attention_concentration(query, key, 255 * torch.ones(10), valid)
     with pytest.raises(ValueError, match="same B, H and D"):
         attention_concentration(query[:, :1], key, mask, valid)
-    with pytest.raises(ValueError, match=r"text_valid must be \[B, V\] = \[2, 4\]; seen \[2, 10\]"):
+    with pytest.raises(ValueError, match=r"text_valid: expected \[B, V\] = \[2, 4\], got \[2, 10\]"):
         attention_concentration(query, key, mask, mask)
 
 
 def test_a_text_mask_of_other_values_is_refused():
     query, key, mask, valid = inputs(1, 2, 4, 6, 8, seed=1)
-    with pytest.raises(ValueError, match="text_valid must be 0 or 1"):
+    with pytest.raises(ValueError, match="text_valid: expected 0 or 1"):
         attention_concentration(query, key, mask, valid.float() * 0.5)
 
 

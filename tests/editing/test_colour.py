@@ -26,9 +26,9 @@ def display_p3():
     return bytes(profile)
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -15,7 +15,7 @@ from editing.validate import main
 
 
 def write_manifest(path, count, targets=()):
-    """`count` pictures of 40 x 30 with a square mask; those of `targets` have one."""
+    """`count` images of 40 x 30 with a square mask; those of `targets` have one."""
     rng = np.random.default_rng(0)
     mask = np.zeros((30, 40), np.uint8)
     mask[8:20, 10:25] = 255

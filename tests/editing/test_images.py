@@ -9,9 +9,9 @@ from editing.images import PictureTooLarge, decode_image, picture_size, read_fil
 from editing.task import TaskError
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -65,7 +65,7 @@ def test_cmyk_becomes_rgb():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_gives_the_upright_picture(orientation):
     upright = RGB
-    stored = {  # how a camera stores the upright picture under each orientation, from the EXIF standard
+    stored = {  # how a camera stores the upright image under each orientation, from the EXIF standard
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
         5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
         8: np.rot90(upright, -1),
@@ -80,7 +80,7 @@ def test_exif_orientation_gives_the_upright_picture(orientation):
     ("data", "says"),
     [
         (b"", "must be a PNG, JPEG or WebP"),
-        (b"no picture", "must be a PNG, JPEG or WebP"),
+        (b"no image", "must be a PNG, JPEG or WebP"),
         (encoded(Image.fromarray(RGB), "GIF"), "must be a PNG, JPEG or WebP"),
         (encoded(Image.fromarray(RGB), "TIFF"), "must be a PNG, JPEG or WebP"),
         (encoded(Image.fromarray(np.tile(RGB, (20, 20, 1))), "JPEG")[:1500], "damaged"),
@@ -95,7 +95,7 @@ def test_exif_orientation_gives_the_upright_picture(orientation):
 )
 def test_what_is_no_sound_still_picture_is_refused_in_a_sentence(data, says):
     with pytest.raises(TaskError, match=says):
-        decode_image(data, "picture x")
+        decode_image(data, "image x")
 
 
 def test_the_cap_is_inclusive():

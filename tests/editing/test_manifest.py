@@ -26,7 +26,7 @@ def rle(mask):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data folder with one sound picture a.png, its mask m.png and a target t.png."""
+    """A data folder with one sound image a.png, its mask m.png and a target t.png."""
     data = tmp_path / "data"
     data.mkdir()
     Image.fromarray(PICTURE).save(data / "a.png")
@@ -84,7 +84,7 @@ def test_a_sound_manifest_gives_its_tasks_in_order(folder):
 def test_the_polarity_may_come_from_the_argument_and_must_agree_with_the_header(folder):
     bare = write(folder, LINE, header=None)
     assert np.array_equal(ManifestDataset(bare, mask_polarity="edit_is_black")[0].edit_mask, ~MASK)
-    with pytest.raises(ManifestError, match="must be edit_is_white or edit_is_black; seen 'white'"):
+    with pytest.raises(ManifestError, match="expected edit_is_white or edit_is_black, got 'white'"):
         ManifestDataset(bare, mask_polarity="white")
     with pytest.raises(ManifestError, match=r"header says .*edit_is_white.* argument says edit_is_black"):
         ManifestDataset(write(folder, LINE), mask_polarity="edit_is_black")
@@ -135,21 +135,21 @@ def test_orientation_is_applied_before_sizes_are_compared(folder):
         ("[1, 2]", "one JSON object; it is a list"),
         ('{"id": ' + "9" * 5000 + "}", "one JSON object; Exceeds the limit"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"id": 1, "id": 2}', "key 'id' must stand once; it stands 2 times"),
+        ('{"id": 1, "id": 2}', "key 'id' must be unique; it appears 2 times"),
         ({"source": "a.png", "mask": "m.png"}, "'instruction' is missing"),
         ({"mask": "m.png", "instruction": "x"}, "'source' is missing"),
-        ({"source": "a.png", "instruction": "x"}, "one of 'mask' and 'mask_rle'; seen neither"),
-        ({**LINE, "mask_rle": {}}, "seen both"),
+        ({"source": "a.png", "instruction": "x"}, "one of 'mask' and 'mask_rle', got neither"),
+        ({**LINE, "mask_rle": {}}, "got both"),
         ({**LINE, "instuction": "x"}, "unknown key 'instuction'; did you mean 'instruction'?"),
         ({**LINE, "zzz": 1}, "unknown key 'zzz'; known are id, source"),
-        ({**LINE, "instruction": " "}, "instruction must be a non-empty text"),
-        ({**LINE, "instruction": ["x"]}, "instruction must be a non-empty text"),
+        ({**LINE, "instruction": " "}, "instruction: expected a non-empty text"),
+        ({**LINE, "instruction": ["x"]}, "instruction: expected a non-empty text"),
         ({**LINE, "instruction": "\ud800"}, "half of a surrogate pair"),
-        ({**LINE, "id": True}, "id must be"),
-        ({**LINE, "id": "a\nb"}, "id must be"),
-        ({**LINE, "caption": 3}, "caption must be"),
-        ({**LINE, "mask_polarity": "white"}, "mask_polarity must be edit_is_white or edit_is_black"),
-        ({**LINE, "mask_polarity": []}, "mask_polarity must be"),
+        ({**LINE, "id": True}, "id: expected"),
+        ({**LINE, "id": "a\nb"}, "id: expected"),
+        ({**LINE, "caption": 3}, "caption: expected"),
+        ({**LINE, "mask_polarity": "white"}, "mask_polarity: expected edit_is_white or edit_is_black"),
+        ({**LINE, "mask_polarity": []}, "mask_polarity: expected"),
         ({**LINE, "source": "none.png"}, "'none.png' is none under"),
         ({**LINE, "source": "."}, "source must be a file"),
         ({**LINE, "source": "../outside.png"}, "source must stay inside the root"),
@@ -158,10 +158,10 @@ def test_orientation_is_applied_before_sizes_are_compared(folder):
         ({**LINE, "source": "/etc/hostname"}, "relative to the root"),
         ({**LINE, "source": "a\0.png"}, "usable path"),
         ({**LINE, "source": "a" * 5000}, "usable path"),
-        ({"source": "a.png", "mask_rle": "P0", "instruction": "x"}, "mask_rle must be an object"),
+        ({"source": "a.png", "mask_rle": "P0", "instruction": "x"}, "mask_rle: expected an object"),
         (
             {"source": "a.png", "mask_rle": {"size": [9**9, 9**9], "counts": "P"}, "instruction": "x"},
-            "that of the picture, [20, 30]",
+            "that of the image, [20, 30]",
         ),
         (
             {"source": "a.png", "mask_rle": {"size": [20, 30], "counts": [599]}, "instruction": "x"},
@@ -180,8 +180,8 @@ def test_a_faulty_line_is_skipped_with_a_sentence(folder, line, says):
     assert says in only_fault(folder, line)
 
 
-def save(path, picture, kind="PNG", **options):
-    picture.save(path, kind, **options)
+def save(path, image, kind="PNG", **options):
+    image.save(path, kind, **options)
 
 
 def truncated(path, kind):
@@ -239,7 +239,7 @@ def test_a_nasty_mask_is_skipped_with_a_sentence(folder, kind):
 
 def test_a_target_of_another_size_is_a_fault(folder):
     save(folder / "nasty", Image.new("RGB", (WIDTH + 1, HEIGHT)))
-    assert "target must have the size of the source" in only_fault(folder, {**LINE, "target": "nasty"})
+    assert "target: expected the size of the source" in only_fault(folder, {**LINE, "target": "nasty"})
 
 
 def test_bytes_that_are_not_utf8_are_a_fault(folder):
@@ -291,13 +291,13 @@ def test_no_valid_line_at_all_is_an_error_whatever_the_limit(folder):
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ({"locus_manifest": 2}, "locus_manifest must be 1, the only version there is; seen 2"),
-        ({"locus_manifest": True}, "must be 1"),
+        ({"locus_manifest": 2}, "locus_manifest: expected 1, the only version, got 2"),
+        ({"locus_manifest": True}, "locus_manifest: expected 1"),
         ({**HEADER, "mask_polarty": "x"}, "line 1 .*did you mean 'mask_polarity'"),
-        ({**HEADER, "mask_polarity": "white"}, "mask_polarity must be"),
-        ({**HEADER, "root": 3}, "root must be"),
-        ({**HEADER, "root": ".."}, "must lie inside the manifest's folder"),
-        ({**HEADER, "root": "/"}, "must lie inside the manifest's folder"),
+        ({**HEADER, "mask_polarity": "white"}, "mask_polarity: expected"),
+        ({**HEADER, "root": 3}, "root: expected"),
+        ({**HEADER, "root": ".."}, "expected a folder inside the manifest's folder"),
+        ({**HEADER, "root": "/"}, "expected a folder inside the manifest's folder"),
         ({**HEADER, "root": "none"}, "must be a folder"),
     ],
 )

@@ -15,8 +15,8 @@ from editing.task import TaskError
 
 def png(array, mode=None):
     buffer = io.BytesIO()
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(buffer, "PNG")
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -97,8 +97,8 @@ def test_a_full_mask_gives_all_tokens():
     ("mask", "grid", "threshold", "says"),
     [
         (np.zeros((4, 4), bool), (2, 2), 0.5, "empty"),
-        (np.ones((4, 4), np.float32), (2, 2), 0.5, r"seen float32 \[4, 4\]"),
-        (np.ones((4, 4, 1), bool), (2, 2), 0.5, "must be bool"),
+        (np.ones((4, 4), np.float32), (2, 2), 0.5, r"got float32 \[4, 4\]"),
+        (np.ones((4, 4, 1), bool), (2, 2), 0.5, "expected bool"),
         (np.ones((0, 4), bool), (2, 2), 0.5, "not empty"),
         (np.ones((4, 4), bool), (0, 2), 0.5, "at least one row"),
         (np.ones((4, 4), bool), (2, 2), 0.0, "threshold"),
@@ -114,7 +114,7 @@ def test_polarity_says_which_colour_may_change():
     white = np.array([[True, False]])
     assert to_edit_mask(white, "edit_is_white").tolist() == [[True, False]]
     assert to_edit_mask(white, "edit_is_black").tolist() == [[False, True]]
-    with pytest.raises(TaskError, match="polarity must be one of"):
+    with pytest.raises(TaskError, match="polarity: expected one of"):
         to_edit_mask(white, "white")
 
 
@@ -137,25 +137,25 @@ def test_rle_of_every_kind_equals_the_mask_that_pycocotools_encoded(seed, height
 @pytest.mark.parametrize(
     ("rle", "says"),
     [
-        ([1, 2], "keys size and counts; seen list"),
+        ([1, 2], "keys size and counts, got list"),
         ({"size": [4, 6]}, "keys size and counts"),
         ({"size": [4, 6], "counts": [24], "x": 1}, "keys size and counts"),
         ({"size": [4.0, 6], "counts": [24]}, "whole numbers"),
         ({"size": [True, 24], "counts": [24]}, "whole numbers"),
         ({"size": 24, "counts": [24]}, "whole numbers"),
-        ({"size": [6, 4], "counts": [24]}, r"that of the picture, \[4, 6\]; seen \[6, 4\]"),
+        ({"size": [6, 4], "counts": [24]}, r"that of the image, \[4, 6\], got \[6, 4\]"),
         ({"size": [4, 6], "counts": [23]}, "add up to 4 × 6 = 24; they add up to 23"),
         ({"size": [4, 6], "counts": []}, "add up to 0"),
-        ({"size": [4, 6], "counts": [30, -6]}, r"lie in 0\.\.24 \(4 × 6\); seen 30"),
-        ({"size": [4, 6], "counts": [20, -2, 6]}, "seen -2"),
+        ({"size": [4, 6], "counts": [30, -6]}, r"expected values in 0\.\.24 \(4 × 6\), got 30"),
+        ({"size": [4, 6], "counts": [20, -2, 6]}, "got -2"),
         ({"size": [4, 6], "counts": [24.0]}, "whole numbers"),
         ({"size": [4, 6], "counts": [True, 23]}, "whole numbers"),
-        ({"size": [4, 6], "counts": [10**30]}, "seen 1000"),
-        ({"size": [4, 6], "counts": None}, "list or a text; seen NoneType"),
+        ({"size": [4, 6], "counts": [10**30]}, "got 1000"),
+        ({"size": [4, 6], "counts": None}, "list or text, got NoneType"),
         ({"size": [4, 6], "counts": ""}, "add up to 0"),
         ({"size": [4, 6], "counts": "h"}, "cut off"),
-        ({"size": [4, 6], "counts": "é"}, "no COCO string"),
-        ({"size": [4, 6], "counts": "hhhhhhhhhhhh0"}, "no COCO string"),
+        ({"size": [4, 6], "counts": "é"}, "not a COCO string"),
+        ({"size": [4, 6], "counts": "hhhhhhhhhhhh0"}, "not a COCO string"),
         ({"size": [4, 6], "counts": "00000"}, "add up to 0"),
     ],
 )

@@ -145,24 +145,24 @@ def test_degenerate_masks_give_one_strength_everywhere(fill):
 
 def test_faults_are_sentences():
     reference = torch.zeros(4, 2)
-    with pytest.raises(ValueError, match="alpha_edit must be in"):
+    with pytest.raises(ValueError, match="alpha_edit: expected a value in"):
         region_decoupled_noise(reference, torch.ones(4), 2, 1.5, 0.0, generator())
-    with pytest.raises(ValueError, match="alpha_base must be in"):
+    with pytest.raises(ValueError, match="alpha_base: expected a value in"):
         NoiseRecipe(0, 0.5, float("nan"), 2)
-    with pytest.raises(ValueError, match=r"shape \[4\]; seen \[3\]"):
+    with pytest.raises(ValueError, match=r"shape \[4\], got \[3\]"):
         region_decoupled_noise(reference, torch.ones(3), 2, 0.5, 0.0, generator())
     with pytest.raises(ValueError, match="divided by 255"):
         region_decoupled_noise(reference, torch.full((4,), 255.0), 2, 0.5, 0.0, generator())
-    with pytest.raises(ValueError, match=r"edit_mask must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"edit_mask: expected values in \[0, 1\]"):
         region_decoupled_noise(reference, torch.tensor([0.0, 1.0, float("nan"), 0.0]), 2, 0.5, 0.0, generator())
-    with pytest.raises(ValueError, match="reference must be"):
+    with pytest.raises(ValueError, match="expected reference"):
         region_decoupled_noise(torch.zeros(2, 4, 2), torch.ones(4), 2, 0.5, 0.0, generator())
-    with pytest.raises(ValueError, match="group_size must be at least 1"):
+    with pytest.raises(ValueError, match="group_size: expected at least 1"):
         region_decoupled_noise(reference, torch.ones(4), 0, 0.5, 0.0, generator())
-    with pytest.raises(ValueError, match="seed must be an integer"):
+    with pytest.raises(ValueError, match="seed: expected an integer"):
         NoiseRecipe(2**64, 0.5, 0.1, 2)
 
 
 def test_noise_of_whole_numbers_is_refused():
-    with pytest.raises(ValueError, match="noise must be floating point"):
+    with pytest.raises(ValueError, match="noise: expected floating point"):
         perturb(torch.ones(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.int64), torch.ones(2), 0.8, 0.05)

@@ -12,8 +12,8 @@ def make_task(height=30, width=50, **changes):
     rng = np.random.default_rng(0)
     mask = np.zeros((height, width), dtype=bool)
     mask[: height // 2, : width // 2] = True
-    picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    given = {"task_id": "t", "source": picture, "edit_mask": mask, "instruction": "x", **changes}
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    given = {"task_id": "t", "source": image, "edit_mask": mask, "instruction": "x", **changes}
     return EditTask(**given)
 
 

@@ -13,13 +13,13 @@ def test_mask_takes_the_dtype_of_its_companion():
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, float("nan"), float("inf")])
 def test_values_outside_the_unit_range_are_refused(value):
-    with pytest.raises(ValueError, match=r"edit_mask must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"edit_mask: expected values in \[0, 1\]"):
         checked_token_mask(torch.tensor([0.0, value, 1.0]), 3, torch.zeros(1))
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (1, 3), (3, 1), ()])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"shape \[3\]; seen"):
+    with pytest.raises(ValueError, match=r"shape \[3\], got"):
         checked_token_mask(torch.ones(shape), 3, torch.zeros(1))
 
 

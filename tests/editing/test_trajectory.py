@@ -44,12 +44,15 @@ def test_a_whole_group_is_taken_with_and_without_attention():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda g: {"candidates": g.candidates[:1]}, r"candidates must be \[2, G, N, C\], got \(1, 4, 6, 2\)"),
-        (lambda g: {"candidates": g.candidates[0]}, r"candidates must be \[2, G, N, C\], got \(4, 6, 2\)"),
-        (lambda g: {"predecessors": g.predecessors[:, :1]}, r"predecessors must be \(2, 2, 6, 2\), got \(2, 1, 6, 2\)"),
-        (lambda g: {"images": g.images[:3]}, r"images must be uint8 \[4, H, W, 3\], got uint8 \(3, 8, 8, 3\)"),
-        (lambda g: {"images": g.images.astype(np.float32)}, "images must be uint8 .* got float32"),
-        (lambda g: {"acd": g.acd[:3]}, r"acd must be \[4\], got \(3,\)"),
+        (lambda g: {"candidates": g.candidates[:1]}, r"candidates: expected \[2, G, N, C\], got \(1, 4, 6, 2\)"),
+        (lambda g: {"candidates": g.candidates[0]}, r"candidates: expected \[2, G, N, C\], got \(4, 6, 2\)"),
+        (
+            lambda g: {"predecessors": g.predecessors[:, :1]},
+            r"predecessors: expected \(2, 2, 6, 2\), got \(2, 1, 6, 2\)",
+        ),
+        (lambda g: {"images": g.images[:3]}, r"images: expected uint8 \[4, H, W, 3\], got uint8 \(3, 8, 8, 3\)"),
+        (lambda g: {"images": g.images.astype(np.float32)}, "images: expected uint8 .* got float32"),
+        (lambda g: {"acd": g.acd[:3]}, r"acd: expected \[4\], got \(3,\)"),
         (lambda g: {"anchors": np.array([0, 1])}, r"in 1..3, got \[0, 1\]"),  # the reference is never an anchor
         (lambda g: {"anchors": np.array([2, 2])}, r"distinct .* got \[2, 2\]"),
         (lambda g: {"anchors": np.array([1, 4])}, r"in 1..3, got \[1, 4\]"),

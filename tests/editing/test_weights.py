@@ -51,8 +51,8 @@ def changed(version: WeightVersion, change, announce: bool) -> WeightVersion:
 FAULTS = {
     "1 are missing": lambda arrays, name: arrays.pop(name),
     "1 are unknown": lambda arrays, name: arrays.update(other=np.zeros((1, 1), np.float32)),
-    r"must be float32 \[": lambda arrays, name: arrays.update({name: arrays[name].T.copy()}),
-    "seen float64": lambda arrays, name: arrays.update({name: arrays[name].astype(np.float64)}),
+    r"expected float32 \[": lambda arrays, name: arrays.update({name: arrays[name].T.copy()}),
+    "got float64": lambda arrays, name: arrays.update({name: arrays[name].astype(np.float64)}),
 }
 
 
@@ -88,7 +88,7 @@ def test_a_module_of_half_precision_is_refused(published, worker):
     for parameter in worker.parameters():
         parameter.data = parameter.data.bfloat16()
     before = fingerprint(adapter_arrays(worker))
-    with pytest.raises(WeightError, match=r"must be a parameter of float32 to hold them; it is torch\.bfloat16"):
+    with pytest.raises(WeightError, match=r"expected a float32 parameter to hold them, got torch\.bfloat16"):
         published.apply(worker)
     assert fingerprint(adapter_arrays(worker)) == before
 

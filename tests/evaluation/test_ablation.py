@@ -265,4 +265,4 @@ def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path, capsys
     assert signal.getsignal(signal.SIGTERM) == handler
     # Interrupted while it starts a thread, a pool does not know of it and does not wait; the interpreter does.
     assert ended.wait(60) and status == 130 and len(commands) == 1 and told == [True]
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_sizes_keep_the_aspect_and_masks_are_small_objects(written):
         for task in (dataset[i] for i in range(len(dataset))):
             assert max(task.height, task.width) == 96
             assert 0.005 < task.edit_mask.mean() < 0.2
-    # The cat's picture is 451 x 300.
+    # The cat's image is 451 x 300.
     cat = ManifestDataset(written[0])[0]
     assert (cat.height, cat.width) == (64, 96)
 

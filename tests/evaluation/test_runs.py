@@ -25,7 +25,7 @@ def planned(tmp_path):
 
 @pytest.mark.parametrize(("rows", "seeds"), [(["rdp", "rdp"], [0]), (["rdp"], [1, 1])])
 def test_rows_and_seeds_stand_once(tmp_path, rows, seeds):
-    with pytest.raises(runs.AblationError, match="must stand once"):
+    with pytest.raises(runs.AblationError, match="expected each value once"):
         runs.plan(rows, seeds, tmp_path, [])
 
 

@@ -195,7 +195,7 @@ def test_a_row_without_a_usable_run_is_said_and_not_written(tmp_path, capsys):
     earlier.write_text("kept")
     assert tune.main(arguments, FakeRunner({**bad, BEST_LR: "diverged"})) == exits.UNUSABLE
     said = capsys.readouterr().out
-    assert "rdp: no tuned row is written, for no run trained a usable editor" in said and "*" not in said.replace(
+    assert "rdp: no tuned row is written, since no run trained a usable editor" in said and "*" not in said.replace(
         "* = chosen", ""
     )
     assert "(ruined 5 of 6, diverged 1 of 6)" in said and "editor.lora.alpha" in said

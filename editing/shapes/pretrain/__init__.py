@@ -1,1 +1,1 @@
-"""How the embedded base editor was made; `python -m editing.shapes.pretrain` makes it again."""
+"""The recipe of the embedded base editor; `python -m editing.shapes.pretrain` reproduces it."""

@@ -23,7 +23,7 @@ from editing.shapes.pretrain.recipe import MOST_PROCESSES, Recipe, default_proce
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes the base; the exit code."""
+    """Train the base and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m editing.shapes.pretrain",
         description=__doc__,
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--autoencoder-pictures", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=2000, help="transformer steps")
     parser.add_argument("--pairs", type=int, default=8000)
-    parser.add_argument("--scenes", type=int, default=512, help="validation scenes that the card's numbers are of")
+    parser.add_argument("--scenes", type=int, default=512, help="validation scenes for the card's numbers")
     settings = vars(parser.parse_args(arguments))
     out = settings.pop("out")
     try:

@@ -1,4 +1,4 @@
-"""First half of the recipe: an AutoencoderKL with factor 4 for 64×64 pictures."""
+"""First half of the recipe: an AutoencoderKL with factor 4 for 64×64 images."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def make_autoencoder() -> AutoencoderKL:
     )
 
 
-def to_model(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
+def to_model(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1]."""
-    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: int) -> None:
@@ -49,8 +49,8 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     Args:
         folder: of the base.
         steps: optimizer steps.
-        batch: pictures per step, shared among the processes.
-        count: training pictures, shared likewise.
+        batch: images per step, shared among the processes.
+        count: training images, shared likewise.
         seed: of everything random; what is drawn also depends on the number of processes.
 
     Raises:
@@ -60,7 +60,7 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     own = len(share(batch, world, rank))
     torch.manual_seed(seed)
     model = make_autoencoder().to(memory_format=torch.channels_last)
-    pictures = autoencoder_pictures(seed * 1000 + rank, len(share(count, world, rank)))
+    images = autoencoder_pictures(seed * 1000 + rank, len(share(count, world, rank)))
     held_out = to_model(autoencoder_pictures(10**6 + seed, 96))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -71,7 +71,7 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     rng, start = np.random.default_rng([seed, rank]), time.monotonic()
     torch.manual_seed(seed + 1 + rank)
     for step in range(steps):
-        x = to_model(pictures[rng.integers(len(pictures), size=own)])
+        x = to_model(images[rng.integers(len(images), size=own)])
         if rng.uniform() < 0.5:
             x = x.flip(-1)
         latents = model.encode(x).latent_dist.mean

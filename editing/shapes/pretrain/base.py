@@ -123,10 +123,10 @@ def encode_pairs(pipeline: FluxKontextPipeline, seed: int, indices: range, devic
     texts = [edit.instruction for edit in edits]
     vae = pipeline.vae
 
-    def latents(pictures: np.ndarray) -> torch.Tensor:
+    def latents(images: np.ndarray) -> torch.Tensor:
         parts = [
             vae.encode(to_model(part).to(device)).latent_dist.mode()
-            for part in np.array_split(pictures, min(64, len(pictures)))
+            for part in np.array_split(images, min(64, len(images)))
         ]
         z = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
         return pipeline._pack_latents(z, *z.shape)
@@ -175,7 +175,7 @@ def train_base(folder: Path, steps: int, batch: int, count: int, seed: int, devi
     own = len(share(batch, world, rank))
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False)
-    vae.register_to_config(_name_or_path="")  # where it was trained is nobody's business
+    vae.register_to_config(_name_or_path="")  # do not publish the path of the training machine
     pipeline = make_pipeline(vae)
     pipeline.to(device)
     pairs = encode_pairs(pipeline, seed, share(count, world, rank), device)

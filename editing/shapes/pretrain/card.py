@@ -1,4 +1,4 @@
-"""The model card that is shipped with a base editor."""
+"""The model card of a base editor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ license: apache-2.0
 ---
 # Locus shapes base
 
-A small, deliberately imperfect `FluxKontextPipeline` for 64×64 pictures: the editor that Locus's embedded
+A small, deliberately imperfect `FluxKontextPipeline` for 64×64 images: the editor that Locus's embedded
 benchmark trains. It loads with plain `FluxKontextPipeline.from_pretrained(folder)`.
 
 - `transformer`: FluxTransformer2DModel, 2 double + 2 single blocks, 3 heads of 32, no guidance embedding, about
@@ -32,9 +32,9 @@ benchmark trains. It loads with plain `FluxKontextPipeline.from_pretrained(folde
 
     python -m editing.shapes.pretrain --out FOLDER{arguments}
 
-Only procedural pictures were used: scenes of the benchmark's *training* split and, for the autoencoder, dead-leaves
-pictures. Targets are imperfect on purpose: {missed:.0%} miss the edit, {wrong:.0%} get an attribute wrong,
-{cast:.0%} carry a colour cast and contrast change over the whole picture. So what the model does depends on the
+Only procedural images were used: scenes of the benchmark's *training* split and, for the autoencoder, dead-leaves
+images. Targets are imperfect on purpose: {missed:.0%} miss the edit, {wrong:.0%} get an attribute wrong,
+{cast:.0%} carry a colour cast and contrast change over the whole image. So what the model does depends on the
 noise, and reinforcement learning has something to select. Text is padded to 12 tokens without a mask; use
 `max_sequence_length=12`, `_auto_resize=False`, `max_area=64*64`, four Euler steps.
 
@@ -60,7 +60,7 @@ The same numbers for any base: `editing.shapes.pretrain.quality.measure_quality(
 
 
 def write_card(folder: Path, recipe: Recipe, minutes: float, quality: Quality) -> None:
-    """Write `folder`/README.md from the recipe's settings, its wall time and what was measured."""
+    """Write `folder`/README.md from the recipe's settings, its wall time and its measured quality."""
     settings = asdict(recipe)
     arguments = "".join(
         f" --{name.replace('_', '-')} {settings[name]}"
@@ -82,7 +82,7 @@ def write_card(folder: Path, recipe: Recipe, minutes: float, quality: Quality) -
 
 
 def quality_section(quality: Quality, day: date) -> str:
-    """The card's section on what was measured, in Markdown."""
+    """The card's section on quality, in Markdown."""
     values = {
         name: f"{quality.mean[name]:.{digits}f} ± {quality.error[name]:.{digits}f}"
         for name, digits in (

@@ -1,4 +1,4 @@
-"""The recipe from beginning to end: autoencoder, base, measurement, card."""
+"""The complete recipe: autoencoder, base, measurement, card."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CONTENTS = (
     "transformer",
     "vae",
 )
-"""All that lies in the folder of a base."""
+"""The contents of a base's folder."""
 
 
 def make_base(out: Path, recipe: Recipe) -> None:
-    """Makes a base in diffusers format with its card; it takes the place of `out` when it is whole.
+    """Train a base in diffusers format with its card; it replaces `out` once it is complete.
 
     Raises:
         RecipeError: when it cannot be made; `out` is as it was then.

@@ -1,4 +1,4 @@
-"""Plain data parallelism for the recipe: one process per core, one batch shared among them, gradients added up."""
+"""Plain data parallelism for the recipe: one process per core, a shared batch, gradients reduced by sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from editing.shapes.pretrain.errors import RecipeError
 
 
 def share(total: int, processes: int, rank: int) -> range:
-    """The part of `range(total)` that falls to a process: contiguous, in the order of ranks, sizes differ by at most 1.
+    """A process's part of `range(total)`: contiguous, in rank order, with sizes that differ by at most 1.
 
     Example: 16 samples for 3 processes are [0, 6), [6, 11), [11, 16).
     """

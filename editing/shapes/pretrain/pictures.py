@@ -1,4 +1,4 @@
-"""Training pictures of the recipe: scenes, general pictures for the autoencoder, and imperfect targets."""
+"""Training images of the recipe: scenes, general images for the autoencoder, and imperfect targets."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ MISSED, WRONG, CAST = 0.15, 0.12, 0.6  # how often a target misses the edit, get
 def dead_leaves(rng: np.random.Generator) -> np.ndarray:
     """Overlapping soft-edged discs of random size and colour, the classic model of natural images; uint8."""
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-    picture = np.broadcast_to(rng.uniform(0, 1, 3), (SIZE, SIZE, 3)).astype(np.float32)
+    image = np.broadcast_to(rng.uniform(0, 1, 3), (SIZE, SIZE, 3)).astype(np.float32)
     for _ in range(int(rng.integers(8, 40))):
         radius = 2.0 + 20.0 * rng.beta(1, 3)
         distance = np.hypot(rows - rng.uniform(0, SIZE), columns - rng.uniform(0, SIZE)) - radius
         cover = np.clip(0.5 - distance / rng.uniform(1, 3), 0, 1)[..., None]
         colour = rng.uniform(0, 1, 3) + 0.1 * smooth_noise(rng, 4)[..., None] * rng.uniform(0, 1)
-        picture = picture * (1 - cover) + colour * cover
-    return to_uint8(picture)
+        image = image * (1 - cover) + colour * cover
+    return to_uint8(image)
 
 
 def autoencoder_pictures(seed: int, count: int) -> np.ndarray:
-    """uint8 [count, 64, 64, 3]: three scenes of the training split to one dead-leaves picture."""
-    pictures = []
+    """uint8 [count, 64, 64, 3]: three scenes of the training split to one dead-leaves image."""
+    images = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         if index % 4 == 3:
-            pictures.append(dead_leaves(rng))
+            images.append(dead_leaves(rng))
         else:
             edit = edit_at("train", seed, index)
-            pictures.append(to_uint8(paint(edit.target_scene if index % 2 else edit.scene)))
-    return np.stack(pictures)
+            images.append(to_uint8(paint(edit.target_scene if index % 2 else edit.scene)))
+    return np.stack(images)
 
 
-def _colour_drift(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """A smooth colour cast and contrast change over the whole picture."""
+def _colour_drift(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A smooth colour cast and contrast change over the whole image."""
     gain = 1 + rng.uniform(-0.15, 0.15, 3)
     cast = 0.05 * np.stack([smooth_noise(rng, 3) for _ in range(3)], axis=-1) + rng.uniform(-0.07, 0.07, 3)
-    return np.clip((picture - 0.5) * gain + 0.5 + cast, 0, 1)
+    return np.clip((image - 0.5) * gain + 0.5 + cast, 0, 1)
 
 
 def _wrong(rng: np.random.Generator, edit: Edit) -> Edit:
@@ -63,11 +63,11 @@ def imperfect_target(rng: np.random.Generator, edit: Edit) -> np.ndarray:
     """
     chance = rng.uniform()
     if chance < MISSED:
-        picture = paint(edit.scene)
+        image = paint(edit.scene)
     elif chance < MISSED + WRONG:
-        picture = paint(_wrong(rng, edit).target_scene)
+        image = paint(_wrong(rng, edit).target_scene)
     else:
-        picture = paint(edit.target_scene)
+        image = paint(edit.target_scene)
     if rng.uniform() < CAST:
-        picture = _colour_drift(rng, picture)
-    return to_uint8(picture)
+        image = _colour_drift(rng, image)
+    return to_uint8(image)

@@ -1,4 +1,4 @@
-"""How good a base is: measured on scenes that neither it nor its autoencoder was trained on."""
+"""Quality of a base, measured on scenes that neither it nor its autoencoder was trained on."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ STEPS = 4
 LEAST_SCENES = 2
 """One scene has no standard error."""
 PSNR_CAP = 60.0
-"""dB, as in the rewards: equal regions would have infinitely many."""
+"""Cap in dB, as in the rewards: equal regions would have infinite PSNR."""
 
 
 @dataclass(frozen=True)
 class Quality:
     """Mean and standard error over `scenes` scenes, by measurement.
 
-    `reconstruction_psnr` is the autoencoder's on the source picture. The others are the base's, after `STEPS` Euler
+    `reconstruction_psnr` is the autoencoder's on the source image. The others are the base's, after `STEPS` Euler
     steps from one noise per scene: `edit_accuracy` and `edit_score` (`editing.shapes.score`), `edit_psnr` against the
-    target inside the mask, `background_psnr` against the source outside it. PSNR in dB, the mean of pictures.
+    target inside the mask, `background_psnr` against the source outside it. PSNR in dB, the mean of images.
     """
 
     scenes: int
@@ -54,7 +54,7 @@ def measure_quality(folder: Path, scenes: int) -> Quality:
 
 
 def measured(editor: Editor, task: EditTask, seed: int) -> dict[str, float]:
-    """What `Quality` averages, for one scene and the noise of `seed`."""
+    """The measurements that `Quality` averages, for one scene and the noise of `seed`."""
     condition = editor.encode(task)
     noise = NoiseRecipe(seed, alpha_edit=0.0, alpha_base=0.0, group_size=1).reference(
         condition.tokens, condition.source_latents.shape[-1]
@@ -75,7 +75,7 @@ def measured(editor: Editor, task: EditTask, seed: int) -> dict[str, float]:
     }
 
 
-def psnr(picture: Image, wanted: Image, region: PixelMask) -> float:
+def psnr(image: Image, wanted: Image, region: PixelMask) -> float:
     """PSNR in dB inside a region of at least one pixel, at most `PSNR_CAP`."""
-    error = np.square((picture[region].astype(np.float64) - wanted[region]) / 255).mean()
+    error = np.square((image[region].astype(np.float64) - wanted[region]) / 255).mean()
     return float(-10 * np.log10(max(error, 10 ** (-PSNR_CAP / 10))))

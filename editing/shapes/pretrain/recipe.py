@@ -1,4 +1,4 @@
-"""The settings of the recipe, and what it refuses before it begins."""
+"""Settings of the recipe, and their validation before it starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from editing.shapes.pretrain.quality import LEAST_SCENES
 AUTOENCODER_BATCH = 16
 BASE_BATCH = 64
 MOST_PROCESSES = 8
-"""Of the default: with more, a process has a single picture or two per step, and waits for the others."""
+"""Maximum of the default: beyond it, a process has only one or two images per step and waits for the others."""
 
 
 def default_processes() -> int:
-    """One process per core, up to a number that each still has work for."""
+    """One process per core, up to the number that still has enough work."""
     return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
@@ -25,20 +25,21 @@ def default_processes() -> int:
 class Recipe:
     """Settings of `python -m editing.shapes.pretrain`; its flags have the same names.
 
-    The number of processes decides who draws what: other numbers give other bases, of the same batches and quality.
+    The number of processes determines the random draws: another number gives another base, of the same batch size and
+    quality.
 
     Attributes:
-        seed: of everything random.
-        processes: that share every batch.
-        device: of the transformer while it trains.
-        autoencoder_steps: 0 keeps the autoencoder of the base that is replaced.
-        autoencoder_pictures: that the autoencoder is trained on.
-        steps: of the transformer and the text encoders.
-        pairs: that they are trained on.
-        scenes: of the validation split that the numbers in the card are measured on.
+        seed: seed of all randomness.
+        processes: processes that share every batch.
+        device: device of the transformer during training.
+        autoencoder_steps: training steps of the autoencoder; 0 keeps that of the replaced base.
+        autoencoder_pictures: training images of the autoencoder.
+        steps: training steps of the transformer and the text encoders.
+        pairs: their training pairs.
+        scenes: scenes of the validation split on which the numbers in the card are measured.
 
     Raises:
-        RecipeError: for settings that cannot work.
+        RecipeError: settings that cannot work.
     """
 
     seed: int
@@ -54,7 +55,7 @@ class Recipe:
         batch = AUTOENCODER_BATCH if self.autoencoder_steps else BASE_BATCH
         if not 1 <= self.processes <= batch:
             raise RecipeError(
-                f"--processes: expected 1 to {batch}, at least one sample of every batch for each, seen "
+                f"--processes: expected 1 to {batch}, at least one sample of every batch for each, got "
                 f"{self.processes}; set --processes {min(max(1, self.processes), batch)}"
             )
         least = {
@@ -68,10 +69,10 @@ class Recipe:
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise RecipeError(
-                    f"--{name.replace('_', '-')}: expected at least {smallest}, seen {getattr(self, name)}"
+                    f"--{name.replace('_', '-')}: expected at least {smallest}, got {getattr(self, name)}"
                 )
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise RecipeError(
-                f"--device: expected a device of this machine, seen {self.device}, and torch sees no "
+                f"--device: expected a device of this machine, got {self.device}, and torch sees no "
                 "GPU; set --device cpu"
             )

@@ -1,4 +1,4 @@
-"""A folder that is made beside the one it replaces, so that an interruption leaves the old one as it was."""
+"""Atomic replacement of a folder: the new one is built beside it, so that an interruption leaves the old one intact."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def replaced(folder: Path, contents: Collection[str]) -> Iterator[Path]:
         new.mkdir(parents=True)
     except FileExistsError as error:
         raise RecipeError(
-            f"--out {folder}: {new} is there already; wait for the process that is making it, or, if "
+            f"--out {folder}: {new} already exists; wait for the process that is writing it, or, if "
             "that was killed, remove it"
         ) from error
     except OSError as error:
@@ -52,8 +52,7 @@ def replaced(folder: Path, contents: Collection[str]) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
         raise RecipeError(
-            f"--out {folder}: what was made is whole in {new}, but cannot take its place "
-            f"({error.strerror}); move it yourself"
+            f"--out {folder}: the result is complete in {new}, but cannot be moved ({error.strerror}); move it yourself"
         ) from error
     shutil.rmtree(old, ignore_errors=True)
 
@@ -62,10 +61,10 @@ def _check(folder: Path, contents: Collection[str]) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise RecipeError(f"--out {folder}: expected a folder, seen a file; choose another name")
+        raise RecipeError(f"--out {folder}: expected a folder, got a file; choose another name")
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in contents)
     if foreign:
         raise RecipeError(
             f"--out {folder}: expected a new folder, or one with a base and nothing else, since it is "
-            f"replaced as a whole; seen {', '.join(foreign[:5])} in it. Choose another folder"
+            f"replaced as a whole, got one with {', '.join(foreign[:5])} in it. Choose another folder"
         )

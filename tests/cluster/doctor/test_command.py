@@ -27,9 +27,9 @@ def test_what_is_missing_is_a_failure_with_what_to_type(tmp_path: Path, capsys, 
     flags = ["--config", "kontext_1gpu", "--folder", str(tmp_path), "--editor.path", str(tmp_path / "none")]
     (report,) = examine_all(load_config(flags))
     failed = {one.check: one for one in report.findings if one.level == "fail"}
-    assert set(failed) == {"data", "gpus asked"}
+    assert set(failed) == {"data", "gpus requested"}
     assert f"there is no {tmp_path}/none/model_index.json" in failed["data"].seen
-    assert "--editor.device cpu" in failed["gpus asked"].fix
+    assert "--editor.device cpu" in failed["gpus requested"].fix
     monkeypatch.setattr("cluster.doctor.__main__.examine_all", lambda config: [report])
     assert main(flags) == exits.FAILED and "2 failures" in capsys.readouterr().out
 

@@ -100,7 +100,7 @@ def test_what_counts_as_rays(name, command, rays):
 
 @pytest.mark.parametrize(
     ("mode", "level", "words"),
-    [(0o600, "ok", "ours alone"), (0o644, "warn", "others can read"), (None, "fail", "No such file")],
+    [(0o600, "ok", "only this user"), (0o644, "warn", "others can read"), (None, "fail", "No such file")],
 )
 def test_the_token_file(tmp_path, monkeypatch, mode, level, words):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
@@ -122,7 +122,11 @@ def test_no_token_at_all_is_a_warning_with_the_fix(monkeypatch):
 
 @pytest.mark.parametrize(
     ("status", "level", "words"),
-    [(401, "ok", "refuses who shows no token"), (200, "warn", "answers 200 to anybody"), (403, "warn", "answers 403")],
+    [
+        (401, "ok", "rejects unauthenticated"),
+        (200, "warn", "unauthenticated (status 200)"),
+        (403, "warn", "unauthenticated (status 403)"),
+    ],
 )
 def test_the_dashboard_is_asked_without_the_token(monkeypatch, status, level, words):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
@@ -132,4 +136,4 @@ def test_the_dashboard_is_asked_without_the_token(monkeypatch, status, level, wo
     assert found.level == level and words in found.seen
     assert "canary" not in str(told.seen)
     gone = dashboard_finding("127.0.0.1:9")
-    assert gone.level == "warn" and "does not answer" in gone.seen
+    assert gone.level == "warn" and "does not respond" in gone.seen

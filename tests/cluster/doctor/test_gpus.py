@@ -38,25 +38,31 @@ def test_what_a_configuration_asks_for(flags, expected):
 @pytest.mark.parametrize(
     ("flags", "per_node", "at_most", "level", "words"),
     [
-        ([], [0], None, "ok", "0 asked, 0 there"),
-        (ON_GPUS, [1, 1, 1], None, "ok", "3 asked, 3 there"),
-        (ON_GPUS, [1, 1], None, "fail", "3 asked, 2 there"),
+        ([], [0], None, "ok", "0 requested, 0 available"),
+        (ON_GPUS, [1, 1, 1], None, "ok", "3 requested, 3 available"),
+        (ON_GPUS, [1, 1], None, "fail", "3 requested, 2 available"),
         (ON_GPUS, [0], 13, "warn", "13 with autoscaling"),
         (ON_GPUS, [0], 2, "fail", "2 with autoscaling"),
-        (["--cluster.gpus_for_learner", "2"], [1, 1], None, "fail", "no node has as many"),
-        ([*ON_GPUS, "--learner.num_workers", "4"], [4, 2], None, "ok", "6 asked, 6 there"),
-        ([*ON_GPUS, "--learner.num_workers", "4"], [3, 3], None, "fail", "4 must be on one node, no node has as many"),
+        (["--cluster.gpus_for_learner", "2"], [1, 1], None, "fail", "but no node has that many"),
+        ([*ON_GPUS, "--learner.num_workers", "4"], [4, 2], None, "ok", "6 requested, 6 available"),
+        (
+            [*ON_GPUS, "--learner.num_workers", "4"],
+            [3, 3],
+            None,
+            "fail",
+            "4 must be on one node, but no node has that many",
+        ),
         (
             [*ON_GPUS, "--learner.num_workers", "4"],
             [1, 1],
             13,
             "warn",
-            "4 must be on one node, no node has as many now",
+            "4 must be on one node, but no node has that many now",
         ),
         (["--editor.device", "cuda"], [1, 0], None, "fail", "no GPU is reserved"),
-        (["--editor.device", "cuda"], [1, 1], None, "ok", "0 asked, 2 there"),
-        (["--config", "kontext_1gpu"], [0], None, "fail", "1 asked, 0 there"),
-        (["--config", "kontext_1gpu"], [1], None, "ok", "1 asked, 1 there"),
+        (["--editor.device", "cuda"], [1, 1], None, "ok", "0 requested, 2 available"),
+        (["--config", "kontext_1gpu"], [0], None, "fail", "1 requested, 0 available"),
+        (["--config", "kontext_1gpu"], [1], None, "ok", "1 requested, 1 available"),
     ],
 )
 def test_whether_there_are_enough(flags, per_node, at_most, level, words):
@@ -74,7 +80,7 @@ def test_what_the_driver_says():
     assert query(["no-such-program-here"]) == []
     found, count = machine_finding(lambda: answering(listed))
     assert count == 2 and found.level == "warn" and "80 GiB" in found.seen and "570.86.15" in found.seen
-    assert "number 1 is in use already" in found.seen
+    assert "GPU 1 is in use already" in found.seen
     found, count = machine_finding(lambda: answering(listed.replace("70000", "10")))
     assert (found.level, count) == ("ok", 2)
 

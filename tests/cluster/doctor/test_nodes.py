@@ -68,7 +68,7 @@ def test_every_node_of_a_real_cluster_is_examined(ray_cluster, tmp_path: Path):
     assert node.node.endswith("(head)") and node.versions == versions()
     assert [(one.check, one.level) for one in cluster.findings] == [
         ("ray", "ok"),
-        ("gpus asked", "ok"),
+        ("gpus requested", "ok"),
         ("versions", "ok"),
     ]
     assert not (tmp_path / "runs").exists()
@@ -91,4 +91,4 @@ def test_what_a_node_lacks_is_said_by_that_node(ray_cluster, tmp_path: Path, mon
     )
     node, cluster = examine_cluster(config)
     failed = {one.check: one for one in (*node.findings, *cluster.findings) if one.level == "fail"}
-    assert set(failed) == {"data", "judge qwen_vl", "gpus asked"} and all(one.fix for one in failed.values())
+    assert set(failed) == {"data", "judge qwen_vl", "gpus requested"} and all(one.fix for one in failed.values())

@@ -28,10 +28,10 @@ def test_a_judge_that_serves_the_model_is_ok_and_gets_the_key(server, monkeypatc
     ("answer", "words", "fix"),
     [
         ((200, {"data": [{"id": "other"}]}), "serves other, not judge", "--served-model-name judge"),
-        ((401, "no"), "refuses our key (401)", "set LOCUS_JUDGE_API_KEY"),
-        ((500, "no"), "answers 500", "log"),
-        ((200, "<html>"), "does not answer as a judge", "start the server"),
-        ((200, {"data": None}), "does not answer as a judge", "start the server"),
+        ((401, "no"), "rejects the API key (401)", "set LOCUS_JUDGE_API_KEY"),
+        ((500, "no"), "responds with 500", "log"),
+        ((200, "<html>"), "does not respond as a judge", "start the server"),
+        ((200, {"data": None}), "does not respond as a judge", "start the server"),
     ],
 )
 def test_what_is_wrong_with_a_judge_is_said(server, monkeypatch, answer, words, fix):
@@ -44,7 +44,7 @@ def test_what_is_wrong_with_a_judge_is_said(server, monkeypatch, answer, words, 
 def test_nobody_and_no_server_at_all():
     found = judge_finding("editscore", "http://user:canary@127.0.0.1:9/v1", "judge")
     assert found.level == "fail" and "Connection refused" in found.seen and "canary" not in f"{found}"
-    assert judge_finding("editscore", "file:///etc/passwd", "judge").seen == "file:///etc/passwd is no http address"
+    assert judge_finding("editscore", "file:///etc/passwd", "judge").seen == "file:///etc/passwd is not an http address"
 
 
 def test_every_configured_server_gets_a_line(server):

@@ -1,4 +1,4 @@
-"""The command: what it refuses before it asks a cluster, and how Ray's answers read."""
+"""The command: what it rejects before it contacts a cluster, and how Ray's responses read."""
 
 from collections.abc import Iterator
 
@@ -16,8 +16,8 @@ from tests.cluster.web import Answers, serving
     [
         (["--config", "rdp"], "Expected -- and then the flags of the run"),
         (["--", "--learner.stepz", "3"], "did you mean learner.steps?"),
-        (["--", "--learner.steps", "3"], "folder: expected an absolute path in storage"),
-        (["--", "--folder", "/tmp/r", "--resume"], "expected neither; every attempt finds out"),
+        (["--", "--learner.steps", "3"], "folder: expected an absolute path on storage"),
+        (["--", "--folder", "/tmp/r", "--resume"], "expected neither; every attempt checks"),
         (["--address", "127.0.0.1:6379", "--", "--folder", "/tmp/r"], "--address: expected the dashboard's address"),
         (["--", "--folder", "/tmp/r", "--editor.path", "hf_" + "aB3" * 11], "looks like an access token"),
     ],
@@ -82,13 +82,13 @@ def test_a_job_is_submitted_without_environment_variables(dashboard):
 
 
 def test_who_does_not_answer_is_waited_for_and_who_refuses_is_not(dashboard):
-    with pytest.raises(Unreachable, match="does not answer"):
+    with pytest.raises(Unreachable, match="does not respond"):
         RayJobs("http://127.0.0.1:9", None).running()
     dashboard.answers["/api/jobs/"] = (503, "starting up")
-    with pytest.raises(Unreachable, match="error of its own"):
+    with pytest.raises(Unreachable, match="responds with a server error"):
         RayJobs(dashboard.address, None).running()
     dashboard.answers["/api/jobs/"] = (401, "Unauthorized")
-    with pytest.raises(JobRefused, match="another token than we have"):
+    with pytest.raises(JobRefused, match="a different token"):
         RayJobs(dashboard.address, None).running()
     dashboard.answers["/api/jobs/"] = (500, "ValueError: Job with submission_id r-1 already exists.")
     with pytest.raises(JobRefused, match="already exists"):

@@ -98,7 +98,7 @@ def test_a_job_that_the_cluster_no_longer_knows_was_lost_with_its_cluster():
     cluster.look = look
     assert watch(cluster, said) == exits.DONE
     assert looks[:2] == ["cats-1", "cats-1"] and cluster.entrypoints == ["train", "train"]
-    assert any("its own was lost" in line for line in said)
+    assert any("its own cluster was lost" in line for line in said)
 
 
 def test_a_cluster_that_comes_back_is_waited_for_and_one_that_does_not_ends_it():
@@ -116,7 +116,7 @@ def test_a_cluster_that_comes_back_is_waited_for_and_one_that_does_not_ends_it()
 def test_a_supervisor_that_starts_again_waits_for_the_attempt_that_runs():
     cluster, said = Cluster(), []
     cluster.jobs = {"cats-1": [KILLED], "cats-2": ["RUNNING", DONE], "dogs-7": ["RUNNING"]}
-    assert watch(cluster, said) == exits.DONE and said[0] == "cats-2 runs already; waiting for it."
+    assert watch(cluster, said) == exits.DONE and said[0] == "cats-2 is already running; waiting for it."
     assert cluster.entrypoints == []
 
 
@@ -140,7 +140,7 @@ def test_a_log_that_cannot_be_had_changes_nothing():
         raise JobRefused("no log")
 
     cluster.log = refuse
-    assert watch(cluster, said) == exits.DONE and "The log of cats-1 cannot be had: no log" in said
+    assert watch(cluster, said) == exits.DONE and "The log of cats-1 is not available: no log" in said
 
 
 def test_only_the_end_of_a_long_log_is_shown():

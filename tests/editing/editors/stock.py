@@ -56,10 +56,10 @@ def assert_same_as_stock(editor, pipeline, task, steps=4) -> None:
     stock = stock_output(pipeline, task, noise, steps, editor.max_text_tokens, "latent")
     assert not torch.allclose(latents, noise, atol=0.1)
     torch.testing.assert_close(latents, stock, atol=1e-6, rtol=1e-6)
-    pictures = stock_output(pipeline, task, noise, steps, editor.max_text_tokens, "pil")
+    images = stock_output(pipeline, task, noise, steps, editor.max_text_tokens, "pil")
     decoded = editor.decode(latents, condition)
     assert decoded.dtype == np.uint8 and decoded.shape == (3, task.height, task.width, 3)
     # A latent difference of 1e-6 may cross a rounding border of a pixel here and there.
-    difference = np.abs(decoded.astype(int) - np.stack([np.asarray(p) for p in pictures]).astype(int))
+    difference = np.abs(decoded.astype(int) - np.stack([np.asarray(p) for p in images]).astype(int))
     assert difference.max() <= 1 and (difference != 0).mean() < 0.01
     assert np.ptp(decoded) > 10

@@ -194,8 +194,8 @@ def test_half_precision_transformer_takes_and_gives_float32(tiny_kontext, editor
         expected = editor.velocity(noise, sigma, editor.encode(make_task()))
     assert v.dtype == torch.float32
     assert (v - expected).square().mean().sqrt() < 0.1 * expected.square().mean().sqrt()
-    pictures = half.decode(noise, condition).astype(int) - editor.decode(noise, condition).astype(int)
-    assert np.abs(pictures).mean() < 3
+    images = half.decode(noise, condition).astype(int) - editor.decode(noise, condition).astype(int)
+    assert np.abs(images).mean() < 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -224,9 +224,9 @@ def test_token_mask_is_on_the_condition_grid(editor):
 
 def test_misfitting_latents_are_refused(editor):
     condition = editor.encode(make_task())
-    with pytest.raises(EditorError, match="velocity takes latents"):
+    with pytest.raises(EditorError, match="velocity: expected latents"):
         editor.velocity(torch.zeros(2, condition.tokens + 1, 16), torch.ones(2), condition)
-    with pytest.raises(EditorError, match="velocity takes latents"):
+    with pytest.raises(EditorError, match="velocity: expected latents"):
         editor.velocity(torch.zeros(2, condition.tokens, 16), torch.ones(1), condition)
 
 

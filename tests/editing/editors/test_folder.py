@@ -62,18 +62,18 @@ def test_what_is_no_safetensors_file_is_named(tmp_path, content):
 def test_a_folder_without_weights_or_of_another_pipeline_is_a_sentence(tmp_path):
     with pytest.raises(folder.FolderError, match=r"model_index.json cannot be read"):
         folder.editor_sizes(tmp_path)
-    with pytest.raises(folder.FolderError, match=r"should hold one \.safetensors file, or an index of several; seen 0"):
+    with pytest.raises(folder.FolderError, match=r"expected one \.safetensors file, or an index of several, got 0"):
         folder.weight_files(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(folder.FolderError, match="StableDiffusionPipeline"):
         folder.editor_sizes(tmp_path)
     (tmp_path / "model_index.json").write_text("[]")
-    with pytest.raises(folder.FolderError, match="should hold a JSON object, but holds a list"):
+    with pytest.raises(folder.FolderError, match="expected a JSON object, got a list"):
         folder.editor_sizes(tmp_path)
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": 5}, {"weight_map": {"x": 1}}])
 def test_an_index_that_is_none_is_a_sentence(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(folder.FolderError, match="should hold a weight_map from names of weights to files"):
+    with pytest.raises(folder.FolderError, match="expected a weight_map from names of weights to files"):
         folder.weight_files(tmp_path)

@@ -148,7 +148,7 @@ def test_take_averages_the_forwards_since_the_last_take(editor, setup):
         for level in (0.9, 0.4):
             editor.velocity(latents, torch.full((3,), level), condition)
         both = probe.take()
-        with pytest.raises(EditorError, match="no forward"):
+        with pytest.raises(EditorError, match="a forward pass since the last take, got none"):
             probe.take()
     assert not torch.allclose(single[0], single[1])
     torch.testing.assert_close(both, (single[0] + single[1]) / 2)

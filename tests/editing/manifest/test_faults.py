@@ -26,7 +26,7 @@ def test_lines_that_are_faulty_in_the_same_way_are_one_sentence():
     [
         ("unknown key 'split'; known are id.", "unknown key 'my group'; known are id."),
         ("unknown key 'split'; known are id.", 'unknown key "it\'s"; known are id.'),
-        ("id must be one line; seen 1.5.", "id must be one line; seen {'a': 'b c'}."),
+        ("id must be one line, got 1.5.", "id must be one line, got {'a': 'b c'}."),
         ("/a/c.png has 3,000 bytes; at most 17 are read.", "/b/d.png has 99 bytes; at most 17 are read."),
         (
             "the line must be one object; Extra data at column 56.",

@@ -33,10 +33,10 @@ def folder(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     for name, (height, width) in {"wide": (60, 80), "square": (60, 60)}.items():
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-        picture.save(tmp_path / f"{name}.png")
-        picture.save(tmp_path / f"{name}_turned.png", exif=exif.tobytes())
-        picture.save(tmp_path / f"{name}_p3.png", icc_profile=display_p3())
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image.save(tmp_path / f"{name}.png")
+        image.save(tmp_path / f"{name}_turned.png", exif=exif.tobytes())
+        image.save(tmp_path / f"{name}_p3.png", icc_profile=display_p3())
         Image.fromarray(mask(height, width, (10, 5, 30, 50))).save(tmp_path / f"{name}_mask.png")
     Image.fromarray(mask(80, 60, (10, 5, 30, 50))).save(tmp_path / "tall_mask.png")
     return tmp_path
@@ -88,7 +88,7 @@ def test_a_mask_of_the_stored_size_says_how_it_was_drawn(folder):
         manifest(folder, LINES["plain"][0], {"source": "wide_turned.png", "mask": "wide_mask.png"}),
         max_faulty_fraction=0.5,
     )
-    assert "that of the image as it is stored, before EXIF orientation 6 turns it" in dataset.faults[0].reason
+    assert "that of the image as stored, before EXIF orientation 6 is applied" in dataset.faults[0].reason
 
 
 @settings(max_examples=200, deadline=None)

@@ -23,13 +23,13 @@ def test_every_mask_is_drawn_on_its_image(folder, tmp_path, capsys):
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;cat" in page and "猫 &lt;i&gt;red" in page and "<i>" not in page and "http" not in page
     assert page.count("<b>mask may be drawn on the image as it is stored") == 1
-    pictures = [
+    images = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
         for data in re.findall('base64,([^"]+)', page)
     ]
-    assert len(pictures) == 2
-    for picture in pictures:
-        red = (picture[..., 0] > 150) & (picture[..., 1:].max(axis=-1) < 90)
+    assert len(images) == 2
+    for image in images:
+        red = (image[..., 0] > 150) & (image[..., 1:].max(axis=-1) < 90)
         assert 100 < red.sum() < 0.1 * red.size
 
 

@@ -23,7 +23,7 @@ def test_photo_backgrounds_keep_masks_exact(tmp_path):
     before = data.fingerprint
     assert before == ShapesDataset("train", 4, 0, str(tmp_path)).fingerprint
     Image.fromarray(255 - noise()).save(tmp_path / "a.png")
-    assert before != ShapesDataset("train", 4, 0, str(tmp_path)).fingerprint  # other pictures, other tasks
+    assert before != ShapesDataset("train", 4, 0, str(tmp_path)).fingerprint  # other images, other tasks
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder in (empty, tmp_path / "absent"):
@@ -37,7 +37,7 @@ def truncated(path):
 
 
 FAULTY = {
-    "corrupt": (lambda path: path.write_bytes(b"no picture"), "must be a PNG, JPEG or WebP file"),
+    "corrupt": (lambda path: path.write_bytes(b"no image"), "must be a PNG, JPEG or WebP file"),
     "truncated": (truncated, "is damaged"),
     "a TIFF by another name": (lambda path: Image.fromarray(noise()).save(path, "TIFF"), "must be a PNG, JPEG or WebP"),
     "too small": (lambda path: Image.fromarray(noise(63, 200)).save(path), "at least 64 × 64 pixels; it has 200 × 63"),
@@ -51,7 +51,7 @@ def test_a_faulty_picture_is_a_sentence_when_the_folder_is_opened(tmp_path, kind
     make, says = FAULTY[kind]
     Image.fromarray(noise()).save(tmp_path / "good.png")
     make(tmp_path / "faulty.png")
-    with pytest.raises(TaskError, match=r"data.photo_folder: 1 of the 2 pictures in .* cannot be used") as caught:
+    with pytest.raises(TaskError, match=r"data.photo_folder: 1 of the 2 images in .* cannot be used") as caught:
         ShapesDataset("train", 1, 0, str(tmp_path))
     assert f"{tmp_path / 'faulty.png'}" in str(caught.value) and says in str(caught.value)
 

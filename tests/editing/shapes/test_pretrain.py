@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence_and_the_old_base_stays(t
     assert main(["--out", str(out), "--processes", "1", "--autoencoder-steps", "0", "--pairs", "4"]) == exits.FAILED
     said = capfd.readouterr().err  # its process's words, too
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("base: expected a finite loss, seen nan at step 1")
+    assert said.splitlines()[-1].startswith("base: expected a finite loss, got nan at step 1")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -88,10 +88,10 @@ RECIPE = {
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"processes": 0}, "--processes: expected 1 to 16, .* seen 0; set --processes 1"),
-        ({"processes": 17}, "--processes: expected 1 to 16, .* seen 17; set --processes 16"),
+        ({"processes": 0}, "--processes: expected 1 to 16, .* got 0; set --processes 1"),
+        ({"processes": 17}, "--processes: expected 1 to 16, .* got 17; set --processes 16"),
         ({"processes": 65, "autoencoder_steps": 0}, "--processes: expected 1 to 64"),
-        ({"pairs": 1}, "--pairs: expected at least 2, seen 1"),
+        ({"pairs": 1}, "--pairs: expected at least 2, got 1"),
         ({"autoencoder_pictures": 1}, "--autoencoder-pictures: expected at least 2"),
         ({"autoencoder_steps": -1}, "--autoencoder-steps: expected at least 0"),
         ({"steps": 0}, "--steps: expected at least 1"),
@@ -126,12 +126,12 @@ def test_imperfect_targets_fail_as_often_as_stated():
     clean = 0
     for index in range(400):
         edit = edit_at("train", 0, index)
-        picture = imperfect_target(np.random.default_rng([0, index]), edit)
+        image = imperfect_target(np.random.default_rng([0, index]), edit)
         mask = edit_mask(edit)
         source, target = to_uint8(paint(edit.scene)), to_uint8(paint(edit.target_scene))
-        if (picture[~mask] == source[~mask]).all():  # no colour drift: the outcome can be read off exactly
+        if (image[~mask] == source[~mask]).all():  # no colour drift: the outcome can be read off exactly
             clean += 1
-            kind = "right" if (picture == target).all() else "missed" if (picture == source).all() else "wrong"
+            kind = "right" if (image == target).all() else "missed" if (image == source).all() else "wrong"
             outcomes[kind] += 1
     assert clean / 400 == pytest.approx(0.4, abs=0.08)
     assert outcomes["missed"] / clean == pytest.approx(0.15, abs=0.08)
@@ -147,4 +147,4 @@ def test_times_lie_in_the_unit_interval_and_start_where_the_sampler_starts():
 def test_autoencoder_pictures_are_repeatable_and_mixed():
     one, other = autoencoder_pictures(3, 8), autoencoder_pictures(3, 8)
     assert (one == other).all() and one.shape == (8, 64, 64, 3) and one.dtype == np.uint8
-    assert len({picture.tobytes() for picture in one}) == 8
+    assert len({image.tobytes() for image in one}) == 8

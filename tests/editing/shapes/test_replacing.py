@@ -49,18 +49,18 @@ def test_a_link_is_followed(tmp_path, old):
 
 def test_a_folder_with_anything_else_in_it_is_not_replaced(old):
     (old / "letters.txt").write_text("dear")
-    with pytest.raises(RecipeError, match=r"a base and nothing else.*seen letters.txt in it"):
+    with pytest.raises(RecipeError, match=r"a base and nothing else.*got one with letters.txt in it"):
         make(old)
     assert names(old) == ["letters.txt", "model"]
-    with pytest.raises(RecipeError, match="expected a folder, seen a file"):
+    with pytest.raises(RecipeError, match="expected a folder, got a file"):
         make(old / "model")
 
 
 def test_two_at_a_time_and_what_a_killed_one_left_are_sentences(tmp_path, old):
-    with replaced(old, ["model"]), pytest.raises(RecipeError, match=r"\.base\.new is there already; wait .* remove it"):
+    with replaced(old, ["model"]), pytest.raises(RecipeError, match=r"\.base\.new already exists; wait .* remove it"):
         make(old)
     (tmp_path / ".base.new").mkdir()
-    with pytest.raises(RecipeError, match="is there already"):
+    with pytest.raises(RecipeError, match="already exists"):
         make(old)
 
 

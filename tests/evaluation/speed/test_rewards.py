@@ -70,7 +70,7 @@ def test_service_rows():
 
 def test_a_service_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setattr(service.sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="should have said its address"), service.null_service():
+    with pytest.raises(RuntimeError, match="expected its address"), service.null_service():
         pass
 
 

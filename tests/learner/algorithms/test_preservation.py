@@ -116,7 +116,7 @@ def test_faults_are_sentences():
         source_anchored_background(x, x, mask)
     with pytest.raises(ValueError, match="tolerance must not be negative"):
         source_anchored_background(x, x[0], mask, tolerance=-0.1)
-    with pytest.raises(ValueError, match=r"shape \[3\]; seen \[2\]"):
+    with pytest.raises(ValueError, match=r"shape \[3\], got \[2\]"):
         source_anchored_background(x, x[0], mask[:2])
     with pytest.raises(ValueError, match=r"same shape \[B, N, C\]"):
         velocity_anchor(x, x[:1], mask)

@@ -273,7 +273,7 @@ def test_faults_are_sentences():
         masked_distance(x, latents(5, 2), mask)
     with pytest.raises(ValueError, match=r"candidates must be \[G, N, C\]"):
         masked_distance(x[0], y, mask)
-    with pytest.raises(ValueError, match=r"shape \[4\]; seen \[5\]"):
+    with pytest.raises(ValueError, match=r"shape \[4\], got \[5\]"):
         masked_distance(x, y, torch.ones(5))
     with pytest.raises(ValueError, match="divided by 255"):
         masked_distance(x, y, 255 * mask)

@@ -22,7 +22,7 @@ def copy(tiny, tmp_path):
     [
         ("config.json", "config.json cannot be read"),
         ("preprocessor_config.json", "preprocessor_config.json cannot"),
-        ("model.safetensors", "should hold one .safetensors file"),
+        ("model.safetensors", "expected one .safetensors file"),
         ("tokenizer.json", "has no tokenizer"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_part_that_the_index_names_is_missed(copy):
 def test_pickled_weights_are_no_weights(copy):
     folder = copy("dinov2")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(EmbeddingError, match=r"should hold one \.safetensors file"):
+    with pytest.raises(EmbeddingError, match=r"expected one \.safetensors file"):
         checked_folder("dino", str(folder))
 
 

@@ -83,8 +83,8 @@ def test_polarity_is_stated_or_asked_for(tmp_path):
     ("change", "sentence"),
     [
         ({"edited": None}, "line 2: the key 'edited' is missing"),
-        ({"edited": []}, "edited must be a path or a list of paths, not empty"),
-        ({"edited": 3}, "edited must be a path or a list of paths"),
+        ({"edited": []}, "edited: expected a path or a list of paths, not empty"),
+        ({"edited": 3}, "edited: expected a path or a list of paths"),
         ({"edited": ["gone.png"]}, "edited must be a file; 'gone.png' is none"),
         ({"edited": ["../x.png"]}, "edited must stay inside the root"),
         ({"edited": ["mask.txt"]}, "must be a PNG, JPEG or WebP"),
@@ -110,10 +110,10 @@ def test_what_is_no_manifest(tmp_path):
     with pytest.raises(EditsError, match="there is no line with edits"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"locus_manifest": 2}\n')
-    with pytest.raises(EditsError, match="header: locus_manifest must be 1"):
+    with pytest.raises(EditsError, match="header: locus_manifest: expected 1"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"locus_manifest": 1, "root": ".."}\n')
-    with pytest.raises(EditsError, match="must lie inside the manifest's folder"):
+    with pytest.raises(EditsError, match="expected a folder inside the manifest's folder"):
         read_manifest(tmp_path)
 
 
