@@ -17,12 +17,12 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.slots import Slots, Worker
 from actors.worker import GROUP_FAULTS, Receipt, RolloutWorker, WrongVersion
-from common.ray_errors import GONE, reason_of
-from common.restarts import RestartPolicy
 from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
 from editing.weights import WeightProof
+from locus.common.ray_errors import GONE, reason_of
+from locus.common.restarts import RestartPolicy
 
 WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
 """`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from common.restarts import RestartPolicy
+from locus.common.restarts import RestartPolicy
 
 
 @dataclass(eq=False)

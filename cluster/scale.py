@@ -22,13 +22,13 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from common.files import write_whole
 from configs import exits
 from configs.commands import command
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import MAX_ROLLOUT_WORKERS, ClusterConfig, RunConfig
 from configs.section import Section
+from locus.common.files import write_whole
 
 FILE = "desired.json"
 MAX_BYTES = 4096

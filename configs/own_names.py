@@ -10,7 +10,7 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-PACKAGES = ("actors", "cluster", "common", "configs", "editing", "evaluation", "learner", "locus", "rewards")
+PACKAGES = ("actors", "cluster", "configs", "editing", "evaluation", "learner", "locus", "rewards")
 ROOT = Path(__file__).resolve().parents[1]
 
 

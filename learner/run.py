@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import write_whole
 from configs.edit_signal import check_edit_signal
 from configs.load import config_hash
 from configs.run_files import EVENTS
@@ -32,6 +31,7 @@ from learner.state.rollback import Diverged, roll_back, rolled_back_to
 from learner.state.run_dir import ADAPTER, SUMMARY, RunFolder
 from learner.state.spool import recover
 from learner.summary import summary
+from locus.common.files import write_whole
 from locus.version import __version__
 
 

@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 
 LIBRARIES = ("ray", "torch", "numpy", "diffusers", "transformers", "peft", "safetensors", "pillow", "pydantic")
 """Libraries whose versions must agree between learner and rollout workers, so that both compute the same."""
-PACKAGES = ("common", "locus", "configs", "editing", "actors", "rewards", "learner", "cluster")
+PACKAGES = ("locus", "configs", "editing", "actors", "rewards", "learner", "cluster")
 ROOT = Path(__file__).parents[2]
 DATA_SECONDS = 300.0
 

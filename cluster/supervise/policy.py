@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.restarts import RestartPolicy
 from configs import exits
+from locus.common.restarts import RestartPolicy
 
 POLICY = RestartPolicy(restarts=6, first_delay=15.0, longest_delay=600.0, settled=1800.0)
 """How patient a supervisor is with attempts that fail."""

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from cluster.supervise.jobs import Jobs, Unreachable
 from cluster.supervise.policy import Again, Ended, Stop, decide
-from common.restarts import RestartPolicy
 from configs import exits
+from locus.common.restarts import RestartPolicy
 
 LOG_LINES = 25
 LOOK_EVERY = 2.0  # seconds

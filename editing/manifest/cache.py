@@ -17,8 +17,8 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from common.files import write_whole
 from editing.manifest.notes import Note
+from locus.common.files import write_whole
 
 VERSION = 2
 """Increment when the same file would be checked or read differently."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.worker import GROUP_FAULTS, RolloutWorker
-from common.event_loop import CLOSING_SECONDS, EventLoopThread
 from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
@@ -43,6 +42,7 @@ from learner.backends.learner_worker import LearnerHost
 from learner.errors import RunFailed
 from learner.reporting.records import Notify
 from learner.update.step_report import StepReport
+from locus.common.event_loop import CLOSING_SECONDS, EventLoopThread
 from rewards.judge.messages import JudgeError
 from rewards.pool import RewardPool, at_once, open_pool
 from rewards.result import GroupScores

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from common.ray_errors import GONE, cause_of, reason_of
 from editing.task import TaskError
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
+from locus.common.ray_errors import GONE, cause_of, reason_of
 from rewards.judge.messages import JudgeError
 
 

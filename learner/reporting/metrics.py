@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from common.files import write_whole
 from learner.log import warn
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+from locus.common.files import write_whole
 
 
 class TrackerError(RuntimeError):

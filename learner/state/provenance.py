@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("common", "configs", "editing", "actors", "rewards", "learner")
+PACKAGES = ("locus/common", "configs", "editing", "actors", "rewards", "learner")
 """Our packages that have a part in the numbers; where processes run (`cluster`) has none."""
 LIBRARIES = ("torch", "diffusers", "peft")
 

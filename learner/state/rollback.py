@@ -10,12 +10,12 @@ import json
 import shutil
 from pathlib import Path
 
-from common.files import write_whole
 from configs.run_files import EVENTS
 from learner.errors import RunFailed
 from learner.state.checkpoint import discard_after, load_latest
 from learner.state.event_log import EventLog
 from learner.state.spool import FOLDER
+from locus.common.files import write_whole
 
 MAX_SKIPPED_STEPS = 5
 """A run that skips this many steps in a row is broken."""

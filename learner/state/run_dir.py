@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from common.files import write_whole
 from configs.commands import resume as how_to_resume
 from configs.load import config_hash, to_yaml
 from configs.run_files import CONFIG, HEADING, LOCK
@@ -16,6 +15,7 @@ from configs.schema import RunConfig
 from learner.errors import RunRefused
 from learner.state.run_lock import RunLock
 from learner.state.training_state import changed_keys, differing_keys, refusal
+from locus.common.files import write_whole
 
 SUMMARY = "summary.json"
 ADAPTER = "adapter"

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common.files import write_whole
 from editing.editors.lora import (
     AdapterError,
     adapter_config,
@@ -33,6 +32,7 @@ from editing.editors.lora import (
     finite,
     views,
 )
+from locus.common.files import write_whole
 
 PREFIX = "transformer."
 OWN_METADATA_KEY = "locus"

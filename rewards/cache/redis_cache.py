@@ -17,8 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
-from common.backoff import backoff
 from configs.rewards import RedisConfig
+from locus.common.backoff import backoff
 from rewards.cache.base import CacheStatistics, check_finite, decode, encode
 from rewards.cache.valkey import EmbeddedValkey
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import structlog
 
-from common.backoff import jittered_backoff
 from configs.rewards import JudgeConfig
+from locus.common.backoff import jittered_backoff
 from rewards.judge.limits import FailureLimits
 from rewards.judge.messages import Answer, JudgeRefused, JudgeUnavailable, Question
 from rewards.judge.protocol import Reply

@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Sequence
 
 import structlog
 
-from common.backoff import jittered_backoff
 from configs.addresses import judge_address
 from configs.rewards import JudgeConfig
+from locus.common.backoff import jittered_backoff
 from rewards.judge.messages import JudgeRefused, JudgeUnavailable
 from rewards.judge.replica import Replica
 from rewards.judge.retries import ServerFault

@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from common.event_loop import EventLoopThread
 from editing.task import EditTask
+from locus.common.event_loop import EventLoopThread
 from rewards.pool import RewardPool
 from rewards.result import Score
 

@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from common.ray_errors import sentence_of
 from configs.errors import ConfigError
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
+from locus.common.ray_errors import sentence_of
 from rewards.vllm.attended import Attended
 from rewards.vllm.merge import merged
 from rewards.vllm.replicas import (

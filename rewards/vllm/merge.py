@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.files import write_whole
+from locus.common.files import write_whole
 
 ADAPTER = "adapter_model.safetensors"
 COPIED = (".json", ".txt", ".jinja", ".model")

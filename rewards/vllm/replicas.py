@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from common.restarts import RestartPolicy
 from configs.rewards import ServeConfig
 from configs.schema import RunConfig
+from locus.common.restarts import RestartPolicy
 
 Name = Literal["editscore", "qwen_vl"]
 

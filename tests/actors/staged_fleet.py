@@ -9,9 +9,9 @@ from ray.exceptions import ObjectLostError
 
 import actors.fleet
 from actors.fleet import Fleet, Job
-from common.restarts import RestartPolicy
 from configs.schema import RunConfig
 from editing.weights import WeightProof
+from locus.common.restarts import RestartPolicy
 
 
 def stub_worker(folder):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.slots import Slots, Worker
-from common.restarts import RestartPolicy
+from locus.common.restarts import RestartPolicy
 
 
 def filled(slots, now=0.0):

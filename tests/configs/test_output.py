@@ -90,7 +90,6 @@ def commands() -> list[Path]:
     found = [
         path
         for package in (
-            "common",
             "locus",
             "configs",
             "editing",

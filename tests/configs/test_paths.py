@@ -158,7 +158,6 @@ def test_arguments_that_are_paths_are_read_in_the_same_way(home):
     plain = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for package in (
-            "common",
             "locus",
             "configs",
             "editing",

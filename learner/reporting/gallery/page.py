@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import write_whole
 from editing.task import EditTask, Image
 from learner.reporting.gallery.pictures import attention_overlay, change_map, data_uri, mask_overlay, shrink
 from learner.reporting.gallery.style import STYLE
+from locus.common.files import write_whole
 from rewards.result import Score
 
 SMALL = 160

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.supervise.policy import POLICY, Again, Ended, Stop, decide, is_retryable
-from common.restarts import RestartPolicy
 from configs import exits
+from locus.common.restarts import RestartPolicy
 
 codes = st.one_of(st.none(), st.integers(-64, 255))
 limits = st.builds(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.restarts import RestartPolicy
+from locus.common.restarts import RestartPolicy
 
 
 @given(st.integers(1, 300), st.floats(0.01, 100), st.floats(0.01, 1000))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from common.backoff import backoff
+from locus.common.backoff import backoff
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.backoff import backoff, jittered_backoff
+from locus.common.backoff import backoff, jittered_backoff
 
 
 def test_a_delay_doubles_up_to_the_longest():

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from common.files import write_whole
+from locus.common.files import write_whole
 
 
 def fail(*_):

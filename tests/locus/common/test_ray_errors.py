@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import NodeDiedError, RayActorError, RayTaskError
 
-from common.ray_errors import cause_of, reason_of, sentence_of
+from locus.common.ray_errors import cause_of, reason_of, sentence_of
 
 CREATION = (
     "The actor died because of an error raised in its creation task, ray::Worker.__init__() (pid=1)\n"

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from common.event_loop import EventLoopThread
+from locus.common.event_loop import EventLoopThread
 
 
 async def value(number: int) -> int:
