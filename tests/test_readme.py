@@ -21,7 +21,7 @@ from editing.task import EditTask
 from learner.infer import parser
 from rewards import calibrate, score
 from rewards.offline.edits import read_manifest
-from rewards.pool import open_pool
+from rewards.open import open_pool
 from rewards.scorer_api import ScoreInput
 from rewards.service.__main__ import main as service
 from tests.documents import PAGES, README, ROOT, page, text_of

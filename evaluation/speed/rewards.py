@@ -11,7 +11,8 @@ from typing import Any
 import httpx2  # the HTTP library of the OpenAI client
 from openai import AsyncOpenAI
 
-from configs.rewards import JudgeConfig, RedisConfig
+from configs.judges import JudgeConfig
+from configs.rewards import RedisConfig
 from configs.schema import RunConfig
 from evaluation.speed.group import GROUP, SIDE, SMALL, group_of, text_of
 from evaluation.speed.null_judge import null_judge

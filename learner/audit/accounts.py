@@ -6,7 +6,8 @@ from collections import Counter
 
 from learner.audit.history import History, Rule
 from learner.state.event_record import Record
-from learner.state.event_types import Began, Step, Trained
+from learner.state.event_types import Began, Step
+from learner.state.group_events import Trained
 
 ENDS = ("trained", "rejected", "requeued")
 

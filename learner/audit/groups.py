@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 from learner.audit.history import History, Rule
 from learner.scheduling.sampler import LeaseSampler
-from learner.state.event_types import (
-    Began,
-    Generated,
-    GroupReason,
-    Leased,
-    OfGroup,
-    Scored,
-    Spooled,
-    TaskSkipped,
-    Trained,
-)
+from learner.state.event_types import Began
+from learner.state.group_events import Generated, GroupReason, Leased, OfGroup, Scored, Spooled, TaskSkipped, Trained
 
 MOST_TASKS = 10**7
 """Training tasks whose order is drawn here again: far more than a run can open."""

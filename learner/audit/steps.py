@@ -13,16 +13,14 @@ from learner.state.event_types import (
     Began,
     Checkpoint,
     Evaluated,
-    GroupReason,
     OfStep,
     Published,
     Step,
     StepReason,
     StepSkipped,
-    TaskSkipped,
     Told,
-    Trained,
 )
+from learner.state.group_events import GroupReason, TaskSkipped, Trained
 from learner.state.rollback import MAX_SKIPPED_STEPS
 
 BASE, TRAINING, FINAL = "the measurement of the base", "its measurement", "the measurement at the end"

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from learner.audit.history import History, Rule
-from learner.state.event_types import (
-    Began,
-    Generated,
-    Published,
-    WeightsRepushed,
-    WorkerDrained,
-    WorkerLost,
-    WorkerStarted,
-)
+from learner.state.event_types import Began, Published
+from learner.state.group_events import Generated
+from learner.state.service_events import WeightsRepushed, WorkerDrained, WorkerLost, WorkerStarted
 
 
 class Workers(Rule):

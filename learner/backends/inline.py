@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.worker import GROUP_FAULTS, RolloutWorker
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.editors.lora import adapter_weights
@@ -44,7 +44,8 @@ from learner.reporting.records import Notify
 from learner.update.step_report import StepReport
 from locus.common.event_loop import CLOSING_SECONDS, EventLoopThread
 from rewards.judge.messages import JudgeError
-from rewards.pool import RewardPool, at_once, open_pool
+from rewards.open import open_pool
+from rewards.pool import RewardPool, at_once
 from rewards.result import GroupScores
 from rewards.vllm.local import LocalJudgeServers
 from rewards.vllm.replicas import ServersFailed

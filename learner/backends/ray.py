@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs import exits
 from configs.commands import resume
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
@@ -36,7 +36,6 @@ from learner.backends.base import (
     Exported,
     HeldOut,
     Lost,
-    LostOnTheWay,
     Taken,
     Unsaved,
     judges_limit,
@@ -47,6 +46,7 @@ from learner.backends.base import (
 )
 from learner.backends.evaluation_jobs import HeldOutJobs
 from learner.backends.learner_group import LearnerGroup
+from learner.backends.ray_calls import Calls, outcome
 from learner.backends.ray_results import GroupLost, Spoiled, answer_of
 from learner.backends.reward_worker import PoolActor, secrets
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
@@ -61,43 +61,6 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 1.0  # deadlines are looked at this often
 PAUSE_SECONDS = 0.1
 CLOSING_SECONDS = 10.0
-
-
-@dataclass
-class Calls:
-    """Calls of a process that are not answered yet, and when it last answered one or was first called."""
-
-    open: int = 0
-    answered_at: float = 0.0
-
-    def began(self) -> None:
-        if not self.open:
-            self.answered_at = time.monotonic()
-        self.open += 1
-
-    def ended(self) -> None:
-        self.open, self.answered_at = self.open - 1, time.monotonic()
-
-    def silent_for(self) -> float:
-        """Seconds since the process should have answered."""
-        return time.monotonic() - self.answered_at if self.open else 0.0
-
-
-def outcome(lease: Lease, losses: Sequence[GroupLost | Spoiled | None]) -> Taken | LostOnTheWay:
-    """What became of a group that was handed over, by what each of the learner's processes says.
-
-    Raises:
-        LearnerLost: when only some of them have it.
-    """
-    lost = [loss for loss in losses if loss is not None]
-    if not lost:
-        return Taken(lease)
-    if len(lost) < len(losses):
-        raise LearnerLost(
-            f"Only {len(losses) - len(lost)} of the learner's {len(losses)} processes took group "
-            f"{lease.group_id}: {lost[0]} Continue from the last checkpoint with --resume."
-        )
-    return LostOnTheWay(lease, str(lost[0]), isinstance(lost[0], Spoiled))
 
 
 class RayBackend:

@@ -15,7 +15,8 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
 from editing.trajectory import TrajectoryGroup
-from rewards.pool import Split, open_pool
+from rewards.open import open_pool
+from rewards.pool import Split
 from rewards.result import GroupScores
 
 SECRETS = ("LOCUS_JUDGE_API_KEY", "LOCUS_REDIS_PASSWORD")

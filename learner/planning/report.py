@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.doctor.gpus import Gpu, needs, query
 from cluster.placement import OBJECT_STORE_BYTES, placement_lines
-from configs.rewards import JUDGES, ServeConfig
+from configs.judges import JUDGES, ServeConfig
 from configs.schema import RunConfig
 from editing.editors.folder import FolderError, editor_sizes, stored_bytes
 from learner.planning.memory import RolePlan, memory_plan, on_gpu, picture_of

@@ -14,13 +14,26 @@ from configs.text import shown
 from learner.state.event_record import (
     Count,
     EventError,
-    GroupId,
     Hex,
     LocusVersion,
     Positive,
     Record,
-    Seconds,
     validated,
+)
+from learner.state.group_events import Generated, GroupReason, Leased, OfGroup, Scored, Spooled, TaskSkipped, Trained
+from learner.state.service_events import (
+    CacheTrouble,
+    FleetResized,
+    JudgeReady,
+    JudgesAwaited,
+    JudgeServerLost,
+    JudgeServerStarted,
+    JudgeTrouble,
+    WeightsRepushed,
+    WorkerDrained,
+    WorkerGivenUp,
+    WorkerLost,
+    WorkerStarted,
 )
 
 Event = Literal[
@@ -110,68 +123,6 @@ class Began(Record):
     refused_checkpoints: list[str]
 
 
-class Leased(Record):
-    """A task goes out to be rolled out under the published version. `replayed`: its group came from the spool."""
-
-    group: GroupId
-    task: Count
-    version: Count
-
-
-class Generated(Record):
-    """A process rolled the group out."""
-
-    group: GroupId
-    pid: Positive
-    version: Count
-    seconds: Seconds
-
-
-class Scored(Record):
-    """The group's scores arrived: how many candidates have all, and how many lack which, by component and reason."""
-
-    group: GroupId
-    valid: Count
-    seconds: Seconds
-    invalid: dict[str, Positive] | None = None
-
-
-class Spooled(Record):
-    """The group was on disk before it was used."""
-
-    group: GroupId
-    seconds: Seconds
-
-
-class Trained(Record):
-    """The group's gradient is in the weights after `step` + 1 steps; `version` made it."""
-
-    group: GroupId
-    step: Count
-    version: Count
-
-
-class OfGroup(Record):
-    """A delivery that nobody waited for."""
-
-    group: GroupId
-
-
-class GroupReason(Record):
-    """A group that may not be trained on, will not arrive, or is used without being on disk."""
-
-    group: GroupId
-    reason: str
-
-
-class TaskSkipped(Record):
-    """A task went bad; without `split` one of training."""
-
-    task: Count
-    reason: str
-    split: Literal["held-out"] | None = None
-
-
 class StepSkipped(Record):
     """No update of the step had a finite gradient."""
 
@@ -201,100 +152,10 @@ class DataRemarks(Record):
     sentences: list[str]
 
 
-class WorkerStarted(Record):
-    """A process proved for the first time that it holds published weights."""
-
-    pid: Positive
-    version: Count
-
-
-class WorkerLost(Record):
-    """A worker is gone; `pid` is unknown of one that never proved weights, `again_in` null when nobody follows it."""
-
-    pid: Positive | None
-    reason: str
-    jobs: Count
-    slot: Count
-    again_in: Seconds | None
-
-
-class WorkerGivenUp(Record):
-    """Nobody follows a worker that was lost too often."""
-
-    slot: Count
-    losses: Positive
-    left: Count
-    reason: str
-
-
-class WorkerDrained(Record):
-    """A worker was ended because fewer are wanted."""
-
-    pid: Positive | None
-    left: Count
-
-
-class FleetResized(Record):
-    """How many workers are wanted."""
-
-    before: Count
-    after: Count
-
-
 class Reason(Record):
     """A request to resize, or a file of the spool, was refused."""
 
     reason: str
-
-
-class WeightsRepushed(Record):
-    """A worker did not hold what was published."""
-
-    pid: Positive | None
-    version: Count
-    reason: str
-
-
-class JudgesAwaited(Record):
-    judges: list[str]
-    seconds: Seconds
-
-
-class JudgeReady(Record):
-    judge: str
-    servers: Count
-
-
-class JudgeTrouble(Record):
-    """What changed since the last look, for the worse or back."""
-
-    judge: str
-    servers: Count
-    unanswered: int
-    refused: int
-    bad: int
-
-
-class CacheTrouble(Record):
-    """The score cache began to fail, or (`faults` 0) answers again."""
-
-    faults: Count
-
-
-class JudgeServerStarted(Record):
-    judge: str
-    replica: Count
-    url: str
-    pid: Positive
-    seconds: Seconds
-
-
-class JudgeServerLost(Record):
-    judge: str
-    replica: Count
-    pid: Positive | None
-    reason: str
-    again_in: Seconds
 
 
 class Told(Record):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from learner.state.checkpoint import Checkpoint
 from learner.state.provenance import code_fingerprint
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from configs.rewards import JudgeConfig
+from configs.judges import JudgeConfig
 from locus.common.backoff import jittered_backoff
 from rewards.judge.limits import FailureLimits
 from rewards.judge.messages import Answer, JudgeRefused, JudgeUnavailable, Question

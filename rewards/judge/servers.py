@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 import structlog
 
 from configs.addresses import judge_address
-from configs.rewards import JudgeConfig
+from configs.judges import JudgeConfig
 from locus.common.backoff import jittered_backoff
 from rewards.judge.messages import JudgeRefused, JudgeUnavailable
 from rewards.judge.replica import Replica

@@ -24,8 +24,9 @@ from rewards.cache.base import CacheError
 from rewards.embedding.folder import EmbeddingError
 from rewards.judge.messages import JudgeError
 from rewards.offline.edits import EditsError
+from rewards.open import open_pool
 from rewards.plugin.process import ScorerError
-from rewards.pool import PoolError, RewardPool, open_pool, weighted
+from rewards.pool import PoolError, RewardPool, weighted
 from rewards.vllm.local import LocalJudgeServers
 from rewards.vllm.replicas import Name, ServersFailed
 

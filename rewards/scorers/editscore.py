@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from configs.rewards import EditScoreConfig
+from configs.judges import EditScoreConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache
 from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped

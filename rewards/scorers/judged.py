@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from configs.rewards import EditScoreConfig, QwenVlConfig
+from configs.judges import EditScoreConfig, QwenVlConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache, cache_key
 from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.rewards import QwenVlConfig
+from configs.judges import QwenVlConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache
 from rewards.judge.answers import DIGITS, excerpt, expected_digit

@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Any
 
 from configs.errors import ConfigError
+from configs.judges import JUDGES
 from configs.load import parse_command_line, to_yaml
 from configs.output import protect_output
-from configs.rewards import JUDGES
 from configs.schema import RunConfig
 from configs.tree import sections
 from rewards.service.access import TOKEN_VARIABLE, Access, AccessError, bind, decide
@@ -87,8 +87,9 @@ def _serve(config: RunConfig, access: Access) -> int:
     from rewards.embedding.folder import EmbeddingError
     from rewards.judge.messages import JudgeError
     from rewards.offline.command import NO_TASKS
+    from rewards.open import open_pool
     from rewards.plugin.process import ScorerError
-    from rewards.pool import PoolError, open_pool, weighted
+    from rewards.pool import PoolError, weighted
     from rewards.service.app import create_app
     from rewards.service.lanes import small_pixels
     from rewards.service.pool_thread import PoolThread

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from configs.schema import RunConfig
 from rewards.service.access import Access
 from rewards.service.body import EXAMPLE, Problem, ScoreRequest, ScoreResponse

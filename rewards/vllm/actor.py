@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from configs.errors import ConfigError
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from configs.schema import RunConfig
 from locus.common.ray_errors import sentence_of
 from rewards.vllm.attended import Attended

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from rewards.vllm.context import cache_gib, context_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from configs.schema import RunConfig
 from locus.common.restarts import RestartPolicy
 

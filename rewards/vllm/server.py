@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from rewards.judge.pictures import encode_png
 from rewards.vllm import guard
 from rewards.vllm.command import check_exposure, command, environment

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from cluster.placement import MOST
+from configs.judges import ServeConfig
 from configs.load import parse_command_line
-from configs.rewards import ServeConfig
 from locus.version import __version__
 from tests.cluster.manifests import NO_METRICS, cluster_spec, compose_faults, kubernetes_faults, pods, ray_up_faults
 

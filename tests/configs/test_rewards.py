@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from configs.addresses import judge_address
 from configs.errors import ConfigError
+from configs.judges import JUDGES
 from configs.load import load_config
-from configs.rewards import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, JUDGES, RedisConfig
+from configs.rewards import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, RedisConfig
 from learner.main import main
 
 CANARY = "canary-5b1f9a"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.rewards import JudgeConfig
+from configs.judges import JudgeConfig
 from rewards.judge.messages import Question
 from rewards.judge.pictures import encode_png
 from rewards.judge.pool import JudgePool

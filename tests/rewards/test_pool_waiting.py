@@ -12,8 +12,9 @@ from configs.rewards import RedisConfig
 from configs.schema import RunConfig
 from editing.images import decode_image
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
+from rewards.open import open_pool
 from rewards.plugin.process import ScorerError
-from rewards.pool import RewardPool, at_once, open_pool
+from rewards.pool import RewardPool, at_once
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import REHEARSAL_SEED
@@ -164,8 +165,8 @@ def test_without_judges_there_are_no_clients_no_threads_and_the_same_scores(task
     assert threading.active_count() <= before  # one of another test may end in between
     asyncio.run(pool.close())
     code = (
-        "import sys; from configs.schema import RunConfig; from editing.data import open_tasks; import rewards.pool\n"
-        "config = RunConfig(); rewards.pool.open_pool(config, open_tasks(config))\n"
+        "import sys; from configs.schema import RunConfig; from editing.data import open_tasks; import rewards.open\n"
+        "config = RunConfig(); rewards.open.open_pool(config, open_tasks(config))\n"
         "print(sorted(set(sys.modules) & {'openai', 'httpx2', 'redis', 'fastapi', 'ray'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -22,7 +22,7 @@ import pytest
 from configs.schema import RunConfig
 from editing.task import EditTask
 from rewards.offline.command import NO_TASKS
-from rewards.pool import open_pool
+from rewards.open import open_pool
 from rewards.vllm import guard
 from rewards.vllm.local import LocalJudgeServers
 from tests.rewards.vllm.conftest import alive, gone_within

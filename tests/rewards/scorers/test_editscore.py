@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.rewards import EditScoreConfig, ServeConfig
+from configs.judges import EditScoreConfig, ServeConfig
 from editing.images import decode_image
 from editing.task import EditTask
 from rewards.judge.answers import PAIR_SCHEMA

@@ -16,7 +16,7 @@ from learner.main import main
 from rewards import calibrate, score
 from rewards.embedding.models import load_image_text, load_patches
 from rewards.offline.command import NO_TASKS
-from rewards.pool import open_pool
+from rewards.open import open_pool
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.clip import NEUTRAL, ClipDirection, ClipText
 from rewards.scorers.dino import DinoBackground

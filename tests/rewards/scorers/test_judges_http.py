@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from configs.rewards import EditScoreConfig, QwenVlConfig
+from configs.judges import EditScoreConfig, QwenVlConfig
 from editing.images import decode_image
 from rewards.compose import compose
 from rewards.judge.messages import JudgesDown

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.rewards import QwenVlConfig, ServeConfig
+from configs.judges import QwenVlConfig, ServeConfig
 from editing.images import decode_image
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
 from rewards.scorers.qwen_vl import QwenVl

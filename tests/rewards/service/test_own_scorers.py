@@ -2,7 +2,7 @@
 
 from configs.schema import RunConfig
 from rewards.offline.command import NO_TASKS
-from rewards.pool import open_pool
+from rewards.open import open_pool
 from rewards.service.pool_thread import PoolThread
 from tests.rewards.service.running import SOURCE, ScriptedPool, brightness, encoded, serving, until
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from rewards.vllm import guard
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

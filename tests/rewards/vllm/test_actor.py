@@ -113,7 +113,7 @@ import sys
 from pathlib import Path
 import ray
 from cluster.runtime import connect
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from configs.schema import ClusterConfig
 from tests.rewards.vllm.test_actor import Owner
 connect(ClusterConfig())

@@ -65,7 +65,7 @@ def test_a_killed_part_takes_the_rest_with_it(stand_in, tmp_path, victim, behavi
 OWNER = """
 import sys
 from pathlib import Path
-from configs.rewards import ServeConfig
+from configs.judges import ServeConfig
 from rewards.vllm import server as module
 from rewards.vllm.server import VllmServer
 module.GRACE = 1.0

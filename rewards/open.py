@@ -1,0 +1,131 @@
+"""From a configuration to the reward pool that it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.judges import JUDGES
+from configs.rewards import EMBEDDINGS
+from configs.schema import RunConfig
+from editing.data import Tasks
+from editing.task import EditTask, TaskError
+from rewards.pool import PoolError, RewardPool, weighted
+from rewards.scorer_api import WaitingScorer
+
+if TYPE_CHECKING:
+    from rewards.cache.base import ScoreCache
+    from rewards.judge.pool import JudgePool
+    from rewards.plugin.scorer import OwnScorer
+
+REHEARSED_AMONG = 8
+"""Training tasks, one of which is shown to the judges before the first group."""
+
+
+def open_pool(
+    config: RunConfig,
+    tasks: Tasks,
+    urls: Mapping[str, Sequence[str]] | None = None,
+    folder: Path | None = None,
+    small_pixels: int | None = None,
+) -> RewardPool:
+    """The pool that the configuration asks for, not started yet.
+
+    Args:
+        config: of the run.
+        tasks: of the run.
+        urls: servers by judge that somebody started, beside those of the configuration.
+        folder: where an embedded cache keeps what it needs; None takes a temporary one.
+        small_pixels: see `RewardPool`.
+
+    Raises:
+        ScorerError: when a scorer of the user's own cannot be loaded.
+        EmbeddingError: when an embedding model cannot be loaded.
+        PoolError, CacheError: when a package is missing, or the cache cannot be set up.
+    """
+    with ExitStack() as undone:
+        own = {}
+        for name in weighted(config):  # before there is a cache to close
+            if name in config.rewards.scorers:
+                from rewards.plugin.scorer import OwnScorer
+
+                own[name] = OwnScorer(
+                    name, config.rewards.scorers[name], config.rewards.scorer_deadline, config.rewards.scorer_processes
+                )
+                undone.callback(own[name].close)
+        pool = _with_others(config, tasks, urls, folder, own, small_pixels)
+        undone.pop_all()
+    return pool
+
+
+def _with_others(
+    config: RunConfig,
+    tasks: Tasks,
+    urls: Mapping[str, Sequence[str]] | None,
+    folder: Path | None,
+    own: Mapping[str, OwnScorer],
+    small_pixels: int | None,
+) -> RewardPool:
+    """See `open_pool`; the user's scorers are there already."""
+    names = weighted(config)
+    waiting: dict[str, WaitingScorer] = {}
+    judges: dict[str, JudgePool] = {}
+    cache: ScoreCache | None = None
+    first: list[Callable[[], Awaitable[object]]] = []
+    rehearsals: list[Callable[[EditTask], Awaitable[None]]] = []
+    if EMBEDDINGS.keys() & names:
+        from rewards.embedding.scorers import open_scorers
+
+        waiting.update(open_scorers(config.rewards.embedding, names))
+    # Imported late: clients of servers are needed where there are servers.
+    if any(name in names for name in JUDGES):
+        from rewards.cache.open import open_cache
+
+        try:
+            from rewards.judge.pool import JudgePool
+        except ModuleNotFoundError as error:
+            raise PoolError(
+                f"rewards.judge needs the package {error.name}, which is not installed; type: "
+                "python -m pip install -e '.[judges]'   in the folder of Locus"
+            ) from error
+        from rewards.scorers.editscore import EditScore
+        from rewards.scorers.qwen_vl import QwenVl
+
+        settings, key = config.rewards.judge, os.environ.get("LOCUS_JUDGE_API_KEY") or "none"
+        cache = open_cache(config.redis, folder)
+        for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
+            if name in names:
+                judges[name] = JudgePool(name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
+        if "editscore" in judges:
+            waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
+            rehearsals.append(editscore.rehearse)
+        if "qwen_vl" in judges:
+            waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
+            first.append(qwen_vl.digit_ids)
+            rehearsals.append(qwen_vl.rehearse)
+    return RewardPool(
+        config,
+        tasks,
+        waiting=waiting,
+        judges=judges,
+        cache=cache,
+        first=first,
+        own=own,
+        rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
+        small_pixels=small_pixels,
+    )
+
+
+async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[None]]) -> None:
+    """A rehearsal with the first training task that can be read, if there is one among the first few."""
+    for index in range(min(len(tasks.train), REHEARSED_AMONG)):
+        try:
+            task = await asyncio.to_thread(tasks.train.__getitem__, index)
+        except TaskError:
+            continue  # told of when it is rolled out
+        return await rehearsal(task)
