@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from configs.schema import RunConfig
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
+from locus.version import __version__
 from tests.documents import ROOT
 
 
@@ -31,7 +32,7 @@ def test_files_are_of_their_published_form(path: str, schema: str):
 def test_what_is_cited_is_this_version_under_this_licence():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     cited = loaded("CITATION.cff")
-    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert (cited["version"], cited["license"]) == (__version__, project["license"])
 
 
 def test_pre_commit_runs_what_make_lint_runs():

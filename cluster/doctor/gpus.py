@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.doctor.finding import Finding
 from cluster.placement import learners
-from configs.rewards import JUDGES
+from configs.judges import JUDGES
 from configs.schema import RunConfig
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits")
