@@ -163,7 +163,7 @@ def test_a_runs_folder_brings_its_editor_settings_and_held_out_tasks(
         (["--adapter", "nowhere"], "there is no nowhere"),
         (["--editor", "nowhere"], "expected a model folder in diffusers format"),
         (["--run", "runs/x"], "either --run, or --adapter and --editor"),
-        (["--device", "cuda:99"], "editor.device: cuda:99 was asked for"),
+        (["--device", "cuda:99"], "editor.device: expected a device of this process, got cuda:99"),
         (["--device", "toaster"], "editor.device: expected cpu, cuda, cuda:1 or auto"),
     ],
 )
