@@ -42,14 +42,9 @@ def stub_worker(folder):
                 if how == "refused":
                     raise ValueError("the shapes differ")
                 version, fingerprint = (self.version, "old") if how == "dropped" else (weights["version"], "lies")
-                return SimpleNamespace(
-                    weights=SimpleNamespace(version=version, fingerprint=fingerprint, modules=3), pid=os.getpid()
-                )
+                return SimpleNamespace(proof=WeightProof(version, fingerprint, 3), pid=os.getpid())
             self.version, self.pushes = weights["version"], 1
-            return SimpleNamespace(
-                weights=SimpleNamespace(version=self.version, fingerprint=weights["fingerprint"], modules=3),
-                pid=os.getpid(),
-            )
+            return SimpleNamespace(proof=WeightProof(self.version, weights["fingerprint"], 3), pid=os.getpid())
 
         def work(self, name, seconds):
             before = self.version
