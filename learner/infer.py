@@ -1,4 +1,4 @@
-"""Edits one picture with a trained editor.
+"""Edits one image with a trained editor.
 
     python -m learner.infer --run runs/quickstart --compare
     python -m learner.infer --run runs/my_images --source cat.jpg --instruction "make the cat red" --output red.png
@@ -43,8 +43,8 @@ from learner.reporting.gallery.page import number
 from learner.state.run_dir import ADAPTER
 
 FULL_SIDE = 512  # of an editor of which no run is known
-GAP = 6  # white pixels between the pictures of a comparison
-READABLE = 256  # smaller pictures are enlarged by whole numbers up to this side in a comparison
+GAP = 6  # white pixels between the images of a comparison
+READABLE = 256  # smaller images are enlarged by whole numbers up to this side in a comparison
 
 
 class InferError(ValueError):
@@ -53,7 +53,7 @@ class InferError(ValueError):
 
 @dataclass(frozen=True)
 class Edited:
-    """The pictures uint8 [H, W, 3] that were made of a task; `base` only where a comparison was asked for."""
+    """The images uint8 [H, W, 3] that were made of a task; `base` only where a comparison was asked for."""
 
     task: EditTask
     trained: Image
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m learner.infer",
-        description="Edit one picture with a trained editor.",
+        description="Edit one image with a trained editor.",
         epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.",
     )
     which = result.add_argument_group("which editor")
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--editor", type=path_argument, help="a diffusers folder, or `shapes`; with --adapter, or alone for the base"
     )
     what = result.add_argument_group("what to edit")
-    what.add_argument("--source", type=path_argument, help="the picture: PNG, JPEG or WebP")
+    what.add_argument("--source", type=path_argument, help="the image: PNG, JPEG or WebP")
     what.add_argument("--instruction", help="what to do, in words")
     what.add_argument("--mask", type=path_argument, help="black-and-white PNG: also report how the background was held")
     what.add_argument(
@@ -139,14 +139,14 @@ def chosen(options: argparse.Namespace) -> tuple[RunConfig, Path | None]:
 
 
 def task_of(options: argparse.Namespace, config: RunConfig) -> EditTask:
-    """The task to edit: the given picture and words, or one of the run's held-out tasks.
+    """The task to edit: the given image and words, or one of the run's held-out tasks.
 
     Raises:
         InferError, TaskError: for files that are missing or do not fit.
     """
     if options.source is None:
         if options.instruction or options.mask:
-            raise InferError("--source: expected a picture, because --instruction or --mask is given")
+            raise InferError("--source: expected an image, because --instruction or --mask is given")
         held_out = open_tasks(config).held_out
         if not held_out:
             raise InferError(
@@ -165,7 +165,7 @@ def task_of(options: argparse.Namespace, config: RunConfig) -> EditTask:
         if mask.shape != source.shape[:2]:
             raise InferError(
                 f"--mask {options.mask}: expected the source's size, {source.shape[1]} × "
-                f"{source.shape[0]}, seen {mask.shape[1]} × {mask.shape[0]}"
+                f"{source.shape[0]}, got {mask.shape[1]} × {mask.shape[0]}"
             )
     task = EditTask(options.source.name, source, mask, options.instruction)
     return resize_task(task, options.resolution or trained_side(config), pixel_multiple(config.editor.path))
@@ -204,7 +204,7 @@ def edit(task: EditTask, config: RunConfig, adapter: Path | None, seed: int, ste
 
 
 def side_by_side(pictures: Sequence[Image]) -> Image:
-    """uint8 pictures of one size next to each other with a white gap; small ones enlarged pixel by pixel."""
+    """uint8 images of one size next to each other with a white gap; small ones enlarged pixel by pixel."""
     height, width = pictures[0].shape[:2]
     factor = max(1, READABLE // max(height, width))
     gap = np.full((height * factor, GAP, 3), 255, dtype=np.uint8)
@@ -241,14 +241,14 @@ def report(edited: Edited) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the picture was written, 1 when something was wrong with the request."""
+    """0 when the image was written, 1 when something was wrong with the request."""
     options = parser().parse_args(arguments)
     try:
         if options.output.suffix.lower() != ".png":
             raise InferError(f"--output {options.output}: expected a name that ends in .png")
         if options.seed < 0 or (options.steps is not None and options.steps < 1):
             raise InferError(
-                f"expected --seed of at least 0 and --steps of at least 1, seen {options.seed} and {options.steps}"
+                f"expected --seed of at least 0 and --steps of at least 1, got {options.seed} and {options.steps}"
             )
         config, adapter = chosen(options)
         task = task_of(options, config)

@@ -1,4 +1,4 @@
-"""Says what a person should know and the run can do without."""
+"""Log messages for the operator that the run can do without."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
     """Runs the training, under the name that `config` has, with everything that reports on it and returns the exit code
     of what came of it."""
-    # Imported late: --help and --dry-run answer at once.
+    # Imported late: --help and --dry-run respond at once.
     from learner.quiet import quiet_libraries
     from learner.reporting.console import ConsoleReport
     from learner.reporting.gallery import GalleryReport
@@ -90,7 +90,7 @@ def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
 def guarded(config: RunConfig, work: Callable[[], int]) -> int:
     """Does the work and returns its exit code; interruptions and our own errors end in sentences.
 
-    What Ray raised because something was lost keeps its traceback, for a person, and has its exit code, for a
+    What Ray raised because something was lost keeps its traceback, for the operator, and has its exit code, for a
     supervisor.
     """
     try:
@@ -108,15 +108,15 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
         )
         return exits.FAILED
     except Exception as error:
-        # Imported late: --help and --dry-run answer at once.
+        # Imported late: --help and --dry-run respond at once.
         from learner.errors import RunRefused
-        from learner.retryable import is_passing
+        from learner.retryable import is_retryable
         from learner.state.rollback import Diverged
 
-        passing = is_passing(error)
+        retryable = is_retryable(error)
         if is_sentence(error):
             print(f"\n{error}", file=sys.stderr)
-        elif passing:
+        elif retryable:
             traceback.print_exc()
         else:
             raise
@@ -124,11 +124,11 @@ def guarded(config: RunConfig, work: Callable[[], int]) -> int:
             return exits.UNUSABLE  # resumed, it would come to the same
         if not isinstance(error, RunRefused) and (words := how_to_resume(config)):
             print(words, file=sys.stderr)
-        return exits.RESUMABLE if passing else exits.FAILED
+        return exits.RESUMABLE if retryable else exits.FAILED
 
 
 def is_sentence(error: Exception) -> bool:
-    """Whether an error is one of ours that tells a person what to do."""
+    """Whether an error is one of ours, whose message says what to do."""
     return isinstance(error, ValueError | RuntimeError) and type(error).__module__.partition(".")[0] in OURS
 
 

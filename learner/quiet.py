@@ -1,4 +1,4 @@
-"""Keeps others from writing between the lines that a person reads."""
+"""Silences other libraries' output between the console's lines."""
 
 import logging
 

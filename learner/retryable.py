@@ -1,6 +1,6 @@
-"""Whether a run that failed may get further when it is started again: the difference between exit codes 1 and 75.
+"""Whether a failed run is retryable: the difference between exit codes 1 and 75.
 
-Of the errors that led to the end, one must tell of something lost, and none of a fault in the run's own code.
+Of the errors that led to the end, one must report something lost, and none of a fault in the run's own code.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rewards.judge.messages import JudgesDown, JudgeUnavailable
 from rewards.vllm.replicas import ServersFailed
 
 LOST = (RunInterrupted, PeersLost, JudgesDown, JudgeUnavailable, ServersFailed)
-"""What tells that processes, nodes or servers are gone. Besides these, most of what Ray itself raises (`_lost_on_ray`).
+"""Errors of lost processes, nodes or servers. Besides these, most of what Ray itself raises (`_lost_on_ray`).
 A list and no common base: the packages that these come from do not know each other."""
 
 
-def is_passing(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether an error is a fault of processes, nodes or servers, which another attempt may not meet again.
 
     What a process of the run raised by itself is not: it would raise it again, unless it lost others.

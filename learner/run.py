@@ -63,7 +63,7 @@ def run(
     Args:
         config: of the run.
         resume: continue it.
-        observers: told of what happens; what they raise is said and ends nothing, see `learner.reporting.guard`.
+        observers: notified of events; what they raise is reported and ends nothing, see `learner.reporting.guard`.
         allowed: keys or sections of the configuration, `data` and `code` that may differ in a continued run.
         stopping: ends the run when somebody asks for it.
 

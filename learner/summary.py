@@ -29,7 +29,7 @@ def summary(
     exported: Exported,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Everything a person asks after a run, JSON values."""
+    """The summary of a run, JSON values."""
     events = list(read_events(record.folder / EVENTS))
     steps = [event for event in events if event["event"] == "step"]
 

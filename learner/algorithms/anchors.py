@@ -1,6 +1,6 @@
 """The anchors of a group as one batch: every (trained step, anchor) pair is a sample of a single velocity call.
 
-Anchor states are one-step leaps from stored predecessors (adopted for Eq. 13 of arXiv 2604.09386, see
+Anchor states are one-step predictions from stored predecessors (adopted for Eq. 13 of arXiv 2604.09386, see
 `editing.flow.leap`).
 """
 
@@ -138,7 +138,7 @@ def leaps(velocity: Velocity, batch: AnchorBatch, micro_batch: int | None) -> Te
 def relative_distance(leaped: Tensor, others: Tensor, batch: AnchorBatch, pairs: Sequence[int]) -> float:
     """Largest distance of a pair's two next states, relative to its step: |leaped - other| / |stored - predecessor|.
 
-    Against the stored states it is zero up to rounding when an Euler step of the rollout and the leap used the same
+    Against the stored states it is zero up to rounding when the rollout's Euler step and the prediction used the same
     weights, conditions, code and grid. Relative to the displacement, that is, to the velocity: relative to the state it
     would hide a wrong velocity behind a short step.
 

@@ -19,7 +19,7 @@ def is_flat(rewards: Tensor, valid: Tensor | None = None, flat_tolerance: float 
     Not to differ: population std <= flat_tolerance * max |reward|. Arguments and errors as `group_advantages`.
     """
     if not flat_tolerance >= 0:  # NaN fails too
-        raise ValueError(f"expected flat_tolerance >= 0; seen {flat_tolerance}.")
+        raise ValueError(f"expected flat_tolerance >= 0, got {flat_tolerance}.")
     _, values = _valid_rewards(rewards, valid)
     return _is_flat(values, flat_tolerance)
 
@@ -40,7 +40,7 @@ def group_advantages(
 
     with a = rewards - mean, G, mean and sums over the valid candidates (population std, no Bessel
     correction). The factor sqrt(G) makes p = 2 equal to `std`; a smaller p scales down groups whose rewards
-    are evenly spread and spares groups with a few clear outliers. Flat groups (`is_flat`) give exact zeros.
+    are evenly spread and spares groups with a few clear outliers. Zero-variance groups (`is_flat`) give exact zeros.
 
     Invariant: the advantages sum to zero, so the surrogate's gradient is a contrast between candidates. Only
     the clip can break it, and |A| <= sqrt(G - 1): a clip of 5 never acts below 27 candidates.
@@ -67,10 +67,10 @@ def group_advantages(
         finite.
     """
     if kind not in get_args(Normaliser):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}; seen {kind!r}.")
+        raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}, got {kind!r}.")
     if not (0 < p <= 2 and clip > 0 and damping >= 0 and flat_tolerance >= 0):  # NaN fails too
         raise ValueError(
-            f"expected 0 < p <= 2, clip > 0, damping >= 0 and flat_tolerance >= 0; seen p={p}, clip={clip}, "
+            f"expected 0 < p <= 2, clip > 0, damping >= 0 and flat_tolerance >= 0, got p={p}, clip={clip}, "
             f"damping={damping}, flat_tolerance={flat_tolerance}."
         )
     mask, values = _valid_rewards(rewards, valid)
@@ -106,19 +106,19 @@ def _valid_rewards(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tenso
     """(bool mask [G], the valid rewards in float64), checked."""
     if rewards.ndim != 1 or not rewards.is_floating_point():
         raise ValueError(
-            f"rewards must be one floating-point number per candidate, [G]; seen {rewards.dtype} {list(rewards.shape)}."
+            f"rewards must be one floating-point number per candidate, [G], got {rewards.dtype} {list(rewards.shape)}."
         )
     if valid is None:
         mask = torch.ones_like(rewards, dtype=torch.bool)
     elif valid.dtype == torch.bool and valid.shape == rewards.shape:
         mask = valid.to(rewards.device)
     else:
-        raise ValueError(f"valid must be bool {list(rewards.shape)}; seen {valid.dtype} {list(valid.shape)}.")
+        raise ValueError(f"valid must be bool {list(rewards.shape)}, got {valid.dtype} {list(valid.shape)}.")
     values = rewards[mask].double()
     if not bool(values.isfinite().all()):
         bad = (mask & ~rewards.isfinite()).nonzero().flatten().tolist()
         raise ValueError(
-            f"valid rewards must be finite; seen {rewards[bad].tolist()} at candidate(s) {bad}. "
+            f"valid rewards must be finite, got {rewards[bad].tolist()} at candidate(s) {bad}. "
             "A scorer that failed must mark the candidate invalid instead of returning a number."
         )
     return mask, values

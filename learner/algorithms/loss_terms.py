@@ -59,7 +59,7 @@ def backward_through_velocity(
         scale: factor of the gradient, not of the returned numbers.
 
     Returns:
-        The terms' numbers over all pairs, and the leaps [P, N, C], detached.
+        The terms' numbers over all pairs, and the one-step predictions [P, N, C], detached.
     """
     values: dict[str, float] = {}
     squares: dict[str, float] = {}

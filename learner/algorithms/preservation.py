@@ -36,10 +36,10 @@ def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor
     """
     if x0_hat.ndim != 3 or source.shape != x0_hat.shape[1:]:
         raise ValueError(
-            f"x0_hat must be [B, N, C] and source [N, C]; seen {list(x0_hat.shape)} and {list(source.shape)}."
+            f"x0_hat must be [B, N, C] and source [N, C], got {list(x0_hat.shape)} and {list(source.shape)}."
         )
     if not tolerance >= 0:  # NaN fails too
-        raise ValueError(f"tolerance must not be negative; seen {tolerance}.")
+        raise ValueError(f"tolerance must not be negative, got {tolerance}.")
     x0_hat = at_least_float32(x0_hat)
     excess = (x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance
     return _weighted_mean(excess.clamp(min=0), 1 - checked_token_mask(edit_mask, excess.shape[1], like=excess))
@@ -61,10 +61,10 @@ def velocity_anchor(
         ValueError: for mismatched shapes or an unknown region.
     """
     if where not in get_args(AnchorRegion):
-        raise ValueError(f"where must be one of {', '.join(get_args(AnchorRegion))}; seen {where!r}.")
+        raise ValueError(f"where must be one of {', '.join(get_args(AnchorRegion))}, got {where!r}.")
     if velocity.ndim != 3 or reference.shape != velocity.shape:
         raise ValueError(
-            "velocity and reference must have the same shape [B, N, C]; seen "
+            "velocity and reference must have the same shape [B, N, C], got "
             f"{list(velocity.shape)} and {list(reference.shape)}."
         )
     velocity = at_least_float32(velocity)
@@ -96,7 +96,7 @@ def undone_edit(x0_hat: Tensor, base_x0_hat: Tensor, source: Tensor, edit_mask: 
     """
     if x0_hat.ndim != 3 or base_x0_hat.shape != x0_hat.shape or source.shape != x0_hat.shape[1:]:
         raise ValueError(
-            "x0_hat and base_x0_hat must be [B, N, C] and source [N, C]; seen "
+            "x0_hat and base_x0_hat must be [B, N, C] and source [N, C], got "
             f"{list(x0_hat.shape)}, {list(base_x0_hat.shape)} and {list(source.shape)}."
         )
     x0_hat = at_least_float32(x0_hat)

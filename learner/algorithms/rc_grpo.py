@@ -80,15 +80,15 @@ def accumulate(
         velocity: (x [b, N, C], sigma [b]) -> v [b, N, C] under the weights that are trained.
         base_velocity: the same without the adapter; only called when `velocity_weight` or `undone_weight` is
             not 0.
-        old: leaps [P, N, C] under the weights of the rollout; None = the present weights are those, and the
-            old leap is the stop-gradient of the new one, so that the ratio is exactly 1.
+        old: one-step predictions [P, N, C] under the weights of the rollout; None = the present weights are
+            those, and the old prediction is the stop-gradient of the new one, so that the ratio is exactly 1.
         config: the learner's section of the configuration.
         micro_batch: pairs per forward and backward; None = all.
         scale: factor of the gradient, 1 / groups per step.
         unit: factor of the preservation weights, see `learner.algorithms.preservation_unit`.
 
     Returns:
-        The numbers, and the leaps [P, N, C] under the present weights, detached; None without a forward.
+        The numbers, and the one-step predictions [P, N, C] under the present weights, detached; None without a forward.
     """
     preservation, surrogate = config.preservation, config.surrogate
     background_weight = unit * preservation.background_weight

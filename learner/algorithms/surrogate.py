@@ -48,11 +48,11 @@ def region_weights(
         ValueError: for values outside these ranges.
     """
     if not (tau_edit > 0 and tau_base > 0):
-        raise ValueError(f"tau_edit and tau_base must be above 0; seen {tau_edit} and {tau_base}.")
+        raise ValueError(f"tau_edit and tau_base must be above 0, got {tau_edit} and {tau_base}.")
     if tau_power not in (1, 2):
-        raise ValueError(f"tau_power must be 1 or 2; seen {tau_power}.")
+        raise ValueError(f"tau_power must be 1 or 2, got {tau_power}.")
     if edit_mask.ndim != 1 or channels < 1:
-        raise ValueError(f"edit_mask must be [N] and channels at least 1; seen {list(edit_mask.shape)} and {channels}.")
+        raise ValueError(f"edit_mask must be [N] and channels at least 1, got {list(edit_mask.shape)} and {channels}.")
     like = edit_mask if edit_mask.dtype == torch.float64 else edit_mask.float()
     edit = checked_token_mask(edit_mask, edit_mask.shape[0], like=like)
     base = 1 - edit
@@ -86,7 +86,7 @@ def masked_distance(
     """
     if candidates.ndim != 3 or anchor.ndim not in (2, 3) or anchor.shape[-2:] != candidates.shape[1:]:
         raise ValueError(
-            "candidates must be [G, N, C] and anchor [N, C] or [B, N, C] with the same N and C; seen "
+            "candidates must be [G, N, C] and anchor [N, C] or [B, N, C] with the same N and C, got "
             f"{list(candidates.shape)} and {list(anchor.shape)}."
         )
     _, tokens, channels = candidates.shape
@@ -150,11 +150,11 @@ def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip
     """
     if log_new.ndim != 2 or log_old.shape != log_new.shape or advantages.shape != log_new.shape[1:]:
         raise ValueError(
-            "log_new and log_old must be [B, G] and advantages [G]; seen "
+            "log_new and log_old must be [B, G] and advantages [G], got "
             f"{list(log_new.shape)}, {list(log_old.shape)} and {list(advantages.shape)}."
         )
     if not 0 < clip < 1:
-        raise ValueError(f"clip must be in (0, 1); seen {clip}.")
+        raise ValueError(f"clip must be in (0, 1), got {clip}.")
     weight = advantages.detach().to(log_new)
     # A candidate without an advantage has no part in J, however far its ratio has gone: 0 * inf would be NaN.
     ratio = policy_ratio(*(torch.where(weight == 0, 0, logs) for logs in (log_new, log_old.detach())))

@@ -21,7 +21,7 @@ PROMISES = {
 
 @dataclass
 class Saved:
-    """A checkpoint that the event log tells of, and the process that made it."""
+    """A checkpoint in the event log, and the process that made it."""
 
     step: int
     by: Began

@@ -38,7 +38,7 @@ NO_RULE = frozenset(
         "spool_refused",
     }
 )
-"""Events that tell a person something and prove nothing."""
+"""Events that notify the operator and prove nothing."""
 
 
 class Audit:

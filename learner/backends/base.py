@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def scoring_limit(config: RunConfig) -> float:
     """Seconds that a pool with groups to score may take until it has scored another; it hangs if it takes longer.
 
-    A question waits for `judge.patience` at most once it is sent, and may be asked a second time; a scorer of the
+    A request waits for `judge.patience` at most once it is sent, and may be sent a second time; a scorer of the
     user's own is ended after `scorer_deadline`. A long queue takes longer, but then others are finished meanwhile.
     """
     judged = 2 * config.rewards.judge.patience if config.rewards.judge.configured else 0.0
@@ -42,7 +42,7 @@ def step_limit(config: RunConfig) -> float:
 
 
 def judges_limit(config: RunConfig) -> float:
-    """Seconds within which all judges must have answered a picture, or the run does not start."""
+    """Seconds within which all judges must have answered an image, or the run does not start."""
     served = [getattr(config.rewards.judge, name).serve for name in config.rewards.judge.configured]
     return config.rewards.judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
 
@@ -172,7 +172,7 @@ class Backend(Protocol):
         ...
 
     def consume(self, delivered: Delivered) -> None:
-        """Hands a group to the learner; `next_delivery` tells when it is taken, or that it was lost on the way."""
+        """Hands a group to the learner; `next_delivery` reports when it is taken, or that it was lost on the way."""
         ...
 
     def update(self, meanwhile: Callable[[], None]) -> StepReport:
@@ -185,11 +185,11 @@ class Backend(Protocol):
         ...
 
     def images(self, delivered: Delivered) -> Image | None:
-        """The candidates' pictures uint8 [G, H, W, 3], for a gallery; None when they are lost."""
+        """The candidates' images uint8 [G, H, W, 3], for a gallery; None when they are lost."""
         ...
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
-        """The metrics of held-out tasks under the published weights, or the base; pictures of the first
+        """The metrics of held-out tasks under the published weights, or the base; images of the first
         `shown`."""
         ...
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHUNK = 8  # tasks per job: enough to be worth a call, few enough to spread over the workers
 
 AskPool = Callable[[list[int], "ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
-"""`ask(indices, pictures, call)`: has the pool measure the pictures of these tasks, and calls `call(answer)`."""
+"""`ask(indices, images, call)`: has the pool measure the images of these tasks, and calls `call(answer)`."""
 
 
 @dataclass(frozen=True)

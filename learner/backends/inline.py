@@ -104,7 +104,7 @@ class InlineBackend:
                 servers.start()
 
     def _wait_for_judges(self) -> None:
-        """Returns when every server of every judge, ours or not, has answered a picture."""
+        """Returns when every server of every judge, ours or not, has answered an image."""
         self._notify(
             "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
         )
@@ -175,7 +175,7 @@ class InlineBackend:
         spoiled: dict[int, str] = {}
         not_finite: dict[int, str] = {}
         with self._published_weights():
-            for index in indices:  # one at a time: pictures of a whole data set need not fit into memory
+            for index in indices:  # one at a time: images of a whole data set need not fit into memory
                 try:
                     sampled = self._worker.sample_held_out([index], base)
                     row = self.pool.measure([index], sampled, "held_out")[0]
@@ -253,7 +253,7 @@ class InlineBackend:
         return done
 
     def _answer(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What the pool answers to a question that takes no longer than `scoring_limit`.
+        """The pool's response to a request that takes no longer than `scoring_limit`.
 
         Raises:
             RunFailed: when a judge is not there, or the pool hangs.

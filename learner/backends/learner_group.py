@@ -1,4 +1,4 @@
-"""The learner on Ray: `learner.num_workers` processes on one node that answer as one.
+"""The learner on Ray: `learner.num_workers` processes on one node that act as one.
 
 Every process is given every group, in the same order, and trains on its share; together they make the step. The first
 one publishes, saves and exports for all.

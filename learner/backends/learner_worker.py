@@ -77,7 +77,7 @@ class LearnerHost:
         return self.learner.publish().fingerprint
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
-        """See `Learner.save`; a disk that refuses is an answer, not the end of the learner."""
+        """See `Learner.save`; a disk that refuses is a response, not the end of the learner."""
         try:
             return self.learner.save(extra)
         except OSError as error:

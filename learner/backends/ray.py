@@ -127,7 +127,7 @@ class RayBackend:
                 servers.start()
 
     def _wait_for_judges(self) -> None:
-        """Returns when every server of every judge, ours or not, has answered a picture."""
+        """Returns when every server of every judge, ours or not, has answered an image."""
         self._notify(
             "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
         )

@@ -1,4 +1,4 @@
-"""What Ray processes answer: a value, or the sentence why there is none."""
+"""Responses of Ray processes: a value, or the sentence why there is none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Spoiled(RunFailed):
 
 
 def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
-    """What the learner or the reward pool answers within `limit` seconds.
+    """The response of the learner or the reward pool within `limit` seconds.
 
     Raises:
         RunInterrupted: when it is dead or hangs (LearnerLost for the learner); GroupLost when what it was to work on is

@@ -61,5 +61,5 @@ class PoolActor:
         return self._pool.measure(indices, images, split)
 
     def images(self, group: TrajectoryGroup) -> Image:
-        """The pictures of a group, taken out where the group is."""
+        """The images of a group, taken out where the group is."""
         return group.images

@@ -35,7 +35,7 @@ RAY_BYTES = 500 * 2**20
 CONTEXT_BYTES = 500 * 2**20
 """What CUDA and its libraries take of a GPU per process. An estimate."""
 ASSUMED_SIDE = 1024
-"""Side of a picture whose size no setting bounds."""
+"""Side of an image whose size no setting bounds."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RolePlan:
 
 @dataclass(frozen=True)
 class Picture:
-    """The size of pictures: (pixels, tokens) of one, and where that is known from; `assumed` when it is not."""
+    """The size of images: (pixels, tokens) of one, and where that is known from; `assumed` when it is not."""
 
     pixels: int
     tokens: int
@@ -71,7 +71,7 @@ class Picture:
 
 
 def picture_of(config: RunConfig, sizes: EditorSizes) -> Picture:
-    """The size of the run's pictures, up to the snapping of their sides."""
+    """The size of the run's images, up to the snapping of their sides."""
     square = sizes.pixels_per_token**2
     if isinstance(config.data, ShapesData):
         from editing.shapes.scenes import SIZE  # needs numpy and Pillow
@@ -89,7 +89,7 @@ def text_tokens(config: RunConfig, sizes: EditorSizes) -> int:
 def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> int:
     """Bytes of the arrays of one trajectory group, see `editing.trajectory.TrajectoryGroup`.
 
-    With K trained steps, G candidates and B anchors, K (G + B) states [N, C] and G pictures; the rest is small.
+    With K trained steps, G candidates and B anchors, K (G + B) states [N, C] and G images; the rest is small.
     """
     steps, size = len(config.sampler.trained_steps), config.exploration.group_size
     anchors = config.learner.surrogate.anchors
@@ -112,7 +112,7 @@ def saved_bytes(config: RunConfig, sizes: EditorSizes, tokens: int) -> int:
     Args:
         config: of the run.
         sizes: of the editor.
-        tokens: of the whole sequence: text, generated and reference picture.
+        tokens: of the whole sequence: text, generated and reference image.
     """
     double, single = SAVED[config.editor.dtype]
     rank = 4 * config.editor.lora.rank

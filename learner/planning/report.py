@@ -52,7 +52,7 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
         return [*lines, f"memory: not known, since {error}", *judge_lines(config)]
     plans, picture = memory_plan(config, sizes), picture_of(config, sizes)
     lines.append(
-        f"memory of each process (= counted from headers and shapes, ~ estimated); pictures of "
+        f"memory of each process (= counted from headers and shapes, ~ estimated); images of "
         f"{picture.pixels} pixels, {picture.tokens} tokens"
         + (" (assumed: data.resolution is null)" if picture.assumed else "")
     )
@@ -143,7 +143,7 @@ def kv_cache(path: str) -> str:
 
 
 def text(count: int) -> str:
-    """A number of bytes as a person reads it, decimal: 23.8 GB."""
+    """A number of bytes, formatted, decimal: 23.8 GB."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

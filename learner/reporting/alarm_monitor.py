@@ -1,4 +1,4 @@
-"""Follows a run's candidates and held-out measurements, and tells the alarms of `learner.reporting.alarms`."""
+"""The monitor of a run's candidates and held-out measurements: raises the alarms of `learner.reporting.alarms`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ STEPS, GROUPS = 5, 30
 
 
 class AlarmWatch:
-    """An observer that tells an alarm once, and again when it has become markedly worse.
+    """An observer that raises an alarm once, and again when it has become markedly worse.
 
-    Held-out measurements during training are told of when two in a row show the same; the final one counts alone.
+    Held-out measurements during training raise one when two in a row show the same; the final one counts alone.
     """
 
     def __init__(self, notify: Notify, before: Iterable[Mapping[str, Any]]) -> None:
         """
         Args:
-            notify: writes the event and tells those who watch.
+            notify: writes the event and notifies the observers.
             before: the event log so far: a resumed run keeps its start, and what was told is not told again.
         """
         self._notify = notify
@@ -100,7 +100,7 @@ class AlarmWatch:
 
 
 def notifications(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a person was told of the steps in a run's weights."""
+    """The alarms raised during the steps in a run's weights."""
     return [{name: told[name] for name in ("metric", "step", "size", "sentence")} for told in standing(events, "alarm")]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a live table, or one plain line per step where there is no terminal."""
+"""Terminal output: a live table, or one plain line per step where there is no terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = ("rollout", "update", "publish", "checkpoint")
 
 
 def amount(name: str, value: float, spread: float | None = None) -> str:
-    """A component's value as people read it: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`."""
+    """A component's value, formatted: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`."""
     places, unit = (2, " dB") if name.endswith("psnr") else (3, "")
     return f"{value:.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}") + unit
 
@@ -90,7 +90,7 @@ def reward_words(record: StepRecord) -> list[str]:
 
 
 def shown(record: StepRecord) -> list[str]:
-    """The components that a step shows; drifts are in metrics.jsonl, and told of when they matter."""
+    """The components that a step shows; drifts are in metrics.jsonl, and notified when they matter."""
     return [name for name in record.reward_mean if not name.endswith("_drift")]
 
 
@@ -232,7 +232,7 @@ WAYS_OUT = {
 
 
 def verdict_line(verdict: Mapping[str, Any]) -> str:
-    """What a person must know before using the adapter; empty where nothing speaks against it."""
+    """Warnings to read before using the adapter; empty where nothing speaks against it."""
     said = WARNINGS.get(verdict["outcome"])
     return f"{said}: {'; '.join(verdict['reasons'])}." if said else ""
 
@@ -275,7 +275,7 @@ def account(summary: Mapping[str, Any]) -> str:
 
 
 class ConsoleReport:
-    """An observer that keeps a person informed; `close` leaves the terminal as it was, however the run ends."""
+    """An observer that writes to the terminal; `close` leaves the terminal as it was, however the run ends."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)

@@ -15,7 +15,7 @@ HARMLESS = (Exception, SystemExit)
 class Harmless:
     """An observer whose errors are said, once per kind of call, instead of raised.
 
-    It is called again the next time: what failed may have been passing. KeyboardInterrupt goes through, as it is a
+    It is called again the next time: the failure may have been temporary. KeyboardInterrupt goes through, as it is a
     request to stop and no fault of the report.
     """
 

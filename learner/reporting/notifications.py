@@ -1,4 +1,4 @@
-"""What of a run's events a person should be told at once, as sentences."""
+"""Notifications for the operator: the sentences of events that matter at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from learner.algorithms.preservation_unit import LEAST_SHARE
 JUDGE_FAILURES = ("unanswered", "refused", "bad")
 """What a judge's counters call requests without a usable score."""
 FLAT_SHARE, FLAT_STEPS = 0.9, 5
-"""A run whose share of flat groups stays above this for so many steps is told of."""
+"""Share of zero-variance groups, and the steps in a row above it, that raise an alarm."""
 
 
 def notice(event: str, fields: Mapping[str, Any]) -> str | None:
-    """The sentence of an event, or None for one that only the diary needs."""
+    """The notification of an event, or None for one that only the event log needs."""
     if event == "judges_awaited":
         return f"waiting for judges: {', '.join(fields['judges'])} (at most {fields['seconds']:.0f} s)"
     if event == "judge_server_started":
@@ -26,15 +26,15 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
             f"in {fields['again_in']:.0f} s"
         )
     if event == "judge_ready":
-        return f"judge {fields['judge']}: {_servers(fields['servers'])} answered a picture"
+        return f"judge {fields['judge']}: {_servers(fields['servers'])} answered an image"
     if event == "judge_trouble":
         counts = ", ".join(f"{fields[name]} {name}" for name in JUDGE_FAILURES if fields.get(name))
         return f"judge {fields['judge']}: {_servers(fields['servers'])} in rotation" + (counts and f"; new: {counts}")
     if event == "cache_trouble":
         return (
-            "the cache of judge scores does not answer; scoring goes on without it"
+            "the cache of judge scores does not respond; scoring goes on without it"
             if fields["faults"]
-            else "the cache of judge scores answers again"
+            else "the cache of judge scores responds again"
         )
     if event == "fleet_resized":
         return f"rollout workers: {fields['before']} -> {fields['after']}"
@@ -84,7 +84,7 @@ def _servers(count: float) -> str:
 
 
 class FlatAlarm:
-    """Says once when nearly all groups teach nothing for some steps, and again only after it was better."""
+    """An alarm, raised once when nearly all groups teach nothing for some steps, and again only after a recovery."""
 
     def __init__(self, edit: Sequence[str]) -> None:
         """For a run in which these components reward the edit."""
@@ -93,8 +93,8 @@ class FlatAlarm:
         self._told = False
 
     def sentence(self, share: float, edit_share: float) -> str | None:
-        """The alarm, if this step's share of flat groups (0..1) makes it due; `edit_share` is that of the groups in
-        which no reward for the edit is above its floor, which are all flat."""
+        """The alarm, if this step's share of zero-variance groups (0..1) makes it due; `edit_share` is that of the
+        groups in which no reward for the edit is above its floor, all of which are zero-variance."""
         self._shares.append((share, edit_share))
         flat, edit_flat = (
             len(self._shares) == FLAT_STEPS and min(shares) > FLAT_SHARE for shares in zip(*self._shares, strict=True)
@@ -117,7 +117,7 @@ class FlatAlarm:
 
 
 def waiting(done: int, steps: int, unit: float | None) -> str | None:
-    """Says once, after `FLAT_STEPS` steps or at the end of a shorter run, that the preservation terms are still off;
+    """The one notification, after `FLAT_STEPS` steps or at the end of a shorter run, of preservation terms still off;
     `unit` is that of the step, see `learner.algorithms.preservation_unit`."""
     if unit != 0 or done != min(FLAT_STEPS, steps):
         return None

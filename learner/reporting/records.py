@@ -1,6 +1,6 @@
-"""What a run tells those who watch it: plain records, one call per happening, nothing ever comes back.
+"""Records that a run passes to its observers: plain values, one call per event, nothing ever comes back.
 
-Observers run in the driver, between pieces of work, and see numbers; pictures only where a report asked
+Observers run in the driver, between pieces of work, and see numbers; images only where a report asked
 for them. What an observer raises is said, and the run goes on, see `learner.reporting.guard`.
 """
 
@@ -130,7 +130,7 @@ class EvaluationRecord:
         mean: mean over tasks per metric, over the tasks that have it.
         standard_error: of that mean.
         seconds: wall time.
-        shown: the first `report.gallery_tasks` tasks with their pictures.
+        shown: the first `report.gallery_tasks` tasks with their images.
         rows: the metrics of each task, in the order of the tasks.
     """
 
@@ -151,7 +151,7 @@ class Observer(Protocol):
         """The run folder exists, the tasks are open; processes start next."""
 
     def on_notice(self, sentence: str) -> None:
-        """Something that a person should know at once: judges that are ready or in trouble, an alarm."""
+        """A notification for the operator: judges that are ready or in trouble, an alarm."""
 
     def on_group(self, record: GroupRecord) -> None:
         """A group went to the learner."""

@@ -19,7 +19,7 @@ class Reporter:
         self._events, self._observers = events, list(observers)
 
     def add(self, observer: Observer) -> None:
-        """Tells one more observer from now on."""
+        """Adds an observer from now on."""
         self._observers.append(observer)
 
     def write(self, event: Event, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""Numbers that a person watches, computed from scores and measurements. Pure."""
+"""Numbers for the operator, computed from scores and measurements. Pure."""
 
 from __future__ import annotations
 

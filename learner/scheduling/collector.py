@@ -20,7 +20,7 @@ from learner.state.rollback import Diverged
 from learner.state.spool import Spooled
 from rewards.compose import admit
 
-POLL_SECONDS = 5.0  # a backend answers sooner when something happens; this only bounds a single wait
+POLL_SECONDS = 5.0  # a backend returns sooner when something happens; this only bounds a single wait
 
 
 class Collector:
@@ -105,7 +105,7 @@ class Collector:
             elif isinstance(item, Taken):
                 delivered = handed.pop(item.lease)
                 took(delivered)
-                # The learner has it: its latents and pictures must not live here until the step's end.
+                # The learner has it: its latents and images must not live here until the step's end.
                 taken.append(replace(delivered, handle=None))
             else:
                 if isinstance(item, LostOnTheWay):

@@ -15,8 +15,8 @@ _IN_ROTATION = "_in_rotation"
 
 
 class JudgeWatch:
-    """Asks the backend for the pool's statistics; tells `judge_trouble` where they changed, and `cache_trouble` when
-    the cache begins to fail, be it at the start, and (with `faults` 0) when it answers again."""
+    """Polls the pool's statistics; notifies `judge_trouble` where they changed, and `cache_trouble` when the cache
+    begins to fail, be it at the start, and (with `faults` 0) when it responds again."""
 
     def __init__(self, backend: Backend, notify: Notify) -> None:
         self._backend, self._notify = backend, notify
@@ -50,8 +50,8 @@ class JudgeWatch:
 
 
 def changes(before: Mapping[str, float], now: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Per judge that has something to say: how many `servers` are in rotation, and how many questions were given up
-    or refused, and answers were no scores, since before."""
+    """Per judge with a change: the number of `servers` in rotation, and of requests given up or refused and
+    responses without a score since before."""
     found = []
     for judge in (name.removesuffix(_IN_ROTATION) for name in now if name.endswith(_IN_ROTATION)):
         new = {failure: int(now[f"{judge}_{failure}"] - before[f"{judge}_{failure}"]) for failure in JUDGE_FAILURES}

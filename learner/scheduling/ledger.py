@@ -1,4 +1,4 @@
-"""The books of a run: every lease ends in exactly one state, and no group is trained on twice."""
+"""Lease accounting of a run: every lease ends in exactly one state, and no group is trained on twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rewards.result import GroupScores
 
 
 class LedgerError(RuntimeError):
-    """The books do not balance: a fault of the program, never of the data."""
+    """The lease counters do not balance: a fault of the program, never of the data."""
 
 
 class Ledger:
@@ -22,8 +22,8 @@ class Ledger:
     """
 
     def __init__(self, saved: Mapping[str, int] | None = None) -> None:
-        """Opens the books; those of a resumed run go on with what `state` was. What was in flight then is not any
-        more: it counts as requeued, whether it comes from the spool or is rolled out again."""
+        """Starts the lease counters; those of a resumed run go on from `saved`. What was in flight then counts as
+        requeued, whether it comes from the spool or is rolled out again."""
         before = Counters(**(saved or {}))
         self._in_flight: dict[str, Lease] = {}
         self._delivered: set[str] = set()

@@ -33,7 +33,7 @@ class LeaseSampler:
         """
         if num_tasks < 1 or groups_per_step < 1:
             raise ValueError(
-                f"a run needs at least one training task and one group per step; seen {num_tasks} tasks and "
+                f"a run needs at least one training task and one group per step, got {num_tasks} tasks and "
                 f"learner.groups_per_step = {groups_per_step}"
             )
         self._run_seed, self.num_tasks, self._groups = run_seed, num_tasks, groups_per_step

@@ -92,7 +92,7 @@ def save_checkpoint(
         CheckpointError: for a bad argument. OSError when the disk refuses; earlier checkpoints are intact.
     """
     if step < 0 or keep < 1:
-        raise CheckpointError(f"a checkpoint needs step >= 0 and keep >= 1; seen {step} and {keep}.")
+        raise CheckpointError(f"a checkpoint needs step >= 0 and keep >= 1, got {step} and {keep}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder)
@@ -102,7 +102,7 @@ def save_checkpoint(
         written = {}
         for name, group in sorted(tensors.items()):
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-                raise CheckpointError(f"a file name of letters, digits, '_', '-' and '.' is needed; seen {name!r}.")
+                raise CheckpointError(f"a file name of letters, digits, '_', '-' and '.' is needed, got {name!r}.")
             on_cpu = {key: value.detach().cpu().contiguous() for key, value in sorted(group.items())}
             written[f"{name}.safetensors"] = safetensors.torch.save(on_cpu)
         try:
@@ -160,7 +160,7 @@ def load_step(folder: str | Path, step: int) -> Checkpoint:
     """
     known = dict(_steps(Path(folder)))
     if step not in known:
-        raise CheckpointError(f"there is no checkpoint of step {step} in {folder}; seen steps {sorted(known)}.")
+        raise CheckpointError(f"there is no checkpoint of step {step} in {folder}; found steps {sorted(known)}.")
     return read_checkpoint(known[step])
 
 
@@ -178,7 +178,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if _entry(content) != entry:
             raise CheckpointError(
                 f"checkpoint {path} is refused: {file} is not what was saved (expected {entry['bytes']} bytes "
-                f"with sha256 {entry['sha256'][:12]}, seen {len(content)} with "
+                f"with sha256 {entry['sha256'][:12]}, got {len(content)} with "
                 f"{_entry(content)['sha256'][:12]})."
             )
         try:

@@ -147,7 +147,7 @@ class DataFaults(Record):
 
 
 class DataRemarks(Record):
-    """What a person should know of the data, see `editing.data.Tasks`."""
+    """A notification about the data, see `editing.data.Tasks`."""
 
     sentences: list[str]
 
@@ -159,7 +159,7 @@ class Reason(Record):
 
 
 class Told(Record):
-    """What a person was told after so many steps."""
+    """An alarm for the operator after so many steps."""
 
     step: Count
     sentence: str

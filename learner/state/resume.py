@@ -55,7 +55,7 @@ def starting_point(
         )
     if saved is None and checkpoint.step > 0:  # that of step 0 may be there before its line
         raise RunRefused(
-            f"--resume: {checkpoint.path} is there, but the event log of {folder} tells of no checkpoint, so what "
+            f"--resume: {checkpoint.path} is there, but the event log of {folder} has no checkpoint, so what "
             f"happened before is not known any more. Nothing was changed. Put {folder / EVENTS} back, or {anew}"
         )
     if saved is not None and saved > checkpoint.step and not refused:

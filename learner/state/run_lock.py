@@ -78,7 +78,7 @@ class RunLock:
                 os.utime(self._path)
 
     def close(self) -> None:
-        """Lets another process take the folder, without waiting for a sign of life."""
+        """Lets another process take the folder, without waiting for a heartbeat."""
         self._closed.set()
         with suppress(OSError):
             self._file.truncate(0)

@@ -74,7 +74,7 @@ class JudgeTrouble(Record):
 
 
 class CacheTrouble(Record):
-    """The score cache began to fail, or (`faults` 0) answers again."""
+    """The score cache began to fail, or (`faults` 0) responds again."""
 
     faults: Count
 

@@ -28,7 +28,7 @@ from rewards.result import GroupScores, Score
 
 FOLDER = "spool"
 FAULTY = "faulty"
-"""Folder of a run with the groups that the learner could not use, for a person to look at."""
+"""Folder of a run with the groups that the learner could not use, for the operator to inspect."""
 FORMAT = 2
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
@@ -120,7 +120,7 @@ class Spool:
             self._path(group_id).rename(self.faulty / f"{group_id}{_SUFFIX}")
 
     def keep(self, group_id: str) -> None:
-        """Copies a group to `faulty/`, where it stays for a person to look at; nothing if it is not here."""
+        """Copies a group to `faulty/`, where it stays for the operator to inspect; nothing if it is not here."""
         # A disk that is full must not stop the run for this.
         with suppress(OSError):
             if self._path(group_id).exists():
@@ -195,7 +195,7 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
         if metadata["sha256"] != _digest(text, arrays):
             raise refused("it is not what was written (its hash differs)")
         if values["format"] != FORMAT:
-            raise refused(f"expected format {FORMAT}, seen {values['format']}")
+            raise refused(f"expected format {FORMAT}, got {values['format']}")
         if values["config_hash"] != config_hash:
             raise refused(
                 f"it was made under configuration {values['config_hash'][:12]}, this run is {config_hash[:12]}"

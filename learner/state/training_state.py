@@ -14,7 +14,7 @@ from learner.state.provenance import code_fingerprint
 
 # What may differ between a checkpoint and the run that continues it: where and how the work is done, what is
 # reported, and how long it goes on (the learning rate follows the new length from here on). Of a judge, where it
-# is served and how patiently it is asked; what it is and how it answers (weights, passes, sampling) may not differ.
+# is served and how patiently it is asked; what it is and how it responds (weights, passes, sampling) may not differ.
 CHANGEABLE = (
     "name",
     "folder",

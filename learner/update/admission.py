@@ -43,7 +43,7 @@ class Intake:
         return None if reason is None else ("scores", reason)
 
     def take(self, group: TrajectoryGroup) -> None:
-        """Books an accepted group: it waits for the next step."""
+        """Counts an accepted group: it waits for the next step."""
         self._waiting[group.lease.step, group.lease.slot] = group.policy_version
 
     @property

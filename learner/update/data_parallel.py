@@ -1,8 +1,8 @@
-"""Learner processes that train together: each takes its share of a step's groups, and their gradients add up.
+"""Data-parallel peers: each takes its share of a step's groups, and their gradients add up.
 
 All hold the same adapter and the same optimizer, get the same sum to the bit, and so make the same step; nothing else
 is exchanged. They are processes of one machine, which meet in a file and talk over its loopback interface: what
-`torch.distributed` listens on asks nobody who he is.
+`torch.distributed` listens on is unauthenticated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PeersLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Peers:
-    """The place of a process among those that train together."""
+    """The rank of a process among its data-parallel peers."""
 
     rank: int = 0
     size: int = 1
@@ -104,7 +104,7 @@ def join(rank: int, size: int, meeting_point: str, seconds: float) -> Peers:
 
     Args:
         rank: of this process, 0 <= rank < size.
-        size: how many train together.
+        size: the number of peers.
         meeting_point: of one call of the function of that name; its folder is removed when all have come.
         seconds: that the processes wait for each other at most, here and in every step.
 

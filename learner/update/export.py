@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any], d
     if foreign or LORA_ADAPTER_METADATA_KEY not in header:
         raise AdapterError(
             f"{path} was not written by export_adapter: expected names starting with {PREFIX!r} and a header "
-            f"entry {LORA_ADAPTER_METADATA_KEY!r}; seen {len(foreign)} other names {foreign[:3]} and the "
+            f"entry {LORA_ADAPTER_METADATA_KEY!r}, got {len(foreign)} other names {foreign[:3]} and the "
             f"header entries {sorted(header)}."
         )
     packed = json.loads(header[LORA_ADAPTER_METADATA_KEY])

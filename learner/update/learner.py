@@ -70,7 +70,7 @@ class Learner:
             editor: nobody else's, or shared in turns with one who puts the weights back that it found.
             tasks: of the run.
             run_folder: `checkpoints/` and `spool/` are made in it.
-            peers: learners that train together. All are given every group, in the same order, and told to update; each
+            peers: data-parallel peers. All are given every group, in the same order, and told to update; each
                 trains on its share and puts that in the spool. One of them saves for all.
         """
         self.config, self.editor, self.tasks, self.peers = config, editor, tasks, peers
@@ -134,7 +134,7 @@ class Learner:
         Raises:
             LearnerError: when groups are missing, or one was refused.
             PolicyGateError: as `consume`.
-            PeersLost: when another of those that train together is gone.
+            PeersLost: when a data-parallel peer is gone.
         """
         config, totals = self.config.learner, self._totals
         if self._refused is not None:

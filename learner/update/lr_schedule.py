@@ -13,7 +13,7 @@ def learning_rate(step: int, steps: int, optimizer: OptimizerConfig) -> float:
         ValueError: for a step outside 0..steps-1.
     """
     if not 0 <= step < steps:
-        raise ValueError(f"step must be in 0..{steps - 1}; seen {step}.")
+        raise ValueError(f"step must be in 0..{steps - 1}, got {step}.")
     if step < optimizer.warmup_steps:
         return optimizer.lr * ((step + 1) / optimizer.warmup_steps)  # in this order rounding never exceeds lr
     remaining = steps - 1 - optimizer.warmup_steps

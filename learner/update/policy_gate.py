@@ -11,7 +11,7 @@ The last one compares real numbers, and the same weights give other roundings in
 those are is measured, not assumed: `measured_noise` leaps from the same states in the batches of training, of the
 rollout, and one by one, and groups of policy version 0, under which the adapter changes nothing yet, show what other
 processes add. Twice the noise is refused. On the embedded benchmark in bfloat16 the noise is .007 to .009 and weights
-one version old differ by .021 to .053; in float32 it is 8e-7. Learner processes that train together share the largest.
+one version old differ by .021 to .053; in float32 it is 8e-7. Data-parallel peers share the largest.
 
 A group that is refused changes nothing that is kept: neither the noise nor what `learner.algorithms.preservation_unit`
 has measured.

@@ -61,11 +61,12 @@ class StepReport:
         where both took part, `background_to_surrogate`, the proportion of those norms; the `preservation_unit`, 0 while
         it is not known, so that the preservation terms are off;
         `ratio_deviation` (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first
-        update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour leap to its stored
-        state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that one was held against,
-        `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages), `filtered_groups` (those of
-        them that do vary, but by less than `rewards.min_std` or by no reward for the edit), `full_mask_groups` (nothing
-        to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run)."""
+        update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour prediction to
+        its stored state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that
+        one was held against, `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages),
+        `filtered_groups` (those of them that do vary, but by less than `rewards.min_std` or by no reward for the
+        edit), `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of
+        the whole run)."""
         return self.totals.metrics()
 
 
@@ -73,7 +74,7 @@ def together(reports: Sequence[StepReport]) -> StepReport:
     """The report of a step that several learner processes made, each with its share of the groups.
 
     Raises:
-        ValueError: when they do not tell of the same step.
+        ValueError: when they are not of the same step.
     """
     first = reports[0]
     if {(one.version, one.applied) for one in reports} != {(first.version, first.applied)}:

@@ -178,7 +178,7 @@ def test_faults_are_sentences(tiny_kontext, adapter, source, capsys, change, sen
         ([], "there is no runs/quickstart/config.yaml; train one with python -m learner.main"),
         (["--run", "runs/x"], "there is no runs/x/config.yaml"),
         (["--adapter", "a"], "--editor: expected the editor that the adapter was trained on"),
-        (["--editor", "shapes", "--instruction", "x"], "--source: expected a picture"),
+        (["--editor", "shapes", "--instruction", "x"], "--source: expected an image"),
     ],
 )
 def test_faults_without_a_picture(tmp_path, monkeypatch, capsys, arguments, sentence):
@@ -190,7 +190,7 @@ def test_faults_without_a_picture(tmp_path, monkeypatch, capsys, arguments, sent
 def test_a_mask_of_another_size_is_refused(tiny_kontext, adapter, source, capsys):
     PIL.fromarray(np.full((9, 9), 255, np.uint8)).save(source.parent / "small.png")
     assert main(ask(tiny_kontext, adapter, source, "--mask", str(source.parent / "small.png"))) == 1
-    assert "expected the source's size, 35 × 21, seen 9 × 9" in capsys.readouterr().err
+    assert "expected the source's size, 35 × 21, got 9 × 9" in capsys.readouterr().err
 
 
 def test_small_pictures_are_enlarged_by_whole_numbers():

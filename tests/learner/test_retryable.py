@@ -10,7 +10,7 @@ from configs.schema import RunConfig
 from learner.backends.base import overdue
 from learner.backends.ray_results import answer_of
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
-from learner.retryable import is_passing
+from learner.retryable import is_retryable
 from learner.update.data_parallel import PeersLost
 from rewards.judge.messages import BadAnswer, JudgesDown
 from rewards.vllm.replicas import ServersFailed
@@ -51,7 +51,7 @@ def answered(who: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exc
     ids=lambda error: type(error).__name__,
 )
 def test_a_process_or_group_that_is_gone_may_be_found_again(who, error, monkeypatch):
-    assert is_passing(answered(who, error, monkeypatch))
+    assert is_retryable(answered(who, error, monkeypatch))
 
 
 @pytest.mark.parametrize("who", ["learner", "reward pool"])
@@ -65,13 +65,13 @@ def test_a_process_or_group_that_is_gone_may_be_found_again(who, error, monkeypa
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_process_raised_by_itself_it_would_raise_again(who, error, monkeypatch):
-    assert not is_passing(answered(who, error, monkeypatch))
+    assert not is_retryable(answered(who, error, monkeypatch))
 
 
 def test_judges_that_are_down_may_be_up_again_wherever_they_were_asked(monkeypatch):
     down = JudgesDown("30 questions in a row got no answer")
-    assert is_passing(answered("reward pool", task_error(down), monkeypatch))
-    assert is_passing(caused(RunFailed("in this process"), down))
+    assert is_retryable(answered("reward pool", task_error(down), monkeypatch))
+    assert is_retryable(caused(RunFailed("in this process"), down))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_judges_that_are_down_may_be_up_again_wherever_they_were_asked(monkeypat
     ids=lambda error: type(error).__name__,
 )
 def test_errors_of_the_machinery_pass_also_as_causes(error):
-    assert is_passing(error) and is_passing(caused(RunFailed("and saved"), error))
+    assert is_retryable(error) and is_retryable(caused(RunFailed("and saved"), error))
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_errors_of_the_machinery_pass_also_as_causes(error):
     ],
 )
 def test_other_errors_need_a_person(error):
-    assert not is_passing(error)
+    assert not is_retryable(error)

@@ -34,7 +34,7 @@ class Killer(Watcher):
 
     def on_notice(self, sentence):
         super().on_notice(sentence)
-        if "cache of judge scores does not answer" in sentence:
+        if "cache of judge scores does not respond" in sentence:
             self.release()
 
     def on_step(self, record):

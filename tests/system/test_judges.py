@@ -145,7 +145,7 @@ def test_groups_are_rolled_out_while_others_wait_for_their_scores(mode, tiny_kon
     assert [group.lease.slot for group in watcher.groups] == [0, 1, 2, 3]
     (step,) = watcher.steps
     assert step.judge["editscore_answered"] == 24 and step.judge["editscore_error_rate"] == 0
-    assert [n for n in watcher.notices if "answered a picture" in n] == ["judge editscore: 1 server answered a picture"]
+    assert [n for n in watcher.notices if "answered an image" in n] == ["judge editscore: 1 server answered an image"]
     assert {"judges_awaited", "judge_ready"} <= {e["event"] for e in events}
 
 

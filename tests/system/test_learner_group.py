@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from learner.audit import audited
 from learner.errors import LearnerLost
-from learner.retryable import is_passing
+from learner.retryable import is_retryable
 from learner.run import run
 from learner.state.event_log import read_events
 from tests.descendants import descendants
@@ -68,7 +68,7 @@ def test_two_learner_processes_train_as_one_and_the_death_of_one_loses_nothing(r
     with pytest.raises(LearnerLost) as lost:
         run(broken, observers=[killer])
     assert psutil.wait_procs(killer.seen[-1:], timeout=30)[1] == []
-    assert is_passing(lost.value)
+    assert is_retryable(lost.value)
     assert run(broken, resume=True)["counters"]["trained"] == 9
     again = load_file(tmp_path / "broken" / "adapter" / "pytorch_lora_weights.safetensors")
     assert all(np.array_equal(again[name], two[name]) for name in two)  # to the bit, with as many processes

@@ -73,7 +73,7 @@ def test_no_secret_is_written_or_said(mode, tiny_kontext, tmp_path):
         assert said.returncode == 0, said.stderr
         assert judge.served("500") == 2 and judge.served("garbage") >= 2
         assert all(asked.authorization == f"Bearer {CANARY}" for asked in judge.log)  # the key was used
-        assert "cache of judge scores does not answer" in said.stdout  # and so was the password
+        assert "cache of judge scores does not respond" in said.stdout  # and so was the password
         assert not any(secret in said.stdout + said.stderr for secret in (CANARY, REDIS_CANARY))
         assert len(list((tmp_path / "secret").rglob("*"))) > 15
         assert files_with(tmp_path, CANARY, REDIS_CANARY) == []

@@ -17,13 +17,13 @@ from rewards.scorer_api import ScoreInput
 from rewards.scorers import SCORERS
 
 TASK_METRICS = ("edit_score", "edit_psnr", "background_psnr")
-"""What is said about each held-out picture, where the task has what it needs."""
+"""What is said about each held-out image, where the task has what it needs."""
 
 
 class GalleryReport:
     """An observer that writes `gallery/index.html` after every held-out measurement but the first.
 
-    A run does not end for its pictures: where the page cannot be written, or a task cannot be read any more, that is
+    A run does not end for its images: where the page cannot be written, or a task cannot be read any more, that is
     said, and tried again after the next measurement.
     """
 
@@ -130,7 +130,7 @@ def _held_out(tasks: Tasks, base: EvaluationRecord | None, trained: EvaluationRe
 
 
 def picture_numbers(task: EditTask, image: Image) -> dict[str, float]:
-    """The metrics of one edited picture uint8 [H, W, 3] that its task allows."""
+    """The metrics of one edited image uint8 [H, W, 3] that its task allows."""
     given = ScoreInput(task, image[None], None)
     scores = {name: SCORERS[name](given)[0].value for name in TASK_METRICS}
     return {name: value for name, value in scores.items() if value is not None}

@@ -1,6 +1,6 @@
-"""From tasks, pictures and scores to one HTML file that needs nothing else and can do nothing else.
+"""From tasks, images and scores to one HTML file that needs nothing else and can do nothing else.
 
-Pictures are PNG data URIs, the style is inside, there are no scripts, and a content security policy says so
+Images are PNG data URIs, the style is inside, there are no scripts, and a content security policy says so
 to the browser. Every text that comes from data is escaped.
 """
 
@@ -23,7 +23,7 @@ from locus.common.files import write_whole
 from rewards.result import Score
 
 SMALL = 160
-"""Pictures up to this many pixels wide are enlarged pixel by pixel, so that nothing is smoothed over."""
+"""Images up to this many pixels wide are enlarged pixel by pixel, so that nothing is smoothed over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ def _means(means: Mapping[str, tuple[float | None, float | None]]) -> str:
 
 
 def _figure(image: Image, caption: str, kind: str = "", detail: str = "") -> str:
-    """A picture with a caption (escaped here) and `detail` (already HTML) below it."""
+    """An image with a caption (escaped here) and `detail` (already HTML) below it."""
     shown = shrink(image)
     height, width = shown.shape[:2]
     small = ' class="small"' if width <= SMALL else ""

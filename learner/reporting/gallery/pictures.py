@@ -1,4 +1,4 @@
-"""Pictures of a gallery: mask overlays, heat maps, and PNG data URIs. Pure, on uint8 arrays."""
+"""Images of a gallery: mask overlays, heat maps, and PNG data URIs. Pure, on uint8 arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image as PIL
 from editing.task import Image, PixelMask
 
 MAX_SIDE = 384
-"""Larger pictures are shown at this longer side, so that a page of photographs stays small enough to send."""
+"""Larger images are shown at this longer side, so that a page of photographs stays small enough to send."""
 
 CHANGE_SCALE = 0.25
-"""Mean absolute difference of the channels (pictures in [0, 1]) that is shown as full heat."""
+"""Mean absolute difference of the channels (images in [0, 1]) that is shown as full heat."""
 
 ACCENT = (236, 72, 153)
 """Outline of the edit region: a pink that neither the benchmark's objects nor skies and meadows have."""
@@ -38,7 +38,7 @@ def shrink(image: Image, longest: int = MAX_SIDE) -> Image:
 
 
 def data_uri(image: Image) -> str:
-    """`data:image/png;base64,...` of a uint8 picture [H, W, 3]."""
+    """`data:image/png;base64,...` of a uint8 image [H, W, 3]."""
     buffer = io.BytesIO()
     PIL.fromarray(image).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -53,7 +53,7 @@ def heat_colours(values: NDArray[np.floating]) -> Image:
 
 
 def outline(mask: PixelMask) -> PixelMask:
-    """bool [H, W]: the pixels of the mask that touch its outside (not the picture's border)."""
+    """bool [H, W]: the pixels of the mask that touch its outside (not the image's border)."""
     around = np.pad(mask, 1, mode="edge")
     inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     edge: PixelMask = mask & ~inner
@@ -61,7 +61,7 @@ def outline(mask: PixelMask) -> PixelMask:
 
 
 def mask_overlay(image: Image, mask: PixelMask) -> Image:
-    """The picture with everything outside the edit mask faded to gray, and the mask's outline drawn."""
+    """The image with everything outside the edit mask faded to gray, and the mask's outline drawn."""
     gray = image.astype(np.float64).mean(axis=-1, keepdims=True)
     faded = 0.45 * gray + 0.55 * 200
     shown = np.where(mask[..., None], image, faded).round().astype(np.uint8)
@@ -81,7 +81,7 @@ def change_map(edited: Image, source: Image, mask: PixelMask) -> Image:
 
 
 def attention_overlay(image: Image, attention: NDArray[np.floating], mask: PixelMask) -> Image:
-    """The attention of the text over the token grid [h, w], laid over the picture; the mask is outlined.
+    """The attention of the text over the token grid [h, w], laid over the image; the mask is outlined.
 
     Scaled to its own maximum: the map shows where the text looks, not how strongly.
     """

@@ -1,4 +1,4 @@
-"""The gallery's style sheet. Everything is text, boxes and pictures: no script, no font, nothing fetched."""
+"""The gallery's style sheet. Everything is text, boxes and images: no script, no font, nothing fetched."""
 
 STYLE = """
 :root {

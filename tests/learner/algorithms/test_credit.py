@@ -118,7 +118,7 @@ def test_clip_cuts_outliers_of_large_groups_only():
 
 def test_faults_are_sentences():
     rewards = torch.tensor([0.1, math.nan, 0.3, math.inf])
-    with pytest.raises(ValueError, match=r"must be finite; seen \[nan, inf\] at candidate\(s\) \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"must be finite, got \[nan, inf\] at candidate\(s\) \[1, 3\]"):
         group_advantages(rewards)
     with pytest.raises(ValueError, match=r"candidate\(s\) \[3\]"):
         is_flat(rewards, torch.tensor([True, False, True, True]))
@@ -130,7 +130,7 @@ def test_faults_are_sentences():
         group_advantages(torch.tensor([1, 2, 3]))
     with pytest.raises(ValueError, match=r"one floating-point number per candidate"):
         group_advantages(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="kind must be one of std, quasi_norm; seen 'rank'"):
+    with pytest.raises(ValueError, match="kind must be one of std, quasi_norm, got 'rank'"):
         group_advantages(torch.zeros(3), kind="rank")
     for bad in ({"p": 0.0}, {"p": 2.5}, {"clip": 0.0}, {"damping": -1.0}):
         with pytest.raises(ValueError, match="expected 0 < p <= 2"):

@@ -120,7 +120,7 @@ def test_faults_are_sentences():
         source_anchored_background(x, x[0], mask[:2])
     with pytest.raises(ValueError, match=r"same shape \[B, N, C\]"):
         velocity_anchor(x, x[:1], mask)
-    with pytest.raises(ValueError, match="where must be one of everywhere, background, edit; seen 'edges'"):
+    with pytest.raises(ValueError, match="where must be one of everywhere, background, edit, got 'edges'"):
         velocity_anchor(x, x, mask, where="edges")
 
 

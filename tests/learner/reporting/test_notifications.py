@@ -28,7 +28,7 @@ from tests.learner.test_loop import Watcher
             {"judge": "editscore", "replica": 1, "pid": 7, "reason": "it was killed", "again_in": 2.0},
             "judge editscore: server 1 is lost: it was killed; it is started again in 2 s",
         ),
-        ("judge_ready", {"judge": "editscore", "servers": 1}, "judge editscore: 1 server answered a picture"),
+        ("judge_ready", {"judge": "editscore", "servers": 1}, "judge editscore: 1 server answered an image"),
         (
             "judge_trouble",
             {"judge": "editscore", "servers": 1, "unanswered": 3, "refused": 0, "bad": 2},
@@ -39,8 +39,8 @@ from tests.learner.test_loop import Watcher
             {"judge": "qwen_vl", "servers": 2, "unanswered": 0, "refused": 0, "bad": 0},
             "judge qwen_vl: 2 servers in rotation",
         ),
-        ("cache_trouble", {"faults": 2}, "the cache of judge scores does not answer; scoring goes on without it"),
-        ("cache_trouble", {"faults": 0}, "the cache of judge scores answers again"),
+        ("cache_trouble", {"faults": 2}, "the cache of judge scores does not respond; scoring goes on without it"),
+        ("cache_trouble", {"faults": 0}, "the cache of judge scores responds again"),
         ("fleet_resized", {"before": 1, "after": 4}, "rollout workers: 1 -> 4"),
         ("resize_refused", {"reason": "no number"}, "the number of rollout workers stays: no number"),
         (
@@ -68,7 +68,7 @@ def test_every_event_is_in_the_diary_and_some_are_told(tmp_path):
         announce("judge_ready", judge="editscore", servers=2)
         announce("worker_started", pid=1, version=0)
     assert [event["event"] for event in read_events(tmp_path / "events.jsonl")] == ["judge_ready", "worker_started"]
-    assert watcher.notices == ["judge editscore: 2 servers answered a picture"]
+    assert watcher.notices == ["judge editscore: 2 servers answered an image"]
 
 
 @given(st.lists(st.sampled_from([0.0, 0.9, 0.91, 1.0]), max_size=40))
