@@ -125,7 +125,7 @@ class RewardPool:
         return bool(self._waiting) or self._small_pixels is not None
 
     async def start(self) -> dict[str, int]:
-        """Waits until every server of every judge has answered a picture, and then a question with two images of the
+        """Waits until every server of every judge has answered an image, and then a question with two images of the
         run's own size; how many those are, by judge.
 
         Raises:
@@ -177,10 +177,10 @@ class RewardPool:
     async def score_task(
         self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None
     ) -> dict[str, tuple[Score, ...]]:
-        """The scores of pictures uint8 [G, H, W, 3] as edits of any task, by component.
+        """The scores of images uint8 [G, H, W, 3] as edits of any task, by component.
 
         Raises:
-            ValueError: when the pictures do not have the task's size.
+            ValueError: when the images do not have the task's size.
             JudgesDown: see `score`.
         """
         given = ScoreInput(task, images, acd)
@@ -209,11 +209,11 @@ class RewardPool:
     def measure(
         self, indices: Sequence[int], images: Sequence[Image] | NDArray[np.uint8], split: Split
     ) -> list[dict[str, float]]:
-        """Metrics per task of edited pictures, see `rewards.measure.measured`; judges are not asked.
+        """Metrics per task of edited images, see `rewards.measure.measured`; judges are not asked.
 
         Args:
             indices: M task numbers of the split.
-            images: M pictures uint8 [H, W, 3], or [M, H, W, 3].
+            images: M images uint8 [H, W, 3], or [M, H, W, 3].
             split: which tasks: "train" or "held_out".
         """
         source = {"train": self.tasks.train, "held_out": self.tasks.held_out}[split]
@@ -221,7 +221,7 @@ class RewardPool:
 
     async def set_urls(self, name: str, urls: Sequence[str]) -> None:
         """The servers of a judge from now on, beside those of the configuration; a new one is asked once it has
-        answered a picture."""
+        answered an image."""
         self._judges[name].set_urls((*getattr(self._config, name).urls, *urls))
 
     async def statistics(self) -> dict[str, float]:

@@ -107,14 +107,14 @@ def _typed(name: str, part: Part) -> tuple[str, Part]:
     for kind in (bool, int, float, str, type(None)):  # bool first: it is an int, too
         if isinstance(part, kind):
             return kind.__name__, part
-    raise TypeError(f"cache key: {name} must be text, bytes, a number, a bool or None; seen {type(part).__name__}.")
+    raise TypeError(f"cache key: {name} must be text, bytes, a number, a bool or None; got {type(part).__name__}.")
 
 
 def check_finite(values: Mapping[str, float]) -> None:
     """Raises ValueError for a value that is not finite, since an error must never be kept as a score."""
     for key, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(f"cache: the score of {key} must be finite; seen {value}. Errors are not kept.")
+            raise ValueError(f"cache: the score of {key} must be finite; got {value}. Errors are not kept.")
 
 
 def encode(key: str, value: float) -> bytes:

@@ -135,7 +135,7 @@ class RedisCache:
     async def _stored(self, keys: Sequence[str]) -> list[Any]:
         stored = await self._client.mget([PREFIX + key for key in keys])
         if not isinstance(stored, list) or len(stored) != len(keys):
-            raise ValueError(f"expected {len(keys)} answers, seen {stored!r:.80}")
+            raise ValueError(f"expected {len(keys)} answers, got {stored!r:.80}")
         return stored
 
     async def _asked(self, question: Callable[[], Awaitable[Any]]) -> Any | None:

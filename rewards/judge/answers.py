@@ -103,14 +103,14 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
             when the digits hold too little or are not reported well enough.
     """
     if not logprobs:
-        raise BadAnswer("expected log-probabilities with the answer; got none (does the server support logprobs?)")
+        raise BadAnswer("expected log-probabilities with the response, got none (does the server support logprobs?)")
     impossible = [logprob for logprob in logprobs.values() if not logprob <= 1e-3]  # NaN is not <= anything
     if impossible:
-        raise BadAnswer(f"expected log-probabilities of at most 0; got {impossible[0]}")
+        raise BadAnswer(f"expected log-probabilities of at most 0, got {impossible[0]}")
     probabilities = {token: math.exp(logprob) for token, logprob in logprobs.items()}
     total = math.fsum(probabilities.values())
     if total > 1.01:
-        raise BadAnswer(f"expected probabilities that add up to at most 1; got {total:.3f}")
+        raise BadAnswer(f"expected probabilities that add up to at most 1, got {total:.3f}")
     visible = {s: probabilities[token] for s, token in enumerate(digit_ids) if token in probabilities}
     mass = math.fsum(visible.values())
     shares = ", ".join(f"{s}: {p:.3g}" for s, p in visible.items()) or "none of them"

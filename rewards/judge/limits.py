@@ -13,7 +13,7 @@ WINDOW = 200
 class FailureLimits:
     """Counts what a judge's questions came to.
 
-    Two limits, for two kinds of trouble: questions in a row without any answer (the machinery), and answers that are
+    Two limits, for two kinds of trouble: requests in a row without any answer (the machinery), and answers that are
     no scores (the model). The second is a share of a whole window, so the first few answers alone cannot exceed it.
     """
 
@@ -42,7 +42,7 @@ class FailureLimits:
         self._unanswered += 1
         if self._unanswered >= self._max_unanswered:
             raise JudgesDown(
-                f"{self.judge}: {self._unanswered} questions in a row got no answer "
+                f"{self.judge}: {self._unanswered} requests in a row got no response "
                 f"(rewards.judge.max_unanswered is {self._max_unanswered}). The last one: {why}"
             )
 
@@ -56,7 +56,7 @@ class FailureLimits:
         bad = self._answers.count(False)
         if not usable and bad > self._max_bad * WINDOW:
             raise JudgesDown(
-                f"{self.judge}: {bad} of the last {len(self._answers)} answers were no scores, more than "
+                f"{self.judge}: {bad} of the last {len(self._answers)} responses were no scores, more than "
                 f"{self._max_bad:.0%} of {WINDOW} (rewards.judge.max_bad_answers). Is this the right model? "
                 f"The last one: {why or 'see the errors of the scores'}"
             )

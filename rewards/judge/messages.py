@@ -32,7 +32,7 @@ class JudgesDown(JudgeError):
 
 @dataclass(frozen=True)
 class Question:
-    """One chat request: text and pictures in order, and how the answer is sampled.
+    """One chat request: text and images in order, and how the answer is sampled.
 
     Attributes:
         parts: str is text, bytes is a PNG.

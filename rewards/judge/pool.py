@@ -63,7 +63,7 @@ class JudgePool:
         self.set_urls(urls)
 
     async def start(self) -> None:
-        """Returns when every server has looked at a real picture and answered.
+        """Returns when every server has looked at a real image and answered.
 
         Raises:
             JudgeUnavailable: when one did not within `patience`, or said that it never will; names each that did not,

@@ -70,7 +70,7 @@ class Tokens(BaseModel):
 def chat_request(question: Question, model: str) -> dict[str, Any]:
     """The body of POST /chat/completions.
 
-    Pictures travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
+    Images travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
     `return_tokens_as_token_ids` and `logprob_token_ids` are vLLM's; they are sent only where the question needs them.
     """
     body: dict[str, Any] = {
@@ -185,5 +185,5 @@ def _part(part: str | bytes) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=32)
 def _data_url(png: bytes) -> str:
-    """A picture is part of many questions (passes, candidates of one source): written out once, not every time."""
+    """An image is part of many questions (passes, candidates of one source): written out once, not every time."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

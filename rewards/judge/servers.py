@@ -61,7 +61,7 @@ class Servers:
             reasons = self.reasons()
             await self.close()
             raise JudgeUnavailable(
-                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer a picture. {reasons}"
+                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer an image. {reasons}"
             )
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
@@ -150,11 +150,11 @@ class Servers:
             except JudgeRefused as refused:
                 why, replica.hopeless = str(refused), True
             except TimeoutError:
-                why = f"no answer to a picture within {self._config.deadline:g} s (rewards.judge.deadline)"
+                why = f"no answer to an image within {self._config.deadline:g} s (rewards.judge.deadline)"
             else:
                 break
             if why != replica.why:
-                logger.info("judge server does not answer a picture", judge=self._judge, server=replica.url, why=why)
+                logger.info("judge server does not answer an image", judge=self._judge, server=replica.url, why=why)
             replica.why = why
             replica.failures += 1
             self._changed.set()

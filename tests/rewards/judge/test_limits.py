@@ -19,7 +19,7 @@ def test_questions_in_a_row_without_an_answer(limit, answers):
         elif row < limit:
             limits.unanswered("reset")
         else:
-            with pytest.raises(JudgesDown, match=f"{row} questions in a row .*max_unanswered is {limit}.*reset"):
+            with pytest.raises(JudgesDown, match=f"{row} requests in a row .*max_unanswered is {limit}.*reset"):
                 limits.unanswered("reset")
 
 
