@@ -94,8 +94,8 @@ class RewardPool:
             waiting: awaited, all at the same time.
             judges: the judges behind some of `waiting`; started and closed with the pool.
             cache: what the judges' scores are kept in; closed with the pool.
-            first: what `waiting` asks of the judges before their first question; awaited by `start`.
-            rehearsals: one question of the run's own size to each judge; awaited by `start` after that.
+            first: what `waiting` asks of the judges before their first request; awaited by `start`.
+            rehearsals: one request of the run's own size to each judge; awaited by `start` after that.
             own: scorers of the user's own, awaited like `waiting`; closed with the pool.
             small_pixels: for a pool that many clients ask: everything is computed in threads, and images of so many
                 pixels together or fewer do not wait there for larger ones.
@@ -125,7 +125,7 @@ class RewardPool:
         return bool(self._waiting) or self._small_pixels is not None
 
     async def start(self) -> dict[str, int]:
-        """Waits until every server of every judge has answered an image, and then a question with two images of the
+        """Waits until every server of every judge has answered an image, and then a request with two images of the
         run's own size; how many those are, by judge.
 
         Raises:
@@ -186,7 +186,7 @@ class RewardPool:
         given = ScoreInput(task, images, acd)
         if not self.waits:
             return {name: await _run(name, _at_once(scorer), given) for name, scorer in self._plain.items()}
-        # The questions first: while they are under way, there is time to compute.
+        # The requests first: while they are under way, there is time to compute.
         scorers = {**self._waiting, **{name: self._in_thread(scorer) for name, scorer in self._plain.items()}}
         loop = asyncio.get_running_loop()
         asked = [loop.create_task(_run(name, scorer, given)) for name, scorer in scorers.items()]

@@ -42,7 +42,7 @@ class ScoreCache(Protocol):
     """Scores by key. No method ever fails because of the server behind it."""
 
     async def ready(self) -> None:
-        """Returns when the server answers, or when it was waited for long enough; comes before the first question."""
+        """Returns when the server answers, or when it was waited for long enough; comes before the first request."""
         ...
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
@@ -120,7 +120,7 @@ def check_finite(values: Mapping[str, float]) -> None:
 def encode(key: str, value: float) -> bytes:
     """The stored text, such as `1:<key>:0.85`.
 
-    It names its key, so that an answer to another question (a copied database, a client that lost count of its
+    It names its key, so that a response to another request (a copied database, a client that lost count of its
     answers) is never taken for a score of this one.
     """
     return f"{SCHEMA}:{key}:{float(value)!r}".encode()

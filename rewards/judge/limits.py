@@ -7,13 +7,13 @@ from collections import deque
 from rewards.judge.messages import JudgesDown
 
 WINDOW = 200
-"""Answers over which the share of bad ones is taken."""
+"""Responses over which the share of bad ones is taken."""
 
 
 class FailureLimits:
-    """Counts what a judge's questions came to.
+    """Counts what a judge's requests came to.
 
-    Two limits, for two kinds of trouble: requests in a row without any answer (the machinery), and answers that are
+    Two limits, for two kinds of trouble: requests in a row without any response (the machinery), and responses that are
     no scores (the model). The second is a share of a whole window, so the first few answers alone cannot exceed it.
     """
 
@@ -30,11 +30,11 @@ class FailureLimits:
         self._answers: deque[bool] = deque(maxlen=WINDOW)
 
     def answered(self) -> None:
-        """A question was answered: the servers are there."""
+        """A request was answered: the servers are there."""
         self._unanswered = 0
 
     def unanswered(self, why: str) -> None:
-        """A question was given up.
+        """A request was given up.
 
         Raises:
             JudgesDown: when it was the `max_unanswered`th in a row.
@@ -47,7 +47,7 @@ class FailureLimits:
             )
 
     def noted(self, usable: bool, why: str = "") -> None:
-        """An answer was a score, or none.
+        """A response was a score, or none.
 
         Raises:
             JudgesDown: when more than `max_bad_answers` of a window were none.

@@ -30,7 +30,7 @@ class Replica:
     Attributes:
         url: its address, without a slash at the end.
         outstanding, concurrency, held_until, turn: see `rewards.judge.routing.Load`.
-        failures: in a row, probes included; an answered question ends the row.
+        failures: in a row, probes included; an answered request ends the row.
         why: the sentence of the last failure.
         hopeless: the last probe was refused, or went to an address that is no server of this model.
     """
@@ -65,7 +65,7 @@ class Replica:
         )
 
     async def complete(self, question: Question) -> Reply:
-        """The server's answer.
+        """The server's response.
 
         Raises:
             ServerFault: when another attempt may succeed.

@@ -66,7 +66,7 @@ class Servers:
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
     def in_rotation(self) -> list[Replica]:
-        """The servers that are asked questions at the moment."""
+        """The servers that get requests at the moment."""
         return [replica for replica in self._replicas.values() if replica in self.rotation]
 
     def set(self, urls: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ class Servers:
         return " ".join(f"{replica.url}: {replica.why}." for replica in self._out())
 
     async def close(self) -> None:
-        """Ends probes and connections; questions that wait get `NoServer`."""
+        """Ends probes and connections; requests that wait get `NoServer`."""
         self.rotation.close()
         tasks = list(self._tasks.values())
         for task in tasks:

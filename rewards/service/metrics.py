@@ -18,13 +18,13 @@ JUDGE_COUNTS = {
     "answered": "Requests that got a response.",
     "unanswered": "Requests given up, since no server answered.",
     "refused": "Requests that a server refused.",
-    "bad": "Answers that were no score.",
+    "bad": "Responses that were no score.",
     "retries": "Further attempts for the same request.",
 }
 JUDGE_STATES = {
     "in_rotation": "Servers of the judge that answer.",
-    "p50_seconds": "Median time to an answer, lately.",
-    "p95_seconds": "95th percentile of the time to an answer, lately.",
+    "p50_seconds": "Median time to a response, lately.",
+    "p95_seconds": "95th percentile of the time to a response, lately.",
     "error_rate": "Share of requests without a usable response.",
 }
 CACHE_COUNTS = {

@@ -39,7 +39,7 @@ def test_a_quarter_of_the_window_is_allowed_and_one_more_is_not():
     limits = FailureLimits("qwen_vl", 8, 0.25)
     for _ in range(50):
         limits.noted(False)
-    with pytest.raises(JudgesDown, match=r"qwen_vl: 51 of the last 51 answers .*25% of 200.*no digit"):
+    with pytest.raises(JudgesDown, match=r"qwen_vl: 51 of the last 51 responses .*25% of 200.*no digit"):
         limits.noted(False, "no digit")
 
 
