@@ -92,7 +92,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_back():
         until(lambda: pool.begun == 2)
         assert metric(client, "locus_queue_taken") == 2
         refused = client.score()
-        assert refused.status == 429 and "All 2 places" in refused.detail
+        assert refused.status == 429 and "All 2 slots" in refused.detail
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert client.get("/healthz").status == 200
         pool.held.set()
