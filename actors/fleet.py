@@ -65,7 +65,7 @@ class RolloutActor(RolloutWorker):
     """A rollout worker whose large results stay where they are: each comes with a small message."""
 
     def held_out(self, indices: list[int], base: bool) -> tuple[int, list[Image]]:
-        """The process, and the pictures of `sample_held_out`."""
+        """The process, and the images of `sample_held_out`."""
         return os.getpid(), self.sample_held_out(indices, base)
 
     def shown(self, indices: list[int], base: bool) -> tuple[list[Shown], None]:

@@ -2,7 +2,7 @@
 
     python -m rewards.calibrate my_edits --rewards.judge.editscore.urls '[http://127.0.0.1:8000/v1]'
 
-The folder has a manifest.jsonl whose lines say `edited`: pictures that were made of `source`, one or a list.
+The folder has a manifest.jsonl whose lines say `edited`: images that were made of `source`, one or a list.
 
     {"locus_manifest": 1, "mask_polarity": "edit_is_white"}
     {"source": "cat.png", "mask": "cat_mask.png", "instruction": "make the cat red", "edited": ["1.png", "2.png"]}
@@ -33,7 +33,7 @@ from rewards.result import Score
 from rewards.scorers.judged import together
 
 AT_ONCE = 8
-"""Sources whose pictures are in memory and at the judges at the same time."""
+"""Sources whose images are in memory and at the judges at the same time."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0].startswith("--") and words[0] != "--help":
         # Otherwise the value of a flag that is not known here would be taken for the folder.
-        parser().error(f"expected the folder first, seen {words[0]}")
+        parser().error(f"expected the folder first, got {words[0]}")
     options, flags = parser().parse_known_args(words)
     return ended(calibrate(options, flags))
 

@@ -46,9 +46,9 @@ class GroupReward:
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 1 or self.valid.shape != self.rewards.shape:
-            raise ValueError(f"rewards and valid must both be [G]; seen {self.rewards.shape} and {self.valid.shape}.")
+            raise ValueError(f"rewards and valid must both be [G]; got {self.rewards.shape} and {self.valid.shape}.")
         if not np.isfinite(self.rewards).all():
-            raise ValueError(f"rewards must be finite; seen {self.rewards.tolist()}.")
+            raise ValueError(f"rewards must be finite; got {self.rewards.tolist()}.")
 
 
 def composed(scores: Sequence[GroupScores], config: RewardsConfig) -> list[GroupReward]:
@@ -96,13 +96,13 @@ def compose(
             without a weight.
     """
     if normalisation not in get_args(Normalisation):
-        raise ValueError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; seen {normalisation!r}.")
+        raise ValueError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; got {normalisation!r}.")
     names = [name for name, weight in weights.items() if weight != 0]
     if not names:
-        raise ValueError(f"weights: expected a component with a weight other than 0; seen {dict(weights)}.")
+        raise ValueError(f"weights: expected a component with a weight other than 0, got {dict(weights)}.")
     unweighted = sorted(set(edit) - set(names))
     if unweighted:
-        raise ValueError(f"edit: expected components with a weight ({', '.join(names)}); seen {unweighted[0]!r}.")
+        raise ValueError(f"edit: expected components with a weight ({', '.join(names)}), got {unweighted[0]!r}.")
     valid = [_valid(group, names) for group in scores]
     rewards = [np.zeros(mask.shape) for mask in valid]
     silent, floored = [], [list[str]() for _ in scores]

@@ -1,4 +1,4 @@
-"""PSNR and SSIM over a region of the picture: what must not change, and what should have become the target.
+"""PSNR and SSIM over a region of the image: what must not change, and what should have become the target.
 
 The region is exact: pixels outside it have no influence whatever, not even through SSIM's window.
 """
@@ -33,7 +33,7 @@ class RegionError(ValueError):
 
 
 def background_psnr(edited: Pixels, source: Pixels, edit_mask: Region) -> Tensor:
-    """PSNR in dB [B] of each edited picture to the source outside the edit mask, at most `PSNR_CAP`.
+    """PSNR in dB [B] of each edited image to the source outside the edit mask, at most `PSNR_CAP`.
 
     Args:
         edited: [B, H, W, 3].
@@ -44,7 +44,7 @@ def background_psnr(edited: Pixels, source: Pixels, edit_mask: Region) -> Tensor
         float32 [B] on the CPU or the device of `edited`.
 
     Raises:
-        RegionError: when the mask covers the whole picture.
+        RegionError: when the mask covers the whole image.
         ValueError: for mismatched shapes, dtypes or ranges.
     """
     return region_psnr(edited, source, ~_bool_mask(edit_mask, "edit_mask"))
@@ -87,7 +87,7 @@ def region_psnr(images: Pixels, target: Pixels, region: Region) -> Tensor:
 
 
 def background_ssim(edited: Pixels, source: Pixels, edit_mask: Region) -> Tensor:
-    """SSIM [B] of each edited picture to the source outside the edit mask, in [-1, 1].
+    """SSIM [B] of each edited image to the source outside the edit mask, in [-1, 1].
 
     Arguments, result and errors as `background_psnr`; see `region_ssim`.
     """
@@ -116,7 +116,7 @@ def region_ssim(images: Pixels, target: Pixels, region: Region) -> Tensor:
     """
     pixels, wanted, inside = _checked(images, target, region)
     if min(inside.shape) <= _REACH:
-        raise ValueError(f"SSIM needs pictures of at least {_REACH + 1} pixels a side; seen {list(inside.shape)}.")
+        raise ValueError(f"SSIM needs images of at least {_REACH + 1} pixels a side; got {list(inside.shape)}.")
     totals = pixels.new_zeros(len(pixels), dtype=torch.float64)
     height, width = inside.shape
     together = min(3, max(1, _CACHE // inside.numel()))  # as many channels as stay in a core's cache
@@ -198,14 +198,14 @@ def _checked(images: Pixels, target: Pixels, region: Region) -> tuple[Tensor, Te
     inside = _bool_mask(region, "region").to(pixels.device)
     if pixels.ndim != 4 or pixels.shape[3] != 3 or len(pixels) == 0 or wanted.shape != pixels.shape[1:]:
         raise ValueError(
-            "expected images [B, H, W, 3] with B >= 1 and a target [H, W, 3] of the same size; seen "
+            "expected images [B, H, W, 3] with B >= 1 and a target [H, W, 3] of the same size, got "
             f"{list(pixels.shape)} and {list(wanted.shape)}."
         )
     if inside.shape != wanted.shape[:2]:
-        raise ValueError(f"the mask must have the pictures' size, {list(wanted.shape[:2])}; seen {list(inside.shape)}.")
+        raise ValueError(f"the mask must have the images' size, {list(wanted.shape[:2])}; got {list(inside.shape)}.")
     if not bool(inside.any()):
         raise RegionError(
-            "the region to be measured has no pixel (an edit mask that covers the whole picture leaves no "
+            "the region to be measured has no pixel (an edit mask that covers the whole image leaves no "
             "background); leave this score out for the task instead of giving it a number."
         )
     for name, values in (("images", pixels), ("target", wanted)):
@@ -217,11 +217,11 @@ def _check_range(name: str, values: Tensor) -> None:
     if values.dtype == torch.uint8:
         return
     if not values.is_floating_point():
-        raise ValueError(f"{name} must be uint8 or floating point in [0, 1]; seen {values.dtype}.")
+        raise ValueError(f"{name} must be uint8 or floating point in [0, 1]; got {values.dtype}.")
     low, high = values.min().item(), values.max().item()
     if not (math.isfinite(low) and math.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
         raise ValueError(
-            f"{name} in floating point must lie in [0, 1]; seen values from {low:g} to {high:g} (divide "
+            f"{name} in floating point must lie in [0, 1]; got values from {low:g} to {high:g} (divide "
             "8-bit values by 255)."
         )
 
@@ -234,7 +234,7 @@ def _unit_range(values: Tensor) -> Tensor:
 def _bool_mask(mask: Region, name: str) -> Tensor:
     tensor = _tensor(mask)
     if tensor.dtype != torch.bool:
-        raise ValueError(f"{name} must be bool [H, W]; seen {tensor.dtype}.")
+        raise ValueError(f"{name} must be bool [H, W]; got {tensor.dtype}.")
     return tensor
 
 

@@ -94,8 +94,8 @@ class RewardPool:
             waiting: awaited, all at the same time.
             judges: the judges behind some of `waiting`; started and closed with the pool.
             cache: what the judges' scores are kept in; closed with the pool.
-            first: what `waiting` asks of the judges before their first question; awaited by `start`.
-            rehearsals: one question of the run's own size to each judge; awaited by `start` after that.
+            first: what `waiting` asks of the judges before their first request; awaited by `start`.
+            rehearsals: one request of the run's own size to each judge; awaited by `start` after that.
             own: scorers of the user's own, awaited like `waiting`; closed with the pool.
             small_pixels: for a pool that many clients ask: everything is computed in threads, and images of so many
                 pixels together or fewer do not wait there for larger ones.
@@ -125,7 +125,7 @@ class RewardPool:
         return bool(self._waiting) or self._small_pixels is not None
 
     async def start(self) -> dict[str, int]:
-        """Waits until every server of every judge has answered a picture, and then a question with two images of the
+        """Waits until every server of every judge has answered an image, and then a request with two images of the
         run's own size; how many those are, by judge.
 
         Raises:
@@ -177,16 +177,16 @@ class RewardPool:
     async def score_task(
         self, task: EditTask, images: NDArray[np.uint8], acd: NDArray[np.float32] | None = None
     ) -> dict[str, tuple[Score, ...]]:
-        """The scores of pictures uint8 [G, H, W, 3] as edits of any task, by component.
+        """The scores of images uint8 [G, H, W, 3] as edits of any task, by component.
 
         Raises:
-            ValueError: when the pictures do not have the task's size.
+            ValueError: when the images do not have the task's size.
             JudgesDown: see `score`.
         """
         given = ScoreInput(task, images, acd)
         if not self.waits:
             return {name: await _run(name, _at_once(scorer), given) for name, scorer in self._plain.items()}
-        # The questions first: while they are under way, there is time to compute.
+        # The requests first: while they are under way, there is time to compute.
         scorers = {**self._waiting, **{name: self._in_thread(scorer) for name, scorer in self._plain.items()}}
         loop = asyncio.get_running_loop()
         asked = [loop.create_task(_run(name, scorer, given)) for name, scorer in scorers.items()]
@@ -209,11 +209,11 @@ class RewardPool:
     def measure(
         self, indices: Sequence[int], images: Sequence[Image] | NDArray[np.uint8], split: Split
     ) -> list[dict[str, float]]:
-        """Metrics per task of edited pictures, see `rewards.measure.measured`; judges are not asked.
+        """Metrics per task of edited images, see `rewards.measure.measured`; judges are not asked.
 
         Args:
             indices: M task numbers of the split.
-            images: M pictures uint8 [H, W, 3], or [M, H, W, 3].
+            images: M images uint8 [H, W, 3], or [M, H, W, 3].
             split: which tasks: "train" or "held_out".
         """
         source = {"train": self.tasks.train, "held_out": self.tasks.held_out}[split]
@@ -221,7 +221,7 @@ class RewardPool:
 
     async def set_urls(self, name: str, urls: Sequence[str]) -> None:
         """The servers of a judge from now on, beside those of the configuration; a new one is asked once it has
-        answered a picture."""
+        answered an image."""
         self._judges[name].set_urls((*getattr(self._config, name).urls, *urls))
 
     async def statistics(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ from rewards.offline.edits import EditFiles
 from rewards.result import Score
 
 Scores = Mapping[str, Sequence[Score]]
-"""By component, one per edited picture."""
+"""By component, one per edited image."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,14 +40,14 @@ def parser() -> argparse.ArgumentParser:
         "Ends with 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
         allow_abbrev=False,
     )
-    result.add_argument("--source", type=path_argument, required=True, help="the picture before: PNG, JPEG or WebP")
+    result.add_argument("--source", type=path_argument, required=True, help="the image before: PNG, JPEG or WebP")
     result.add_argument(
         "--edited",
         type=path_argument,
         required=True,
         action="extend",
         nargs="+",
-        help="the picture after, or several, each of the source's size",
+        help="the image after, or several, each of the source's size",
     )
     result.add_argument("--instruction", required=True, help="what was to be done, in words")
     result.add_argument("--mask", type=path_argument, help="black-and-white PNG: what was to change, and what was not")
@@ -58,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="which colour of the mask was to change (default %(default)s)",
     )
     result.add_argument("--caption", help="what the wanted image shows, in words, for embedding models")
-    result.add_argument(
-        "--target", type=path_argument, help="the wanted picture, if there is one: PSNR inside the mask"
-    )
+    result.add_argument("--target", type=path_argument, help="the wanted image, if there is one: PSNR inside the mask")
     result.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return result
 

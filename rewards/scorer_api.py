@@ -1,6 +1,6 @@
 """What every scorer sees and gives back.
 
-A scorer maps a group's pictures to one `Score` per candidate. Where a task does not have what it needs, that is
+A scorer maps a group's images to one `Score` per candidate. Where a task does not have what it needs, that is
 an error in every score, never a number.
 """
 
@@ -18,10 +18,10 @@ from rewards.result import Score
 
 @dataclass(frozen=True, eq=False)
 class ScoreInput:
-    """What scorers see: the task, the candidates' pictures uint8 [G, H, W, 3], and ACD float32 [G] if measured.
+    """What scorers see: the task, the candidates' images uint8 [G, H, W, 3], and ACD float32 [G] if measured.
 
     Raises:
-        ValueError: when the pictures do not have the task's size.
+        ValueError: when the images do not have the task's size.
     """
 
     task: EditTask
@@ -33,12 +33,10 @@ class ScoreInput:
         if self.images.ndim != 4 or self.images.shape[1:] != size or self.images.dtype != np.uint8:
             raise ValueError(
                 f"task {self.task.task_id}: images must be uint8 [G, {', '.join(map(str, size))}], the size of "
-                f"its source; seen {self.images.dtype} {list(self.images.shape)}."
+                f"its source; got {self.images.dtype} {list(self.images.shape)}."
             )
         if self.acd is not None and self.acd.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"task {self.task.task_id}: acd must be [{len(self.images)}]; seen {list(self.acd.shape)}."
-            )
+            raise ValueError(f"task {self.task.task_id}: acd must be [{len(self.images)}]; got {list(self.acd.shape)}.")
 
     @property
     def pixels(self) -> int:

@@ -42,7 +42,7 @@ class ScoreCache(Protocol):
     """Scores by key. No method ever fails because of the server behind it."""
 
     async def ready(self) -> None:
-        """Returns when the server answers, or when it was waited for long enough; comes before the first question."""
+        """Returns when the server answers, or when it was waited for long enough; comes before the first request."""
         ...
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
@@ -107,20 +107,20 @@ def _typed(name: str, part: Part) -> tuple[str, Part]:
     for kind in (bool, int, float, str, type(None)):  # bool first: it is an int, too
         if isinstance(part, kind):
             return kind.__name__, part
-    raise TypeError(f"cache key: {name} must be text, bytes, a number, a bool or None; seen {type(part).__name__}.")
+    raise TypeError(f"cache key: {name} must be text, bytes, a number, a bool or None; got {type(part).__name__}.")
 
 
 def check_finite(values: Mapping[str, float]) -> None:
     """Raises ValueError for a value that is not finite, since an error must never be kept as a score."""
     for key, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(f"cache: the score of {key} must be finite; seen {value}. Errors are not kept.")
+            raise ValueError(f"cache: the score of {key} must be finite; got {value}. Errors are not kept.")
 
 
 def encode(key: str, value: float) -> bytes:
     """The stored text, such as `1:<key>:0.85`.
 
-    It names its key, so that an answer to another question (a copied database, a client that lost count of its
+    It names its key, so that a response to another request (a copied database, a client that lost count of its
     answers) is never taken for a score of this one.
     """
     return f"{SCHEMA}:{key}:{float(value)!r}".encode()

@@ -47,7 +47,7 @@ logger = structlog.get_logger(__name__)
 class RedisCache:
     """See `rewards.cache.ScoreCache`. Belongs to one event loop.
 
-    A fault is counted, and for a while nothing is asked: then one question tries again, and the others go on
+    A fault is counted, and for a while nothing is asked: then one request tries again, and the others go on
     without waiting for it. So a server that is gone costs one `timeout` per delay, and its return is noticed.
     """
 
@@ -56,7 +56,7 @@ class RedisCache:
         Args:
             url: redis://, rediss:// or unix://, without the password.
             password: empty for none.
-            timeout: seconds for one question, connecting included.
+            timeout: seconds for one request, connecting included.
             server: is stopped with the cache.
 
         Raises:
@@ -83,7 +83,7 @@ class RedisCache:
         return f"RedisCache({self._name!r})"
 
     async def ready(self) -> None:
-        """See `ScoreCache.ready`. Afterwards there is a connection, so that the first question finds it made."""
+        """See `ScoreCache.ready`. Afterwards there is a connection, so that the first request finds it made."""
         begin = time.monotonic()
         while True:
             try:
@@ -135,7 +135,7 @@ class RedisCache:
     async def _stored(self, keys: Sequence[str]) -> list[Any]:
         stored = await self._client.mget([PREFIX + key for key in keys])
         if not isinstance(stored, list) or len(stored) != len(keys):
-            raise ValueError(f"expected {len(keys)} answers, seen {stored!r:.80}")
+            raise ValueError(f"expected {len(keys)} answers, got {stored!r:.80}")
         return stored
 
     async def _asked(self, question: Callable[[], Awaitable[Any]]) -> Any | None:
@@ -161,7 +161,7 @@ class RedisCache:
     def fault(self, error: Exception, again: bool = False) -> None:
         """Counts a fault, leaves the server alone for a while and says so."""
         self._faults += 1
-        # Questions that were under way at the same time fail together: one fault, as far as the delay goes.
+        # Requests that were under way at the same time fail together: one fault, as far as the delay goes.
         if again or self._failures == 0:
             self._failures += 1
             self._retry_at = time.monotonic() + self._delay()

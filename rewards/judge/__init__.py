@@ -1,1 +1,1 @@
-"""Multimodal judges behind OpenAI-compatible servers: questions, routing, limits."""
+"""Multimodal judges behind OpenAI-compatible servers: requests, routing, limits."""

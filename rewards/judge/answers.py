@@ -1,4 +1,4 @@
-"""From a judge's answer to numbers: strict, and never a number that was not said. Pure."""
+"""From a judge's response to numbers: strict, and never a number that was not said. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from rewards.judge.messages import BadAnswer
 
 PAIR_RANGE = 25
-"""Best score of EditScore's questions; the worst is 0."""
+"""Best score of EditScore's requests; the worst is 0."""
 DIGITS = "012345"
-"""The answers of a one-digit question, worst first."""
+"""The responses of a one-digit request, worst first."""
 MAX_HIDDEN_SHIFT = 0.05
 """Most that digits which the server did not report may move an expected digit (in [0, 1])."""
 
@@ -32,11 +32,11 @@ PAIR_SCHEMA: Mapping[str, Any] = {
     "required": ["reasoning", "score"],
     "additionalProperties": False,
 }
-"""JSON schema of an answer with two scores: the reasoning comes first, so that the scores follow from it."""
+"""JSON schema of a response with two scores: the reasoning comes first, so that the scores follow from it."""
 
 
 def parse_pair(text: str) -> tuple[float, float]:
-    """The two scores, each in [0, 25], of an answer that is exactly what `PAIR_SCHEMA` asks for.
+    """The two scores, each in [0, 25], of a response that is exactly what `PAIR_SCHEMA` asks for.
 
     Nothing is repaired, searched for in prose, clipped or replaced: where a server ignores the schema, fractions such
     as 12.5 are taken, and nothing else is.
@@ -94,7 +94,7 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
     mass of the visible digits. A possible shift of more than `MAX_HIDDEN_SHIFT` is an error, not a score.
 
     Args:
-        logprobs: natural logarithms by token id, as the server reported them for the first token of the answer.
+        logprobs: natural logarithms by token id, as the server reported them for the first token of the response.
         digit_ids: six token ids, of "0" to "5" in order.
         min_mass: least probability that the digits must hold together, in (0, 1].
 
@@ -103,14 +103,14 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
             when the digits hold too little or are not reported well enough.
     """
     if not logprobs:
-        raise BadAnswer("expected log-probabilities with the answer; got none (does the server support logprobs?)")
+        raise BadAnswer("expected log-probabilities with the response, got none (does the server support logprobs?)")
     impossible = [logprob for logprob in logprobs.values() if not logprob <= 1e-3]  # NaN is not <= anything
     if impossible:
-        raise BadAnswer(f"expected log-probabilities of at most 0; got {impossible[0]}")
+        raise BadAnswer(f"expected log-probabilities of at most 0, got {impossible[0]}")
     probabilities = {token: math.exp(logprob) for token, logprob in logprobs.items()}
     total = math.fsum(probabilities.values())
     if total > 1.01:
-        raise BadAnswer(f"expected probabilities that add up to at most 1; got {total:.3f}")
+        raise BadAnswer(f"expected probabilities that add up to at most 1, got {total:.3f}")
     visible = {s: probabilities[token] for s, token in enumerate(digit_ids) if token in probabilities}
     mass = math.fsum(visible.values())
     shares = ", ".join(f"{s}: {p:.3g}" for s, p in visible.items()) or "none of them"

@@ -7,13 +7,13 @@ from collections import deque
 from rewards.judge.messages import JudgesDown
 
 WINDOW = 200
-"""Answers over which the share of bad ones is taken."""
+"""Responses over which the share of bad ones is taken."""
 
 
 class FailureLimits:
-    """Counts what a judge's questions came to.
+    """Counts what a judge's requests came to.
 
-    Two limits, for two kinds of trouble: questions in a row without any answer (the machinery), and answers that are
+    Two limits, for two kinds of trouble: requests in a row without any response (the machinery), and responses that are
     no scores (the model). The second is a share of a whole window, so the first few answers alone cannot exceed it.
     """
 
@@ -30,11 +30,11 @@ class FailureLimits:
         self._answers: deque[bool] = deque(maxlen=WINDOW)
 
     def answered(self) -> None:
-        """A question was answered: the servers are there."""
+        """A request was answered: the servers are there."""
         self._unanswered = 0
 
     def unanswered(self, why: str) -> None:
-        """A question was given up.
+        """A request was given up.
 
         Raises:
             JudgesDown: when it was the `max_unanswered`th in a row.
@@ -42,12 +42,12 @@ class FailureLimits:
         self._unanswered += 1
         if self._unanswered >= self._max_unanswered:
             raise JudgesDown(
-                f"{self.judge}: {self._unanswered} questions in a row got no answer "
+                f"{self.judge}: {self._unanswered} requests in a row got no response "
                 f"(rewards.judge.max_unanswered is {self._max_unanswered}). The last one: {why}"
             )
 
     def noted(self, usable: bool, why: str = "") -> None:
-        """An answer was a score, or none.
+        """A response was a score, or none.
 
         Raises:
             JudgesDown: when more than `max_bad_answers` of a window were none.
@@ -56,7 +56,7 @@ class FailureLimits:
         bad = self._answers.count(False)
         if not usable and bad > self._max_bad * WINDOW:
             raise JudgesDown(
-                f"{self.judge}: {bad} of the last {len(self._answers)} answers were no scores, more than "
+                f"{self.judge}: {bad} of the last {len(self._answers)} responses were no scores, more than "
                 f"{self._max_bad:.0%} of {WINDOW} (rewards.judge.max_bad_answers). Is this the right model? "
                 f"The last one: {why or 'see the errors of the scores'}"
             )

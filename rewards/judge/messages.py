@@ -11,15 +11,15 @@ Field = Literal["content", "reasoning_content", "reasoning"]
 
 
 class JudgeError(RuntimeError):
-    """A question got no usable answer; the sentence says from whom and why."""
+    """A request got no usable response; the sentence says from whom and why."""
 
 
 class JudgeUnavailable(JudgeError):
-    """No server answered in time: a fault of the machinery. The question may be asked again later."""
+    """No server answered in time: a fault of the machinery. The request may be asked again later."""
 
 
 class JudgeRefused(JudgeError):
-    """The server understood the question and refused it (a 4xx): asking again gives the same."""
+    """The server understood the request and refused it (a 4xx): asking again gives the same."""
 
 
 class BadAnswer(JudgeError):
@@ -32,12 +32,12 @@ class JudgesDown(JudgeError):
 
 @dataclass(frozen=True)
 class Question:
-    """One chat request: text and pictures in order, and how the answer is sampled.
+    """One chat request: text and images in order, and how the response is sampled.
 
     Attributes:
         parts: str is text, bytes is a PNG.
-        json_schema: the answer must be JSON of this schema.
-        allowed_token_ids: the answer is sampled from these tokens only.
+        json_schema: the response must be JSON of this schema.
+        allowed_token_ids: the response is sampled from these tokens only.
         top_logprobs: how many of the most likely tokens come with each token; 0 for none. With `allowed_token_ids`
             those come instead, from servers that can tell any token's.
     """
@@ -58,11 +58,11 @@ class Answer:
     """What a server said.
 
     Attributes:
-        text: the whole answer.
+        text: the whole response.
         finish_reason: `stop`, or `length` where `max_tokens` cut it off.
         logprobs: of the first token, the log-probability by token id (empty unless asked for).
         server: which server answered.
-        seconds: from the first attempt until the answer.
+        seconds: from the first attempt until the response.
         field: of the message that the text stood in; another one than `content` only where that was empty.
     """
 
@@ -78,12 +78,12 @@ class Judge(Protocol):
     """Servers of one model, seen as one."""
 
     async def ask(self, question: Question) -> Answer:
-        """The answer of whichever server is least busy.
+        """The response of whichever server is least busy.
 
         Raises:
             JudgeUnavailable: after `attempts` tries or `patience` seconds.
-            JudgeRefused: when the server refused the question itself.
-            JudgesDown: when this was one question too many that got no answer.
+            JudgeRefused: when the server refused the request itself.
+            JudgesDown: when this was one request too many that got no response.
         """
         ...
 
@@ -92,7 +92,7 @@ class Judge(Protocol):
         ...
 
     async def rehearse(self, question: Question) -> None:
-        """Asks every server this once, before the first question that counts.
+        """Asks every server this once, before the first request that counts.
 
         Raises:
             JudgeRefused: when one refuses it, as it would refuse others of this size and form.
@@ -100,9 +100,9 @@ class Judge(Protocol):
         ...
 
     def note(self, usable: bool, why: str = "") -> None:
-        """Counts an answer as a score or as a bad answer; `why` says what was wrong with it.
+        """Counts a response as a score or as a bad response; `why` says what was wrong with it.
 
         Raises:
-            JudgesDown: when the share of bad answers is above `max_bad_answers`.
+            JudgesDown: when the share of bad responses is above `max_bad_answers`.
         """
         ...

@@ -1,4 +1,4 @@
-"""Pictures on their way to a judge: PNG bytes, and the name of their content in the score cache."""
+"""Images on their way to a judge: PNG bytes, and the name of their content in the score cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEFT = 1
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """The picture as a lossless 8-bit RGB PNG; the bytes depend on the pixels alone.
+    """The image as a lossless 8-bit RGB PNG; the bytes depend on the pixels alone.
 
     One filter for all rows and run-length compression: about a third of the time that choosing the best filter row by
     row takes, for files a tenth larger. A judge sees every candidate once, and nobody keeps the files.
@@ -40,7 +40,7 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def fingerprint(image: NDArray[np.uint8]) -> str:
-    """sha256 (hex) of a picture's size and pixels, whatever file it came from.
+    """sha256 (hex) of an image's size and pixels, whatever file it came from.
 
     Args and errors as `encode_png`.
     """
@@ -52,7 +52,7 @@ def fingerprint(image: NDArray[np.uint8]) -> str:
 
 def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"a picture for a judge must be uint8 [H, W, 3]; seen {image.dtype} {list(image.shape)}.")
+        raise ValueError(f"an image for a judge must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
     return np.ascontiguousarray(image)
 
 

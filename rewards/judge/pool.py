@@ -21,7 +21,7 @@ from rewards.judge.servers import Servers
 from rewards.judge.statistics import JudgeStatistics, Tally
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
-"""Seconds before a question is sent again."""
+"""Seconds before a request is sent again."""
 
 T = TypeVar("T")
 
@@ -31,12 +31,12 @@ logger = structlog.get_logger(__name__)
 class JudgePool:
     """A `Judge` over any number of OpenAI-compatible servers. Belongs to the event loop that `start` ran in.
 
-    A question goes to the server in rotation with the fewest outstanding requests, and waits while all are full. An
+    A request goes to the server in rotation with the fewest outstanding requests, and waits while all are full. An
     attempt that fails is followed by another, on whichever server is then the least busy, after a growing random
     delay. A server that breaks a connection, takes longer than the deadline or says 5xx leaves the rotation; probes
     in the background bring it back. One that says 429 stays, and gets nothing for as long as it asks.
 
-    What a question can cost: its time starts when it is first sent and ends after `patience` seconds or `attempts`
+    What a request can cost: its time starts when it is first sent and ends after `patience` seconds or `attempts`
     attempts. Before that it waits in the queue, however long that is, but not longer than until no server was in
     rotation for `patience` seconds.
     """
@@ -63,7 +63,7 @@ class JudgePool:
         self.set_urls(urls)
 
     async def start(self) -> None:
-        """Returns when every server has looked at a real picture and answered.
+        """Returns when every server has looked at a real image and answered.
 
         Raises:
             JudgeUnavailable: when one did not within `patience`, or said that it never will; names each that did not,
@@ -92,7 +92,7 @@ class JudgePool:
         return self._tokens[text]
 
     async def rehearse(self, question: Question) -> None:
-        """See `Judge.rehearse`. What else goes wrong is left to the questions that count, which are asked again."""
+        """See `Judge.rehearse`. What else goes wrong is left to the requests that count, which are asked again."""
 
         async def one(replica: Replica) -> None:
             try:
@@ -115,7 +115,7 @@ class JudgePool:
         self._limits.noted(usable, why)
 
     def set_urls(self, urls: Sequence[str]) -> None:
-        """The servers from now on. A new one is asked questions once a probe has succeeded; one that is gone gets no
+        """The servers from now on. A new one gets requests once a probe has succeeded; one that is gone gets no
         more, and may finish what it has.
 
         Raises:
@@ -127,9 +127,9 @@ class JudgePool:
         return self._tally.statistics(in_rotation=len(self._servers.rotation))
 
     async def close(self) -> None:
-        """Ends probes and requests; questions that wait or are being worked on get `JudgeUnavailable`."""
+        """Ends probes and requests; requests that wait or are being worked on get `JudgeUnavailable`."""
         self._closed = True
-        self._servers.rotation.close()  # first, or places that become free would go to questions that wait
+        self._servers.rotation.close()  # first, or places that become free would go to requests that wait
         while self._in_flight:
             for cut in self._in_flight:
                 if not cut.expired():
@@ -138,7 +138,7 @@ class JudgePool:
         await self._servers.close()
 
     async def _answered(self, send: Callable[[Replica], Awaitable[T]]) -> tuple[T, float]:
-        """What came of a question, and the seconds since it was first sent; counts it, and holds it to the limits."""
+        """What came of a request, and the seconds since it was first sent; counts it, and holds it to the limits."""
         if not self._servers.started:
             raise RuntimeError(f"{self.name}: JudgePool.start comes before the first question")
         self._tally.asked += 1

@@ -1,4 +1,4 @@
-"""Questions and answers in the words of the OpenAI protocol, with vLLM's additions. No I/O."""
+"""Requests and responses in the words of the OpenAI protocol, with vLLM's additions. No I/O."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Tokens(BaseModel):
 def chat_request(question: Question, model: str) -> dict[str, Any]:
     """The body of POST /chat/completions.
 
-    Pictures travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
-    `return_tokens_as_token_ids` and `logprob_token_ids` are vLLM's; they are sent only where the question needs them.
+    Images travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
+    `return_tokens_as_token_ids` and `logprob_token_ids` are vLLM's; they are sent only where the request needs them.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -109,7 +109,7 @@ class Reply(NamedTuple):
 
 
 def read_completion(body: bytes, question: Question) -> Reply:
-    """What an answer with status 200 says.
+    """What a response with status 200 says.
 
     Raises:
         ServerFault: when the body is no chat completion.
@@ -128,7 +128,7 @@ def read_completion(body: bytes, question: Question) -> Reply:
 
 
 def read_tokens(body: bytes) -> tuple[int, ...]:
-    """The token ids of an answer of /tokenize.
+    """The token ids of a response of /tokenize.
 
     Raises:
         ServerFault: when the body is none.
@@ -185,5 +185,5 @@ def _part(part: str | bytes) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=32)
 def _data_url(png: bytes) -> str:
-    """A picture is part of many questions (passes, candidates of one source): written out once, not every time."""
+    """An image is part of many requests (passes, candidates of one source): written out once, not every time."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -30,7 +30,7 @@ class Replica:
     Attributes:
         url: its address, without a slash at the end.
         outstanding, concurrency, held_until, turn: see `rewards.judge.routing.Load`.
-        failures: in a row, probes included; an answered question ends the row.
+        failures: in a row, probes included; an answered request ends the row.
         why: the sentence of the last failure.
         hopeless: the last probe was refused, or went to an address that is no server of this model.
     """
@@ -57,7 +57,7 @@ class Replica:
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
             http_client=DefaultAsyncHttpxClient(
                 limits=httpx2.Limits(keepalive_expiry=IDLE_SECONDS),
-                # A redirect would take pictures and key to another address than the configured one.
+                # A redirect would take images and key to another address than the configured one.
                 follow_redirects=False,
                 # A proxy from the environment cannot reach servers on this machine.
                 trust_env=not _on_this_machine(parts.hostname or ""),
@@ -65,7 +65,7 @@ class Replica:
         )
 
     async def complete(self, question: Question) -> Reply:
-        """The server's answer.
+        """The server's response.
 
         Raises:
             ServerFault: when another attempt may succeed.
@@ -80,7 +80,7 @@ class Replica:
         return self._read(read_tokens, await self._post(self._tokenize_url, request, optional=True))
 
     async def probe(self) -> None:
-        """Returns when the server can do its work: it looks at a picture and generates a token.
+        """Returns when the server can do its work: it looks at an image and generates a token.
 
         A health address would not do: an engine may be dead behind an HTTP server that still answers.
 
@@ -149,5 +149,5 @@ def _on_this_machine(host: str) -> bool:
 @cache
 def _probe_question() -> Question:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(128)), axis=-1)
-    return Question(parts=("Say in one word what you see.", encode_png(picture)), max_tokens=1)
+    image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(128)), axis=-1)
+    return Question(parts=("Say in one word what you see.", encode_png(image)), max_tokens=1)

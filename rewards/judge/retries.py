@@ -1,8 +1,8 @@
-"""What a failed attempt means for the server and for the question, and how long a server asks to be left alone. No I/O.
+"""What a failed attempt means for the server and for the request, and how long a server asks to be left alone. No I/O.
 
 Locus retries in a few lines of its own (`pool.py`). A retry library repeats one call at one place; here the next
 attempt goes to another server, waits in the pool's own queue rather than for a fixed time, shares one clock with
-the attempts before it, and a Retry-After holds the server rather than the question.
+the attempts before it, and a Retry-After holds the server rather than the request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 Fate = Literal["busy", "failed", "wrong", "refused"]
 """busy: the server works, ask another one or later. failed: it does not work; until it does, it is asked nothing.
 wrong: the same, but it is not the server that the configuration means (no key, no model, no such address).
-refused: the question itself."""
+refused: the request itself."""
 
 
 class ServerFault(Exception):

@@ -1,4 +1,4 @@
-"""The servers that are asked questions, and the questions that wait for one of them."""
+"""The servers in rotation, and the requests that wait for one of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rewards.judge.routing import Load, choose
 
 
 class NoServer(Exception):
-    """A question waited for a server in vain."""
+    """A request waited for a server in vain."""
 
 
 S = TypeVar("S", bound=Load)
 
 
 class Rotation(Generic[S]):
-    """Hands out servers, the least busy first, and makes questions wait while all are full.
+    """Hands out servers, the least busy first, and makes requests wait while all are full.
 
-    Who waits how long: a question that was never sent waits as long as any server is in rotation, however long the
-    queue (a busy judge is no broken judge). A question that is to be sent again goes in front of those, and waits
+    Who waits how long: a request that was never sent waits as long as any server is in rotation, however long the
+    queue (a busy judge is no broken judge). A request that is to be sent again goes in front of those, and waits
     until a time of its own. While no server is in rotation, all wait, until that has lasted `patience` seconds: then
     all of them, and every one that comes, get `NoServer` until a server is back.
 
@@ -46,7 +46,7 @@ class Rotation(Generic[S]):
         """A server with room; `release` it afterwards.
 
         Args:
-            until: for a question that was sent before, when to give up.
+            until: for a request that was sent before, when to give up.
 
         Raises:
             NoServer: see above, and after `close`.
@@ -66,7 +66,7 @@ class Rotation(Generic[S]):
         try:
             return await future
         except asyncio.CancelledError:
-            # The server may have been handed over in the same moment in which the question was withdrawn.
+            # The server may have been handed over in the same moment in which the request was withdrawn.
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.release(future.result())
             raise
@@ -102,7 +102,7 @@ class Rotation(Generic[S]):
                 self._outage = asyncio.get_running_loop().call_later(self._patience, self._give_up)
 
     def close(self) -> None:
-        """All questions that wait get `NoServer`, and so does every later one."""
+        """All requests that wait get `NoServer`, and so does every later one."""
         self._servers.clear()
         if self._outage is not None:
             self._outage.cancel()
@@ -122,7 +122,7 @@ class Rotation(Generic[S]):
             queue.popleft().set_result(self._occupy(server))
 
     def _next(self) -> deque[asyncio.Future[S]] | None:
-        """The queue whose first question is next; questions that were withdrawn meanwhile are dropped."""
+        """The queue whose first request is next; requests that were withdrawn meanwhile are dropped."""
         for queue in (self._again, self._fresh):
             while queue and queue[0].done():
                 queue.popleft()

@@ -1,4 +1,4 @@
-"""Which server gets the next question. No I/O."""
+"""Which server gets the next request. No I/O."""
 
 from __future__ import annotations
 

@@ -61,12 +61,12 @@ class Servers:
             reasons = self.reasons()
             await self.close()
             raise JudgeUnavailable(
-                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer a picture. {reasons}"
+                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer an image. {reasons}"
             )
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
     def in_rotation(self) -> list[Replica]:
-        """The servers that are asked questions at the moment."""
+        """The servers that get requests at the moment."""
         return [replica for replica in self._replicas.values() if replica in self.rotation]
 
     def set(self, urls: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ class Servers:
         return " ".join(f"{replica.url}: {replica.why}." for replica in self._out())
 
     async def close(self) -> None:
-        """Ends probes and connections; questions that wait get `NoServer`."""
+        """Ends probes and connections; requests that wait get `NoServer`."""
         self.rotation.close()
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -150,11 +150,11 @@ class Servers:
             except JudgeRefused as refused:
                 why, replica.hopeless = str(refused), True
             except TimeoutError:
-                why = f"no answer to a picture within {self._config.deadline:g} s (rewards.judge.deadline)"
+                why = f"no answer to an image within {self._config.deadline:g} s (rewards.judge.deadline)"
             else:
                 break
             if why != replica.why:
-                logger.info("judge server does not answer a picture", judge=self._judge, server=replica.url, why=why)
+                logger.info("judge server does not answer an image", judge=self._judge, server=replica.url, why=why)
             replica.why = why
             replica.failures += 1
             self._changed.set()

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 LATENCIES = 512
-"""Answers that the percentiles are taken over, the newest ones."""
+"""Responses that the percentiles are taken over, the newest ones."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class JudgeStatistics:
     """Counts since the start, and how it is now.
 
     Attributes:
-        asked: questions.
-        answered: questions with an answer, whatever it says.
-        unanswered: questions given up.
-        refused: questions that a server refused.
+        asked: requests.
+        answered: requests with a response, whatever it says.
+        unanswered: requests given up.
+        refused: requests that a server refused.
         bad: answers that were no scores.
-        retries: attempts after the first of a question.
-        in_rotation: servers that are asked questions at the moment.
-        p50_seconds: median time from first attempt to answer, None before the first answer.
+        retries: attempts after the first of a request.
+        in_rotation: servers that get requests at the moment.
+        p50_seconds: median time from first attempt to answer, None before the first response.
         p95_seconds: 95th percentile of the same.
     """
 

@@ -1,4 +1,4 @@
-"""What the commands that score pictures from files have in common: the pool, what it leaves out, how they end."""
+"""What the commands that score images from files have in common: the pool, what it leaves out, how they end."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ BACKGROUND = ("background_psnr", "background_ssim")
 WITHOUT_PICTURES = {
     "edit_score": "needs the ground truth of the embedded benchmark",
     "editscore_truth": "needs the ground truth of the embedded benchmark",
-    "acd": "is measured while the editor makes the picture",
+    "acd": "is measured while the editor makes the image",
 }
-"""Components that no picture can answer, and why."""
+"""Components that no image can answer, and why."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> 
     Args:
         config: whose `rewards.weights` are asked for; the weights themselves do not matter here.
         masked: whether it is known what was not to change.
-        target: whether the wanted picture is known.
+        target: whether the wanted image is known.
         caption: whether a description of the wanted image is known.
 
     Raises:
@@ -81,7 +81,7 @@ def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> 
     if not masked:
         why |= dict.fromkeys((*BACKGROUND, "dino_background"), "needs a mask, to know what was not to change")
     if not target:
-        why["edit_psnr"] = "needs a target, the wanted picture"
+        why["edit_psnr"] = "needs a target, the wanted image"
     if not caption:
         why["clip_direction"] = "needs a caption, a description of the wanted image"
     wanted = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Edits in files: a source, what was asked for, and pictures that some editor made of it."""
+"""Edits in files: a source, what was asked for, and images that some editor made of it."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def _picture(path: Path, source: NDArray[np.uint8], role: str) -> NDArray[np.uin
     return _sized(decode_image(read_file(path), f"{role} {path}"), source, f"{role} {path}")
 
 
-def _sized(picture: NDArray[Any], source: NDArray[np.uint8], name: str) -> NDArray[Any]:
-    if picture.shape[:2] != source.shape[:2]:
-        (height, width), (h, w) = source.shape[:2], picture.shape[:2]
+def _sized(image: NDArray[Any], source: NDArray[np.uint8], name: str) -> NDArray[Any]:
+    if image.shape[:2] != source.shape[:2]:
+        (height, width), (h, w) = source.shape[:2], image.shape[:2]
         raise TaskError(
             f"{name} must have the size of the upright source, {width} × {height}; it has {w} × {h}. "
             "Resize one of the two."
         )
-    return picture
+    return image
 
 
 def read_manifest(place: Path, polarity: MaskPolarity | None = None, follow_links: bool = False) -> list[EditFiles]:
@@ -110,7 +110,7 @@ def read_manifest(place: Path, polarity: MaskPolarity | None = None, follow_link
         try:
             record = parse_record(parse_object(text), number, root, stated, needs_mask=False)
             if not record.edited:
-                raise TaskError("the key 'edited' is missing: the picture or pictures that were made of the source.")
+                raise TaskError("the key 'edited' is missing: the image or images that were made of the source.")
             _files(record, record.edited).load()
             records.append(record)
         except TaskError as error:

@@ -12,10 +12,10 @@ from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 from rewards.threads import in_thread
 
-LONGEST_PAUSE = 8.0
+LONGEST_BACKOFF = 8.0
 """Seconds between two starts of a process that is lost again and again: none after the first loss, then 1, 2, 4, 8."""
 MOST_DOUBLINGS = 16
-"""Far beyond the longest pause: a thousand losses in a row are no reason for a number that is none."""
+"""Far beyond the longest backoff: a thousand losses in a row are no reason for a number that is none."""
 
 
 class OwnScorer:
@@ -34,13 +34,13 @@ class OwnScorer:
             ScorerError: when there is no such function; the sentence names `rewards.scorers.NAME`.
         """
         self._who, self._deadline, self._closing = f"{name} ({dotted})", deadline, Event()
-        self._places = [_Place(name, dotted, self._closing) for _ in range(processes)]
-        self._idle: SimpleQueue[_Place] = SimpleQueue()
-        for place in self._places:
-            self._idle.put(place)
+        self._slots = [_WorkerSlot(name, dotted, self._closing) for _ in range(processes)]
+        self._idle: SimpleQueue[_WorkerSlot] = SimpleQueue()
+        for slot in self._slots:
+            self._idle.put(slot)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix=f"scorer {name}")
         try:
-            for loading in [self._threads.submit(place.fill) for place in self._places]:
+            for loading in [self._threads.submit(slot.fill) for slot in self._slots]:
                 loading.result()
         except ScorerLost as lost:
             self.close()
@@ -56,47 +56,47 @@ class OwnScorer:
     @property
     def alive(self) -> bool:
         """Whether there is a process that can score; one that ended by itself begins to be replaced."""
-        for place in self._places:
-            if not place.alive:
-                self._replace(place)
-        return any(place.alive for place in self._places)
+        for slot in self._slots:
+            if not slot.alive:
+                self._replace(slot)
+        return any(slot.alive for slot in self._slots)
 
     def close(self) -> None:
         """Ends the processes, and what waits for them in error."""
         self._closing.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for place in self._places:
-            place.close()
+        for slot in self._slots:
+            slot.close()
 
     def _scored(self, given: ScoreInput) -> tuple[Score, ...]:
-        place = self._idle.get()  # there are no more threads than places
+        slot = self._idle.get()  # there are no more threads than slots
         try:
-            return place.ask(given, self._deadline)
+            return slot.ask(given, self._deadline)
         except (ScorerLost, ScorerError) as error:
-            self._replace(place)
+            self._replace(slot)
             return (Score(error=f"{self._who}: {error}"),) * len(given.images)
         finally:
-            self._idle.put(place)
+            self._idle.put(slot)
 
-    def _replace(self, place: _Place) -> None:
-        """Begins to fill the place, after the requests that wait already; each of them would fill it, too."""
-        if not place.replacing.is_set():
-            place.replacing.set()
+    def _replace(self, slot: _WorkerSlot) -> None:
+        """Begins to fill the slot, after the requests that wait already; each of them would fill it, too."""
+        if not slot.replacing.is_set():
+            slot.replacing.set()
             with suppress(RuntimeError):  # closed
-                self._threads.submit(self._refill, place)
+                self._threads.submit(self._refill, slot)
 
-    def _refill(self, place: _Place) -> None:
+    def _refill(self, slot: _WorkerSlot) -> None:
         try:
-            place.fill()
+            slot.fill()
         except (ScorerLost, ScorerError):
-            place.replacing.clear()
-            self._replace(place)
+            slot.replacing.clear()
+            self._replace(slot)
         else:
-            place.replacing.clear()
+            slot.replacing.clear()
 
 
-class _Place:
-    """A process and, once it is lost, the next one."""
+class _WorkerSlot:
+    """A worker slot: a process and, once it is lost, its replacement."""
 
     def __init__(self, name: str, dotted: str, closing: Event) -> None:
         self._name, self._dotted, self._closing = name, dotted, closing
@@ -110,7 +110,7 @@ class _Place:
         return self._process is not None and self._process.alive
 
     def fill(self) -> None:
-        """Starts a process if there is none, after a pause that grows with the losses in a row."""
+        """Starts a process if there is none, after a backoff that grows with the losses in a row."""
         with self._lock:
             self._fill()
 
@@ -135,7 +135,7 @@ class _Place:
         if self.alive:
             return
         if self._losses > 1:
-            self._closing.wait(min(LONGEST_PAUSE, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
+            self._closing.wait(min(LONGEST_BACKOFF, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
         if self._closing.is_set():  # nobody would end another process
             raise ScorerLost("the reward pool is closed")
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""Attention concentration: did the text attend to the edit region while the picture was made?"""
+"""Attention concentration: did the text attend to the edit region while the image was made?"""
 
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput, refused, scores_of

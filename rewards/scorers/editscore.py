@@ -28,7 +28,7 @@ from rewards.scorers.judged import (
 NAME = "editscore"
 
 Pair = tuple[float, float]
-"""Two scores of one answer, 0..25 each."""
+"""Two scores of one response, 0..25 each."""
 
 
 def overall(sc: Pair, pq: Pair) -> float:
@@ -48,7 +48,7 @@ def overall(sc: Pair, pq: Pair) -> float:
 class EditScore:
     """One `Score` per candidate: the mean over passes of O / 10, in [0, 1], with the passes in `Score.passes`.
 
-    A pass is two questions with the pass's index as seed: SC sees source, instruction and edited image, PQ the
+    A pass is two requests with the pass's index as seed: SC sees source, instruction and edited image, PQ the
     edited image alone. All passes of all candidates are asked at the same time; the judge bounds how many are under
     way. A candidate of which any pass failed has an error, not the mean of the rest: fewer passes are noisier, and
     which of them fail is not chance. Passes that did succeed are cached, so asking again is cheaper.
@@ -82,7 +82,7 @@ class EditScore:
         }
 
     async def rehearse(self, task: EditTask) -> None:
-        """See `rewards.scorers.judged.rehearse`; the longer of a pass's two questions."""
+        """See `rewards.scorers.judged.rehearse`; the longer of a pass's two requests."""
         await rehearse(
             self.judge, task, lambda source: self._question(success_parts(task.instruction, source, source), 0)
         )

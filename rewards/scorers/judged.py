@@ -16,11 +16,11 @@ from rewards.result import Reason, Score
 from rewards.scorer_api import ScoreInput
 
 REHEARSAL_SEED = 20_260_409
-"""Of rehearsals, which no pass has: whoever reads a server's log can tell them from questions that count."""
+"""Of rehearsals, which no pass has: whoever reads a server's log can tell them from requests that count."""
 T = TypeVar("T")
 
 UNANSWERED = (JudgeUnavailable, JudgeRefused, BadAnswer)
-"""Faults of one question, which become errors of one candidate. `JudgesDown` is none of them: it stops the run."""
+"""Faults of one request, which become errors of one candidate. `JudgesDown` is none of them: it stops the run."""
 Fault = JudgeUnavailable | JudgeRefused | BadAnswer
 Outcome = float | Fault
 REASONS: Mapping[type[Exception], Reason] = {
@@ -46,17 +46,17 @@ def model_parts(config: EditScoreConfig | QwenVlConfig) -> dict[str, Part]:
 
 
 def error_score(where: str, fault: Fault) -> Score:
-    """A score that is the error of a question."""
+    """A score that is the error of a request."""
     return Score(error=f"{where}: {fault}", reason=REASONS[type(fault)])
 
 
 async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) -> T:
-    """What `read` makes of the answer. An unusable answer is asked for once more, at temperature 0.
+    """What `read` makes of the response. An unusable response is asked for once more, at temperature 0.
 
-    Every answer is noted at the judge, which counts the bad ones.
+    Every response is noted at the judge, which counts the bad ones.
 
     Raises:
-        BadAnswer: when the second answer is unusable too.
+        BadAnswer: when the second response is unusable too.
         JudgeUnavailable, JudgeRefused, JudgesDown: as `Judge.ask` and `Judge.note`.
     """
     for attempt in (question, replace(question, temperature=0.0)):
@@ -75,7 +75,7 @@ async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) 
 
 
 def hint(answer: Answer, max_tokens: int) -> str:
-    """What to set where an unusable answer shows what is wrong with the server; empty otherwise."""
+    """What to set where an unusable response shows what is wrong with the server; empty otherwise."""
     thinking = answer.text.lstrip().startswith("<think>") and "</think>" not in answer.text
     if answer.field != "content" or thinking:
         where = "began to think" if thinking else f"left the content empty and wrote this into {answer.field}"
@@ -90,9 +90,9 @@ def hint(answer: Answer, max_tokens: int) -> str:
 
 
 async def rehearse(judge: Judge, task: EditTask, question_of: Callable[[bytes], Question]) -> None:
-    """Asks the judge's servers one question of the run's own form, size and length; what comes of it is no score.
+    """Asks the judge's servers one request of the run's own form, size and length; what comes of it is no score.
 
-    `question_of` makes the question from the PNG of the task's source, which stands for the edited image too.
+    `question_of` makes the request from the PNG of the task's source, which stands for the edited image too.
 
     A context that two images of the run do not fit into, or a server that cannot keep to a schema, is noticed so
     before the first group and not after it.
@@ -166,8 +166,8 @@ async def through_cache(
     """A score in [0, 1], or why there is none, per key: from the cache, or asked and then cached.
 
     Args:
-        keys: equal keys mean equal questions, which are asked once.
-        ask: the outcomes of the questions at these positions of `keys`; errors among them are not cached.
+        keys: equal keys mean equal requests, which are asked once.
+        ask: the outcomes of the requests at these positions of `keys`; errors among them are not cached.
     """
     known: dict[str, Outcome] = {
         key: float(value)
@@ -190,7 +190,7 @@ async def settled(questions: Sequence[Coroutine[Any, Any, float]]) -> list[Outco
     """The outcomes of all, asked at the same time.
 
     Raises:
-        JudgesDown: and whatever else is no fault of one question; the other questions are given up then.
+        JudgesDown: and whatever else is no fault of one request; the other requests are given up then.
     """
 
     async def outcome(question: Coroutine[Any, Any, float]) -> Outcome:
@@ -204,7 +204,7 @@ async def settled(questions: Sequence[Coroutine[Any, Any, float]]) -> list[Outco
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of all, run at the same time. Where one raises, the others are cancelled and have ended when its
-    exception is raised; where several did at once, it is one that is more than a fault of one question."""
+    exception is raised; where several did at once, it is one that is more than a fault of one request."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]

@@ -33,7 +33,7 @@ TOP_LOGPROBS = 20
 class QwenVl:
     """One `Score` per candidate: the expected digit over 5, in [0, 1] (formula: `expected_digit`).
 
-    One question of one token per candidate, all at the same time: source, instruction, requirement and edited image.
+    One request of one token per candidate, all at the same time: source, instruction, requirement and edited image.
     The answer's own probabilities are the score, so there is nothing to average and nothing to sample.
 
     Raises:

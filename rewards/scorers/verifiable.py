@@ -1,4 +1,4 @@
-"""Was the edit done, where the answer is known: ground truth of the benchmark, or a target picture."""
+"""Was the edit done, where the answer is known: ground truth of the benchmark, or a target image."""
 
 from editing.shapes.edits import Edit
 from editing.shapes.editscore import editscore_parts
@@ -31,7 +31,7 @@ def edit_psnr(given: ScoreInput) -> tuple[Score, ...]:
     """PSNR in dB to the target inside the edit mask."""
     task = given.task
     if task.target is None:
-        return refused(given, "edit_psnr", "has no target picture; add one to its line, or drop the component")
+        return refused(given, "edit_psnr", "has no target image; add one to its line, or drop the component")
     return scores_of(region_psnr(given.images, task.target, task.edit_mask).numpy(), "edit_psnr")
 
 

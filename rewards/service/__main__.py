@@ -24,7 +24,7 @@ from rewards.service.access import TOKEN_VARIABLE, Access, AccessError, bind, de
 USAGE = f"""\
 python -m rewards.service [--config NAME_OR_PATH] [--section.key VALUE ...] [--dry-run]
 
-Scores edited pictures over HTTP: POST /v1/score; the page of the API is at /docs. Without --config the preset
+Scores edited images over HTTP: POST /v1/score; the page of the API is at /docs. Without --config the preset
 `service` measures the background; a judge is added with
   --rewards.judge.editscore.urls '[http://127.0.0.1:8000/v1]' --rewards.weights.editscore 1
 A secret in {TOKEN_VARIABLE} (32 characters or more) is asked of every client; beyond loopback there must be one.
@@ -66,8 +66,7 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig, bool]:
     for name, why in WITHOUT_PICTURES.items():
         if config.rewards.weights.get(name, 0) != 0:
             raise ConfigError(
-                f"rewards.weights: {name} {why}, so pictures alone cannot be scored by it; set "
-                f"--rewards.weights.{name} 0"
+                f"rewards.weights: {name} {why}, so images alone cannot be scored by it; set --rewards.weights.{name} 0"
             )
     for name in JUDGES:
         judge = getattr(config.rewards.judge, name)

@@ -81,7 +81,7 @@ def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
         len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token
     ):
         raise AccessError(
-            f"{TOKEN_VARIABLE}: expected {TOKEN_LENGTH} or more printable characters, no spaces, seen {len(token)}; "
+            f"{TOKEN_VARIABLE}: expected {TOKEN_LENGTH} or more printable characters, no spaces, got {len(token)}; "
             "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     addresses = _addresses(config)
@@ -121,7 +121,7 @@ def _addresses(config: ServiceConfig) -> list[str]:
         found = socket.getaddrinfo(config.host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise AccessError(
-            f"service.host: expected an address or a name of this machine, seen {config.host!r} ({error})."
+            f"service.host: expected an address or a name of this machine, got {config.host!r} ({error})."
         ) from error
     return [str(entry[4][0]) for entry in found]
 

@@ -38,10 +38,10 @@ STATUSES = {
     400: "The body is no JSON, or its length is announced in two ways.",
     401: "The token is missing or wrong.",
     408: "The body did not arrive in time.",
-    413: "Too much: bytes, pictures, pixels, characters or values.",
+    413: "Too much: bytes, images, pixels, characters or values.",
     415: "The body is not JSON, or it is compressed.",
     421: "The Host header names another machine.",
-    422: "A field is missing or wrong, or a picture or mask is not what it must be.",
+    422: "A field is missing or wrong, or an image or mask is not what it must be.",
     429: "The queue is full; Retry-After tells when to come back.",
     503: "No scores now: the judges are gone, or the wait was too long.",
     504: "Scoring took too long.",
@@ -69,7 +69,7 @@ def create_app(config: RunConfig, scoring: Scoring, access: Access) -> ASGIApp:
 
     api = FastAPI(
         title="Locus rewards",
-        description="Scores edited pictures: was the instruction followed, and did everything else stay as it was?",
+        description="Scores edited images: was the instruction followed, and did everything else stay as it was?",
         lifespan=lifespan,
         max_body_size=max_body,
         openapi_url="/openapi.json" if access.loopback else None,

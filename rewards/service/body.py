@@ -1,4 +1,4 @@
-"""What a client sends and gets back, as JSON. Pictures travel inside the request: never as URLs or paths."""
+"""What a client sends and gets back, as JSON. Images travel inside the request: never as URLs or paths."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _kind_of_mask(value: Any) -> str:
 
 
 class ScoreRequest(_Closed):
-    """One source picture and any number of candidates that all edit it by the same instruction."""
+    """One source image and any number of candidates that all edit it by the same instruction."""
 
     source: Picture
     edited: list[Picture] = Field(min_length=1, fail_fast=True)
@@ -70,11 +70,11 @@ class ScoreRequest(_Closed):
     instruction: str = Field(min_length=1)
     """What was to be done, as a person would write it."""
     mask: Annotated[Annotated[PngMask, Tag("is:png")] | Annotated[RleMask, Tag("is:rle")], Discriminator(_kind_of_mask)]
-    """Where the picture may change."""
+    """Where the image may change."""
     target: Picture | None = None
-    """The wanted picture, where it is known; `edit_psnr` needs it."""
+    """The wanted image, where it is known; `edit_psnr` needs it."""
     caption: str | None = Field(None, min_length=1)
-    """A description of the wanted picture."""
+    """A description of the wanted image."""
 
 
 class _Answer(BaseModel):
@@ -118,7 +118,7 @@ EXAMPLE: dict[str, Any] = {
     "instruction": "draw a red bar on the left",
     "mask": {"rle": {"size": [8, 8], "counts": [16, 16, 32]}},
 }
-"""A request as it is shown on the OpenAPI page: an 8 × 8 picture that gets a red bar in columns 2 and 3."""
+"""A request as it is shown on the OpenAPI page: an 8 × 8 image that gets a red bar in columns 2 and 3."""
 
 
 def parse(body: bytes | bytearray) -> ScoreRequest:

@@ -1,6 +1,6 @@
 """From a request to a task and its candidates, with every limit answered before a pixel is decoded.
 
-How memory stays bounded: a picture's size is read from its header and refused there; what is decoded afterwards can
+How memory stays bounded: an image's size is read from its header and refused there; what is decoded afterwards can
 be no larger, since all three decoders stop at the announced size. So the threads that decode need no processes of
 their own with a memory limit.
 """
@@ -26,13 +26,13 @@ from rewards.service.body import PngMask, Rle, RleMask, ScoreRequest
 from rewards.service.refusal import Refusal
 
 MAX_SCANS = 100
-"""Most scans of a JPEG (encoders write about ten). Each costs a pass over the whole picture, but few bytes."""
+"""Most scans of a JPEG (encoders write about ten). Each costs a pass over the whole image, but few bytes."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Parcel:
-    """A request whose limits are checked and whose pictures are still files, all of `pixels` = height × width."""
+    """A request whose limits are checked and whose images are still files, all of `pixels` = height × width."""
 
     source: bytes
     edited: tuple[bytes, ...]
@@ -45,7 +45,7 @@ class Parcel:
 
     @property
     def total_pixels(self) -> int:
-        """Pixels of all its pictures together."""
+        """Pixels of all its images together."""
         return self.pixels * (1 + len(self.edited) + (self.target is not None))
 
 
@@ -55,11 +55,11 @@ def unpack(request: ScoreRequest, limits: ServiceConfig) -> Parcel:
     Raises:
         Refusal: 413 beyond a limit, 422 where something is not what it must be.
     """
-    pictures = 1 + len(request.edited) + (request.target is not None)
-    if pictures > limits.max_images:
+    images = 1 + len(request.edited) + (request.target is not None)
+    if images > limits.max_images:
         raise Refusal(
             413,
-            f"The request has {pictures:,} pictures, source and target included; at most "
+            f"The request has {images:,} images, source and target included; at most "
             f"{limits.max_images} are read (service.max_images). Send several requests.",
         )
     for name, text in (("instruction", request.instruction), ("caption", request.caption or "")):
@@ -70,19 +70,19 @@ def unpack(request: ScoreRequest, limits: ServiceConfig) -> Parcel:
             )
     source = _file(request.source, "source")
     pixels = _pixels(source, "source", limits)
-    total, most = pictures * pixels, int(limits.max_total_megapixels * 1e6)
+    total, most = images * pixels, int(limits.max_total_megapixels * 1e6)
     if total > most:
         raise Refusal(
             413,
-            f"The request has {pictures} pictures of {pixels:,} pixels, {total:,} together; at most "
+            f"The request has {images} images of {pixels:,} pixels, {total:,} together; at most "
             f"{most:,} are read (service.max_total_megapixels). Send several requests.",
         )
 
     def fitting(text: str, name: str) -> bytes:
         data = _file(text, name)
-        # Compared by number of pixels: an EXIF orientation may still turn the picture.
-        if (seen := _pixels(data, name, limits)) != pixels:
-            raise Refusal(422, f"{name} must have the size of the source, {pixels:,} pixels; it has {seen:,}.")
+        # Compared by number of pixels: an EXIF orientation may still turn the image.
+        if (got := _pixels(data, name, limits)) != pixels:
+            raise Refusal(422, f"{name} must have the size of the source, {pixels:,} pixels; it has {got:,}.")
         return data
 
     return Parcel(
@@ -109,7 +109,7 @@ def decode(parcel: Parcel, name: str) -> tuple[EditTask, NDArray[np.uint8]]:
     def sized(data: bytes, what: str) -> Image:
         image = decode_image(data, what, parcel.pixels)
         if image.shape[:2] != size:
-            raise TaskError(f"{what} must have the size of the source, {list(size)}; seen {list(image.shape[:2])}.")
+            raise TaskError(f"{what} must have the size of the source, {list(size)}; got {list(image.shape[:2])}.")
         return image
 
     edited = np.empty((len(parcel.edited), *source.shape), dtype=np.uint8)
@@ -133,7 +133,7 @@ def _mask(parcel: Parcel, size: tuple[int, int]) -> PixelMask:
         return decode_rle(parcel.mask.model_dump(), *size)
     white = load_mask_png(parcel.mask, parcel.pixels)
     if white.shape != size:
-        raise TaskError(f"the mask must have the size of the source, {list(size)}; seen {list(white.shape)}.")
+        raise TaskError(f"the mask must have the size of the source, {list(size)}; got {list(white.shape)}.")
     return to_edit_mask(white, parcel.polarity)
 
 
@@ -143,7 +143,7 @@ def _file(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
         raise Refusal(
             422,
-            f"{name} must be a file's bytes in base64, without prefix or line breaks; seen text "
+            f"{name} must be a file's bytes in base64, without prefix or line breaks; got text "
             f"like {one_line(text, 40)!r}. The service opens no URLs and no paths.",
         ) from None
 
@@ -159,7 +159,7 @@ def _pixels(data: bytes, name: str, limits: ServiceConfig) -> int:
 
 
 def _checked(step: Callable[[], T]) -> T:
-    """The step's result; what the core says about a picture, mask or text becomes a refusal."""
+    """The step's result; what the core says about an image, mask or text becomes a refusal."""
     try:
         return step()
     except PictureTooLarge as error:

@@ -14,18 +14,18 @@ PATHS = ("/v1/score", "/healthz", "/readyz", "/metrics")
 """Paths that are counted one by one; the others together, since a client can think up any number of them."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 JUDGE_COUNTS = {
-    "asked": "Questions to the judge.",
-    "answered": "Questions that got an answer.",
-    "unanswered": "Questions given up, since no server answered.",
-    "refused": "Questions that a server refused.",
-    "bad": "Answers that were no score.",
-    "retries": "Further attempts for the same question.",
+    "asked": "Requests to the judge.",
+    "answered": "Requests that got a response.",
+    "unanswered": "Requests given up, since no server answered.",
+    "refused": "Requests that a server refused.",
+    "bad": "Responses that were no score.",
+    "retries": "Further attempts for the same request.",
 }
 JUDGE_STATES = {
     "in_rotation": "Servers of the judge that answer.",
-    "p50_seconds": "Median time to an answer, lately.",
-    "p95_seconds": "95th percentile of the time to an answer, lately.",
-    "error_rate": "Share of questions without a usable answer.",
+    "p50_seconds": "Median time to a response, lately.",
+    "p95_seconds": "95th percentile of the time to a response, lately.",
+    "error_rate": "Share of requests without a usable response.",
 }
 CACHE_COUNTS = {
     "hits": "Judge scores found in the cache.",

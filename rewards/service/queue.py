@@ -35,7 +35,7 @@ class Admission:
         if self.taken >= self.places:
             raise Refusal(
                 429,
-                f"All {self.places} places of the queue are taken; try again in {self.retry_after} s.",
+                f"All {self.places} slots of the queue are taken; try again in {self.retry_after} s.",
                 self.retry_after,
             )
         self.taken += 1

@@ -97,7 +97,7 @@ class ScoreDesk:
                 raise Refusal(
                     504 if stage == "being scored" else 503,
                     f"The request was still {stage} after {self._limits.deadline:g} s (service.deadline); try again "
-                    "later or with fewer pictures.",
+                    "later or with fewer images.",
                     self._admission.retry_after,
                 ) from None
             except JudgesDown as error:
@@ -126,11 +126,11 @@ def _refuse_other_types(request: Request) -> None:
         raise Refusal(
             415,
             "The body must be JSON with the header 'Content-Type: application/json', not pickle or form "
-            f"data; seen {one_line(media.strip()) or 'no type'!r}.",
+            f"data; got {one_line(media.strip()) or 'no type'!r}.",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise Refusal(415, f"The body must not be compressed; seen Content-Encoding {one_line(encoding)!r}.")
+        raise Refusal(415, f"The body must not be compressed; got Content-Encoding {one_line(encoding)!r}.")
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -12,7 +12,7 @@ from rewards.vllm.server import ServerFailed, VllmServer
 
 
 class Attended:
-    """Makes and starts a server. From its thread it calls `ready` when a picture was answered, and `lost(reason)` once,
+    """Makes and starts a server. From its thread it calls `ready` when an image was answered, and `lost(reason)` once,
     when nothing of the server is left, whether it was ready or not. See `rewards.vllm.replicas.Launched`.
     """
 

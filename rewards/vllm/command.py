@@ -77,7 +77,7 @@ def command(config: ServeConfig, model: str, name: str, host: str, port: int) ->
         "--generation-config",
         "vllm",  # sampling is what the question says, nothing from the model's folder
         "--allowed-media-domains",
-        "data.invalid",  # pictures come in the question; nothing is fetched
+        "data.invalid",  # images come in the question; nothing is fetched
         "--middleware",
         "locus_allow_list.AllowList",
         *config.arguments,

@@ -126,7 +126,7 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
     )
     config = PeftConfig.from_pretrained(adapter)
     if config.peft_type != "LORA":
-        raise MergeError(f"serve.lora: expected a LoRA in {adapter}; seen {config.peft_type}.")
+        raise MergeError(f"serve.lora: expected a LoRA in {adapter}, got {config.peft_type}.")
     config.inference_mode = True
     state = renamed(load_file(adapter / ADAPTER))
     with torch.no_grad():

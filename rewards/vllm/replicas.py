@@ -26,7 +26,7 @@ class ServersFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Served:
-    """A server that has answered a picture."""
+    """A server that has answered an image."""
 
     url: str
     pid: int

@@ -27,7 +27,7 @@ GRACE = 10.0
 """Seconds that a server gets to end by itself before it is killed."""
 LOOK_EVERY = 0.5
 PROBE_SIDE = 56
-"""Pixels per side of the picture that a new server is asked about: a whole number of patches of 14 and of 28."""
+"""Pixels per side of the image that a new server is asked about: a whole number of patches of 14 and of 28."""
 
 
 class ServerFailed(RuntimeError):
@@ -35,7 +35,7 @@ class ServerFailed(RuntimeError):
 
 
 class VllmServer:
-    """A context manager: `start` begins, `wait` returns when a real picture was answered, `stop` leaves nothing.
+    """A context manager: `start` begins, `wait` returns when a real image was answered, `stop` leaves nothing.
 
     `ended` is set as soon as the server is gone for whatever reason, and everything of it with it; `reason` says why.
     """
@@ -113,7 +113,7 @@ class VllmServer:
         threading.Thread(target=self._watch, args=(self._guard,), name=f"watch {self.log.stem}", daemon=True).start()
 
     def wait(self) -> None:
-        """Returns when the server has answered a question about a picture.
+        """Returns when the server has answered a question about an image.
 
         Raises:
             ServerFailed: when it ended, or did not answer within `serve.start_timeout` seconds; it is stopped then.
@@ -137,7 +137,7 @@ class VllmServer:
         why = (
             self.reason
             if died
-            else (f"it did not answer a picture within {limit:g} s (serve.start_timeout); seen {seen}")
+            else (f"it did not answer an image within {limit:g} s (serve.start_timeout); got {seen}")
         )
         raise ServerFailed(f"The judge server {self.log.stem} did not start: {why}")
 
@@ -174,9 +174,9 @@ class VllmServer:
         self.ended.set()
 
     def _picture(self) -> dict[str, Any]:
-        picture = np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
-        picture[PROBE_SIDE // 4 : PROBE_SIDE // 2] = 200
-        data = base64.b64encode(encode_png(picture)).decode()
+        image = np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
+        image[PROBE_SIDE // 4 : PROBE_SIDE // 2] = 200
+        data = base64.b64encode(encode_png(image)).decode()
         return {
             "model": self._name,
             "max_tokens": 1,

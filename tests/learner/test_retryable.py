@@ -69,7 +69,7 @@ def test_what_a_process_raised_by_itself_it_would_raise_again(who, error, monkey
 
 
 def test_judges_that_are_down_may_be_up_again_wherever_they_were_asked(monkeypatch):
-    down = JudgesDown("30 questions in a row got no answer")
+    down = JudgesDown("30 requests in a row got no response")
     assert is_retryable(answered("reward pool", task_error(down), monkeypatch))
     assert is_retryable(caused(RunFailed("in this process"), down))
 

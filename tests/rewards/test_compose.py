@@ -242,7 +242,7 @@ def test_one_reward_for_the_edit_above_its_floor_is_enough(normalisation):
 def test_a_group_that_does_not_vary_at_all_is_flat_and_not_filtered():
     (reward,) = compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("judge",))
     assert reward.edit_flat and not reward.filtered
-    with pytest.raises(ValueError, match=r"expected components with a weight .*seen 'other'"):
+    with pytest.raises(ValueError, match=r"expected components with a weight .*got 'other'"):
         compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("other",))
 
 

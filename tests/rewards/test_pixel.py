@@ -200,7 +200,7 @@ def test_faults_are_sentences():
             measure(edited, source, full)
         with pytest.raises(ValueError, match="edit_mask must be bool"):
             measure(edited, source, mask.astype(np.uint8))
-        with pytest.raises(ValueError, match=r"pictures' size, \[8, 8\]; seen \[8, 7\]"):
+        with pytest.raises(ValueError, match=r"images' size, \[8, 8\]; got \[8, 7\]"):
             measure(edited, source, mask[:, :7])
         with pytest.raises(ValueError, match=r"expected images \[B, H, W, 3\]"):
             measure(edited[0], source, mask)

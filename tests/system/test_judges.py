@@ -207,7 +207,7 @@ def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_h
     watcher = Killer(one, two)
     sentence = stops_and_goes_on(mode, tiny_kontext, tmp_path, watcher, one.url, two.url)
     # Two groups are scored at a time on Ray: whichever of them is heard first has counted its own question too.
-    assert re.search(r"[2-6] questions in a row got no answer \(rewards.judge.max_unanswered is 2\)", sentence)
+    assert re.search(r"[2-6] requests in a row got no response \(rewards.judge.max_unanswered is 2\)", sentence)
     assert one.url in sentence and not watcher.victims
 
 
@@ -221,7 +221,7 @@ def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_noth
         )
         assert judge.served("good") == 27 and judge.served("garbage") >= 5
     assert re.search(
-        r"[5-9] of the last \d+ answers were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence
+        r"[5-9] of the last \d+ responses were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence
     )
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
@@ -330,7 +330,7 @@ def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on
 
 def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontext, tmp_path):
     with ScriptedServer(probes="500") as judge:
-        with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not answer a picture\. .*500"):
+        with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not answer an image\. .*500"):
             run(judged(tiny_kontext, tmp_path, "never", mode, judge.url))
         assert judge.probes
     assert not [e for e in events_of(tmp_path, "never") if e["event"] in ("leased", "checkpoint")]

@@ -19,7 +19,7 @@ def test_questions_in_a_row_without_an_answer(limit, answers):
         elif row < limit:
             limits.unanswered("reset")
         else:
-            with pytest.raises(JudgesDown, match=f"{row} questions in a row .*max_unanswered is {limit}.*reset"):
+            with pytest.raises(JudgesDown, match=f"{row} requests in a row .*max_unanswered is {limit}.*reset"):
                 limits.unanswered("reset")
 
 
@@ -39,7 +39,7 @@ def test_a_quarter_of_the_window_is_allowed_and_one_more_is_not():
     limits = FailureLimits("qwen_vl", 8, 0.25)
     for _ in range(50):
         limits.noted(False)
-    with pytest.raises(JudgesDown, match=r"qwen_vl: 51 of the last 51 answers .*25% of 200.*no digit"):
+    with pytest.raises(JudgesDown, match=r"qwen_vl: 51 of the last 51 responses .*25% of 200.*no digit"):
         limits.noted(False, "no digit")
 
 

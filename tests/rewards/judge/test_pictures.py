@@ -56,5 +56,5 @@ def test_a_fingerprint_tells_pixels_and_shapes_apart():
 )
 def test_what_is_no_picture_is_refused(image):
     for function in (encode_png, fingerprint):
-        with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\]; seen "):
+        with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\]; got "):
             function(image)

@@ -67,9 +67,9 @@ def test_start_names_every_server_that_did_not_answer_and_why():
                 async with pool_of([ill.url, hung.url, well.url, gone.url], patience=6.0, deadline=2.0):
                     pass
             said = str(caught.value)
-            assert "3 of 4 servers did not answer a picture" in said
+            assert "3 of 4 servers did not answer an image" in said
             assert f"{ill.url}: status 503: scripted 503" in said
-            assert f"{hung.url}: no answer to a picture within 2 s" in said
+            assert f"{hung.url}: no answer to an image within 2 s" in said
             assert f"{gone.url}: the connection failed" in said
             assert well.url not in said
             assert ill.probes and hung.probes

@@ -221,7 +221,7 @@ def test_the_run_is_to_stop_when_too_many_questions_in_a_row_get_no_answer():
                 for _ in range(2):
                     with pytest.raises(JudgeUnavailable):
                         await pool.ask(question())
-                with pytest.raises(JudgesDown, match=r"3 questions in a row .*max_unanswered is 3.*status 500"):
+                with pytest.raises(JudgesDown, match=r"3 requests in a row .*max_unanswered is 3.*status 500"):
                     await pool.ask(question())
                 assert server.served("500") == 3
                 server.play("good")
@@ -268,7 +268,7 @@ def test_a_judge_that_gives_no_scores_stops_the_run():
                     await pool.ask(question())
                     pool.note(usable=False)
                 await pool.ask(question())
-                with pytest.raises(JudgesDown, match=r"11 of the last 11 answers were no scores"):
+                with pytest.raises(JudgesDown, match=r"11 of the last 11 responses were no scores"):
                     pool.note(usable=False)
                 assert server.served("garbage") == pool.statistics().bad == 11
 

@@ -130,7 +130,7 @@ def test_what_cannot_be_said_is_none():
     assert calibration.averaged(-0.2, 4) == -0.2
     nothing = np.array([])
     assert calibration.agreement(nothing, nothing, []) == calibration.Agreement(None, None, None, 0, 0)
-    with pytest.raises(ValueError, match="seen 2, 2, 1"):
+    with pytest.raises(ValueError, match="got 2, 2, 1"):
         calibration.agreement(np.ones(2), np.ones(2), [0])
 
 

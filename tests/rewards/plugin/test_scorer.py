@@ -214,9 +214,9 @@ def test_what_one_had_started_that_ended_while_it_had_nothing_to_do_ends_when_it
 
 
 def test_a_thousand_losses_in_a_row_are_not_the_last(monkeypatch):
-    monkeypatch.setattr(scorer_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(scorer_module, "LONGEST_BACKOFF", 0.1)
     with loaded("by_the_first_value") as scorer:
-        scorer._places[0]._losses = 5000
+        scorer._slots[0]._losses = 5000
         assert all(one.error for one in ask(scorer, asking_for(0)))
         assert None not in values(ask(scorer, asking_for(9)))
 

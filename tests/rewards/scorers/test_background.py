@@ -22,7 +22,7 @@ def test_a_full_mask_leaves_nothing_to_measure(scorer):
     given = given_of(3, 11, 13)
     got = scorer(with_mask(given, np.ones((11, 13), dtype=bool)))
     assert got == got[:1] * 3 and got[0].value is None
-    assert scorer.__name__ in got[0].error and "task t has an edit mask over the whole picture" in got[0].error
+    assert scorer.__name__ in got[0].error and "task t has an edit mask over the whole image" in got[0].error
 
 
 @pytest.mark.parametrize("scorer", [background_psnr, background_ssim])

@@ -163,10 +163,10 @@ def test_judges_down_stops_everything_and_what_is_under_way_is_given_up():
     def reply(question):
         nonlocal asked
         asked += 1
-        return JudgesDown("8 questions in a row") if asked == 3 else said((1, 1))
+        return JudgesDown("8 requests in a row") if asked == 3 else said((1, 1))
 
     judge = FakeJudge(reply)
-    with pytest.raises(JudgesDown, match="8 questions in a row"):
+    with pytest.raises(JudgesDown, match="8 requests in a row"):
         score(judge, given_of(4))
     assert judge.active == 0
 

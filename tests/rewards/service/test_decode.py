@@ -43,7 +43,7 @@ def test_a_turned_picture_is_compared_as_it_is_seen():
     _, edited = whole(edited=[stored])
     assert np.array_equal(edited[0], SOURCE)
     sideways = encoded(SOURCE, exif=exif.tobytes())
-    assert "edited[0] must have the size of the source, [6, 9]; seen [9, 6]" in whole(edited=[sideways]).sentence
+    assert "edited[0] must have the size of the source, [6, 9]; got [9, 6]" in whole(edited=[sideways]).sentence
 
 
 @pytest.mark.parametrize("side", [9_110, 12_125, 16_200])  # 83, 147 and 262 megapixels: silence, a warning, an error

@@ -102,7 +102,7 @@ def test_ten_thousand_pictures(running):
     request = small_request(edited=[small_request()["source"]] * 10_000)
     peak = Peak(running)
     answer = running.client.score(request)
-    assert answer.status == 413 and "10,001 pictures" in answer.detail
+    assert answer.status == 413 and "10,001 images" in answer.detail
     assert peak.growth < 32 * MIB
 
 

@@ -15,7 +15,7 @@ def test_places_run_out_and_come_back():
     with admission.place():
         with admission.place():
             assert admission.taken == 2
-            with pytest.raises(Refusal, match="All 2 places") as refused, admission.place():
+            with pytest.raises(Refusal, match="All 2 slots") as refused, admission.place():
                 pass
             assert refused.value.status == 429 and refused.value.headers == {"Retry-After": "1"}
         with pytest.raises(ZeroDivisionError), admission.place():

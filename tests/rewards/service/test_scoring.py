@@ -80,7 +80,7 @@ def test_pixels_of_a_picture_and_of_a_request_have_limits():
         fits = encoded(np.zeros((25, 40, 3), dtype=np.uint8))
         mask = {"rle": {"size": [25, 40], "counts": [0, 1000]}}
         answer = client.score(source=fits, edited=[fits, fits], mask=mask)
-        assert answer.status == 413 and "3 pictures of 1,000 pixels, 3,000 together; at most 2,000" in answer.detail
+        assert answer.status == 413 and "3 images of 1,000 pixels, 3,000 together; at most 2,000" in answer.detail
         assert pool.begun == 0
         assert client.score(source=fits, edited=[fits], mask=mask).status == 200
 
@@ -92,7 +92,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_back():
         until(lambda: pool.begun == 2)
         assert metric(client, "locus_queue_taken") == 2
         refused = client.score()
-        assert refused.status == 429 and "All 2 places" in refused.detail
+        assert refused.status == 429 and "All 2 slots" in refused.detail
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert client.get("/healthz").status == 200
         pool.held.set()
@@ -245,7 +245,7 @@ def test_judges_that_are_gone_are_503_and_come_back():
 
     def scores(task, images):
         if down.is_set():
-            raise JudgesDown("editscore: 8 questions in a row got no answer.")
+            raise JudgesDown("editscore: 8 requests in a row got no response.")
         return brightness(task, images)
 
     with serving(ScriptedPool(scores)) as (client, pool):

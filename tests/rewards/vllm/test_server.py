@@ -126,8 +126,8 @@ def test_a_stubborn_server_is_stopped_too(stand_in, tmp_path):
     [
         ("fail", "ended with exit code 3"),
         ("fail", "ValueError: no weights in that folder"),
-        ("refuse", "seen status 500"),
-        ("mute", "did not answer a picture within 2 s (serve.start_timeout)"),
+        ("refuse", "got status 500"),
+        ("mute", "did not answer an image within 2 s (serve.start_timeout)"),
     ],
 )
 def test_a_server_that_does_not_start_says_why_and_is_gone(stand_in, tmp_path, behaviour, sentence):
