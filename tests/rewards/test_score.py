@@ -144,7 +144,7 @@ def test_a_scorer_of_ones_own_is_asked(files, tmp_path, monkeypatch, capsys):
         (
             ["--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--rewards.judge.patience", "1"],
             1,
-            "1 of 1 servers did not answer a picture",
+            "1 of 1 servers did not answer an image",
         ),
     ],
 )
