@@ -42,7 +42,7 @@ def refused(monkeypatch, capsys):
             "service.host: 0.0.0.0 can be reached from other machines, so a token is needed",
         ),
         (["--config", "quickstart"], "rewards.weights: edit_score needs the ground truth of the embedded benchmark"),
-        (["--rewards.weights.acd", "1"], "rewards.weights: acd is measured while the editor makes the picture"),
+        (["--rewards.weights.acd", "1"], "rewards.weights: acd is measured while the editor makes the image"),
         (
             [
                 "--rewards.judge.qwen_vl.serve.replicas",

@@ -251,7 +251,7 @@ def test_judges_that_are_gone_are_503_and_come_back():
     with serving(ScriptedPool(scores)) as (client, pool):
         pool.held.set()
         answer = client.score()
-        assert answer.status == 503 and "The judges give no scores: editscore: 8 questions" in answer.detail
+        assert answer.status == 503 and "The judges give no scores: editscore: 8 requests" in answer.detail
         assert answer.headers["retry-after"]
         down.clear()
         assert client.score().status == 200
