@@ -89,7 +89,7 @@ def test_a_file_that_hides_a_package_is_named(tmp_path):
         assert done.stderr.startswith(f"{tmp_path / 'configs.py'} has the name of a package of Locus, 'configs',")
 
 
-PROBE = "import json, os, signal, sys; print(json.dumps([os.getpid(), sys.argv[1:], sys.path])); ENDS"
+PROBE = "import json, os, signal, sys; print(json.dumps([os.getpid(), sys.argv[1:], sys.path]), flush=True); ENDS"
 
 
 @pytest.mark.parametrize(
