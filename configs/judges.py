@@ -80,7 +80,7 @@ class JudgeConfig(Section):
     concurrency: int = Field(16, ge=1)
     """Concurrent requests per server."""
     deadline: float = Field(120.0, gt=0)
-    """Timeout of one request in seconds; a server that exceeds it leaves the rotation."""
+    """Timeout of one attempt at one server in seconds; a server that exceeds it leaves the rotation."""
     patience: float = Field(600.0, gt=0)
     """Deadline of a request in seconds, queueing and retries on any server included."""
     attempts: int = Field(4, ge=1)

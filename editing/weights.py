@@ -40,7 +40,7 @@ class WeightVersion:
     """One published version of the adapter.
 
     Attributes:
-        version: counts up with every publication; 0 is the untrained adapter.
+        version: v is the policy after v optimizer steps; 0 is the fresh adapter.
         arrays: float32 arrays by name, see `editing.editors.lora.adapter_parameters`.
         fingerprint: `fingerprint(arrays)`.
         modules: how many modules the adapter acts on where it was captured.

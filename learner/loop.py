@@ -1,4 +1,4 @@
-"""The main loop: collect groups -> update -> publish -> checkpoint -> report, step by step.
+"""The main loop, in the driver: collect groups -> update -> publish -> checkpoint -> report, step by step.
 
 Groups reach the learner while others are still being rolled out, so collecting and learning overlap; see
 `learner.scheduling.collector` for who waits for whom.
@@ -150,7 +150,8 @@ def tell_skip(run: ActiveRun, report: StepReport) -> None:
 
 
 def tell_alarms(run: ActiveRun, record: StepRecord, flat: FlatAlarm) -> None:
-    """Alarms that a step's record alone gives rise to."""
+    """Raises the alarms that a step's record alone gives rise to; those that compare it with the start of the run come
+    from `learner.reporting.alarm_monitor`, an observer."""
     sentence = flat.sentence(record.zero_std_share, record.edit_flat_share)
     if sentence is not None:
         run.reporter.announce(

@@ -1,4 +1,9 @@
-"""One whole run: run directory, base measurement, training, final measurement, adapter, summary."""
+"""One whole run, in the driver: run directory, base measurement, training, final measurement, adapter, summary.
+
+    run                  goes back once to an earlier step where the weights diverge
+      run_in_folder      run folder, starting point, event log
+        measured_training    backend, base measurement, `learner.loop.train`, final measurement, adapter
+"""
 
 from __future__ import annotations
 

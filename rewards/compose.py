@@ -52,7 +52,8 @@ class GroupReward:
 
 
 def composed(scores: Sequence[GroupScores], config: RewardsConfig) -> list[GroupReward]:
-    """The rewards that a run with this configuration trains on; see `compose`."""
+    """The rewards that a run with this configuration trains on; see `compose`. The learner calls it to train, the
+    driver to report."""
     return compose(
         scores, config.weights, config.normalisation, config.min_std, config.noise_floors, edit_rewards(config)
     )

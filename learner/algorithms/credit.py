@@ -46,7 +46,7 @@ def group_advantages(
     the clip can break it, and |A| <= sqrt(G - 1): a clip of 5 never acts below 27 candidates.
 
     A candidate without a valid score keeps its place here with advantage 0, and the mean and spread are those
-    of the others; it must also be taken out of the surrogate's softmax (see `learner.surrogate`).
+    of the others; it must also be taken out of the surrogate's softmax (see `learner.algorithms.surrogate`).
 
         rewards (1, 2, 3, -)  ->  (-1.2247, 0, 1.2247, 0)
 

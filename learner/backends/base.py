@@ -62,7 +62,10 @@ def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
 
 @dataclass(frozen=True)
 class Delivered:
-    """A group that is generated and scored; the group itself is behind `handle`, which only the backend opens."""
+    """A group that is generated and scored; the group itself is behind `handle`, which only the backend opens.
+
+    After a resume `handle` is the group's `Spooled` file, which the collector loads before the group is consumed.
+    """
 
     generated: Generated
     scores: GroupScores

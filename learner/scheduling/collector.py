@@ -1,4 +1,4 @@
-"""Brings the groups of a step to the learner: leases ahead, and redoes what is lost or rejected."""
+"""Brings the groups of a step to the learner, in the driver: leases ahead, and redoes what is lost or rejected."""
 
 from __future__ import annotations
 
@@ -77,10 +77,9 @@ class Collector:
     def collect(
         self, step: int, took: Callable[[Delivered], None], idle: Callable[[], None] = lambda: None
     ) -> list[Delivered]:
-        """Hands all groups of a step (0-based) to the learner, calling `took` for each, and returns their messages.
-
-        Their handles are let go of: after `took` only the learner has the groups themselves. `idle` is called whenever
-        nothing has arrived for a while.
+        """Hands all groups of a step (0-based) to the learner, calls `took` for each that it has, and returns them
+        without their handles, so that only the learner holds the groups themselves. `idle` is called whenever nothing
+        has arrived for a while.
 
         Raises:
             Diverged: when the policy makes nothing but latents or pixels that are not finite.

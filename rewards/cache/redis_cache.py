@@ -45,7 +45,7 @@ logger = structlog.get_logger(__name__)
 
 
 class RedisCache:
-    """See `rewards.cache.ScoreCache`. Belongs to one event loop.
+    """See `rewards.cache.base.ScoreCache`. Belongs to one event loop.
 
     A fault is counted, and for a while nothing is asked: then one request tries again, and the others go on
     without waiting for it. So a server that is gone costs one `timeout` per delay, and its return is noticed.
