@@ -1,8 +1,8 @@
 """One whole run, in the driver: run directory, base measurement, training, final measurement, adapter, summary.
 
-    run                  goes back once to an earlier step where the weights diverge
-      run_in_folder      run folder, starting point, event log
-        measured_training    backend, base measurement, `learner.loop.train`, final measurement, adapter
+`run` goes back once where the weights diverge. Inside it `run_in_folder` holds the folder, finds the starting point and
+keeps the event log; inside that `measured_training` opens the backend and measures before and after
+`learner.loop.train`.
 """
 
 from __future__ import annotations

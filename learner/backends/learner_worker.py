@@ -50,7 +50,7 @@ class LearnerHost:
                 `allowed`.
         """
         if step > 0:
-            self.learner.restore(load_step(self.learner.folder, step), allowed)
+            self.learner.restore(load_step(self.learner.checkpoints, step), allowed)
 
     def consume(self, group: TrajectoryGroup, scores: GroupScores) -> None:
         """Hands a group to the learner.

@@ -74,7 +74,7 @@ class Learner:
                 trains on its share and puts that in the spool. One of them saves for all.
         """
         self.config, self.editor, self.tasks, self.peers = config, editor, tasks, peers
-        self.folder, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
+        self.checkpoints, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
         if not adapter_parameters(editor.transformer):
             attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
         self.parameters = adapter_parameters(editor.transformer)
@@ -207,7 +207,7 @@ class Learner:
         for version, arrays in self._adapters.items():
             tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
         path = save_checkpoint(
-            self.folder,
+            self.checkpoints,
             self.version,
             tensors,
             {"learner": self.state, "extra": dict(extra or {})},
@@ -283,11 +283,6 @@ class Learner:
         if seconds is not None:
             totals.spooled[name] = seconds
 
-    def _accumulate(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
-        """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
-        with self._setting_aside(held.group):
-            self._add_gradient(held, reward, first)
-
     def _weigh(self, rewards: Sequence[GroupReward]) -> None:
         """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
         it."""
@@ -316,7 +311,8 @@ class Learner:
             ):
                 held.behaviour = leaps(velocity, batch, self.config.editor.micro_batch)
 
-    def _add_gradient(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
+    def _accumulate(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
+        """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
         config, group, totals = self.config, held.group, self._totals
         batch, velocity = batch_of(held, reward, config), policy_velocity(self.editor, held.condition)
         self._find_old_leaps(held, batch, velocity)
@@ -338,12 +334,13 @@ class Learner:
             on_policy = held.behaviour is None
             if on_policy:
                 held.behaviour = leaped
-            checked = (
-                None if held.behaviour is None else self._gate.check_policy(group, batch, held.behaviour, velocity)
-            )
-            if checked is not None:
-                totals.leap_errors.append(checked[0])
-                totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
+            if held.behaviour is not None:
+                with self._setting_aside(group):
+                    checked = self._gate.check_policy(group, batch, held.behaviour, velocity)
+                if checked is not None:
+                    error, tolerance = checked
+                    totals.leap_errors.append(error)
+                    totals.leap_tolerance = max(totals.leap_tolerance, tolerance)
             totals.counts.update(
                 groups=1,
                 flat_groups=int(batch.is_flat),

@@ -89,7 +89,7 @@ def test_a_background_that_hardly_pulls_does_not_become_the_unit(fresh, faint):
     assert r.learner.state["balance"] == {"surrogate": 0.0, "background": 0.0, "groups": 0.0}
     # What is resumed there weighs as what was not, once a background pulls.
     r.learner.save()
-    other.learner.restore(load_step(r.learner.folder, 1))
+    other.learner.restore(load_step(r.learner.checkpoints, 1))
     faint()
     units = [one.step(1).metrics["preservation_unit"] for one in (r, other)]
     assert units[0] == units[1] and 0 < units[0] < 1 / LEAST_SHARE
@@ -152,7 +152,7 @@ def test_a_restored_learner_weighs_as_before(fresh):
     r, other = fresh(learner=HELD), fresh(learner=HELD)
     r.step(0)
     r.learner.save()
-    other.learner.restore(load_step(r.learner.folder, 1))
+    other.learner.restore(load_step(r.learner.checkpoints, 1))
     assert other.learner._balance == r.learner._balance != Balance()
 
 

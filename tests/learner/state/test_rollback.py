@@ -17,14 +17,14 @@ from tests.learner.tiny_run import tiny_run
 
 def spoiled(monkeypatch, bad):
     """Every gradient of a group for which `bad(lease)` is infinite."""
-    whole = Learner._add_gradient
+    whole = Learner._accumulate
 
     def add(learner, held, reward, first):
         whole(learner, held, reward, first)
         if bad(held.group.lease):
             next(iter(learner.parameters.values())).grad[0, 0] = float("inf")
 
-    monkeypatch.setattr(Learner, "_add_gradient", add)
+    monkeypatch.setattr(Learner, "_accumulate", add)
 
 
 def test_the_run_goes_back_to_before_the_trouble_and_ends_well(tiny_kontext, tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def test_a_fresh_learner_can_be_saved_and_restored(rig, tiny_kontext, tmp_path):
     r.learner.save()
     other = Rig(tiny_config(tiny_kontext, seed=5), tmp_path / "other")
     moved(other)
-    other.learner.restore(load_latest(r.learner.folder)[0])
+    other.learner.restore(load_latest(r.learner.checkpoints)[0])
     assert weights_of(other.learner) == weights_of(r.learner) and other.learner.version == 0
 
 
@@ -64,7 +64,7 @@ def test_another_configuration_or_data_is_refused_and_changes_nothing(rig, tiny_
     r = rig()
     r.step(0)
     r.learner.save()
-    saved = load_latest(r.learner.folder)[0]
+    saved = load_latest(r.learner.checkpoints)[0]
     for over, sentence in [
         ({"learner": {"optimizer": {"lr": 1e-5}}}, r"learner\.optimizer\.lr"),
         ({"data": {"train_tasks": 5}}, r"data\.train_tasks"),
@@ -132,7 +132,7 @@ def test_skips_and_trained_slots_are_remembered_across_a_restart(rig, tiny_konte
         r.publish()
     r.learner.save()
     other = Rig(tiny_config(tiny_kontext, **over), tmp_path / "other")
-    other.learner.restore(load_latest(r.learner.folder)[0])
+    other.learner.restore(load_latest(r.learner.checkpoints)[0])
     assert other.learner.state == r.learner.state and r.learner.state["trained_slots"] == [[1, 0, 1]]
     assert other.learner.consume(group, made_scores(group)).refusal == "duplicate"
     assert (r.learner.state["skipped_updates"], r.learner.state["skipped_in_a_row"]) == (2, 2)
