@@ -43,8 +43,8 @@ class Tasks:
     faults: Mapping[str, FaultyLines] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
-    def handed(self) -> Tasks:
-        """What other processes of the run are given: the tasks alone."""
+    def sources_only(self) -> Tasks:
+        """The tasks without faults and remarks: what other processes of the run are given."""
         return Tasks(self.train, self.held_out)
 
     @property

@@ -16,8 +16,8 @@ from learner.reporting.records import StepRecord
 from learner.reporting.timer import Phases
 from learner.scheduling.active_run import FRESH, ActiveRun, Resumed, Trained
 from learner.scheduling.collector import Collector
-from learner.scheduling.evaluation import measure
-from learner.scheduling.judge_monitor import JudgeWatch
+from learner.scheduling.evaluation import evaluate
+from learner.scheduling.judge_monitor import JudgeMonitor
 from learner.scheduling.sampler import LeaseSampler
 from learner.scheduling.saving import MAX_DISK_FAILURES, save, save_unfinished
 from learner.scheduling.step_records import group_record, step_record
@@ -48,12 +48,12 @@ def train(run: ActiveRun, resumed: Resumed = FRESH) -> Trained:
 def optimizer_steps(run: ActiveRun, resumed: Resumed) -> Trained:
     """The loop itself; raises as `train`, with nothing saved."""
     config, backend, progress, every = run.config, run.backend, run.progress, run.config.checkpoint.every
-    judges, flat = JudgeWatch(backend, run.reporter.announce), FlatAlarm(edit_rewards(config.rewards))
+    judges, flat = JudgeMonitor(backend, run.reporter.announce), FlatAlarm(edit_rewards(config.rewards))
     sampler = LeaseSampler(config.seed, run.train_tasks, config.learner.groups_per_step, resumed.anew_from)
     collector = Collector(
-        config, backend, sampler, run.reporter, progress.done, resumed, pause=lambda: stop_if_asked(run)
+        config, backend, sampler, run.reporter, progress.done, resumed, stop_if_asked=partial(stop_if_asked, run)
     )
-    progress.counters = collector.settled
+    progress.counters = collector.settled_counters
     if progress.saved is None:
         save(run)
     for step in range(progress.done, config.learner.steps):
@@ -67,7 +67,7 @@ def optimizer_steps(run: ActiveRun, resumed: Resumed) -> Trained:
             progress.done = done
             tell_spool(run, report)
             collector.settle(step, groups)
-            progress.counters = collector.settled
+            progress.counters = collector.settled_counters
             tell_skip(run, report)
             if last or measuring or is_due(done, config.cluster.publish_every):
                 with phases.timed("publish"):
@@ -82,7 +82,7 @@ def optimizer_steps(run: ActiveRun, resumed: Resumed) -> Trained:
         tell_alarms(run, record, flat)
         if measuring:
             with phases.timed("evaluation"):
-                measure(run, "training")
+                evaluate(run, "training")
         progress.total.add(phases.seconds)
     return Trained(collector.ledger.balance(), progress.total.seconds, collector.spoiled)
 

@@ -21,13 +21,13 @@ from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
 from learner.backends.base import Backend
 from learner.loop import publish, train
-from learner.reporting.alarm_monitor import AlarmWatch
+from learner.reporting.alarm_monitor import AlarmMonitor
 from learner.reporting.guard import Harmless, made
 from learner.reporting.records import Notify, Observer, RunRecord
 from learner.reporting.reporter import Reporter
 from learner.reporting.timer import Phases
 from learner.scheduling.active_run import ActiveRun, Progress, Resumed
-from learner.scheduling.evaluation import measure
+from learner.scheduling.evaluation import evaluate
 from learner.shutdown import Stopping
 from learner.state.event_log import EventLog, read_events
 from learner.state.provenance import code_fingerprint
@@ -109,7 +109,7 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
             len(tasks.train),
             len(tasks.held_out),
             refused,
-            tasks.handed(),
+            tasks.sources_only(),
         )
         with EventLog(folder.path / EVENTS) as events:
             reporter = Reporter(events, request.observers)
@@ -139,10 +139,10 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
 def measured_training(request: Request, record: RunRecord, reporter: Reporter, resumed: Resumed) -> dict[str, Any]:
     """Measures the base, trains, measures again and exports the adapter; the summary of it all."""
     config, phases = record.config, Phases()
-    for alarm in made(AlarmWatch, lambda: AlarmWatch(reporter.announce, read_events(record.folder / EVENTS))):
+    for alarm in made(AlarmMonitor, lambda: AlarmMonitor(reporter.announce, read_events(record.folder / EVENTS))):
         alarm.on_start(record)
         reporter.add(alarm)
-    backend = make_backend(config, record.folder, reporter.announce, request.tasks.handed())
+    backend = make_backend(config, record.folder, reporter.announce, request.tasks.sources_only())
     progress = Progress(record.first_step, None if resumed.counters is None else record.first_step)
     active = ActiveRun(config, backend, reporter, record.train_tasks, record.held_out_tasks, progress, request.stopping)
     try:
@@ -151,11 +151,11 @@ def measured_training(request: Request, record: RunRecord, reporter: Reporter, r
                 backend.start(record.first_step, request.allowed)
                 publish(active)
             with phases.timed("base_evaluation"):
-                base = measure(active, "base")
+                base = evaluate(active, "base")
             with phases.timed("training"):
                 trained = train(active, resumed)
             with phases.timed("final_evaluation"):
-                final = measure(active, "final")
+                final = evaluate(active, "final")
             origin = {"run": config.name, "step": progress.done, "base": config.editor.path}
             exported = backend.export(record.folder / ADAPTER, origin)
     finally:

@@ -74,7 +74,7 @@ class InlineBackend:
         self._thread: EventLoopThread | None = None  # there is one when the pool may have to wait
         self._judge_servers: list[LocalJudgeServers] = []
         self._scoring: deque[_Scoring] = deque()
-        self._handed: deque[Taken | LostOnTheWay] = deque()  # over to the learner
+        self._outcomes: deque[Taken | LostOnTheWay] = deque()  # of groups handed to the learner
         self._last_scored = 0.0
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
@@ -138,8 +138,8 @@ class InlineBackend:
         self._lease = lease
 
     def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
-        if self._handed:
-            return self._handed.popleft()
+        if self._outcomes:
+            return self._outcomes.popleft()
         for servers in self._judge_servers:
             servers.check()
         lease, self._lease = self._lease, None
@@ -148,7 +148,7 @@ class InlineBackend:
             if lost is not None:
                 return lost
             timeout = 0.0  # rather than wait, roll out the next one
-        return self._scored(timeout)
+        return self._next_scored(timeout)
 
     def pool_statistics(self) -> Mapping[str, float]:
         return {} if self._thread is None else self._answer(self.pool.statistics())
@@ -157,9 +157,9 @@ class InlineBackend:
         try:
             self._host.consume(delivered.handle, delivered.scores)
         except TaskError as error:
-            self._handed.append(LostOnTheWay(delivered.lease, str(error), spoiled=True))
+            self._outcomes.append(LostOnTheWay(delivered.lease, str(error), spoiled=True))
         else:
-            self._handed.append(Taken(delivered.lease))
+            self._outcomes.append(Taken(delivered.lease))
 
     def update(self, meanwhile: Callable[[], None]) -> StepReport:
         self._moved = True
@@ -221,7 +221,7 @@ class InlineBackend:
         self._scoring.append(_Scoring(generated, group, self._future(self.pool.score(group))))
         return None
 
-    def _scored(self, timeout: float) -> Delivered | Lost | None:
+    def _next_scored(self, timeout: float) -> Delivered | Lost | None:
         """The group that waits for the longest, once it is scored: in order, so that runs repeat.
 
         Raises:

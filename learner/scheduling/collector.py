@@ -14,7 +14,7 @@ from learner.backends.base import Backend, Delivered, Lost, LostOnTheWay, Taken
 from learner.errors import RunFailed
 from learner.reporting.reporter import Reporter
 from learner.scheduling.active_run import FRESH, Resumed
-from learner.scheduling.ledger import Ledger, homogeneity_fault, staleness
+from learner.scheduling.ledger import Ledger, mismatch, staleness
 from learner.scheduling.sampler import LeaseSampler, at_version
 from learner.state.rollback import Diverged
 from learner.state.spool import Spooled
@@ -47,17 +47,17 @@ class Collector:
         reporter: Reporter,
         first_step: int,
         resumed: Resumed = FRESH,
-        pause: Callable[[], None] = lambda: None,
+        stop_if_asked: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             config, backend, sampler, reporter: of the run.
             first_step: optimizer steps done.
             resumed: groups to take again without a rollout, and the lease counters of the checkpoint.
-            pause: called between pieces of work, where nothing is half done; may raise to end the run.
+            stop_if_asked: called between pieces of work, where nothing is half done; may raise to end the run.
         """
         self.ledger = Ledger(resumed.counters)
-        self._pause = pause
+        self._stop_if_asked = stop_if_asked
         self.version = first_step
         self._config, self._backend, self._sampler, self._reporter = config, backend, sampler, reporter
         self._config_hash = config_hash(config)
@@ -71,7 +71,7 @@ class Collector:
         self._replayed = {(one.lease.step, one.lease.slot) for one in resumed.spooled}
         for one in resumed.spooled:
             self._replay(one)
-        self.settled = self.ledger.state()
+        self.settled_counters = self.ledger.state()
         """Lease counters after the last finished step: they belong to the weights after it."""
 
     def collect(
@@ -89,7 +89,7 @@ class Collector:
         taken: list[Delivered] = []
         handed: dict[Lease, Delivered] = {}
         while len(taken) < self._config.learner.groups_per_step:
-            self._pause()
+            self._stop_if_asked()
             delivered = self._next_ready(step, {one.lease.slot for one in (*taken, *handed.values())})
             self.lease()  # before handing over or waiting, so that workers never idle meanwhile
             if delivered is not None:
@@ -122,7 +122,7 @@ class Collector:
             )
             self._failures.pop((delivered.lease.step, delivered.lease.slot), None)
         self._arrived.pop(step, None)
-        self.settled = self.ledger.state()
+        self.settled_counters = self.ledger.state()
 
     def invalid(self) -> dict[str, int]:
         """How many candidates had no score since the last call, by component and reason, sorted."""
@@ -143,7 +143,7 @@ class Collector:
         while self._pending and self._backend.capacity() > 0:
             lease = at_version(self._pending.popleft(), self.version)
             if lease.task_index in self.spoiled:
-                lease = self._sampler.retry(lease, self.version)
+                lease = self._sampler.redraw(lease, self.version)
             self.ledger.lease(lease)
             self._reporter.write("leased", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
             self._backend.submit(lease)
@@ -186,7 +186,7 @@ class Collector:
             else:
                 # The same weights make the same latents of the same noise.
                 useless = NOT_FINITE in item.reason
-                self._retry(lease, item.reason, self._sampler.retry if useless else self._sampler.again)
+                self._retry(lease, item.reason, self._sampler.redraw if useless else self._sampler.repeat)
             return
         self.ledger.deliver(lease)
         invalid = item.scores.invalid
@@ -198,7 +198,8 @@ class Collector:
             seconds=round(item.scores.seconds, 4),
             **({"invalid": invalid} if invalid else {}),
         )
-        fault = homogeneity_fault(item.generated, item.scores, self._config_hash) or admit(
+        # The learner checks the same again when it takes the group, see `learner.update.admission`.
+        fault = mismatch(item.generated, item.scores, self._config_hash) or admit(
             item.scores, self._config.rewards.min_valid
         )
         if fault is not None:
@@ -209,7 +210,7 @@ class Collector:
     def _reject(self, lease: Lease, reason: str) -> None:
         self.ledger.reject(lease)
         self._reporter.write("rejected", group=lease.group_id, reason=reason)
-        self._retry(lease, reason, self._sampler.retry)
+        self._retry(lease, reason, self._sampler.redraw)
 
     def _retry(self, lease: Lease, reason: str, next_attempt: Callable[[Lease, int], Lease]) -> None:
         limit, place = self._config.cluster.max_attempts, (lease.step, lease.slot)
@@ -241,4 +242,4 @@ class Collector:
                 f"data.max_faulty_fraction = {limit:g} allows; the last one: {reason}"
             )
         self._sampler.skip(lease.task_index)
-        self._pending.appendleft(self._sampler.retry(lease, self.version))
+        self._pending.appendleft(self._sampler.redraw(lease, self.version))

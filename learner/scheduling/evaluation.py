@@ -11,7 +11,7 @@ from learner.reporting.reward_stats import mean_and_error
 from learner.scheduling.active_run import ActiveRun
 
 
-def measure(run: ActiveRun, label: Literal["base", "training", "final"]) -> HeldOut:
+def evaluate(run: ActiveRun, label: Literal["base", "training", "final"]) -> HeldOut:
     """The metrics of each held-out task under the published weights (`base`: without the adapter).
 
     None without held-out tasks; those of a task that went bad meanwhile, or of which the editor makes latents or

@@ -123,7 +123,7 @@ class Ledger:
         return now
 
 
-def homogeneity_fault(generated: Generated, scores: GroupScores, config_hash: str) -> str | None:
+def mismatch(generated: Generated, scores: GroupScores, config_hash: str) -> str | None:
     """Why a group may not be trained on although it arrived whole, or None.
 
     A group and its scores belong to one lease, to the one policy version that the lease asked for, and to this

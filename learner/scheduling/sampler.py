@@ -46,12 +46,12 @@ class LeaseSampler:
         attempt = int(self._anew_from is not None and step >= self._anew_from)
         return [self._lease(step, slot, attempt, version) for slot in range(self._groups)]
 
-    def retry(self, lease: Lease, version: int) -> Lease:
+    def redraw(self, lease: Lease, version: int) -> Lease:
         """The next attempt for the same slot of the same step, under a policy version, with other noise; at the same
         task, unless that is to be skipped."""
         return self._lease(lease.step, lease.slot, lease.attempt + 1, version)
 
-    def again(self, lease: Lease, version: int) -> Lease:
+    def repeat(self, lease: Lease, version: int) -> Lease:
         """The next attempt at the same task with the same noise, for a group that was lost."""
         return replace(lease, attempt=lease.attempt + 1, policy_version=version)
 

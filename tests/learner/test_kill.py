@@ -23,7 +23,7 @@ EVENT = "learner.state.event_log:EventLog.write"
 
 # Of a run of four steps of two groups that is saved before the first, after the second and after the last.
 POINTS = {
-    "while it starts": (Point("learner.run:measure"), 0),
+    "while it starts": (Point("learner.run:evaluate"), 0),
     "the first checkpoint": (Point(WRITE, text="MANIFEST"), 0),
     "before the first rollout": (Point("actors.worker:RolloutWorker.roll_out"), 0),
     "after a rollout": (Point("actors.worker:RolloutWorker.roll_out", 6, after=True), 1),

@@ -176,7 +176,7 @@ def test_without_a_sound_checkpoint_nothing_starts_over_silently(tiny_kontext, f
 def test_a_run_that_ended_before_its_first_checkpoint_starts(tiny_kontext, folder, unbroken, monkeypatch):
     config = tiny_run(tiny_kontext, folder, "early")
     with monkeypatch.context() as patch:
-        patch.setattr("learner.run.measure", raising(Interrupted))
+        patch.setattr("learner.run.evaluate", raising(Interrupted))
         with pytest.raises(Interrupted):
             run(config)
     assert not (folder / "early" / "checkpoints").exists()

@@ -80,7 +80,7 @@ def test_what_is_handed_on_is_the_same_data_without_what_was_found_in_it(kind, f
         )
     )
     same(tasks.train[0], tasks.train[0])  # something is kept that is not handed on
-    handed = pickle.loads(pickle.dumps(tasks.handed()))
+    handed = pickle.loads(pickle.dumps(tasks.sources_only()))
     assert handed.fingerprints == tasks.fingerprints and not handed.faults and not handed.remarks
     for mine, other in ((handed.train, tasks.train), (handed.held_out, tasks.held_out)):
         assert len(mine) == len(other)

@@ -37,14 +37,14 @@ def test_a_fresh_sampler_goes_on_where_another_stopped(step, version):
 def test_seeds_and_ids_never_repeat_and_do_not_depend_on_the_version():
     sampler = LeaseSampler(0, 6, 4)
     leases = [lease for step in range(12) for lease in sampler.leases(step, 0)]
-    leases += [sampler.retry(lease, 0) for lease in leases]
+    leases += [sampler.redraw(lease, 0) for lease in leases]
     assert len({lease.seed for lease in leases}) == len({lease.group_id for lease in leases}) == len(leases) == 96
     assert [lease.seed for lease in sampler.leases(5, 0)] == [lease.seed for lease in sampler.leases(5, 4)]
 
 
 def test_a_retry_keeps_its_place_and_is_drawn_anew():
     first = LeaseSampler(0, 6, 4).leases(2, 1)[3]
-    second = LeaseSampler(0, 6, 4).retry(first, 2)
+    second = LeaseSampler(0, 6, 4).redraw(first, 2)
     assert (second.step, second.slot, second.task_index, second.attempt) == (2, 3, first.task_index, 1)
     assert second.seed != first.seed and second.policy_version == 2
     assert at_version(first, 2).seed == first.seed and at_version(first, 2).policy_version == 2
@@ -52,7 +52,7 @@ def test_a_retry_keeps_its_place_and_is_drawn_anew():
 
 def test_a_lost_group_is_made_again_with_its_noise():
     first = LeaseSampler(0, 6, 4).leases(2, 1)[3]
-    second = LeaseSampler(0, 6, 4).again(first, 2)
+    second = LeaseSampler(0, 6, 4).repeat(first, 2)
     assert second.group_id != first.group_id and second.policy_version == 2
     assert (second.seed, second.task_index, second.attempt) == (first.seed, first.task_index, 1)
 
