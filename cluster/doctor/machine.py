@@ -65,7 +65,7 @@ def source_hash(root: Path = ROOT) -> str:
 def data_finding(config: RunConfig) -> Finding:
     """Whether the configured tasks and editor can be read on this machine.
 
-    Runs `python -m editing.sample` in a subprocess, which isolates a crashing decoder or a hanging folder.
+    Runs `python -m editing.first_task` in a subprocess, which isolates a crashing decoder or a hanging folder.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
@@ -74,7 +74,7 @@ def data_finding(config: RunConfig) -> Finding:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "editing.sample", "--config", str(file)],
+                [sys.executable, "-m", "editing.first_task", "--config", str(file)],
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import structlog
 
-from rewards import guard
+from rewards.cache import guard
 from rewards.cache.base import CacheError
 
 SNAPSHOT = "scores.rdb"
@@ -30,8 +30,8 @@ class EmbeddedValkey:
     """Listens on a unix socket in a folder that only this user may enter, and nowhere else.
 
     It ends with this process, whatever ends this process, and comes back by itself when it is killed (see
-    `rewards.guard`). Full, it forgets what was not used for longest. With a folder it writes its scores there every
-    minute and at its end, and reads them at its start; a file that cannot be read is put aside.
+    `rewards.cache.guard`). Full, it forgets what was not used for longest. With a folder it writes its scores there
+    every minute and at its end, and reads them at its start; a file that cannot be read is put aside.
     """
 
     def __init__(self, folder: Path | None, max_megabytes: int) -> None:

@@ -14,7 +14,7 @@ the first, because Ray kills the direct children of a process that ends in disor
     all at once          when they share a process group, as they do: a guard starts no session and no group
 
 vLLM's engine does not notice that its server was killed, and a left-over engine keeps its GPU: hence all this.
-Linux only. Why the score cache's server has another guard is said there (`rewards.guard`).
+Linux only. Why the score cache's server has another guard is said there (`rewards.cache.guard`).
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ from tests.test_import_direction import MAY_IMPORT
 ROOT = Path(__file__).parents[2]
 NOT_TYPED = {
     "configs.own_names",  # run by the packages with commands
-    "editing.sample",  # by the doctor, on every machine
+    "editing.first_task",  # by the doctor, on every machine
     "evaluation.gpu_checks",  # from a checkout, by who develops on a GPU
     "evaluation.speed.null_judge",  # by evaluation.speed
     "locus",
-    "rewards.guard",  # by runs, beside their servers
+    "rewards.cache.guard",  # by runs, beside their servers
     "rewards.vllm.guard",
     "rewards.vllm.inside.locus_torchvision_ops",  # by make judge
 }

@@ -10,7 +10,7 @@ import pytest
 from cluster.doctor.__main__ import examine_all, main
 from configs import exits
 from configs.load import load_config
-from editing.sample import main as sample_main
+from editing.first_task import main as first_task_main
 
 
 def test_a_machine_that_can_run_the_quickstart(tmp_path: Path, capsys, monkeypatch):
@@ -54,14 +54,14 @@ def test_a_cluster_that_is_not_there_is_a_failure(tmp_path: Path):
 @pytest.mark.parametrize("split", [True, False])
 def test_a_sample_of_the_data(tmp_path: Path, capsys, split):
     flags = ["--data.train_tasks", "7"] if split else ["--data.photo_folder", str(tmp_path / "none")]
-    assert sample_main(flags) == (exits.DONE if split else exits.FAILED)
+    assert first_task_main(flags) == (exits.DONE if split else exits.FAILED)
     printed = capsys.readouterr()
     if split:
         seen = json.loads(printed.out)
         assert (seen["train"], seen["height"], seen["width"]) == (7, 64, 64)
     else:
         assert "data.photo_folder" in printed.err
-    assert sample_main(["--nope"]) == exits.WRONG_REQUEST
+    assert first_task_main(["--nope"]) == exits.WRONG_REQUEST
 
 
 def test_help_explains_and_examines_nothing(capsys):

@@ -1,4 +1,4 @@
-"""Tests of rewards.cache.valkey and rewards.guard: real servers, and real processes killed from outside."""
+"""Tests of rewards.cache.valkey and rewards.cache.guard: real servers, and real processes killed from outside."""
 
 import asyncio
 import os

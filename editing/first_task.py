@@ -1,7 +1,7 @@
-"""`python -m editing.sample [FLAGS OF A RUN]`: opens the tasks of a run, locates its editor, and reads one task.
+"""`python -m editing.first_task [FLAGS OF A RUN]`: opens the tasks of a run, locates its editor, and reads one task.
 
 Prints one line of JSON: how many tasks there are, and the identity and size of the one that was read. Exit code 1 and a
-sentence when something cannot be had. Made to be run where the run will be: on every node of a cluster.
+sentence when something cannot be had. The doctor runs it where the run will be: on every node of a cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from editing.manifest import ManifestError
 from editing.task import TaskError
 
 
-def sample(config: RunConfig) -> dict[str, Any]:
+def first_task(config: RunConfig) -> dict[str, Any]:
     """Counts of the run's tasks, and id, height and width of its first one.
 
     Raises:
@@ -48,9 +48,9 @@ def sample(config: RunConfig) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the sample and return the exit code."""
+    """Print what was read and return the exit code."""
     try:
-        print(json.dumps(sample(load_config(sys.argv[1:] if argv is None else list(argv)))))
+        print(json.dumps(first_task(load_config(sys.argv[1:] if argv is None else list(argv)))))
     except (ConfigError, EditorError, ManifestError, TaskError) as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST if isinstance(error, ConfigError) else exits.FAILED
