@@ -124,7 +124,7 @@ def bundles(config: RunConfig, nodes: Mapping[str, float]) -> list[dict[str, flo
     return [dict(one) for _ in range(learners(config))]
 
 
-def open_group(config: RunConfig) -> PlacementGroup | None:
+def open_placement_group(config: RunConfig) -> PlacementGroup | None:
     """The learner's placement group, possibly still pending; None if it needs none.
 
     Ray must be connected.
@@ -137,7 +137,7 @@ def open_group(config: RunConfig) -> PlacementGroup | None:
     return placement_group(bundles(config, nodes), strategy="STRICT_PACK")
 
 
-def close_group(group: PlacementGroup | None) -> None:
+def close_placement_group(group: PlacementGroup | None) -> None:
     """Release a placement group; processes still in it are killed."""
     from ray.util.placement_group import remove_placement_group
 
@@ -145,7 +145,7 @@ def close_group(group: PlacementGroup | None) -> None:
         remove_placement_group(group)
 
 
-def in_group(group: PlacementGroup | None, index: int = 0) -> dict[str, Any]:
+def in_placement_group(group: PlacementGroup | None, index: int = 0) -> dict[str, Any]:
     """Ray options of the learner process in bundle `index`."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

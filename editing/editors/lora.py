@@ -213,7 +213,7 @@ def write_arrays(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, ND
 
 
 @contextmanager
-def adapter_weights(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
+def swapped_weights(transformer: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
     """A context in which the adapter has other weights, such as an older policy's; its own are restored bit
     for bit.
 

@@ -64,7 +64,7 @@ class Holder:
         return sum(array.nbytes for array in arrays.values())
 
     def publish(self) -> tuple[int, WeightVersion]:
-        """As `learner.backends.learner_worker.LearnerHost.publish`."""
+        """As `learner.backends.learner_host.LearnerHost.publish`."""
         version = WeightVersion.capture(self._module, 1)
         return version.version, version
 

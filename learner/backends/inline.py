@@ -21,7 +21,7 @@ from actors.worker import GROUP_FAULTS, RolloutWorker
 from configs.judges import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
-from editing.editors.lora import adapter_weights
+from editing.editors.lora import swapped_weights
 from editing.editors.policy import open_policy
 from editing.task import Image, TaskError
 from editing.trajectory import Generated, Lease, MessageError, Shown, TrajectoryGroup
@@ -38,7 +38,7 @@ from learner.backends.base import (
     overdue,
     scoring_limit,
 )
-from learner.backends.learner_worker import LearnerHost
+from learner.backends.learner_host import LearnerHost
 from learner.errors import RunFailed
 from learner.reporting.records import Notify
 from learner.update.step_report import StepReport
@@ -268,7 +268,7 @@ class InlineBackend:
         if not self._moved:
             return nullcontext()
         assert self._weights is not None, "publish() comes first"
-        return adapter_weights(self._editor.transformer, self._weights.arrays)
+        return swapped_weights(self._editor.transformer, self._weights.arrays)
 
 
 def _result(future: Future[T]) -> T:

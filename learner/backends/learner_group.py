@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.fleet import FETCH_SECONDS
-from cluster.placement import close_group, in_group, learners, open_group
+from cluster.placement import close_placement_group, in_placement_group, learners, open_placement_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from editing.weights import WeightProof
 from learner.backends.base import Delivered, Exported, Unsaved, step_limit
-from learner.backends.learner_worker import LearnerHost
+from learner.backends.learner_host import LearnerHost
 from learner.backends.ray_results import answer_of
 from learner.errors import LearnerLost, RunInterrupted
 from learner.update.step_report import StepReport, together
@@ -40,24 +40,24 @@ class Publishing:
 class LearnerGroup:
     """The processes; they end with `close`."""
 
-    def __init__(self, config: RunConfig, processes: Sequence[Any], place: PlacementGroup | None = None) -> None:
+    def __init__(self, config: RunConfig, processes: Sequence[Any], placement: PlacementGroup | None = None) -> None:
         """Takes over handles of `LearnerHost`s, and the placement group that they are in."""
         self._config, self._limit = config, config.cluster.group_timeout
-        self._processes, self._place = list(processes), place
+        self._processes, self._placement = list(processes), placement
         self._first = self._processes[0]
 
     @classmethod
     def open(cls, config: RunConfig, folder: Path, tasks: ray.ObjectRef) -> LearnerGroup:
         """Asks Ray for the processes, which are handed the run's tasks; `start` waits for them."""
-        place, options = open_group(config), actor_options(config.cluster, config.cluster.gpus_for_learner)
-        return cls(
-            config,
-            [
-                ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder, tasks=tasks)
-                for rank in range(learners(config))
-            ],
-            place,
-        )
+        placement = open_placement_group(config)
+        options = actor_options(config.cluster, config.cluster.gpus_for_learner)
+        processes = [
+            ray.remote(LearnerHost)
+            .options(**options, **in_placement_group(placement, rank))
+            .remote(config, folder, tasks=tasks)
+            for rank in range(learners(config))
+        ]
+        return cls(config, processes, placement)
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         """Returns when all are ready, from the checkpoint after `step` optimizer steps.
@@ -135,7 +135,7 @@ class LearnerGroup:
         return exported
 
     def close(self) -> None:
-        """Ends the processes and gives their place back."""
+        """Ends the processes and gives their placement group back."""
         for one in self._processes:
             ray.kill(one, no_restart=True)
-        close_group(self._place)
+        close_placement_group(self._placement)

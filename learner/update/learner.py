@@ -28,10 +28,10 @@ from editing.editors.lora import (
     AdapterError,
     adapter_arrays,
     adapter_parameters,
-    adapter_weights,
     attach_lora,
     check_arrays,
     copy_arrays,
+    swapped_weights,
 )
 from editing.flow import Velocity
 from editing.trajectory import TrajectoryGroup
@@ -307,7 +307,7 @@ class Learner:
         if held.staleness > 0 and held.behaviour is None:
             with (
                 self._timed("old_leaps"),
-                adapter_weights(self.editor.transformer, self._adapters[held.group.policy_version]),
+                swapped_weights(self.editor.transformer, self._adapters[held.group.policy_version]),
             ):
                 held.behaviour = leaps(velocity, batch, self.config.editor.micro_batch)
 

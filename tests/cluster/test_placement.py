@@ -10,12 +10,12 @@ from cluster.placement import (
     TRACE,
     beside_the_driver,
     bundles,
-    close_group,
+    close_placement_group,
     custom,
-    in_group,
+    in_placement_group,
     most,
     offers,
-    open_group,
+    open_placement_group,
     packs,
     placement_lines,
     roles,
@@ -98,7 +98,7 @@ def test_a_learner_without_gpus_has_a_group_where_there_are_nodes_for_it(monkeyp
     )
     for there in ({"CPU": 8.0}, {"most:learner": 1.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda there=there: there)
-        open_group(load_config([]))
+        open_placement_group(load_config([]))
     assert asked == [[{"learner": TRACE}]]
 
 
@@ -107,19 +107,19 @@ def test_a_process_gets_its_place_in_the_group_and_gives_it_back(ray_cluster, mo
     from ray.util import placement_group_table
 
     config = load_config([])
-    assert open_group(config) is None and in_group(None) == {}
-    close_group(None)
+    assert open_placement_group(config) is None and in_placement_group(None) == {}
+    close_placement_group(None)
     monkeypatch.setattr("cluster.placement.packs", lambda config: True)
-    group = open_group(config)
+    group = open_placement_group(config)
 
     class Process:
         def group(self):
             return ray.util.get_current_placement_group().id.hex()
 
-    actor = ray.remote(Process).options(num_cpus=0, **in_group(group)).remote()
+    actor = ray.remote(Process).options(num_cpus=0, **in_placement_group(group)).remote()
     assert ray.get(actor.group.remote(), timeout=120) == group.id.hex()
     assert placement_group_table(group)["strategy"] == "STRICT_PACK"
-    close_group(group)
+    close_placement_group(group)
     assert placement_group_table(group)["state"] == "REMOVED"
 
 

@@ -18,7 +18,7 @@ import learner.backends.ray
 from cluster.runtime import connect
 from configs.schema import ClusterConfig
 from learner.backends.learner_group import LearnerGroup
-from learner.backends.learner_worker import LearnerHost
+from learner.backends.learner_host import LearnerHost
 from learner.errors import RunFailed
 from learner.run import run
 from learner.state.event_log import read_events

@@ -12,11 +12,11 @@ from editing.editors.lora import (
     AdapterError,
     adapter_arrays,
     adapter_parameters,
-    adapter_weights,
     attach_lora,
     bound_modules,
     copy_arrays,
     largest_change,
+    swapped_weights,
     without_adapter,
 )
 
@@ -166,7 +166,7 @@ def test_adapter_weights_swap_in_place_and_come_back(transformer):
     pointers = [p.data_ptr() for p in adapter_parameters(transformer).values()]
     with torch.no_grad():
         with_new = forward(transformer)
-        with pytest.raises(RuntimeError, match="out"), adapter_weights(transformer, old):
+        with pytest.raises(RuntimeError, match="out"), swapped_weights(transformer, old):
             with_old = forward(transformer)
             raise RuntimeError("out")
         assert torch.equal(forward(transformer), with_new)
@@ -178,7 +178,7 @@ def test_adapter_weights_swap_in_place_and_come_back(transformer):
 def test_swapping_between_forward_and_backward_is_an_error_not_a_wrong_gradient(transformer):
     attach_lora(transformer, rank=2, alpha=4, seed=0)
     loss = forward(transformer).square().mean()
-    with adapter_weights(transformer, randomised(transformer)):
+    with swapped_weights(transformer, randomised(transformer)):
         pass
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()

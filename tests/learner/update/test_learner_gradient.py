@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from editing.editors.lora import adapter_arrays, adapter_parameters, adapter_weights, without_adapter
+from editing.editors.lora import adapter_arrays, adapter_parameters, swapped_weights, without_adapter
 from learner.update.learner import Learner
 from learner.update.policy_gate import PolicyGateError
 from tests.learner.rig import Rig, made_scores, moved, weights_of
@@ -35,7 +35,7 @@ def manual_gradient(rig: Rig, group, values, old_version_arrays=None) -> dict[st
     old_velocities = {}
     if old_version_arrays is not None:
         # Before any graph is built: the weights are swapped in place.
-        with torch.no_grad(), adapter_weights(editor.transformer, old_version_arrays):
+        with torch.no_grad(), swapped_weights(editor.transformer, old_version_arrays):
             for j, step in enumerate(group.trained_steps):
                 for b in range(len(group.anchors)):
                     x, sigma = torch.tensor(group.predecessors[j, b])[None], torch.tensor(group.sigmas[step])
