@@ -48,77 +48,73 @@ def open_pool(
         EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
     """
+    names = weighted(config)
     with ExitStack() as undone:
-        own = {}
-        for name in weighted(config):  # before there is a cache to close
-            if name in config.rewards.scorers:
-                from rewards.plugin.scorer import OwnScorer
+        own = _own_scorers(config, names, undone)  # before there is a cache to close
+        waiting: dict[str, WaitingScorer] = {}
+        judges: dict[str, JudgePool] = {}
+        cache: ScoreCache | None = None
+        first: list[Callable[[], Awaitable[object]]] = []
+        rehearsals: list[Callable[[EditTask], Awaitable[None]]] = []
+        if EMBEDDINGS.keys() & names:
+            from rewards.embedding.scorers import open_scorers
 
-                own[name] = OwnScorer(
-                    name, config.rewards.scorers[name], config.rewards.scorer_deadline, config.rewards.scorer_processes
-                )
-                undone.callback(own[name].close)
-        pool = _with_others(config, tasks, urls, folder, own, small_pixels)
+            waiting.update(open_scorers(config.rewards.embedding, names))
+        # Imported late: clients of servers are needed where there are servers.
+        if any(name in names for name in JUDGES):
+            from rewards.cache.open import open_cache
+
+            try:
+                from rewards.judge.pool import JudgePool
+            except ModuleNotFoundError as error:
+                raise PoolError(
+                    f"rewards.judge needs the package {error.name}, which is not installed; type: "
+                    "python -m pip install -e '.[judges]'   in the folder of Locus"
+                ) from error
+            from rewards.scorers.editscore import EditScore
+            from rewards.scorers.qwen_vl import QwenVl
+
+            settings, key = config.rewards.judge, os.environ.get("LOCUS_JUDGE_API_KEY") or "none"
+            cache = open_cache(config.redis, folder)
+            for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
+                if name in names:
+                    judges[name] = JudgePool(
+                        name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key
+                    )
+            if "editscore" in judges:
+                waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
+                rehearsals.append(editscore.rehearse)
+            if "qwen_vl" in judges:
+                waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
+                first.append(qwen_vl.digit_ids)
+                rehearsals.append(qwen_vl.rehearse)
+        pool = RewardPool(
+            config,
+            tasks,
+            waiting=waiting,
+            judges=judges,
+            cache=cache,
+            first=first,
+            own=own,
+            rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
+            small_pixels=small_pixels,
+        )
         undone.pop_all()
     return pool
 
 
-def _with_others(
-    config: RunConfig,
-    tasks: Tasks,
-    urls: Mapping[str, Sequence[str]] | None,
-    folder: Path | None,
-    own: Mapping[str, OwnScorer],
-    small_pixels: int | None,
-) -> RewardPool:
-    """See `open_pool`; the user's scorers are there already."""
-    names = weighted(config)
-    waiting: dict[str, WaitingScorer] = {}
-    judges: dict[str, JudgePool] = {}
-    cache: ScoreCache | None = None
-    first: list[Callable[[], Awaitable[object]]] = []
-    rehearsals: list[Callable[[EditTask], Awaitable[None]]] = []
-    if EMBEDDINGS.keys() & names:
-        from rewards.embedding.scorers import open_scorers
+def _own_scorers(config: RunConfig, names: Sequence[str], undone: ExitStack) -> dict[str, OwnScorer]:
+    """The weighted scorers of the user's own, their processes started; `undone` ends them."""
+    own = {}
+    for name in names:
+        if name in config.rewards.scorers:
+            from rewards.plugin.scorer import OwnScorer
 
-        waiting.update(open_scorers(config.rewards.embedding, names))
-    # Imported late: clients of servers are needed where there are servers.
-    if any(name in names for name in JUDGES):
-        from rewards.cache.open import open_cache
-
-        try:
-            from rewards.judge.pool import JudgePool
-        except ModuleNotFoundError as error:
-            raise PoolError(
-                f"rewards.judge needs the package {error.name}, which is not installed; type: "
-                "python -m pip install -e '.[judges]'   in the folder of Locus"
-            ) from error
-        from rewards.scorers.editscore import EditScore
-        from rewards.scorers.qwen_vl import QwenVl
-
-        settings, key = config.rewards.judge, os.environ.get("LOCUS_JUDGE_API_KEY") or "none"
-        cache = open_cache(config.redis, folder)
-        for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
-            if name in names:
-                judges[name] = JudgePool(name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key)
-        if "editscore" in judges:
-            waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
-            rehearsals.append(editscore.rehearse)
-        if "qwen_vl" in judges:
-            waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)
-            first.append(qwen_vl.digit_ids)
-            rehearsals.append(qwen_vl.rehearse)
-    return RewardPool(
-        config,
-        tasks,
-        waiting=waiting,
-        judges=judges,
-        cache=cache,
-        first=first,
-        own=own,
-        rehearsals=[partial(_rehearsed, tasks, rehearsal) for rehearsal in rehearsals],
-        small_pixels=small_pixels,
-    )
+            own[name] = OwnScorer(
+                name, config.rewards.scorers[name], config.rewards.scorer_deadline, config.rewards.scorer_processes
+            )
+            undone.callback(own[name].close)
+    return own
 
 
 async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[None]]) -> None:

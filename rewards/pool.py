@@ -104,7 +104,7 @@ class RewardPool:
             ValueError: when a weighted component has no scorer.
         """
         self.tasks = tasks
-        self._config, self._judges, self._cache = config.rewards.judge, dict(judges or {}), cache
+        self._judge_config, self._judges, self._cache = config.rewards.judge, dict(judges or {}), cache
         self._own = dict(own or {})
         self._names, waiting = weighted(config), {**(waiting or {}), **self._own}
         known = {*scorers, *waiting}
@@ -222,7 +222,7 @@ class RewardPool:
     async def set_urls(self, name: str, urls: Sequence[str]) -> None:
         """The servers of a judge from now on, beside those of the configuration; a new one is asked once it has
         answered an image."""
-        self._judges[name].set_urls((*getattr(self._config, name).urls, *urls))
+        self._judges[name].set_urls((*getattr(self._judge_config, name).urls, *urls))
 
     async def statistics(self) -> dict[str, float]:
         """Numbers since the start: per judge `<judge>_asked`, `_p50_seconds`, `_error_rate`, ...; of the cache
