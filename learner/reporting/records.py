@@ -19,7 +19,7 @@ from rewards.result import GroupScores
 
 Notify = Callable[..., None]
 """Called as `notify(event, **fields)` for what only one part of the system sees (groups rolled out, workers started and
-lost, judges ready)."""
+lost, judges ready); in a run it is `learner.reporting.reporter.Reporter.announce`."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rewards.compose import admit
 from rewards.result import GroupScores
 
 
-class Intake:
+class Admission:
     """Refuses what does not belong to the run, is too old, or would be trained on twice.
 
     A slot of a step is trained on once, by whichever attempt comes first. Trained slots are remembered for as

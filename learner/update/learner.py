@@ -43,7 +43,7 @@ from learner.state.checkpoint import Checkpoint, CheckpointError, save_checkpoin
 from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
 from learner.update.adapter_optimizer import AdapterOptimizer
-from learner.update.admission import Intake
+from learner.update.admission import Admission
 from learner.update.data_parallel import ALONE, Peers
 from learner.update.held_group import HeldGroup, base_velocity, batch_of, hold, policy_velocity
 from learner.update.lr_schedule import learning_rate
@@ -80,7 +80,7 @@ class Learner:
         self.parameters = adapter_parameters(editor.transformer)
         self.optimizer = AdapterOptimizer(self.parameters, config.learner.optimizer)
         self.version = 0
-        self._intake = Intake(config, tasks.train)
+        self._admission = Admission(config, tasks.train)
         self._gate = PolicyGate(config)
         self._balance = Balance()
         self._adapters: dict[int, Arrays] = {}
@@ -108,17 +108,17 @@ class Learner:
         """
         start = time.monotonic()
         staleness = self.version - group.policy_version
-        refusal = self._intake.refuse(group, scores, self.version)
+        refusal = self._admission.refuse(group, scores, self.version)
         if refusal is None:
-            if self._intake.waiting >= self.config.learner.groups_per_step:
+            if self._admission.waiting >= self.config.learner.groups_per_step:
                 raise LearnerError(
                     f"group {group.lease.group_id} comes too early: step {self.version} has its "
                     f"{self.config.learner.groups_per_step} groups (learner.groups_per_step); call update()"
                 )
-            held = self._hold(group, staleness) if self.peers.takes(self._intake.waiting) else None
+            held = self._hold(group, staleness) if self.peers.takes(self._admission.waiting) else None
             if held is not None:
                 self._put_on_disk(group, scores)
-            self._intake.take(group)
+            self._admission.take(group)
             if not self._streaming or self._balance.wanted(self.config.learner):
                 self._held.append(held)
                 self._scores.append(scores)
@@ -142,9 +142,9 @@ class Learner:
                 f"step {self.version} was given group {self._refused}, which the policy gate refused; "
                 "continue from the last checkpoint"
             )
-        if self._intake.waiting != config.groups_per_step:
+        if self._admission.waiting != config.groups_per_step:
             raise LearnerError(
-                f"step {self.version} has {self._intake.waiting} of {config.groups_per_step} groups "
+                f"step {self.version} has {self._admission.waiting} of {config.groups_per_step} groups "
                 "(learner.groups_per_step); consume the rest before update()"
             )
         totals.lr = learning_rate(self.version, config.steps, config.optimizer)
@@ -163,7 +163,7 @@ class Learner:
         self._gate.noise = self.peers.largest(self._gate.noise)
         self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
         self.version += 1
-        self._intake.trained(self.version)
+        self._admission.trained(self.version)
         self._keep_adapter()
         totals.skipped_updates = self._skipped_updates
         totals.unit = self._balance.unit(config) if weighs(config) else None
@@ -182,7 +182,7 @@ class Learner:
             "version": self.version,
             "skipped_updates": self._skipped_updates,
             "skipped_in_a_row": self._skipped_in_a_row,
-            "trained_slots": self._intake.state(),
+            "trained_slots": self._admission.state(),
             "adapters": sorted(self._adapters),
             "leap_noise": self._gate.noise,
             "balance": asdict(self._balance),
@@ -247,7 +247,7 @@ class Learner:
         self.optimizer.clear()
         self.version = state["version"]
         self._skipped_updates, self._skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
-        self._intake.restore(state["trained_slots"])
+        self._admission.restore(state["trained_slots"])
         self._gate = PolicyGate(self.config, state["leap_noise"])
         self._balance = Balance(**state["balance"])
         self._adapters = {
@@ -276,7 +276,7 @@ class Learner:
         name, totals = group.lease.group_id, self._totals
         with self._timed("spool"):
             try:
-                seconds = self.spool.write(group, scores, self._intake.waiting)
+                seconds = self.spool.write(group, scores, self._admission.waiting)
             except OSError as error:
                 totals.unspooled[name] = str(error)
                 return

@@ -9,7 +9,7 @@ from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.shapes.dataset import ShapesDataset
 from editing.trajectory import Lease, TrajectoryGroup
-from learner.update.admission import Intake
+from learner.update.admission import Admission
 from rewards.result import GroupScores, Score
 
 TASKS = ShapesDataset("train", 3, 0)
@@ -48,12 +48,12 @@ def scores(of: TrajectoryGroup, valid: int = 3, **changes) -> GroupScores:
 
 
 @pytest.fixture
-def intake() -> Intake:
-    return Intake(CONFIG, TASKS)
+def admission() -> Admission:
+    return Admission(CONFIG, TASKS)
 
 
-def word(intake: Intake, of: TrajectoryGroup, version: int = 0, **changes) -> str | None:
-    refusal = intake.refuse(of, scores(of, **changes), version)
+def word(admission: Admission, of: TrajectoryGroup, version: int = 0, **changes) -> str | None:
+    refusal = admission.refuse(of, scores(of, **changes), version)
     if refusal is None:
         return None
     assert of.lease.group_id in refusal[1]
@@ -61,39 +61,39 @@ def word(intake: Intake, of: TrajectoryGroup, version: int = 0, **changes) -> st
 
 
 @pytest.mark.parametrize(("age", "expected"), [(0, None), (2, None), (3, "stale"), (-1, "mismatch")])
-def test_staleness_is_bounded_at_consumption(intake, age, expected):
-    assert word(intake, group(step=5, version=5 - age), version=5) == expected
+def test_staleness_is_bounded_at_consumption(admission, age, expected):
+    assert word(admission, group(step=5, version=5 - age), version=5) == expected
 
 
-def test_a_slot_is_taken_once_whatever_the_attempt(intake):
-    assert word(intake, group()) is None
-    intake.take(group())
-    assert intake.waiting == 1
-    assert word(intake, group()) == "duplicate"
-    assert word(intake, group(attempt=1)) == "duplicate"
-    assert word(intake, group(slot=1)) is None
-    intake.trained(1)
-    assert intake.waiting == 0
-    assert word(intake, group(attempt=1), version=1) == "duplicate"
+def test_a_slot_is_taken_once_whatever_the_attempt(admission):
+    assert word(admission, group()) is None
+    admission.take(group())
+    assert admission.waiting == 1
+    assert word(admission, group()) == "duplicate"
+    assert word(admission, group(attempt=1)) == "duplicate"
+    assert word(admission, group(slot=1)) is None
+    admission.trained(1)
+    assert admission.waiting == 0
+    assert word(admission, group(attempt=1), version=1) == "duplicate"
 
 
-def test_a_trained_slot_is_remembered_exactly_as_long_as_its_group_is_fresh_enough(intake):
-    intake.take(group())
+def test_a_trained_slot_is_remembered_exactly_as_long_as_its_group_is_fresh_enough(admission):
+    admission.take(group())
     for version in (1, 2):
-        intake.trained(version)
-        assert word(intake, group(), version) == "duplicate"
-    intake.trained(3)
-    assert word(intake, group(), 3) == "stale"
-    assert intake.state() == []
+        admission.trained(version)
+        assert word(admission, group(), version) == "duplicate"
+    admission.trained(3)
+    assert word(admission, group(), 3) == "stale"
+    assert admission.state() == []
 
 
-def test_memory_survives_a_restart_and_waiting_groups_do_not(intake):
-    intake.take(group())
-    intake.trained(1)
-    intake.take(group(step=1, version=1))
-    other = Intake(CONFIG, TASKS)
-    other.restore(intake.state())
-    assert intake.state() == [[0, 0, 0]] and other.waiting == 0
+def test_memory_survives_a_restart_and_waiting_groups_do_not(admission):
+    admission.take(group())
+    admission.trained(1)
+    admission.take(group(step=1, version=1))
+    other = Admission(CONFIG, TASKS)
+    other.restore(admission.state())
+    assert admission.state() == [[0, 0, 0]] and other.waiting == 0
     assert word(other, group(), 1) == "duplicate"
     assert word(other, group(step=1, version=1), 1) is None
 
@@ -112,19 +112,19 @@ def test_memory_survives_a_restart_and_waiting_groups_do_not(intake):
         {"candidates": np.zeros((1, 4, 4, 2), dtype=np.float32), "images": np.zeros((4, 8, 8, 3), dtype=np.uint8)},
     ],
 )
-def test_what_does_not_belong_to_the_run_is_refused(intake, changes):
-    assert word(intake, group(**changes), version=1) == "mismatch"
+def test_what_does_not_belong_to_the_run_is_refused(admission, changes):
+    assert word(admission, group(**changes), version=1) == "mismatch"
 
 
 @pytest.mark.parametrize(
     "changes", [{"group_id": "000009.000.0"}, {"policy_version": 1}, {"components": {"edit_psnr": (Score(value=1.0),)}}]
 )
-def test_scores_of_something_else_are_refused(intake, changes):
+def test_scores_of_something_else_are_refused(admission, changes):
     of = group()
-    refusal = intake.refuse(of, scores(of, **changes), 1)
+    refusal = admission.refuse(of, scores(of, **changes), 1)
     assert refusal[0] == "mismatch"
 
 
 @pytest.mark.parametrize(("valid", "expected"), [(3, None), (2, None), (1, "scores"), (0, "scores")])
-def test_enough_candidates_must_be_scored(intake, valid, expected):
-    assert word(intake, group(), valid=valid) == expected
+def test_enough_candidates_must_be_scored(admission, valid, expected):
+    assert word(admission, group(), valid=valid) == expected

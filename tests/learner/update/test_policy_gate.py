@@ -234,6 +234,6 @@ def made_of(rig, task):
 
 def consumed(rig, group):
     """Gives the learner a group as the first of a step that is never made."""
-    rig.learner._intake._waiting.clear()
+    rig.learner._admission._waiting.clear()
     report = rig.learner.consume(group, made_scores(group))
     assert report.accepted, report.reason
