@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, Image
+from editing.trajectory import TrajectoryGroup
 from rewards.judge.messages import JudgesDown
 from rewards.measure import measured
 from rewards.result import GroupScores, Score
@@ -41,28 +42,6 @@ T = TypeVar("T")
 
 class PoolError(RuntimeError):
     """The pool cannot be opened; the sentence says what to install."""
-
-
-class _Lease(Protocol):
-    @property
-    def group_id(self) -> str: ...
-    @property
-    def task_index(self) -> int: ...
-
-
-class Rollout(Protocol):
-    """What the pool reads of a trajectory group (rewards know nothing of actors)."""
-
-    @property
-    def lease(self) -> _Lease: ...
-    @property
-    def task_id(self) -> str: ...
-    @property
-    def policy_version(self) -> int: ...
-    @property
-    def images(self) -> NDArray[np.uint8]: ...
-    @property
-    def acd(self) -> NDArray[np.float32] | None: ...
 
 
 class RewardPool:
@@ -139,7 +118,7 @@ class RewardPool:
         await asyncio.gather(*(ask() for ask in self._rehearsals))
         return {name: judge.statistics().in_rotation for name, judge in self._judges.items()}
 
-    async def score(self, group: Rollout) -> GroupScores:
+    async def score(self, group: TrajectoryGroup) -> GroupScores:
         """The scores of every candidate; a scorer that fails gives errors that name it, not a crash.
 
         Raises:

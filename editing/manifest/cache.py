@@ -42,8 +42,8 @@ class Checked(NamedTuple):
     height: int
     width: int
     editable: float
-    source: str
-    mask: str
+    source_digest: str
+    mask_digest: str
     notes: tuple[Note, ...]
 
 

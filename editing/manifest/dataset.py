@@ -53,9 +53,10 @@ class CheckedRecord:
     height: int
     width: int
     editable: float
-    source: str
-    """Digests of the source's pixels as edited, and of the edit mask's: equal for equal pixels in other files."""
-    mask: str
+    source_digest: str
+    """Digest of the source's pixels as edited: equal for equal pixels in other files."""
+    mask_digest: str
+    """The same of the edit mask's."""
     notes: tuple[Note, ...] = ()
 
 
@@ -205,7 +206,7 @@ class ManifestDataset:
         )
         self.items, self.faults = self._check(lines, polarity, where, cache)
         cache.save()
-        self._judge(len(lines), max_faulty_fraction)
+        self._refuse_too_many_faults(len(lines), max_faulty_fraction)
         self._assert_polarity()
         self.fingerprint = self._fingerprint()
 
@@ -267,7 +268,14 @@ class ManifestDataset:
             except TaskError as error:
                 return Fault(number, task_id, str(error))
             return CheckedRecord(
-                record, found.digests, found.height, found.width, found.editable, found.source, found.mask, found.notes
+                record,
+                found.digests,
+                found.height,
+                found.width,
+                found.editable,
+                found.source_digest,
+                found.mask_digest,
+                found.notes,
             )
 
         items: list[CheckedRecord] = []
@@ -309,7 +317,7 @@ class ManifestDataset:
             notes,
         )
 
-    def _judge(self, lines: int, max_faulty_fraction: float) -> None:
+    def _refuse_too_many_faults(self, lines: int, max_faulty_fraction: float) -> None:
         faulty = len(self.faults)
         if self.items and faulty <= max_faulty_fraction * lines:
             return

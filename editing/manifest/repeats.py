@@ -13,7 +13,7 @@ def image_groups(items: Sequence[CheckedRecord]) -> list[list[int]]:
     """Indices of the tasks of each image, in the order in which images first appear."""
     groups: dict[str, list[int]] = {}
     for index, item in enumerate(items):
-        groups.setdefault(item.source, []).append(index)
+        groups.setdefault(item.source_digest, []).append(index)
     return list(groups.values())
 
 
@@ -22,7 +22,7 @@ def repeated(items: Sequence[CheckedRecord]) -> list[int]:
     seen: set[tuple[str, str, str]] = set()
     found = []
     for index, item in enumerate(items):
-        key = (item.source, item.mask, item.record.instruction)
+        key = (item.source_digest, item.mask_digest, item.record.instruction)
         if key in seen:
             found.append(index)
         seen.add(key)
@@ -54,5 +54,5 @@ def split(items: Sequence[CheckedRecord], held_out: int) -> tuple[list[int], lis
 
 def shared(train: Sequence[CheckedRecord], held_out: Sequence[CheckedRecord]) -> int:
     """Number of held-out tasks whose image is also trained on."""
-    trained = {item.source for item in train}
-    return sum(item.source in trained for item in held_out)
+    trained = {item.source_digest for item in train}
+    return sum(item.source_digest in trained for item in held_out)

@@ -40,10 +40,14 @@ class HeldGroup:
 def hold(editor: Editor, config: RunConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
     """The group with its task encoded."""
     condition, kinds = editor.encode(task), config.token_masks
-    masks = (
-        editor.token_mask(task.edit_mask, condition, kind) for kind in (kinds.noise, kinds.distance, kinds.preservation)
+    return HeldGroup(
+        group,
+        staleness,
+        condition,
+        noise_mask=editor.token_mask(task.edit_mask, condition, kinds.noise),
+        edit_mask=editor.token_mask(task.edit_mask, condition, kinds.distance),
+        preservation_mask=editor.token_mask(task.edit_mask, condition, kinds.preservation),
     )
-    return HeldGroup(group, staleness, condition, *masks)
 
 
 def batch_of(held: HeldGroup, reward: GroupReward, config: RunConfig) -> AnchorBatch:
