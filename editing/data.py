@@ -87,12 +87,13 @@ def pixel_multiple(editor_path: str) -> int:
     """
     path = resolve_editor(editor_path) / "vae" / "config.json"
     try:
-        return 2 ** len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
+        levels = len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
     except (OSError, ValueError, KeyError) as error:
         raise EditorError(
             f"editor.path: expected a model folder in diffusers format, but {path} cannot be read ({error}); "
             "download the model first and give its folder."
         ) from error
+    return 1 << levels
 
 
 def open_tasks(config: RunConfig) -> Tasks:

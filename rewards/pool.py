@@ -30,7 +30,8 @@ from rewards.watched import looks
 
 if TYPE_CHECKING:
     from rewards.cache.base import ScoreCache
-    from rewards.judge.pool import JudgePool, JudgeStatistics
+    from rewards.judge.pool import JudgePool
+    from rewards.judge.statistics import JudgeStatistics
     from rewards.plugin.scorer import OwnScorer
 
 Split = Literal["train", "held_out"]

@@ -19,8 +19,7 @@ MAY_IMPORT = {
     "rewards": {"configs", "editing"},
     "cluster": {"configs"},
     "learner": {"configs", "editing", "actors", "rewards", "cluster"},
-    # Evaluation measures the real loop, so it may import everything but cluster.
-    "evaluation": {"configs", "editing", "actors", "rewards", "learner"},
+    "evaluation": {"configs", "editing", "actors", "rewards", "cluster", "learner"},
 }
 
 # What every package may import.

@@ -55,7 +55,7 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
     ]
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _examine(
     node: str, config: Mapping[str, Any], folder: str, put: str | None, store: float, dashboard: str
 ) -> NodeReport:
