@@ -50,7 +50,7 @@ def open_pool(
     """
     with ExitStack() as undone:
         own = {}
-        for name in weighted(config):  # before there is a cache to close
+        for name in weighted(config.rewards):  # before there is a cache to close
             if name in config.rewards.scorers:
                 from rewards.plugin.scorer import OwnScorer
 
@@ -72,7 +72,7 @@ def _with_others(
     small_pixels: int | None,
 ) -> RewardPool:
     """See `open_pool`; the user's scorers are there already."""
-    names = weighted(config)
+    names = weighted(config.rewards)
     waiting: dict[str, WaitingScorer] = {}
     judges: dict[str, JudgePool] = {}
     cache: ScoreCache | None = None
@@ -109,7 +109,7 @@ def _with_others(
             first.append(qwen_vl.digit_ids)
             rehearsals.append(qwen_vl.rehearse)
     return RewardPool(
-        config,
+        config.rewards,
         tasks,
         waiting=waiting,
         judges=judges,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.fleet import FETCH_SECONDS
-from cluster.placement import close_group, in_group, learners, open_group
+from cluster.placement import close_group, in_group, open_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from editing.weights import WeightProof
@@ -54,7 +54,7 @@ class LearnerGroup:
             config,
             [
                 ray.remote(LearnerHost).options(**options, **in_group(place, rank)).remote(config, folder, tasks=tasks)
-                for rank in range(learners(config))
+                for rank in range(config.learner.num_workers)
             ],
             place,
         )
