@@ -123,9 +123,10 @@ def _integrate_one(editor: Editor, condition: Condition, seed: int, steps: int, 
 
 def _decode_one(editor: Editor, task: EditTask, condition: Condition, final: Tensor) -> Image:
     try:
-        return editor.decode(final, condition)[0]
+        image: Image = editor.decode(final, condition)[0]
     except NotFinite as error:
         raise MessageError(f"task {task.task_id}: its {error}") from error
+    return image
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ class RolloutWorker:
         torch.set_num_threads(config.cluster.threads_per_process)
         self._config = config
         self._config_hash = config_hash(config)
-        self._editor = open_policy(config) if editor is None else editor
+        self._editor = open_policy(config.editor, config.seed) if editor is None else editor
         self._tasks = open_tasks(config) if tasks is None else tasks
         self._version: int | None = None
 

@@ -57,7 +57,7 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
     return (
         Role(
             LEARNER,
-            learners(config),
+            config.learner.num_workers,
             cluster.gpus_for_learner,
             "learner",
             "placement group, on one node" if packed else "free",
@@ -68,14 +68,9 @@ def roles(config: RunConfig) -> tuple[Role, ...]:
     )
 
 
-def learners(config: RunConfig) -> int:
-    """Number of data-parallel learner processes."""
-    return config.learner.num_workers
-
-
 def packs(config: RunConfig) -> bool:
     """Whether the learner needs a placement group."""
-    return config.cluster.gpus_for_learner > 0 or learners(config) > 1
+    return config.cluster.gpus_for_learner > 0 or config.learner.num_workers > 1
 
 
 def most(resource: str) -> float | None:
@@ -121,7 +116,7 @@ def bundles(config: RunConfig, nodes: Mapping[str, float]) -> list[dict[str, flo
     """
     gpus = config.cluster.gpus_for_learner
     one = {**({"GPU": gpus} if gpus else {}), **nodes} or {"CPU": TRACE}
-    return [dict(one) for _ in range(learners(config))]
+    return [dict(one) for _ in range(config.learner.num_workers)]
 
 
 def open_placement_group(config: RunConfig) -> PlacementGroup | None:

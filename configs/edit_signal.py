@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from configs.errors import ConfigError
 from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES, RewardsConfig
-from configs.schema import RunConfig
+from configs.schema import PreservationConfig, RunConfig
 
 NEGLIGIBLE = 0.01
 """A reward whose weight times range is below this share of the total is drowned out by the others and ignored."""
@@ -61,12 +61,11 @@ def edit_rewards(rewards: RewardsConfig) -> tuple[str, ...]:
     )
 
 
-def keeps_the_edit(config: RunConfig) -> bool:
+def keeps_the_edit(preservation: PreservationConfig) -> bool:
     """Whether the velocity is anchored to the base editor's inside the mask too, so that the edit is preserved.
 
     The weight alone does not say how firmly: the pull is zero at the base and grows with the distance from it.
     """
-    preservation = config.learner.preservation
     return preservation.velocity_weight > 0 and preservation.velocity_region != "background"
 
 
@@ -90,7 +89,7 @@ def check_edit_signal(config: RunConfig) -> None:
             "rewards train nothing without the surrogate. Add --learner.surrogate.weight 1, or remove "
             f"{rewarding[0]} from rewards.weights"
         )
-    if rewarding or keeps_the_edit(config):
+    if rewarding or keeps_the_edit(config.learner.preservation):
         return
     kinds = kinds_of(config.rewards)
     negligible = (

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.commands import command
+from configs.rewards import RewardsConfig
 from configs.schema import ManifestData, RunConfig, ShapesData
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
@@ -87,12 +88,13 @@ def pixel_multiple(editor_path: str) -> int:
     """
     path = resolve_editor(editor_path) / "vae" / "config.json"
     try:
-        return 2 ** len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
+        levels = len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"])
     except (OSError, ValueError, KeyError) as error:
         raise EditorError(
             f"editor.path: expected a model folder in diffusers format, but {path} cannot be read ({error}); "
             "download the model first and give its folder."
         ) from error
+    return 1 << levels
 
 
 def open_tasks(config: RunConfig) -> Tasks:
@@ -114,7 +116,7 @@ def open_tasks(config: RunConfig) -> Tasks:
     cache = Path(config.folder) / CHECKED
     train = _open_manifest(data, data.path, cache, fit)
     if data.held_out_path is not None:
-        _refuse_missing_targets(config, train, range(len(train)))
+        _refuse_missing_targets(config.rewards, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path, cache, fit)
         remarks = [
             *of_manifest("data.path", train, _check(data, train)),
@@ -136,7 +138,7 @@ def open_tasks(config: RunConfig) -> Tasks:
             f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
         )
     trained, held = split(train.items, len(train) - kept)
-    _refuse_missing_targets(config, train, trained)
+    _refuse_missing_targets(config.rewards, train, trained)
     remarks = [
         *of_manifest("data.path", train, _check(data, train)),
         *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held]),
@@ -172,9 +174,9 @@ def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
     return FaultyLines(str(manifest.path), manifest.faults, f"{_check(data, manifest)} --all-faults")
 
 
-def _refuse_missing_targets(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
+def _refuse_missing_targets(rewards: RewardsConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
     # Otherwise the run would stop at the first such task, perhaps hours later.
-    if config.rewards.weights.get("edit_psnr", 0) == 0:
+    if rewards.weights.get("edit_psnr", 0) == 0:
         return
     without = [train.items[index].record.line for index in indices if train.items[index].record.target is None]
     if without:

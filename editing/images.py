@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, ImageOps
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PIL
 
 from editing.colour import to_srgb
@@ -103,7 +103,7 @@ def _opened(data: bytes, name: str, max_pixels: int) -> PIL.Image:
     """The image, with its header read and its size checked."""
     try:
         image = PIL.open(io.BytesIO(data), formats=FORMATS)
-    except PIL.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise TaskError(f"{name} must be a PNG, JPEG or WebP file; its content is none of them.") from error
     except PIL.DecompressionBombError as error:
         raise PictureTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces more.") from error

@@ -89,7 +89,7 @@ def settings(editor: str, dtype: str, device: str, folder: Path, name: str) -> R
 
 def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
     """Check that two rollouts of one lease are bit-equal."""
-    policy, tasks = open_policy(config), open_tasks(config)
+    policy, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     lease = LeaseSampler(config.seed, len(tasks.train), 1).leases(0, 0)[0]
     first, second = (
         roll_out(policy, tasks.train[lease.task_index], lease, config, config_hash(config)) for _ in range(2)
@@ -104,7 +104,7 @@ def rollouts_repeat(config: RunConfig) -> dict[str, Any]:
 
 def attention_is_exact(config: RunConfig) -> dict[str, Any]:
     """Check that ACD equals the explicit softmax in float64, and that the probe leaves the velocity bit-equal."""
-    policy, tasks = open_policy(config), open_tasks(config)
+    policy, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     task = tasks.train[0]
     condition = policy.encode(task)
     mask = policy.token_mask(task.edit_mask, condition)
@@ -149,8 +149,8 @@ def explicit_acd(query: Tensor, key: Tensor, mask: Tensor, valid: Tensor) -> Ten
 
 def learner_steps(config: RunConfig) -> dict[str, Any]:
     """Check that the policy gate accepts fresh groups, before and after an update that changes the weights."""
-    policy, tasks = open_policy(config), open_tasks(config)
-    pool, found = RewardPool(config, tasks), []
+    policy, tasks = open_policy(config.editor, config.seed), open_tasks(config)
+    pool, found = RewardPool(config.rewards, tasks), []
     with tempfile.TemporaryDirectory() as folder:
         learner = Learner(config, policy, tasks, folder)
         before = learner.publish()

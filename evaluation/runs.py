@@ -25,7 +25,8 @@ from configs import exits
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
 from configs.run_files import EVENTS
-from learner.state.event_log import EventError, read_events
+from learner.state.event_log import read_events
+from learner.state.event_record import EventError
 from learner.state.provenance import code_fingerprint
 
 LOG_TAIL = 30

@@ -33,7 +33,7 @@ from configs import exits
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
-from configs.schema import RunConfig, ShapesData
+from configs.schema import LearnerConfig, ShapesData
 from configs.text import shown
 from evaluation.ablation import ROWS
 from evaluation.runs import (
@@ -126,10 +126,10 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.objective)
 
 
-def _background_weight(config: RunConfig) -> float | None:
+def _background_weight(learner: LearnerConfig) -> float | None:
     """What is searched over: not where it is off, and not where it is the only term, so that Adam removes its scale."""
-    weight = config.learner.preservation.background_weight
-    return weight if weight > 0 and config.learner.surrogate.weight > 0 else None
+    weight = learner.preservation.background_weight
+    return weight if weight > 0 and learner.surrogate.weight > 0 else None
 
 
 def search(
@@ -158,7 +158,7 @@ def search(
     while further := [
         trial
         for row, config in configs.items()
-        for trial in next_trials(row, _background_weight(config), [one for one in done if one.row == row])
+        for trial in next_trials(row, _background_weight(config.learner), [one for one in done if one.row == row])
     ]:
         done += _run(further, out, overrides, jobs, runner, say)
     return done

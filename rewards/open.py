@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.judges import JUDGES
-from configs.rewards import EMBEDDINGS
+from configs.rewards import EMBEDDINGS, RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError
@@ -48,9 +48,9 @@ def open_pool(
         EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
     """
-    names = weighted(config)
+    names = weighted(config.rewards)
     with ExitStack() as undone:
-        own = _own_scorers(config, names, undone)  # before there is a cache to close
+        own = _own_scorers(config.rewards, names, undone)  # before there is a cache to close
         waiting: dict[str, WaitingScorer] = {}
         judges: dict[str, JudgePool] = {}
         cache: ScoreCache | None = None
@@ -89,7 +89,7 @@ def open_pool(
                 first.append(qwen_vl.digit_ids)
                 rehearsals.append(qwen_vl.rehearse)
         pool = RewardPool(
-            config,
+            config.rewards,
             tasks,
             waiting=waiting,
             judges=judges,
@@ -103,16 +103,14 @@ def open_pool(
     return pool
 
 
-def _own_scorers(config: RunConfig, names: Sequence[str], undone: ExitStack) -> dict[str, OwnScorer]:
+def _own_scorers(config: RewardsConfig, names: Sequence[str], undone: ExitStack) -> dict[str, OwnScorer]:
     """The weighted scorers of the user's own, their processes started; `undone` ends them."""
     own = {}
     for name in names:
-        if name in config.rewards.scorers:
+        if name in config.scorers:
             from rewards.plugin.scorer import OwnScorer
 
-            own[name] = OwnScorer(
-                name, config.rewards.scorers[name], config.rewards.scorer_deadline, config.rewards.scorer_processes
-            )
+            own[name] = OwnScorer(name, config.scorers[name], config.scorer_deadline, config.scorer_processes)
             undone.callback(own[name].close)
     return own
 

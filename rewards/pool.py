@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import RunConfig
+from configs.rewards import RewardsConfig
 from editing.data import Tasks
 from editing.task import EditTask, Image
 from editing.trajectory import TrajectoryGroup
@@ -31,7 +31,8 @@ from rewards.watched import looks
 
 if TYPE_CHECKING:
     from rewards.cache.base import ScoreCache
-    from rewards.judge.pool import JudgePool, JudgeStatistics
+    from rewards.judge.pool import JudgePool
+    from rewards.judge.statistics import JudgeStatistics
     from rewards.plugin.scorer import OwnScorer
 
 Split = Literal["train", "held_out"]
@@ -53,7 +54,7 @@ class RewardPool:
 
     def __init__(
         self,
-        config: RunConfig,
+        rewards: RewardsConfig,
         tasks: Tasks,
         scorers: Mapping[str, PlainScorer] = SCORERS,
         waiting: Mapping[str, WaitingScorer] | None = None,
@@ -67,7 +68,7 @@ class RewardPool:
         """Components by name; `open_pool` makes those that the configuration asks for.
 
         Args:
-            config: of the run.
+            rewards: the configuration's.
             tasks: of the run.
             scorers: computed at once; where others wait, in a thread, one at a time.
             waiting: awaited, all at the same time.
@@ -83,9 +84,9 @@ class RewardPool:
             ValueError: when a weighted component has no scorer.
         """
         self.tasks = tasks
-        self._judge_config, self._judges, self._cache = config.rewards.judge, dict(judges or {}), cache
+        self._judge_config, self._judges, self._cache = rewards.judge, dict(judges or {}), cache
         self._own = dict(own or {})
-        self._names, waiting = weighted(config), {**(waiting or {}), **self._own}
+        self._names, waiting = weighted(rewards), {**(waiting or {}), **self._own}
         known = {*scorers, *waiting}
         missing = sorted(set(self._names) - known)
         if missing:
@@ -232,9 +233,9 @@ class RewardPool:
                 await self._cache.close()
 
 
-def weighted(config: RunConfig) -> tuple[str, ...]:
+def weighted(rewards: RewardsConfig) -> tuple[str, ...]:
     """The components that have a weight other than 0."""
-    return tuple(name for name, weight in config.rewards.weights.items() if weight != 0)
+    return tuple(name for name, weight in rewards.weights.items() if weight != 0)
 
 
 def at_once(scoring: Coroutine[Any, Any, T]) -> T:

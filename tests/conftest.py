@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from configs.exits import STOP_SIGNALS
 
-# What somebody has exported for runs and terminals of his own is none of the tests'.
-for name in ("RAY_ADDRESS", "TERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+# What somebody has exported for runs and terminals of his own is none of the tests'. PYTHONUNBUFFERED would hide that
+# a command does not flush what it prints.
+for name in ("RAY_ADDRESS", "PYTHONUNBUFFERED", "TERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 
 # Deadlines, and complaints about slow examples, would make property tests depend on how busy the machine is.

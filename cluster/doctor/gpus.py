@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.doctor.finding import Finding
-from cluster.placement import learners
 from configs.judges import JUDGES
 from configs.schema import RunConfig
 
@@ -43,7 +42,7 @@ def needs(config: RunConfig) -> Needs:
     if cluster.mode == "inline":
         shares.append(1.0 if config.editor.device.startswith("cuda") else 0.0)
     else:
-        shares.append(learners(config) * cluster.gpus_for_learner)
+        shares.append(config.learner.num_workers * cluster.gpus_for_learner)
         shares += [cluster.gpus_per_rollout_worker] * cluster.rollout_workers
         shares.append(config.rewards.embedding.gpus)
     return Needs(sum(shares), max(shares))

@@ -37,7 +37,7 @@ def examine(node: str, config: RunConfig, folder: Path, marker: Path | None) -> 
     findings = [gpus, *folder_findings(folder)]
     if marker is not None:
         findings.append(shared_finding(marker))
-    findings += [data_finding(config), *service_findings(config)]
+    findings += [data_finding(config), *service_findings(config.rewards, config.redis)]
     judges = (config.rewards.judge.editscore.serve.python, config.rewards.judge.qwen_vl.serve.python)
     return NodeReport(node, tuple(findings), versions(), all((ROOT / python).exists() for python in judges))
 

@@ -17,6 +17,7 @@ from cluster.doctor.gpus import enough
 from cluster.doctor.machine import examine
 from cluster.doctor.storage import marker, store_finding
 from cluster.placement import most
+from configs.judges import JudgeConfig
 from configs.schema import RunConfig
 
 NODE_SECONDS = 420.0
@@ -49,13 +50,13 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
             (
                 Finding("ray", "ok", f"{ray.__version__}, {len(nodes)} node(s)"),
                 enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], most("GPU")),
-                *between(config, reports, most("judge")),
+                *between(config.rewards.judge, reports, most("judge")),
             ),
         ),
     ]
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _examine(
     node: str, config: Mapping[str, Any], folder: str, put: str | None, store: float, dashboard: str
 ) -> NodeReport:
@@ -85,7 +86,7 @@ def _report(ref: ray.ObjectRef, node: str) -> NodeReport:
     return report
 
 
-def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | None) -> list[Finding]:
+def between(judge: JudgeConfig, reports: Sequence[NodeReport], to_come: float | None) -> list[Finding]:
     """Findings across nodes: versions that differ, no node for a judge.
 
     `to_come`: number of judge nodes that an autoscaler may start; None without one.
@@ -108,7 +109,6 @@ def between(config: RunConfig, reports: Sequence[NodeReport], to_come: float | N
             )
     if not found and answered:
         found.append(Finding("versions", "ok", shown(answered[0].versions)))
-    judge = config.rewards.judge
     served = [name for name in judge.configured if getattr(judge, name).serve.replicas]
     if served and not any(report.judge_environment for report in answered):
         seen = f"{', '.join(served)} must be served, but no node has vLLM"

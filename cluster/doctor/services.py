@@ -10,22 +10,22 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from cluster.doctor.finding import Finding
-from configs.schema import RunConfig
+from configs.rewards import RedisConfig, RewardsConfig
 
 TIMEOUT = 15.0  # seconds
 KEY = "LOCUS_JUDGE_API_KEY"
 
 
-def service_findings(config: RunConfig) -> list[Finding]:
+def service_findings(rewards: RewardsConfig, redis: RedisConfig) -> list[Finding]:
     """A finding for every configured judge server and for a shared score cache."""
-    judge = config.rewards.judge
+    judge = rewards.judge
     found = [
         judge_finding(name, url, getattr(judge, name).model)
         for name in judge.configured
         for url in getattr(judge, name).urls
     ]
-    if config.redis.mode == "url":
-        found.append(redis_finding(config.redis.url))
+    if redis.mode == "url":
+        found.append(redis_finding(redis.url))
     return found
 
 

@@ -107,7 +107,7 @@ def _client(address: str) -> Any:
     """Ray's client with a timeout for every request."""
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):
+    class Client(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
             return super()._do_request(*arguments, timeout=TIMEOUT, **options)
 

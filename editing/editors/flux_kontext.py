@@ -204,7 +204,8 @@ class FluxKontextEditor(Editor):
             scheduler.config.get("max_shift", 1.15),
         )
         retrieve_timesteps(scheduler, num_steps, self._device, sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu)
-        return scheduler.sigmas.clone()
+        sigmas: Tensor = scheduler.sigmas.clone()
+        return sigmas
 
     def decode(self, latents: Tensor, condition: Condition) -> Image:
         """See `Editor.decode`; the same rounding as the pipeline's PIL output."""
@@ -224,7 +225,8 @@ class FluxKontextEditor(Editor):
         if not bool(decoded.isfinite().all()):
             raise NotFinite(f"decoded pixels {NOT_FINITE}")
         pixels = pipeline.image_processor.postprocess(decoded, output_type="np")
-        return (pixels * 255).round().astype(np.uint8)
+        images: Image = (pixels * 255).round().astype(np.uint8)
+        return images
 
     @contextmanager
     def attention_probe(
@@ -248,7 +250,7 @@ class FluxKontextEditor(Editor):
         batch, tokens = latents.shape[:2]
         text_ids, image_ids = self._position_ids(condition)
         joint = torch.cat([latents, condition.source_latents.expand(batch, -1, -1)], dim=1)
-        output = self._transformer(
+        output: Tensor = self._transformer(
             hidden_states=self._to_model(joint),
             # Through the scheduler's timestep and back in the transformer's dtype, as the pipeline goes: in bfloat16
             # 0.7503 becomes 752 of 1000 there, and the editor is used with that rounding.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from editing.editors.folder import ATTENTION
 
@@ -209,7 +210,7 @@ def write_arrays(parameters: Mapping[str, nn.Parameter], arrays: Mapping[str, ND
     """Write weights without checking them."""
     for name, parameter in parameters.items():
         # Unlike from_numpy it accepts read-only arrays, such as those from an object store.
-        parameter.copy_(torch.from_dlpack(arrays[name]))
+        parameter.copy_(from_dlpack(arrays[name]))
 
 
 @contextmanager

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from configs.schema import EditorConfig, RunConfig
+from configs.schema import EditorConfig
 from editing.editors.base import Editor, EditorError
 from editing.editors.load import load_editor
 from editing.editors.lora import attach_lora
 
 
-def open_policy(config: RunConfig) -> Editor:
-    """The editor of `config.editor` with a fresh adapter that changes nothing yet (version 0).
+def open_policy(settings: EditorConfig, seed: int) -> Editor:
+    """The configured editor with a fresh adapter that changes nothing yet (version 0).
 
-    The adapter is drawn from `config.seed`, so that workers and learner hold the same version 0.
+    The adapter is drawn from `seed`, the run's, so that workers and learner hold the same version 0.
 
     Raises:
         EditorError: when there is no such editor, or no such device.
     """
-    editor = open_editor(config.editor)
-    lora = config.editor.lora
-    attach_lora(editor.transformer, lora.rank, lora.alpha, config.seed)
+    editor, lora = open_editor(settings), settings.lora
+    attach_lora(editor.transformer, lora.rank, lora.alpha, seed)
     return editor
 
 

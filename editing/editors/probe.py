@@ -107,7 +107,7 @@ class AttentionProbe:
         return total / (self._forwards * self._blocks)
 
 
-class FluxProbeProcessor(FluxAttnProcessor):
+class FluxProbeProcessor(FluxAttnProcessor):  # type: ignore[misc]
     """The stock FLUX attention that also passes queries and keys to a probe."""
 
     def __init__(self, probe: AttentionProbe, replaced: FluxAttnProcessor) -> None:
@@ -144,7 +144,7 @@ class FluxProbeProcessor(FluxAttnProcessor):
 
         self._probe.observe(query, key)
 
-        joint = dispatch_attention_fn(
+        joint: Tensor = dispatch_attention_fn(
             query,
             key,
             value,

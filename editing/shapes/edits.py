@@ -42,7 +42,8 @@ def edit_mask(edit: Edit) -> np.ndarray:
     for scene in (edit.scene, edit.target_scene):
         touched |= (to_uint8(paint(scene)) != empty).any(axis=-1)
     around = np.pad(touched, 1)
-    return touched | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    mask: np.ndarray = touched | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    return mask
 
 
 @lru_cache(maxsize=4)  # every score of a group needs them, and painting dominates the cost

@@ -44,9 +44,9 @@ class EditScoreParts:
     @property
     def overall(self) -> np.ndarray:
         """O [B] in (0, 1], arXiv 2509.23909."""
-        return np.sqrt(
-            np.minimum(self.success, self.minimal_over_editing) * np.minimum(self.naturalness, self.artefacts)
-        )
+        done = np.minimum(self.success, self.minimal_over_editing)
+        overall: np.ndarray = np.sqrt(done * np.minimum(self.naturalness, self.artefacts))
+        return overall
 
 
 def editscore_parts(images: np.ndarray, edit: Edit) -> EditScoreParts:

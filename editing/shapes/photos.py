@@ -84,7 +84,7 @@ def photo_crop(folder: str, seed: int, size: int) -> np.ndarray:
     crop = photo.resize((size, size), PIL.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     pixels = np.asarray(crop, dtype=np.float32) / 255
     grey = pixels.mean(axis=-1, keepdims=True)
-    muted = grey + 0.6 * (pixels - grey)  # saturated objects stay the most colourful things in the image
+    muted: np.ndarray = grey + 0.6 * (pixels - grey)  # saturated objects stay the most colourful things in the image
     muted.flags.writeable = False
     return muted
 

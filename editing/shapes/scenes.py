@@ -117,25 +117,28 @@ def paint_background(kind: str, seed: int) -> np.ndarray:
         raise ValueError(f"expected a background of {BACKGROUNDS}, got {kind!r}")
     mix = np.clip(mix, 0, 1)[..., None].astype(np.float32)
     vignette = 1 - 0.10 * (((_ROWS - 32) ** 2 + (_COLUMNS - 32) ** 2) / 2048)[..., None]
-    image = np.clip((low * (1 - mix) + high * mix) * vignette, 0, 1).astype(np.float32)
+    image: np.ndarray = np.clip((low * (1 - mix) + high * mix) * vignette, 0, 1).astype(np.float32)
     image.flags.writeable = False
     return image
 
 
 def signed_distance(shape: str, rows: np.ndarray, columns: np.ndarray, radius: float) -> np.ndarray:
     """Distance in pixels to the outline, negative inside, for coordinates relative to the centre."""
+    distance: np.ndarray
     if shape == "circle":
-        return np.hypot(rows, columns) - radius
-    if shape == "square":  # rounded corners
+        distance = np.hypot(rows, columns) - radius
+    elif shape == "square":  # rounded corners
         side, corner = radius * 0.88, 2.5
         dy, dx = np.abs(rows) - side + corner, np.abs(columns) - side + corner
-        return np.hypot(np.maximum(dy, 0), np.maximum(dx, 0)) + np.minimum(np.maximum(dy, dx), 0) - corner
-    if shape == "triangle":  # equilateral, pointing up, three half-planes, corners cut round by a circle
+        distance = np.hypot(np.maximum(dy, 0), np.maximum(dx, 0)) + np.minimum(np.maximum(dy, dx), 0) - corner
+    elif shape == "triangle":  # equilateral, pointing up, three half-planes, corners cut round by a circle
         inner = radius * 0.56
         rows = rows - 0.22 * radius  # the bounding box, not the centroid, sits on the centre
         edges = [rows, -0.5 * rows + 0.8660254 * columns, -0.5 * rows - 0.8660254 * columns]
-        return np.maximum(np.maximum.reduce(edges) - inner, np.hypot(rows, columns) - 1.02 * radius)
-    raise ValueError(f"expected a shape of {SHAPES}, got {shape!r}")
+        distance = np.maximum(np.maximum.reduce(edges) - inner, np.hypot(rows, columns) - 1.02 * radius)
+    else:
+        raise ValueError(f"expected a shape of {SHAPES}, got {shape!r}")
+    return distance
 
 
 def paint_thing(image: np.ndarray, thing: Thing, centre: tuple[float, float], radius: float) -> np.ndarray:
@@ -149,7 +152,8 @@ def paint_thing(image: np.ndarray, thing: Thing, centre: tuple[float, float], ra
     gloss = 0.45 * np.exp(-((rows + 0.40 * radius) ** 2 + (columns + 0.30 * radius) ** 2) / (0.10 * radius**2))
     body = np.array(COLOURS[thing.colour], dtype=np.float32) * (1 + light[..., None] - 0.08)
     body = body + (1 - body) * gloss[..., None]
-    return np.clip(image * (1 - shadow) * (1 - cover) + body * cover, 0, 1).astype(np.float32)
+    painted: np.ndarray = np.clip(image * (1 - shadow) * (1 - cover) + body * cover, 0, 1).astype(np.float32)
+    return painted
 
 
 def paint(scene: Scene) -> np.ndarray:
@@ -163,4 +167,5 @@ def paint(scene: Scene) -> np.ndarray:
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Float [..., 3] in [0, 1] to uint8, rounded to nearest."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    pixels: np.ndarray = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return pixels

@@ -59,7 +59,7 @@ class Bench:
 def open_bench(config: RunConfig) -> tuple[Bench, str]:
     """The bench of a configuration and its clock's name."""
     torch.set_num_threads(config.cluster.threads_per_process)
-    policy, plain = open_policy(config), open_policy(config)
+    policy, plain = open_policy(config.editor, config.seed), open_policy(config.editor, config.seed)
     detach_lora(plain.transformer)
     clock, name = clock_for(policy.device, config.cluster.threads_per_process)
     return Bench(config, policy, plain, open_tasks(config), clock), name
@@ -137,7 +137,7 @@ def measure_learner(bench: Bench, repetitions: int) -> list[Measured]:
         update={"learner": bench.config.learner.model_copy(update={"optimizer": optimizer, "steps": repetitions + 2})}
     )
     editor, size = bench.policy, config.learner.groups_per_step
-    pool, digest = RewardPool(config, bench.tasks), config_hash(config)
+    pool, digest = RewardPool(config.rewards, bench.tasks), config_hash(config)
     leases = LeaseSampler(config.seed, len(bench.tasks.train), size).leases(0, 0)
     groups = [roll_out(editor, bench.tasks.train[lease.task_index], lease, config, digest) for lease in leases]
     rollout_seconds = timed(

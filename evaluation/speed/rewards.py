@@ -128,18 +128,18 @@ def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, re
     return rows
 
 
-def measure_cache(config: RunConfig, url: str, runner: asyncio.Runner, repetitions: int) -> list[Measured]:
+def measure_cache(judge: JudgeConfig, url: str, runner: asyncio.Runner, repetitions: int) -> list[Measured]:
     """A group whose passes are all cached, relative to requests to a judge that responds immediately."""
-    settings, given = config.rewards.judge, group_of(GROUP, SIDE)
-    pool = JudgePool("editscore", [url], "judge", settings, "none")
+    given = group_of(GROUP, SIDE)
+    pool = JudgePool("editscore", [url], "judge", judge, "none")
     runner.run(pool.start())
 
     async def opened() -> ScoreCache:
         return open_cache(RedisConfig(timeout=10.0), None)
 
     cache = runner.run(opened())
-    cached, asked = (EditScore(pool, settings.editscore, which) for which in (cache, NoCache()))
-    keys = cache_keys(given, cached.parts(), settings.editscore.passes)
+    cached, asked = (EditScore(pool, judge.editscore, which) for which in (cache, NoCache()))
+    keys = cache_keys(given, cached.parts(), judge.editscore.passes)
     hit, miss, lookup = interleaved(
         [
             in_loop(runner, lambda: cached(given)),
@@ -182,5 +182,5 @@ def measure(config: RunConfig, repetitions: int) -> tuple[list[Measured], str]:
     pixels, clock = measure_pixels(config.cluster.threads_per_process, repetitions)
     with warnings_only(), asyncio.Runner() as runner, null_judge() as url:
         rows = measure_throughput(config.rewards.judge, url, runner, repetitions) + pixels
-        rows += measure_cache(config, url, runner, repetitions)
+        rows += measure_cache(config.rewards.judge, url, runner, repetitions)
     return rows + measure_service(repetitions), f"wall seconds, but {clock} for PSNR and SSIM"

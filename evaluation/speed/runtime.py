@@ -236,8 +236,8 @@ def measure(
 
     Everything on Ray shares one local cluster, but publishing and real runs, which start their own.
     """
+    from cluster.runtime import connect
     from evaluation.speed.publish import measure_publish
-    from learner.backends.ray import connect
 
     rows = measure_coordinator(config, repetitions)
     with connect(shaped(config, 2, 1, 1, 0).cluster):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from configs.schema import RunConfig
+from configs.judges import JudgeConfig
+from configs.schema import ClusterConfig, RunConfig
 from editing.task import Image
 from editing.trajectory import Generated, Lease, Shown
 from editing.weights import WeightProof
@@ -31,9 +32,9 @@ def scoring_limit(config: RunConfig) -> float:
     return config.cluster.group_timeout + judged + (config.rewards.scorer_deadline if config.rewards.scorers else 0.0)
 
 
-def taking_limit(config: RunConfig) -> float:
+def taking_limit(cluster: ClusterConfig) -> float:
     """Seconds that a learner with groups to take may take until it has taken another."""
-    return config.cluster.group_timeout
+    return cluster.group_timeout
 
 
 def step_limit(config: RunConfig) -> float:
@@ -41,10 +42,10 @@ def step_limit(config: RunConfig) -> float:
     return config.cluster.group_timeout * config.learner.groups_per_step
 
 
-def judges_limit(config: RunConfig) -> float:
+def judges_limit(judge: JudgeConfig) -> float:
     """Seconds within which all judges must have answered an image, or the run does not start."""
-    served = [getattr(config.rewards.judge, name).serve for name in config.rewards.judge.configured]
-    return config.rewards.judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
+    served = [getattr(judge, name).serve for name in judge.configured]
+    return judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
 
 
 def overdue(config: RunConfig, waiting: int) -> RunInterrupted:

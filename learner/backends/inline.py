@@ -79,7 +79,7 @@ class InlineBackend:
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         config = self._config
-        tasks, editor = self._tasks, open_policy(config)
+        tasks, editor = self._tasks, open_policy(config.editor, config.seed)
         self._host = LearnerHost(config, self._folder, editor, tasks)
         self._worker = RolloutWorker(config, editor, tasks)
         self._pool = open_pool(config, tasks, folder=self._folder)
@@ -98,16 +98,15 @@ class InlineBackend:
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
                 servers = LocalJudgeServers(
-                    self._config, judge, self._folder, self._notify, partial(urls_changed, judge)
+                    self._config.rewards.judge, judge, self._folder, self._notify, partial(urls_changed, judge)
                 )
                 self._judge_servers.append(servers)
                 servers.start()
 
     def _wait_for_judges(self) -> None:
         """Returns when every server of every judge, ours or not, has answered an image."""
-        self._notify(
-            "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
-        )
+        asked = self._config.rewards.judge
+        self._notify("judges_awaited", judges=list(asked.configured), seconds=judges_limit(asked))
         try:
             for servers in self._judge_servers:
                 servers.wait()

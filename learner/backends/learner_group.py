@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.fleet import FETCH_SECONDS
-from cluster.placement import close_placement_group, in_placement_group, learners, open_placement_group
+from cluster.placement import close_placement_group, in_placement_group, open_placement_group
 from cluster.runtime import actor_options
 from configs.schema import RunConfig
 from editing.weights import WeightProof
@@ -55,7 +55,7 @@ class LearnerGroup:
             ray.remote(LearnerHost)
             .options(**options, **in_placement_group(placement, rank))
             .remote(config, folder, tasks=tasks)
-            for rank in range(learners(config))
+            for rank in range(config.learner.num_workers)
         ]
         return cls(config, processes, placement)
 

@@ -31,7 +31,7 @@ class LearnerHost:
     ) -> None:
         """Opens the editor and the tasks that the configuration names, unless the caller shares its own."""
         torch.set_num_threads(config.cluster.threads_per_process)
-        self.editor = open_policy(config) if editor is None else editor
+        self.editor = open_policy(config.editor, config.seed) if editor is None else editor
         self.learner = Learner(config, self.editor, open_tasks(config) if tasks is None else tasks, folder)
 
     def meeting_point(self) -> str:

@@ -128,9 +128,8 @@ class RayBackend:
 
     def _wait_for_judges(self) -> None:
         """Returns when every server of every judge, ours or not, has answered an image."""
-        self._notify(
-            "judges_awaited", judges=list(self._config.rewards.judge.configured), seconds=judges_limit(self._config)
-        )
+        asked = self._config.rewards.judge
+        self._notify("judges_awaited", judges=list(asked.configured), seconds=judges_limit(asked))
         try:
             while self._pool_calls.open or not all(servers.ready for servers in self._judge_servers):
                 self._poll(WAIT_SECONDS)
@@ -340,7 +339,7 @@ class RayBackend:
             servers.check()
         if self._pool_calls.silent_for() > scoring_limit(self._config):
             raise overdue(self._config, self._pool_calls.open)
-        limit = taking_limit(self._config)
+        limit = taking_limit(self._config.cluster)
         if self._learner_calls.silent_for() > limit:
             raise LearnerLost(
                 f"The learner has taken none of {self._learner_calls.open} groups for {limit:g} s "

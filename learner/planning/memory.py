@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.placement import LEARNER, POOL, ROLLOUT, learners
-from configs.schema import RunConfig, ShapesData
+from cluster.placement import LEARNER, POOL, ROLLOUT
+from configs.rewards import RewardsConfig
+from configs.schema import EditorConfig, ManifestData, RunConfig, ShapesData
 from editing.editors.folder import CACHED_CONDITIONS, EditorSizes, read_json, tensor_shapes
 from rewards.embedding.folder import checked_folder, weighted_models
 
@@ -70,20 +71,20 @@ class Picture:
     assumed: bool
 
 
-def picture_of(config: RunConfig, sizes: EditorSizes) -> Picture:
+def picture_of(data: ShapesData | ManifestData, sizes: EditorSizes) -> Picture:
     """The size of the run's images, up to the snapping of their sides."""
     square = sizes.pixels_per_token**2
-    if isinstance(config.data, ShapesData):
+    if isinstance(data, ShapesData):
         from editing.shapes.scenes import SIZE  # needs numpy and Pillow
 
         return Picture(SIZE**2, SIZE**2 // square, False)
-    side = config.data.resolution or ASSUMED_SIDE
-    return Picture(side**2, side**2 // square, config.data.resolution is None)
+    side = data.resolution or ASSUMED_SIDE
+    return Picture(side**2, side**2 // square, data.resolution is None)
 
 
-def text_tokens(config: RunConfig, sizes: EditorSizes) -> int:
+def text_tokens(editor: EditorConfig, sizes: EditorSizes) -> int:
     """V, the padded length of the instruction."""
-    return config.editor.max_text_tokens or sizes.text_tokens
+    return editor.max_text_tokens or sizes.text_tokens
 
 
 def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> int:
@@ -104,21 +105,21 @@ def groups_alive(config: RunConfig) -> int:
     return (config.cluster.staleness + 1) * config.learner.groups_per_step
 
 
-def saved_bytes(config: RunConfig, sizes: EditorSizes, tokens: int) -> int:
+def saved_bytes(editor: EditorConfig, sizes: EditorSizes, tokens: int) -> int:
     """What autograd keeps of one sample's forward until its backward. An estimate.
 
     With gradient checkpointing only the input of every block is kept, and one block at a time is computed again.
 
     Args:
-        config: of the run.
+        editor: as configured.
         sizes: of the editor.
         tokens: of the whole sequence: text, generated and reference image.
     """
-    double, single = SAVED[config.editor.dtype]
-    rank = 4 * config.editor.lora.rank
+    double, single = SAVED[editor.dtype]
+    rank = 4 * editor.lora.rank
     of_double, of_single = double * sizes.width + 4 * rank, single * sizes.width + 3 * rank
-    if config.editor.gradient_checkpointing:
-        inputs = (sizes.double + sizes.single + 1) * sizes.width * ITEM[config.editor.dtype]
+    if editor.gradient_checkpointing:
+        inputs = (sizes.double + sizes.single + 1) * sizes.width * ITEM[editor.dtype]
         return round(tokens * (inputs + max(of_double, of_single)))
     return round(tokens * (sizes.double * of_double + sizes.single * of_single))
 
@@ -137,18 +138,18 @@ def memory_plan(config: RunConfig, sizes: EditorSizes) -> list[RolePlan]:
             *plan.editor(),
             *plan.learner(),
             *plan.rollout(),
-            *embedding_items(config),
+            *embedding_items(config.rewards),
             Item(waiting.name, groups, True, "host"),
             *disk,
         )
         return [RolePlan("this process", 1, items)]
     versions = Item("two versions of the adapter on their way", 2 * plan.adapter, True, "store")
     scored = Item("a group that is scored", plan.group, True, "host")
-    embeddings = embedding_items(config)
+    embeddings = embedding_items(config.rewards)
     if any(one.where == "editor" for one in embeddings):
         embeddings.append(Item("GPU context", CONTEXT_BYTES, False, "editor"))
     return [
-        RolePlan(LEARNER, learners(config), (*plan.editor(), *plan.learner())),
+        RolePlan(LEARNER, config.learner.num_workers, (*plan.editor(), *plan.learner())),
         RolePlan(ROLLOUT, config.cluster.rollout_workers, (*plan.editor(), *plan.rollout())),
         RolePlan(POOL, 1, (plan.process, scored, *embeddings)),
         RolePlan("driver", 1, (plan.process, Item("Ray's own processes", RAY_BYTES, False, "host"))),
@@ -163,8 +164,8 @@ class _Plan:
 
     def __init__(self, config: RunConfig, sizes: EditorSizes) -> None:
         self.config, self.sizes = config, sizes
-        self.picture, self.item = picture_of(config, sizes), ITEM[config.editor.dtype]
-        self.tokens = text_tokens(config, sizes) + 2 * self.picture.tokens
+        self.picture, self.item = picture_of(config.data, sizes), ITEM[config.editor.dtype]
+        self.tokens = text_tokens(config.editor, sizes) + 2 * self.picture.tokens
         self.adapter = 4 * sizes.adapter_parameters(config.editor.lora.rank)
         self.group = group_bytes(config, sizes.channels, self.picture.tokens, self.picture.pixels)
         # Above staleness 0 the learner keeps the adapters that groups may still come from.
@@ -183,7 +184,7 @@ class _Plan:
             Item("adapter, float32", self.adapter, True, "editor"),
             Item(
                 f"encoded tasks, {self.conditions} at most",
-                self.conditions * self.condition_bytes(text_tokens(self.config, sizes)),
+                self.conditions * self.condition_bytes(text_tokens(self.config.editor, sizes)),
                 True,
                 "editor",
             ),
@@ -209,7 +210,8 @@ class _Plan:
         batch = min(config.editor.micro_batch or pairs, pairs)
         how = "with gradient checkpointing" if config.editor.gradient_checkpointing else "without checkpointing"
         streaming = config.rewards.normalisation == "none" and config.learner.updates_per_step == 1
-        share = math.ceil(config.learner.groups_per_step / learners(config))  # the others' groups are let go of
+        # The groups of the other processes are let go of.
+        share = math.ceil(config.learner.groups_per_step / config.learner.num_workers)
         held = 1 if streaming else share
         copies = self.kept + 1
         added = [Item("gradients that the processes add up", 2 * self.adapter, False, "host")]
@@ -218,7 +220,7 @@ class _Plan:
             Item("AdamW moments, float32", 2 * self.adapter, True, "editor"),
             Item(
                 f"activations of {batch} sample(s), {how}",
-                batch * saved_bytes(config, self.sizes, self.tokens),
+                batch * saved_bytes(config.editor, self.sizes, self.tokens),
                 False,
                 "editor",
             ),
@@ -230,7 +232,7 @@ class _Plan:
                 "host",
             ),
             Item(f"{held} group(s) in training", held * self.group, True, "host"),
-            *(added if learners(config) > 1 else []),
+            *(added if config.learner.num_workers > 1 else []),
         ]
 
     def rollout(self) -> list[Item]:
@@ -249,15 +251,15 @@ class _Plan:
         return batch * self.tokens * self.sizes.width * WORKING * self.item
 
 
-def embedding_items(config: RunConfig) -> list[Item]:
+def embedding_items(rewards: RewardsConfig) -> list[Item]:
     """What the embedding models take: weights as their files' headers say, and a batch inside a block.
 
     Raises:
         EmbeddingError: when a model's folder lacks a file.
     """
     found = []
-    for name in weighted_models(config.rewards):
-        model = getattr(config.rewards.embedding, name)
+    for name in weighted_models(rewards):
+        model = getattr(rewards.embedding, name)
         folder, item = checked_folder(name, model.path), ITEM[model.dtype]
         where: Where = "host" if model.device == "cpu" else "editor"
         count = sum(math.prod(shape) for shape in tensor_shapes(folder).values())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.doctor.gpus import Gpu, needs, query
 from cluster.placement import OBJECT_STORE_BYTES, placement_lines
-from configs.judges import JUDGES, ServeConfig
+from configs.judges import JUDGES, JudgeConfig, ServeConfig
 from configs.schema import RunConfig
 from editing.editors.folder import FolderError, editor_sizes, stored_bytes
 from learner.planning.memory import RolePlan, memory_plan, on_gpu, picture_of
@@ -49,8 +49,8 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
     try:
         sizes = editor_sizes(config.editor.path)
     except FolderError as error:
-        return [*lines, f"memory: not known, since {error}", *judge_lines(config)]
-    plans, picture = memory_plan(config, sizes), picture_of(config, sizes)
+        return [*lines, f"memory: not known, since {error}", *judge_lines(config.rewards.judge)]
+    plans, picture = memory_plan(config, sizes), picture_of(config.data, sizes)
     lines.append(
         f"memory of each process (= counted from headers and shapes, ~ estimated); images of "
         f"{picture.pixels} pixels, {picture.tokens} tokens"
@@ -58,7 +58,7 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
     )
     for plan in plans:
         lines += plan_lines(plan, on_gpu(config, plan.role, len(machine.gpus)))
-    return [*lines, *judge_lines(config), *verdict(config, plans, machine)]
+    return [*lines, *judge_lines(config.rewards.judge), *verdict(config, plans, machine)]
 
 
 def plan_lines(plan: RolePlan, gpu: bool) -> Iterator[str]:
@@ -112,10 +112,10 @@ def _fits(what: str, needed: int, free: int | None) -> str:
     return f"{what}: {text(needed)} of {text(free)} free: " + ("fits" if needed <= free else "DOES NOT FIT")
 
 
-def judge_lines(config: RunConfig) -> Iterator[str]:
+def judge_lines(judge: JudgeConfig) -> Iterator[str]:
     """What the judge servers need that the run starts itself."""
     for name in JUDGES:
-        serve: ServeConfig = getattr(config.rewards.judge, name).serve
+        serve: ServeConfig = getattr(judge, name).serve
         if serve.replicas:
             weights, how = judge_weights(serve.path)
             known = "weights of unknown size" if weights is None else f"weights {text(weights)} ({how})"

@@ -75,8 +75,8 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
             "kept, and it is tried again after the next step"
         )
     if event == "failed":
-        return fields["reason"]
-    return fields["sentence"] if event in ("alarm", "stopping") else None
+        return str(fields["reason"])
+    return str(fields["sentence"]) if event in ("alarm", "stopping") else None
 
 
 def _servers(count: float) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from learner.reporting.notifications import notice
 from learner.reporting.records import EvaluationRecord, GroupRecord, Observer, RunRecord, StepRecord
 from learner.reporting.reward_stats import REWARD
-from learner.state.event_log import Event, EventLog
+from learner.state.event_log import EventLog
+from learner.state.event_types import Event
 
 
 class Reporter:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.schema import RewardsConfig
+from configs.rewards import RewardsConfig
 from learner.algorithms.credit import is_flat
 from rewards.compose import composed
 from rewards.result import GroupScores

@@ -71,7 +71,7 @@ def export_adapter(transformer: nn.Module, folder: str | Path, metadata: Mapping
         transformer_lora_layers={name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
         save_function=save,
     )
-    return folder / LORA_WEIGHT_NAME_SAFE
+    return folder / str(LORA_WEIGHT_NAME_SAFE)
 
 
 def scaled(arrays: Mapping[str, NDArray[np.float32]], factor: float) -> dict[str, NDArray[np.float32]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from configs.schema import RunConfig
+from configs.schema import AdvantageConfig, TokenMasksConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
 from editing.flow import Velocity
@@ -37,9 +37,9 @@ class HeldGroup:
     behaviour: Tensor | None = field(default=None, repr=False)
 
 
-def hold(editor: Editor, config: RunConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
+def hold(editor: Editor, kinds: TokenMasksConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
     """The group with its task encoded."""
-    condition, kinds = editor.encode(task), config.token_masks
+    condition = editor.encode(task)
     return HeldGroup(
         group,
         staleness,
@@ -50,12 +50,12 @@ def hold(editor: Editor, config: RunConfig, task: EditTask, group: TrajectoryGro
     )
 
 
-def batch_of(held: HeldGroup, reward: GroupReward, config: RunConfig) -> AnchorBatch:
+def batch_of(held: HeldGroup, reward: GroupReward, advantage: AdvantageConfig) -> AnchorBatch:
     """The samples of a group under its rewards."""
     return anchor_batch(
         held.group,
         reward.valid,
-        rc_grpo.advantages_of(reward, config.learner.advantage),
+        rc_grpo.advantages_of(reward, advantage),
         held.edit_mask,
         held.preservation_mask,
         held.condition.source_latents[0],

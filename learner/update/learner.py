@@ -262,7 +262,7 @@ class Learner:
         self._held, self._scores, self._totals, self._refused = [], [], StepTotals(), None
 
     def _hold(self, group: TrajectoryGroup, staleness: int) -> HeldGroup:
-        held = hold(self.editor, self.config, self.tasks.train[group.lease.task_index], group, staleness)
+        held = hold(self.editor, self.config.token_masks, self.tasks.train[group.lease.task_index], group, staleness)
         with self._setting_aside(group):
             self._gate.check_made_from(
                 group,
@@ -290,7 +290,8 @@ class Learner:
         for held, reward in zip(self._held, rewards, strict=True):
             if held is None:
                 continue
-            batch, velocity = batch_of(held, reward, self.config), policy_velocity(self.editor, held.condition)
+            batch = batch_of(held, reward, self.config.learner.advantage)
+            velocity = policy_velocity(self.editor, held.condition)
             if batch.is_flat:
                 continue
             self._find_old_leaps(held, batch, velocity)
@@ -314,7 +315,7 @@ class Learner:
     def _accumulate(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
         """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
         config, group, totals = self.config, held.group, self._totals
-        batch, velocity = batch_of(held, reward, config), policy_velocity(self.editor, held.condition)
+        batch, velocity = batch_of(held, reward, config.learner.advantage), policy_velocity(self.editor, held.condition)
         self._find_old_leaps(held, batch, velocity)
         with self._timed("accumulate"):
             stats, leaped = rc_grpo.accumulate(

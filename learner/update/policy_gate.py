@@ -191,5 +191,5 @@ def misplaced(states: Tensor, noise: Tensor) -> tuple[int, int] | None:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / norms.clamp(min=torch.finfo(rows.dtype).tiny)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2  # what the OpenAI client sends its requests with
@@ -17,6 +18,8 @@ from rewards.judge.messages import JudgeRefused, Question
 from rewards.judge.pictures import encode_png
 from rewards.judge.protocol import Reply, advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault, fate, retry_after_seconds
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 2.0
@@ -72,12 +75,13 @@ class Replica:
             JudgeRefused: when it would not.
         """
         body = await self._post("/chat/completions", chat_request(question, self._model))
-        return self._read(read_completion, body, question)
+        return self._read(lambda: read_completion(body, question))
 
     async def tokens(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, without special tokens. Raises as `complete`."""
         request = {"model": self._model, "prompt": text, "add_special_tokens": False}
-        return self._read(read_tokens, await self._post(self._tokenize_url, request, optional=True))
+        body = await self._post(self._tokenize_url, request, optional=True)
+        return self._read(lambda: read_tokens(body))
 
     async def probe(self) -> None:
         """Returns when the server can do its work: it looks at an image and generates a token.
@@ -122,9 +126,9 @@ class Replica:
             said += f" (it asks to be left alone for {asked:.0f} s)"
         return ServerFault(said, kind, asked)
 
-    def _read(self, read: Any, body: bytes, *rest: Question) -> Any:
+    def _read(self, read: Callable[[], T]) -> T:
         try:
-            return read(body, *rest)
+            return read()
         except ServerFault as fault:
             raise ServerFault(self._clean(str(fault)), fault.fate) from None
         except JudgeRefused as refused:

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from configs.errors import ConfigError
 from configs.exits import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from configs.judges import JudgeConfig
 from configs.load import load_config
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError
@@ -64,12 +66,12 @@ class _NoTasks:
 NO_TASKS = Tasks(_NoTasks(), _NoTasks())
 
 
-def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> Components:
+def components(rewards: RewardsConfig, masked: bool, target: bool, caption: bool) -> Components:
     """The weighted components, those whose embedding model is named, and those that cost nothing: PSNR and SSIM of
     the background, PSNR to a target.
 
     Args:
-        config: whose `rewards.weights` are asked for; the weights themselves do not matter here.
+        rewards: whose `weights` are asked for; the weights themselves do not matter here.
         masked: whether it is known what was not to change.
         target: whether the wanted image is known.
         caption: whether a description of the wanted image is known.
@@ -85,7 +87,7 @@ def components(config: RunConfig, masked: bool, target: bool, caption: bool) -> 
     if not caption:
         why["clip_direction"] = "needs a caption, a description of the wanted image"
     wanted = dict.fromkeys(
-        (*weighted(config), *config.rewards.embedding.configured, *BACKGROUND, *(["edit_psnr"] if target else []))
+        (*weighted(rewards), *rewards.embedding.configured, *BACKGROUND, *(["edit_psnr"] if target else []))
     )
     names = tuple(name for name in wanted if name not in why)
     if not names:
@@ -103,7 +105,7 @@ def configuration(flags: Sequence[str], masked: bool, target: bool, caption: boo
         ConfigError: for wrong flags.
     """
     config = load_config(flags)
-    found = components(config, masked, target, caption)
+    found = components(config.rewards, masked, target, caption)
     rewards = config.rewards.model_copy(update={"weights": dict.fromkeys(found.names, 1.0)})
     # An embedded cache would end with this command; a shared one is used.
     redis = config.redis.model_copy(update={"mode": "off"}) if config.redis.mode == "embedded" else config.redis
@@ -124,7 +126,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
     async with AsyncExitStack() as stack:
         with Console(stderr=True).status("Waiting for the judges ..."):
             urls: dict[str, list[str]] = {
-                name: stack.enter_context(_served(config, name))
+                name: stack.enter_context(_served(config.rewards.judge, name, Path(config.folder) / LOGS))
                 for name in get_args(Name)
                 if getattr(config.rewards.judge, name).serve.replicas
             }
@@ -135,14 +137,14 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
 
 
 @contextmanager
-def _served(config: RunConfig, name: Name) -> Iterator[list[str]]:
+def _served(judge: JudgeConfig, name: Name, folder: Path) -> Iterator[list[str]]:
     """The addresses of a judge's servers that are started here. One that is lost is not started again: the command
     is short, and says that the judge is gone."""
 
     def nobody(*_: object, **__: object) -> None:
         pass
 
-    with LocalJudgeServers(config, name, Path(config.folder) / LOGS, nobody, nobody) as servers:
+    with LocalJudgeServers(judge, name, folder, nobody, nobody) as servers:
         yield servers.urls()
 
 

@@ -101,7 +101,8 @@ def found(name: str, dotted: str) -> Callable[[ScoreInput], Any]:
         raise LoadError(f"{key}: {module_name} has no {attribute!r}") from error
     if not callable(found) or inspect.isclass(found):
         raise LoadError(f"{key}: expected {dotted} to be a function of one ScoreInput, got {typed(found)}")
-    return found
+    function: Callable[[ScoreInput], Any] = found
+    return function
 
 
 def scored(

@@ -104,9 +104,9 @@ def _serve(config: RunConfig, access: Access) -> int:
     try:
         with bound, PoolThread(lambda: open_pool(config, NO_TASKS, small_pixels=small_pixels(config.service))) as pool:
             who = "with the token" if access.token else "for everyone on this machine"
-            make_server(
-                create_app(config, pool, access), (f"Reward service on {url} {who}: {', '.join(weighted(config))}.")
-            ).run(sockets=[bound])
+            app = create_app(config.rewards, config.service, pool, access)
+            said = f"Reward service on {url} {who}: {', '.join(weighted(config.rewards))}."
+            make_server(app, said).run(sockets=[bound])
     except (ScorerError, EmbeddingError) as error:
         raise ConfigError(str(error)) from error
     except (JudgeError, PoolError, CacheError) as error:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.judges import JUDGES
-from configs.schema import RunConfig
+from configs.rewards import RewardsConfig, ServiceConfig
 from rewards.service.access import Access
 from rewards.service.body import EXAMPLE, Problem, ScoreRequest, ScoreResponse
 from rewards.service.incoming import Refusable
@@ -48,19 +48,20 @@ STATUSES = {
 }
 
 
-def create_app(config: RunConfig, scoring: Scoring, access: Access) -> ASGIApp:
+def create_app(rewards: RewardsConfig, service: ServiceConfig, scoring: Scoring, access: Access) -> ASGIApp:
     """The whole service over a started pool.
 
     Args:
-        config: `service` for the limits, `rewards` for the weights.
+        rewards: for the weights.
+        service: for the limits.
         scoring: what scores.
         access: whom it answers.
     """
-    admission = Admission(config.service.queue)
-    judges = [name for name in JUDGES if config.rewards.weights.get(name, 0) != 0]
+    admission = Admission(service.queue)
+    judges = [name for name in JUDGES if rewards.weights.get(name, 0) != 0]
     metrics = Metrics(admission, judges)
-    desk = ScoreDesk(config.rewards, config.service, scoring, admission, metrics)
-    max_body = config.service.max_body_megabytes * 2**20
+    desk = ScoreDesk(rewards, service, scoring, admission, metrics)
+    max_body = service.max_body_megabytes * 2**20
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -114,7 +114,7 @@ class JudgeServers:
         """
         self._config, self._name, self._folder, self._when_ready = config, name, folder, when_ready
         self._resources = dict(resources or {})
-        self._replicas = Replicas(config, name, self._launch, notify, urls_changed)
+        self._replicas = Replicas(config.rewards.judge, name, self._launch, notify, urls_changed)
         self.urls, self.check = self._replicas.urls, self._replicas.check
 
     def start(self) -> None:
@@ -144,7 +144,7 @@ class JudgeServers:
     def _launch(
         self, replica: int, attempt: int, ready: Callable[[Served], None], lost: Callable[[str], None]
     ) -> Launched:
-        serve, model = settings(self._config, self._name)
+        serve, model = settings(self._config.rewards.judge, self._name)
         loopback = sum(node["Alive"] for node in ray.nodes()) == 1
         actor = (
             ray.remote(JudgeActor)

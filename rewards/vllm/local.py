@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import get_args
 
-from configs.schema import RunConfig
+from configs.judges import JudgeConfig
 from rewards.vllm.attended import Attended
 from rewards.vllm.merge import merged
 from rewards.vllm.replicas import Launched, Name, Replicas, Served, log_of, merged_folder, no_gpus, settings
@@ -30,16 +30,16 @@ class LocalJudgeServers:
 
     def __init__(
         self,
-        config: RunConfig,
+        judge: JudgeConfig,
         name: Name,
         folder: Path,
         notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
     ) -> None:
         """As `rewards.vllm.actor.JudgeServers`, without Ray's `when_ready`."""
-        self._config, self._name, self._folder = config, name, folder.absolute()
+        self._judge, self._name, self._folder = judge, name, folder.absolute()
         self._happened: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._replicas = Replicas(config, name, self._launch, notify, urls_changed)
+        self._replicas = Replicas(judge, name, self._launch, notify, urls_changed)
         self.start, self.urls = self._replicas.start, self._replicas.urls
 
     @property
@@ -92,7 +92,7 @@ class LocalJudgeServers:
     def _launch(
         self, replica: int, attempt: int, ready: Callable[[Served], None], lost: Callable[[str], None]
     ) -> Launched:
-        serve, model = settings(self._config, self._name)
+        serve, model = settings(self._judge, self._name)
 
         def make() -> VllmServer:
             path = str(merged(serve.path, serve.lora, merged_folder(self._folder))) if serve.lora else serve.path
@@ -103,7 +103,7 @@ class LocalJudgeServers:
                 model,
                 log,
                 api_key=os.environ.get(KEY, ""),
-                devices=devices(self._config, self._name, replica),
+                devices=devices(self._judge, self._name, replica),
             )
 
         return Attended(
@@ -113,7 +113,7 @@ class LocalJudgeServers:
         )
 
 
-def devices(config: RunConfig, name: Name, replica: int) -> Sequence[str] | None:
+def devices(judge: JudgeConfig, name: Name, replica: int) -> Sequence[str] | None:
     """The GPUs of one server: one judge's after the other's from the last GPU on, since the editor takes the first.
 
     None on the CPU.
@@ -122,10 +122,10 @@ def devices(config: RunConfig, name: Name, replica: int) -> Sequence[str] | None
         ValueError: when no GPU is seen.
     """
     judges = get_args(Name)
-    serve = {judge: settings(config, judge)[0] for judge in judges}
+    serve = {one: settings(judge, one)[0] for one in judges}
     if not serve[name].gpus:
         return None
-    before = sum(serve[judge].gpus * serve[judge].replicas for judge in judges[: judges.index(name)])
+    before = sum(serve[one].gpus * serve[one].replicas for one in judges[: judges.index(name)])
     visible = _visible()
     if not visible:
         raise ValueError(no_gpus(serve[name].gpus, 0))

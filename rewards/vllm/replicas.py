@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from configs.judges import ServeConfig
-from configs.schema import RunConfig
+from configs.judges import JudgeConfig, ServeConfig
 from locus.common.restarts import RestartPolicy
 
 Name = Literal["editscore", "qwen_vl"]
@@ -65,14 +64,14 @@ class Replicas:
 
     def __init__(
         self,
-        config: RunConfig,
+        judge: JudgeConfig,
         name: Name,
         launch: Launch,
         notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
     ) -> None:
         self._name, self._launch, self._notify, self._urls_changed = name, launch, notify, urls_changed
-        self.serve: ServeConfig = getattr(config.rewards.judge, name).serve
+        self.serve: ServeConfig = getattr(judge, name).serve
         self._slots = [_Slot(number) for number in range(self.serve.replicas)]
         self._complete = False
 
@@ -172,10 +171,10 @@ def log_of(folder: Path, name: str, replica: int, attempt: int) -> Path:
     raise FileExistsError(f"{folder / 'judges'} is full of logs")
 
 
-def settings(config: RunConfig, name: Name) -> tuple[ServeConfig, str]:
+def settings(judge: JudgeConfig, name: Name) -> tuple[ServeConfig, str]:
     """How a judge is served, and under which name."""
-    judge: Any = getattr(config.rewards.judge, name)
-    return judge.serve, judge.model
+    one: Any = getattr(judge, name)
+    return one.serve, one.model
 
 
 def merged_folder(folder: Path) -> Path:

@@ -29,7 +29,7 @@ def config(tiny_kontext, tmp_path_factory):
 @pytest.fixture(scope="module")
 def versions(config) -> list[WeightVersion]:
     """Version 0 as every process attaches it, and a trained version 4."""
-    editor = open_policy(config)
+    editor = open_policy(config.editor, config.seed)
     fresh = WeightVersion.capture(editor.transformer, 0).copied()
     with torch.no_grad():
         for parameter in adapter_parameters(editor.transformer).values():
@@ -69,7 +69,7 @@ def test_a_group_is_made_by_the_version_that_the_worker_holds(config, worker, ve
     assert generated.task_id == after.task_id and after.policy_version == 4
     assert not np.array_equal(before.candidates, after.candidates)
     # The same weights in another process' editor would give the same bits.
-    editor, tasks = open_policy(config), open_tasks(config)
+    editor, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     versions[1].apply(editor.transformer)
     again = roll_out(editor, tasks.train[2], lease(4), config, "x")
     assert np.array_equal(again.candidates, after.candidates) and np.array_equal(again.acd, after.acd)
@@ -106,6 +106,6 @@ def test_pictures_for_the_gallery_are_those_that_are_measured(config, worker, ve
         (shown,) = worker.show_held_out([1], base)
         assert np.array_equal(shown.image, worker.sample_held_out([1], base)[0]) and shown.index == 1
         assert shown.attention.shape == (8, 8)
-    editor, tasks = open_policy(config), open_tasks(config)
+    editor, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     alone = sample(editor, tasks.held_out[1], held_out_seed(1), 2, "euler")
     assert np.array_equal(shown.image, alone)  # the last one was the base

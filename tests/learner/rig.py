@@ -58,9 +58,9 @@ class Rig:
         """With the unit of the preservation weights known, or another `balance`; None leaves it to the first step."""
         self.config = config
         self.tasks: Tasks = open_tasks(config)
-        self.actor: Editor = open_policy(config)
+        self.actor: Editor = open_policy(config.editor, config.seed)
         self.actor_version = 0
-        self.learner = Learner(config, open_policy(config), self.tasks, folder)
+        self.learner = Learner(config, open_policy(config.editor, config.seed), self.tasks, folder)
         if balance is not None:
             self.learner._balance = balance
 

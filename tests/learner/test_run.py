@@ -90,7 +90,7 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
 
 def test_the_exported_adapter_is_the_last_published_version_and_gives_the_final_metrics(unbroken, folder):
     config, summary, _ = unbroken
-    editor = open_policy(config)
+    editor = open_policy(config.editor, config.seed)
     load_adapter(editor.transformer, folder / "whole" / "adapter")
     published = [e for e in read_events(folder / "whole" / "events.jsonl") if e["event"] == "published"]
     from editing.weights import fingerprint
@@ -102,7 +102,7 @@ def test_the_exported_adapter_is_the_last_published_version_and_gives_the_final_
 
     tasks = open_tasks(config)
     images = [sample(editor, tasks.held_out[i], held_out_seed(i), 2, "euler") for i in range(3)]
-    rows = RewardPool(config, tasks).measure(range(3), images, "held_out")
+    rows = RewardPool(config.rewards, tasks).measure(range(3), images, "held_out")
     assert np.mean([row["edit_psnr"] for row in rows]) == pytest.approx(summary["final"]["mean"]["edit_psnr"], abs=1e-9)
 
 
@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tiny_kontext, folder, unbroken, 
 
 def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(tiny_kontext, folder, unbroken):
     config, *_ = unbroken
-    fresh = adapter_arrays(open_policy(config).transformer)
+    fresh = adapter_arrays(open_policy(config.editor, config.seed).transformer)
     trained = load_file(folder / "whole" / ADAPTER)
     moved = {k: np.abs(trained[f"transformer.{k}"] - fresh[k]).max() for k in fresh}
     assert min(moved.values()) > 0

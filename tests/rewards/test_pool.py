@@ -17,7 +17,7 @@ from tests.rewards.fake_groups import config, group_of
 
 def test_scores_of_the_right_answer_the_source_and_grey(tasks):
     task = tasks.train[1]
-    pool = RewardPool(config(edit_score=1.0, edit_psnr=0.1, background_psnr=0.1, acd=0.2), tasks)
+    pool = RewardPool(config(edit_score=1.0, edit_psnr=0.1, background_psnr=0.1, acd=0.2).rewards, tasks)
     acd = np.array([1.5, 0.5, 0.25], dtype=np.float32)
     scores = at_once(pool.score(group_of(task, 1, acd=acd)))
     assert (scores.group_id, scores.policy_version) == ("000000.000.0", 3)
@@ -36,14 +36,14 @@ def test_only_weighted_components_are_computed(tasks):
     def forbidden(given):
         raise AssertionError("not asked for")
 
-    pool = RewardPool(config(edit_psnr=1.0, acd=0.0), tasks, {**SCORERS, "acd": forbidden})
+    pool = RewardPool(config(edit_psnr=1.0, acd=0.0).rewards, tasks, {**SCORERS, "acd": forbidden})
     assert list(at_once(pool.score(group_of(tasks.train[0], 0))).components) == ["edit_psnr"]
 
 
 def test_the_background_is_watched_whatever_is_rewarded(tasks):
     group = group_of(tasks.train[0], 0, acd=np.ones(3, dtype=np.float32))
-    unrewarded = at_once(RewardPool(config(acd=1.0), tasks).score(group))
-    rewarded = at_once(RewardPool(config(background_psnr=1.0), tasks).score(group))
+    unrewarded = at_once(RewardPool(config(acd=1.0).rewards, tasks).score(group))
+    rewarded = at_once(RewardPool(config(background_psnr=1.0).rewards, tasks).score(group))
     looks = rewarded.diagnostics
     assert unrewarded.diagnostics == {**rewarded.components, **looks} and unrewarded.valid == rewarded.valid
     assert "background_psnr" not in unrewarded.components
@@ -52,7 +52,7 @@ def test_the_background_is_watched_whatever_is_rewarded(tasks):
         pytest.approx(measured(tasks.train[0], image)["edit_change"], abs=1e-6) for image in group.images
     ]
     whole = replace(tasks.train[0], edit_mask=np.ones((64, 64), dtype=bool))
-    scores = at_once(RewardPool(config(edit_psnr=1.0), Tasks([whole], tasks.held_out)).score(group))
+    scores = at_once(RewardPool(config(edit_psnr=1.0).rewards, Tasks([whole], tasks.held_out)).score(group))
     assert "edit_change" in scores.diagnostics and "background_cast_drift" not in scores.diagnostics
 
 
@@ -60,7 +60,7 @@ def test_the_background_is_watched_whatever_is_rewarded(tasks):
 def test_what_a_task_lacks_is_an_error_and_never_a_number(tasks, name):
     bare = replace(tasks.train[0], target=None, meta={}, edit_mask=np.ones((64, 64), dtype=bool))
     group = group_of(tasks.train[0], 0)
-    scores = at_once(RewardPool(config(**{name: 1.0}), Tasks([bare], tasks.held_out)).score(group))
+    scores = at_once(RewardPool(config(**{name: 1.0}).rewards, Tasks([bare], tasks.held_out)).score(group))
     assert scores.valid == (False, False, False)
     (sentence,) = scores.errors
     assert name in sentence and bare.task_id in sentence
@@ -70,7 +70,7 @@ def test_a_scorer_that_fails_is_named_and_the_others_go_on(tasks):
     def broken(given: ScoreInput) -> tuple[Score, ...]:
         raise KeyError("judge")
 
-    pool = RewardPool(config(edit_psnr=1.0, acd=1.0), tasks, {**SCORERS, "acd": broken})
+    pool = RewardPool(config(edit_psnr=1.0, acd=1.0).rewards, tasks, {**SCORERS, "acd": broken})
     scores = at_once(pool.score(group_of(tasks.train[0], 0)))
     assert all(s.value is not None for s in scores.components["edit_psnr"])
     assert [s.error for s in scores.components["acd"]] == ["acd: the scorer failed with KeyError: 'judge'"] * 3
@@ -79,37 +79,37 @@ def test_a_scorer_that_fails_is_named_and_the_others_go_on(tasks):
 
 @pytest.mark.parametrize("returned", [(), (Score(value=1.0),) * 4])
 def test_a_scorer_that_returns_another_number_of_scores_is_an_error(tasks, returned):
-    pool = RewardPool(config(acd=1.0), tasks, {"acd": lambda given: returned})
+    pool = RewardPool(config(acd=1.0).rewards, tasks, {"acd": lambda given: returned})
     scores = at_once(pool.score(group_of(tasks.train[0], 0)))
     assert len(scores.components["acd"]) == 3 and f"{len(returned)} scores for 3" in scores.errors[0]
 
 
 def test_nan_from_a_measurement_is_an_error(tasks):
-    pool = RewardPool(config(acd=1.0), tasks)
+    pool = RewardPool(config(acd=1.0).rewards, tasks)
     acd = np.array([1.0, np.nan, np.inf], dtype=np.float32)
     assert at_once(pool.score(group_of(tasks.train[0], 0, acd=acd))).valid == (True, False, False)
 
 
 def test_a_group_of_another_task_stops_the_pool(tasks):
-    pool = RewardPool(config(acd=1.0), tasks)
+    pool = RewardPool(config(acd=1.0).rewards, tasks)
     with pytest.raises(ValueError, match="same data"):
         at_once(pool.score(group_of(tasks.train[0], 1)))
 
 
 def test_pictures_of_another_size_stop_the_pool(tasks):
     group = group_of(tasks.train[0], 0)
-    pool = RewardPool(config(edit_psnr=1.0), tasks)
+    pool = RewardPool(config(edit_psnr=1.0).rewards, tasks)
     with pytest.raises(ValueError, match=r"\[G, 64, 64, 3\]"):
         at_once(pool.score(replace(group, images=group.images[:, :32])))
 
 
 def test_a_weight_without_a_scorer_is_refused_at_once(tasks):
     with pytest.raises(ValueError, match="acd"):
-        RewardPool(config(acd=1.0), tasks, {})
+        RewardPool(config(acd=1.0).rewards, tasks, {})
 
 
 def test_measure_reads_the_split_it_is_told(tasks):
-    pool = RewardPool(config(edit_psnr=1.0), tasks)
+    pool = RewardPool(config(edit_psnr=1.0).rewards, tasks)
     held = [tasks.held_out[i].target for i in (2, 0)]
     perfect = pool.measure([2, 0], held, "held_out")
     assert [m["edit_psnr"] for m in perfect] == [PSNR_CAP, PSNR_CAP]

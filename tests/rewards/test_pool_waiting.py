@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from configs.rewards import RedisConfig
+from configs.rewards import RedisConfig, RewardsConfig
 from configs.schema import RunConfig
 from editing.images import decode_image
 from rewards.judge.messages import JudgeRefused, JudgesDown, JudgeUnavailable
@@ -27,9 +27,9 @@ def values(scores) -> list[float]:
 
 
 def waiting(**scorers) -> dict:
-    """A configuration that asks for PSNR and for scorers of the user's own, and those scorers."""
+    """Settings that ask for PSNR and for scorers of the user's own, and those scorers."""
     rewards = {"weights": {"edit_psnr": 1.0, **dict.fromkeys(scorers, 1.0)}, "scorers": dict.fromkeys(scorers, "a.b:c")}
-    return {"config": RunConfig(rewards=rewards), "waiting": scorers}
+    return {"rewards": RewardsConfig.model_validate(rewards), "waiting": scorers}
 
 
 def test_all_that_wait_are_asked_at_the_same_time(tasks):
@@ -39,7 +39,7 @@ def test_all_that_wait_are_asked_at_the_same_time(tasks):
 
     both = asyncio.Barrier(2)
     settings = waiting(one=meeting, two=meeting)
-    pool = RewardPool(settings["config"], tasks, waiting=settings["waiting"])
+    pool = RewardPool(settings["rewards"], tasks, waiting=settings["waiting"])
     scores = asyncio.run(pool.score(group_of(tasks.train[0], 0)))
     assert list(scores.components) == ["edit_psnr", "one", "two"]
     assert all(scores.valid) and pool.waits
@@ -55,7 +55,7 @@ def test_many_groups_wait_together(tasks):
 
     everybody = asyncio.Barrier(4)
     settings = waiting(one=meeting)
-    pool = RewardPool(settings["config"], tasks, waiting=settings["waiting"])
+    pool = RewardPool(settings["rewards"], tasks, waiting=settings["waiting"])
     assert all(all(scores.valid) for scores in asyncio.run(score_all()))
 
 
@@ -76,8 +76,8 @@ def test_what_is_computed_holds_up_no_question(tasks):
         raise KeyError("acd")
 
     settings = waiting(one=judge)
-    settings["config"].rewards.weights["acd"] = 1.0
-    pool = RewardPool(settings["config"], tasks, {"edit_psnr": slow, "acd": broken}, waiting=settings["waiting"])
+    settings["rewards"].weights["acd"] = 1.0
+    pool = RewardPool(settings["rewards"], tasks, {"edit_psnr": slow, "acd": broken}, waiting=settings["waiting"])
     scores = asyncio.run(pool.score(group_of(tasks.train[0], 0)))
     assert list(scores.components) == ["edit_psnr", "one", "acd"]
     assert values(scores.components["edit_psnr"]) == [2.0] * 3 and values(scores.components["one"]) == [1.0] * 3
@@ -103,7 +103,7 @@ def test_groups_are_computed_one_at_a_time_where_others_wait(tasks):
         return await asyncio.gather(*(pool.score(group_of(tasks.train[i], i)) for i in range(4)))
 
     settings = waiting(one=judge)
-    pool = RewardPool(settings["config"], tasks, {"edit_psnr": counted}, waiting=settings["waiting"])
+    pool = RewardPool(settings["rewards"], tasks, {"edit_psnr": counted}, waiting=settings["waiting"])
     assert all(all(scores.valid) for scores in asyncio.run(score_all())) and peak == 1
 
 
@@ -127,7 +127,7 @@ def test_a_failure_limit_stops_the_run_and_gives_up_the_others(tasks):
         await asyncio.sleep(0)
 
     settings = waiting(one=patient, two=down)
-    pool = RewardPool(settings["config"], tasks, waiting=settings["waiting"])
+    pool = RewardPool(settings["rewards"], tasks, waiting=settings["waiting"])
     asyncio.run(score())
     assert cancelled == [tasks.train[0].task_id]
 
@@ -138,7 +138,7 @@ def test_any_other_fault_of_a_waiting_scorer_is_an_error_that_names_it(tasks):
 
     settings = waiting(one=broken)
     scores = asyncio.run(
-        RewardPool(settings["config"], tasks, waiting=settings["waiting"]).score(group_of(tasks.train[0], 0))
+        RewardPool(settings["rewards"], tasks, waiting=settings["waiting"]).score(group_of(tasks.train[0], 0))
     )
     assert scores.errors == ("one: the scorer failed with JudgeUnavailable: nobody there",)
     assert scores.invalid == {"one_failed": 3}
@@ -150,7 +150,7 @@ def test_a_pool_that_waits_says_so_outside_an_event_loop(tasks):
         return []
 
     settings = waiting(one=slow)
-    pool = RewardPool(settings["config"], tasks, waiting=settings["waiting"])
+    pool = RewardPool(settings["rewards"], tasks, waiting=settings["waiting"])
     with pytest.raises(RuntimeError, match="event loop"):
         at_once(pool.score(group_of(tasks.train[0], 0)))
 

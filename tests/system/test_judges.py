@@ -1,6 +1,5 @@
-"""Whole runs on judge scores: overlap, servers that die, judges that are all gone, and what a hung process does."""
+"""Whole runs on judge scores: overlap, servers that die, and judges that are all gone."""
 
-import asyncio
 import json
 import os
 import re
@@ -18,18 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-import learner.backends.base
-import learner.backends.inline
-import learner.backends.ray
 from configs import exits
 from configs.load import to_yaml
 from configs.schema import RunConfig
-from learner.backends.learner_group import LearnerGroup
-from learner.errors import LearnerLost, RunFailed
+from learner.errors import RunFailed
 from learner.run import run
 from learner.state.checkpoint import load_latest
 from learner.state.event_log import read_events
-from tests.descendants import descendants
 from tests.judges.processes import ScriptedProcess
 from tests.judges.scripted import ScriptedServer
 from tests.learner.adapters import same_adapter
@@ -88,12 +82,6 @@ def judged(
 
 def events_of(folder: Path, name: str) -> list[dict]:
     return list(read_events(folder / name / "events.jsonl"))
-
-
-def process(name: str) -> psutil.Process:
-    """The Ray actor of that class."""
-    (found,) = descendants(f"ray::{name}")
-    return found
 
 
 def meeting(given) -> list[float]:
@@ -360,80 +348,3 @@ def test_a_scorer_that_is_not_there_is_a_sentence(mode, tmp_path):
     )
     assert said.returncode == exits.FAILED and "Traceback" not in said.stderr
     assert "rewards.scorers.mine: no.such cannot be imported (ModuleNotFoundError" in said.stderr
-
-
-async def stuck(given) -> list[float]:
-    """A scorer that says nothing of the second step's groups."""
-    global asked
-    asked += 1
-    if asked > 2:
-        await asyncio.sleep(3600)
-    return [float(i) for i in range(len(given.images))]
-
-
-asked = 0
-
-
-def test_a_pool_that_hangs_does_not_hang_the_run(mode, tiny_kontext, tmp_path, monkeypatch):
-    global asked
-    asked = 0
-    for backend in (learner.backends.inline, learner.backends.ray, learner.backends.base):
-        monkeypatch.setattr(backend, "scoring_limit", lambda config: 5.0)
-    config = tiny_run(
-        tiny_kontext,
-        tmp_path,
-        "stuck",
-        {
-            "rewards": {"weights": {"stuck": 1.0}, "scorers": {"stuck": "tests.system.test_judges:stuck"}},
-            "data": {"held_out_tasks": 0},
-            "cluster": {"mode": mode},
-        },
-    )
-    limit = r"for 5 s \(cluster\.group_timeout \+ rewards\.scorer_deadline\)"
-    with pytest.raises(RunFailed, match=f"has scored none of 2 groups {limit}") as stopped:
-        run(config)
-    assert "saved up to step 1" in str(stopped.value)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.fault
-def test_a_killed_pool_stops_the_run_with_its_state_saved(ray_cluster, tiny_kontext, tmp_path):
-    class KillerOfThePool(Watcher):
-        def on_step(self, record):
-            super().on_step(record)
-            if record.step == 2:
-                process("PoolActor").kill()
-
-    config = tiny_run(tiny_kontext, tmp_path, "pool", {"cluster": {"mode": "ray"}, "checkpoint": {"every": 100}})
-    with pytest.raises(RunFailed, match=r"The reward pool died: .*saved up to step 2 in .*continue it with --resume"):
-        run(config, observers=[KillerOfThePool()])
-    assert run(config, resume=True)["first_step"] == 2
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.fault
-@pytest.mark.parametrize(
-    ("method", "limit", "sentence"),
-    [
-        ("consume", "taking_limit", r"The learner has taken none of \d groups for 5 s"),
-        ("update", "step_limit", r"The learner did not finish its step within 5 s"),
-    ],
-)
-def test_a_learner_that_hangs_does_not_hang_the_run(
-    method, limit, sentence, ray_cluster, tiny_kontext, tmp_path, monkeypatch
-):
-    whole, frozen = getattr(LearnerGroup, method), []
-
-    def freeze(group, *arguments):
-        frozen.append(process("LearnerHost").pid)
-        os.kill(frozen[-1], signal.SIGSTOP)
-        return whole(group, *arguments)
-
-    monkeypatch.setattr(learner.backends.ray, limit, lambda config: 5.0)
-    monkeypatch.setattr(LearnerGroup, method, freeze)
-    config = tiny_run(tiny_kontext, tmp_path, "frozen", {"data": {"held_out_tasks": 0}, "cluster": {"mode": "ray"}})
-    with pytest.raises(LearnerLost, match=sentence):
-        run(config)
-    assert frozen

@@ -52,7 +52,7 @@ def servers(config):
         folder = Path(config.folder) / config.name
         made = {
             name: LocalJudgeServers(
-                config,
+                config.rewards.judge,
                 name,
                 folder,
                 lambda event, **fields: events.append({"event": event, **fields}),

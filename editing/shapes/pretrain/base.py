@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,16 +130,13 @@ def encode_pairs(pipeline: FluxKontextPipeline, seed: int, indices: range, devic
             for part in np.array_split(images, min(64, len(images)))
         ]
         z = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
-        return pipeline._pack_latents(z, *z.shape)
+        packed: torch.Tensor = pipeline._pack_latents(z, *z.shape)
+        return packed
 
-    def ids(tokenizer: object, length: int) -> torch.Tensor:
-        return tokenizer(
-            texts,
-            padding="max_length",
-            max_length=length,
-            truncation=True,  # type: ignore[operator]
-            return_tensors="pt",
-        ).input_ids.to(device)
+    def ids(tokenizer: Any, length: int) -> torch.Tensor:
+        tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        found: torch.Tensor = tokens.input_ids.to(device)
+        return found
 
     mask = torch.stack([pool_mask(edit_mask(edit), (8, 8)) for edit in edits]).to(device)
     return Pairs(

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from editing.shapes.pretrain.errors import RecipeError
 
@@ -34,11 +35,11 @@ def launch(work: Callable[..., None], arguments: tuple[Any, ...], processes: int
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The exception that mp.spawn itself passes on carries a traceback as text instead of the sentence.
+    # The exception that `spawn` itself passes on carries a traceback as text instead of the sentence.
     sentences = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.spawn(_entry, args=(processes, port, sentences, work, arguments), nprocs=processes)
-    except mp.ProcessExitedException:
+        spawn(_entry, args=(processes, port, sentences, work, arguments), nprocs=processes)
+    except ProcessExitedException:
         if sentences.empty():
             raise
         raise RecipeError(sentences.get()) from None

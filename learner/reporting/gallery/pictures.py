@@ -49,7 +49,8 @@ def heat_colours(values: NDArray[np.floating]) -> Image:
     place = np.clip(np.asarray(values, dtype=np.float64), 0, 1) * (len(_HEAT) - 1)
     low = np.minimum(place.astype(int), len(_HEAT) - 2)
     part = (place - low)[..., None]
-    return (_HEAT[low] * (1 - part) + _HEAT[low + 1] * part).round().astype(np.uint8)
+    heat: Image = (_HEAT[low] * (1 - part) + _HEAT[low + 1] * part).round().astype(np.uint8)
+    return heat
 
 
 def outline(mask: PixelMask) -> PixelMask:
@@ -91,6 +92,6 @@ def attention_overlay(image: Image, attention: NDArray[np.floating], mask: Pixel
     values = np.clip(np.asarray(grid.resize((width, height), PIL.Resampling.BICUBIC), dtype=np.float64), 0, 1)
     gray = np.repeat(image.astype(np.float64).mean(axis=-1, keepdims=True), 3, axis=-1)
     weight = (0.30 + 0.60 * values)[..., None]
-    shown = ((1 - weight) * gray + weight * heat_colours(values)).round().astype(np.uint8)
+    shown: Image = ((1 - weight) * gray + weight * heat_colours(values)).round().astype(np.uint8)
     shown[outline(mask)] = ACCENT
     return shown

@@ -7,6 +7,7 @@ import pytest
 from cluster.doctor.finding import NodeReport
 from cluster.doctor.machine import source_hash, versions
 from cluster.doctor.nodes import between, examine_cluster
+from configs.judges import JudgeConfig
 from configs.load import load_config
 
 SAME = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "locus": "abc"}
@@ -18,26 +19,26 @@ def report(node: str, judge: bool = False, **changed: str) -> NodeReport:
 
 
 def test_equal_versions_are_one_line():
-    (found,) = between(load_config([]), [report("a"), report("b")], None)
+    (found,) = between(JudgeConfig(), [report("a"), report("b")], None)
     assert found.level == "ok" and found.seen == "python 3.11.7, ray 2.60.0, torch 2.13.0, locus abc"
 
 
 def test_every_version_that_differs_is_named_with_its_nodes():
-    found = between(load_config([]), [report("a"), report("b", torch="2.12.0"), report("c", locus="def")], None)
+    found = between(JudgeConfig(), [report("a"), report("b", torch="2.12.0"), report("c", locus="def")], None)
     assert [one.level for one in found] == ["fail", "fail"]
     assert found[0].seen == "locus differs: abc on a, b; def on c"
     assert found[1].seen == "torch differs: 2.12.0 on b; 2.13.0 on a, c"
 
 
 def test_a_node_that_did_not_answer_is_not_compared():
-    assert between(load_config([]), [NodeReport("gone", ())], None) == []
+    assert between(JudgeConfig(), [NodeReport("gone", ())], None) == []
 
 
 def test_judges_need_a_node_that_has_vllm_or_one_that_may_come():
     config = load_config(SERVED)
 
     def of_judges(*reports: NodeReport, to_come: float | None = None) -> list[str]:
-        return [one.level for one in between(config, reports, to_come) if one.check == "judge servers"]
+        return [one.level for one in between(config.rewards.judge, reports, to_come) if one.check == "judge servers"]
 
     assert of_judges(report("a")) == ["fail"]
     assert of_judges(report("a"), to_come=4) == ["warn"]

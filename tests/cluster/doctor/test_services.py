@@ -7,6 +7,7 @@ import pytest
 
 from cluster.doctor.services import judge_finding, redis_finding, service_findings
 from configs.load import load_config
+from configs.rewards import RedisConfig, RewardsConfig
 from tests.cluster.web import serving
 
 
@@ -58,13 +59,14 @@ def test_every_configured_server_gets_a_line(server):
         "--redis.url",
         "redis://127.0.0.1:9/0",
     ]
-    found = service_findings(load_config(flags))
+    config = load_config(flags)
+    found = service_findings(config.rewards, config.redis)
     assert [(one.check, one.level) for one in found] == [
         ("judge qwen_vl", "ok"),
         ("judge qwen_vl", "ok"),
         ("score cache", "warn"),
     ]
-    assert service_findings(load_config([])) == []
+    assert service_findings(RewardsConfig(), RedisConfig()) == []
 
 
 def test_a_cache_that_listens():

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import RunConfig
+from configs.schema import EditorConfig
 from editing.editors.lora import adapter_arrays, adapter_config, bound_modules
 from editing.editors.policy import open_policy, pick_device
 
 
-def config(folder, seed=0, **editor) -> RunConfig:
-    return RunConfig.model_validate(
-        {"seed": seed, "editor": {"path": str(folder), "device": "cpu", "lora": {"rank": 3, "alpha": 6.0}, **editor}}
+def config(folder, **editor) -> EditorConfig:
+    return EditorConfig.model_validate(
+        {"path": str(folder), "device": "cpu", "lora": {"rank": 3, "alpha": 6.0}, **editor}
     )
 
 
 def test_the_adapter_depends_on_the_seed_alone(tiny_kontext):
     torch.manual_seed(1)
-    one = open_policy(config(tiny_kontext))
+    one = open_policy(config(tiny_kontext), 0)
     torch.manual_seed(2)
-    two, other = open_policy(config(tiny_kontext)), open_policy(config(tiny_kontext, seed=1))
+    two, other = open_policy(config(tiny_kontext), 0), open_policy(config(tiny_kontext), 1)
     a, b, c = (adapter_arrays(editor.transformer) for editor in (one, two, other))
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert any(not np.array_equal(a[name], c[name]) for name in a)
@@ -29,7 +29,7 @@ def test_the_adapter_depends_on_the_seed_alone(tiny_kontext):
 
 def test_the_settings_reach_the_editor(tiny_kontext):
     editor = open_policy(
-        config(tiny_kontext, micro_batch=3, max_text_tokens=7, dtype="bfloat16", gradient_checkpointing=True)
+        config(tiny_kontext, micro_batch=3, max_text_tokens=7, dtype="bfloat16", gradient_checkpointing=True), 0
     )
     assert (editor.micro_batch, editor.max_text_tokens) == (3, 7)
     assert editor.transformer.x_embedder.weight.dtype == torch.bfloat16

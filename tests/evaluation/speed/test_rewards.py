@@ -52,7 +52,7 @@ def test_loops_and_pool_ask_the_same_questions_as_often():
 def test_the_cache_answers_where_it_should():
     config = load_config(["--rewards.judge.editscore.passes", "2"])
     with ScriptedServer() as server, asyncio.Runner() as runner:
-        rows = rewards.measure_cache(config, server.url, runner, 2)
+        rows = rewards.measure_cache(config.rewards.judge, server.url, runner, 2)
         # A warm-up fills the cache; without the cache everything is asked each time (warm-up and two repetitions).
         assert len(server.questions) == 3 * 2 * 2 * (1 + 3)
     assert len(rows) == 2 and all(row.ratio.count == 2 and row.goal is None for row in rows)

@@ -38,7 +38,7 @@ def test_without_judges_only_the_groups_time_counts():
     ],
 )
 def test_a_judge_may_be_asked_twice_and_servers_have_their_time_to_start(judge, limit):
-    assert scoring_limit(config(**judge)) == 114 and judges_limit(config(**judge)) == limit
+    assert scoring_limit(config(**judge)) == 114 and judges_limit(config(**judge).rewards.judge) == limit
     assert "114 s (cluster.group_timeout + 2 * rewards.judge.patience)" in str(overdue(config(**judge), 2))
 
 

@@ -113,9 +113,9 @@ def test_flux_kontext_has_its_known_size(flux):
     assert sizes.adapter_parameters(32) == 32 * (19 * 8 + 38 * 3) * 2 * 3072  # 52 million
     assert item(learner, "AdamW") == 8 * sizes.adapter_parameters(32)
     # A packed latent of 512² pixels in float32 is 0.26 MB: 10 steps of 12 candidates and 2 anchors, and 12 pictures.
-    assert picture_of(config, sizes).tokens == 1024
+    assert picture_of(config.data, sizes).tokens == 1024
     assert group_bytes(config, 64, 1024, 512**2) == 10 * 14 * 1024 * 64 * 4 + 12 * 512**2 * 3 + 44 + 16
-    assert text_tokens(config, sizes) == 512
+    assert text_tokens(config.editor, sizes) == 512
     assert len(learner.items) > 8 and all(one.bytes > 0 for one in learner.items)
 
 
@@ -132,7 +132,7 @@ def test_checkpointing_and_micro_batches_save_the_memory_that_activations_take(f
 
 def test_a_version_of_the_adapter_has_the_planned_bytes(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "plan")
-    weights = WeightVersion.capture(open_policy(config).transformer, 0)
+    weights = WeightVersion.capture(open_policy(config.editor, config.seed).transformer, 0)
     (plan,) = memory_plan(config, editor_sizes(tiny_kontext))
     assert item(plan, "adapter, float32") == sum(array.nbytes for array in weights.arrays.values())
 
@@ -140,12 +140,12 @@ def test_a_version_of_the_adapter_has_the_planned_bytes(tiny_kontext, tmp_path):
 @pytest.mark.parametrize("acd", [0.0, 1.0])
 def test_a_group_and_a_condition_have_the_planned_bytes(tiny_kontext, tmp_path, acd):
     config = tiny_run(tiny_kontext, tmp_path, "plan", {"rewards": {"weights": {"edit_psnr": 1.0, "acd": acd}}})
-    editor, tasks = open_policy(config), open_tasks(config)
+    editor, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     lease = LeaseSampler(0, 6, 2).leases(0, 0)[0]
     task = tasks.train[lease.task_index]
     group = roll_out(editor, task, lease, config, config_hash(config))
     sizes = editor_sizes(tiny_kontext)
-    picture = picture_of(config, sizes)
+    picture = picture_of(config.data, sizes)
     assert picture.pixels == task.height * task.width and not picture.assumed
     counted = group_bytes(config, sizes.channels, picture.tokens, picture.pixels)
     assert counted == sum(value.nbytes for value in vars(group).values() if isinstance(value, np.ndarray))
@@ -220,9 +220,9 @@ def test_activations_are_estimated_as_autograd_keeps_them(dtype, checkpointing):
         flags += ["--editor.gradient_checkpointing", "true"]
     config = load_config(flags)
     seen = saved_by_autograd(getattr(torch, dtype), 4, 16, 128, checkpointing)
-    planned = saved_bytes(config, SMALL, 16 + 128)
+    planned = saved_bytes(config.editor, SMALL, 16 + 128)
     if checkpointing:  # one block at a time is computed again, on top of what is kept
-        block = saved_bytes(load_config(flags[:4]), replace(SMALL, double=1, single=0), 16 + 128)
+        block = saved_bytes(load_config(flags[:4]).editor, replace(SMALL, double=1, single=0), 16 + 128)
         planned -= block
     assert planned == pytest.approx(seen, rel=0.05)
 

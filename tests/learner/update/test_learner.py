@@ -311,4 +311,4 @@ def test_a_learner_attaches_the_adapter_that_workers_have(tiny_kontext, tmp_path
     config = tiny_config(tiny_kontext, seed=3)
     bare = load_editor(tiny_kontext, max_text_tokens=10)
     learner = Learner(config, bare, Rig(config, tmp_path).tasks, tmp_path)
-    assert weights_of(learner) == fingerprint(adapter_arrays(open_policy(config).transformer))
+    assert weights_of(learner) == fingerprint(adapter_arrays(open_policy(config.editor, config.seed).transformer))

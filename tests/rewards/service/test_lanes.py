@@ -54,7 +54,7 @@ def computing(scorer):
 
     def opened() -> RewardPool:
         return RewardPool(
-            settings,
+            settings.rewards,
             NO_TASKS,
             {"background_psnr": scorer, "editscore": ones},
             small_pixels=small_pixels(settings.service),

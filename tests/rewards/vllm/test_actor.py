@@ -11,11 +11,13 @@ import pytest
 import ray
 
 from configs.errors import ConfigError
+from configs.rewards import RewardsConfig
+from configs.schema import RunConfig
 from rewards.vllm import guard
 from rewards.vllm.actor import JudgeServers
 from rewards.vllm.replicas import ServersFailed
 from tests.rewards.vllm.conftest import alive, gone_within, tree_pids
-from tests.rewards.vllm.test_local import Told, config_of
+from tests.rewards.vllm.test_local import Told, judge_of
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
@@ -26,8 +28,9 @@ class Owner:
 
     def __init__(self, serve, folder):
         self.waiting, self.told = {}, Told()
+        config = RunConfig(rewards=RewardsConfig(judge=judge_of(serve)))
         self.servers = JudgeServers(
-            config_of(serve), "editscore", folder, self.waiting.__setitem__, self.told.notify, self.told.urls.append
+            config, "editscore", folder, self.waiting.__setitem__, self.told.notify, self.told.urls.append
         )
 
     def until(self, done, seconds=120.0):

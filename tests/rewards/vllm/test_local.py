@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from configs.schema import RunConfig
+from configs.judges import JudgeConfig
 from rewards.vllm.local import LocalJudgeServers, devices
 from rewards.vllm.replicas import ServersFailed
 from tests.rewards.vllm.conftest import alive, gone_within, tree_pids
 
 
-def config_of(serve, **judge):
-    return RunConfig.model_validate({"rewards": {"judge": {"editscore": {"serve": serve.model_dump()}, **judge}}})
+def judge_of(serve, **judge):
+    return JudgeConfig.model_validate({"editscore": {"serve": serve.model_dump()}, **judge})
 
 
 class Told:
@@ -28,8 +28,8 @@ class Told:
 
 def test_a_killed_server_is_replaced_by_one_with_another_address(stand_in, tmp_path):
     told = Told()
-    config = config_of(stand_in(replicas=2))
-    with LocalJudgeServers(config, "editscore", tmp_path / "run", told.notify, told.urls.append) as servers:
+    judge = judge_of(stand_in(replicas=2))
+    with LocalJudgeServers(judge, "editscore", tmp_path / "run", told.notify, told.urls.append) as servers:
         before = servers.urls()
         pids = [event["pid"] for event in told.events]
         assert len(set(before)) == 2 and all(map(alive, pids))
@@ -60,7 +60,7 @@ def test_a_killed_server_is_replaced_by_one_with_another_address(stand_in, tmp_p
     ],
 )
 def test_a_server_that_does_not_start_is_a_sentence_and_no_process(stand_in, tmp_path, behaviour, more, sentence):
-    servers = LocalJudgeServers(config_of(stand_in(behaviour, **more)), "editscore", tmp_path, print, print)
+    servers = LocalJudgeServers(judge_of(stand_in(behaviour, **more)), "editscore", tmp_path, print, print)
     with pytest.raises(ServersFailed, match=sentence), servers:
         pass
     if (tmp_path / "pids").exists():
@@ -68,7 +68,7 @@ def test_a_server_that_does_not_start_is_a_sentence_and_no_process(stand_in, tmp
 
 
 def test_servers_that_still_start_are_closed_too(stand_in, tmp_path):
-    servers = LocalJudgeServers(config_of(stand_in("mute", replicas=1)), "editscore", tmp_path, print, print)
+    servers = LocalJudgeServers(judge_of(stand_in("mute", replicas=1)), "editscore", tmp_path, print, print)
     servers.start()
     pids = tree_pids(tmp_path / "pids")
     servers.close()
@@ -77,12 +77,12 @@ def test_servers_that_still_start_are_closed_too(stand_in, tmp_path):
 
 def test_gpus_are_given_from_the_last_on(stand_in, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    config = config_of(stand_in(gpus=1, replicas=2), qwen_vl={"serve": {"replicas": 1, "gpus": 2, "path": "p"}})
-    assert devices(config, "editscore", 0) == ["3"] and devices(config, "editscore", 1) == ["2"]
-    assert devices(config, "qwen_vl", 0) == ["1", "0"]
-    half = config_of(stand_in(gpus=0.5, replicas=2))
+    judge = judge_of(stand_in(gpus=1, replicas=2), qwen_vl={"serve": {"replicas": 1, "gpus": 2, "path": "p"}})
+    assert devices(judge, "editscore", 0) == ["3"] and devices(judge, "editscore", 1) == ["2"]
+    assert devices(judge, "qwen_vl", 0) == ["1", "0"]
+    half = judge_of(stand_in(gpus=0.5, replicas=2))
     assert devices(half, "editscore", 0) == devices(half, "editscore", 1) == ["3"]
-    assert devices(config_of(stand_in(gpus=0)), "editscore", 0) is None
+    assert devices(judge_of(stand_in(gpus=0)), "editscore", 0) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ValueError, match=r"1 GPUs for each server \(serve\.gpus\), and this machine has 0"):
-        devices(config, "editscore", 0)
+        devices(judge, "editscore", 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import RunConfig
+from configs.judges import JudgeConfig
 from rewards.vllm import replicas as module
 from rewards.vllm.replicas import Replicas, Served, ServersFailed, log_of, merged_folder
 
@@ -42,9 +42,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def started(clock):
     launches, events, urls = Launches(), [], []
-    config = RunConfig.model_validate({"rewards": {"judge": {"editscore": {"serve": {"replicas": 2, "path": "p"}}}}})
+    judge = JudgeConfig.model_validate({"editscore": {"serve": {"replicas": 2, "path": "p"}}})
     replicas = Replicas(
-        config,
+        judge,
         "editscore",
         launches,
         lambda event, **fields: events.append({"event": event, **fields}),
