@@ -34,7 +34,7 @@ GROUP_FAULTS = (TaskError, MessageError, WrongVersion)
 
 @dataclass(frozen=True)
 class Receipt:
-    """A worker's answer to new weights: what its modules hold now, and which process it is."""
+    """A worker's response to new weights: what its modules hold now, and which process it is."""
 
     proof: WeightProof
     pid: int

@@ -12,8 +12,8 @@ class RunRefused(RunFailed):
 
 
 class RunInterrupted(RunFailed):
-    """Processes, nodes or servers that the run needs are gone, do not answer, or belong to another one: an attempt with
-    --resume may find them again. Raised from an error of the run's own code it is no such thing, see
+    """Processes, nodes or servers that the run needs are gone, do not respond, or belong to another run; an attempt
+    with --resume may find them again. Not retryable where an error of the run's own code caused it, see
     `learner.retryable`."""
 
 

@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact = request.resume or request.named
     try:
         with nullcontext(request.config) if exact else free_name(request.config) as config:
-            return guarded(config, lambda: train(config, request, stopping))
+            return guarded(config, lambda: train_and_report(config, request, stopping))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
 
 
-def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
+def train_and_report(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
     """Runs the training, under the name that `config` has, with everything that reports on it and returns the exit code
     of what came of it."""
     # Imported late: --help and --dry-run respond at once.

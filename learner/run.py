@@ -16,7 +16,7 @@ from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
 from learner.backends.base import Backend
 from learner.loop import publish, train
-from learner.reporting.alarm_monitor import AlarmWatch
+from learner.reporting.alarm_monitor import AlarmMonitor
 from learner.reporting.guard import Harmless, made
 from learner.reporting.records import Notify, Observer, RunRecord
 from learner.reporting.reporter import Reporter
@@ -134,7 +134,7 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
 def measured_training(request: Request, record: RunRecord, reporter: Reporter, resumed: Resumed) -> dict[str, Any]:
     """Measures the base, trains, measures again and exports the adapter; the summary of it all."""
     config, phases = record.config, Phases()
-    for alarm in made(AlarmWatch, lambda: AlarmWatch(reporter.announce, read_events(record.folder / EVENTS))):
+    for alarm in made(AlarmMonitor, lambda: AlarmMonitor(reporter.announce, read_events(record.folder / EVENTS))):
         alarm.on_start(record)
         reporter.add(alarm)
     backend = make_backend(config, record.folder, reporter.announce, request.tasks.handed())

@@ -102,7 +102,7 @@ def shown(name: str, value: float) -> str:
 
 
 def spread(score: Score) -> str:
-    """The standard deviation of the passes, and how many there were; empty where there was one answer."""
+    """The standard deviation of the passes, and how many there were; empty where there was one response."""
     return f"{statistics.stdev(score.passes):.4f} of {len(score.passes)}" if len(score.passes) > 1 else ""
 
 

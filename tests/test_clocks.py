@@ -24,7 +24,7 @@ TELLS_A_DATE = {
     "cluster.supervise.__main__",  # beside each line that it prints
     "editing.shapes.pretrain.card",  # on the card of a model
     "evaluation.speed.__main__",  # in the file of results
-    "learner.state.event_log",  # in each line of the diary
+    "learner.state.event_log",  # in each line of the event log
     "rewards.judge.replica",  # servers may say by date when to come back
 }
 

@@ -42,7 +42,7 @@ def step_limit(config: RunConfig) -> float:
 
 
 def judges_limit(config: RunConfig) -> float:
-    """Seconds within which all judges must have answered an image, or the run does not start."""
+    """Seconds within which all judges must have responded to a test image, or the run does not start."""
     served = [getattr(config.rewards.judge, name).serve for name in config.rewards.judge.configured]
     return config.rewards.judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
 

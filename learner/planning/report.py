@@ -14,7 +14,7 @@ from cluster.placement import OBJECT_STORE_BYTES, placement_lines
 from configs.judges import JUDGES, ServeConfig
 from configs.schema import RunConfig
 from editing.editors.folder import FolderError, editor_sizes, stored_bytes
-from learner.planning.memory import RolePlan, memory_plan, on_gpu, picture_of
+from learner.planning.memory import RolePlan, image_size_of, memory_plan, on_gpu
 from rewards.vllm.context import kv_bytes, text_config
 
 UTILISATION = 0.9
@@ -50,11 +50,11 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
         sizes = editor_sizes(config.editor.path)
     except FolderError as error:
         return [*lines, f"memory: not known, since {error}", *judge_lines(config)]
-    plans, picture = memory_plan(config, sizes), picture_of(config, sizes)
+    plans, image = memory_plan(config, sizes), image_size_of(config, sizes)
     lines.append(
         f"memory of each process (= counted from headers and shapes, ~ estimated); images of "
-        f"{picture.pixels} pixels, {picture.tokens} tokens"
-        + (" (assumed: data.resolution is null)" if picture.assumed else "")
+        f"{image.pixels} pixels, {image.tokens} tokens"
+        + (" (assumed: data.resolution is null)" if image.assumed else "")
     )
     for plan in plans:
         lines += plan_lines(plan, on_gpu(config, plan.role, len(machine.gpus)))

@@ -26,7 +26,7 @@ STEPS, GROUPS = 5, 30
 """The start is a run's first steps, lately its last ones: so many, and so many that they have this number of groups."""
 
 
-class AlarmWatch:
+class AlarmMonitor:
     """An observer that raises an alarm once, and again when it has become markedly worse.
 
     Held-out measurements during training raise one when two in a row show the same; the final one counts alone.

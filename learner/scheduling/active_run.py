@@ -56,7 +56,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What the loop leaves behind; `spoiled` says why training tasks were left out, by index."""
 
     counters: Counters

@@ -117,7 +117,7 @@ class Collector:
     def settle(self, step: int, taken: list[Delivered]) -> None:
         """Counts the groups of a finished optimizer step as trained."""
         for delivered in taken:
-            self.ledger.train(delivered.lease)
+            self.ledger.mark_trained(delivered.lease)
             self._reporter.write(
                 "trained", group=delivered.lease.group_id, step=step, version=delivered.lease.policy_version
             )

@@ -14,7 +14,7 @@ LOOK_SECONDS = 5.0  # while nothing arrives
 _IN_ROTATION = "_in_rotation"
 
 
-class JudgeWatch:
+class JudgeMonitor:
     """Polls the pool's statistics; notifies `judge_trouble` where they changed, and `cache_trouble` when the cache
     begins to fail, be it at the start, and (with `faults` 0) when it responds again."""
 

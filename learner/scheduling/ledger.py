@@ -77,7 +77,7 @@ class Ledger:
             raise LedgerError(f"group {lease.group_id} was lost, but had not arrived")
         self._delivered.discard(lease.group_id)
 
-    def train(self, lease: Lease) -> None:
+    def mark_trained(self, lease: Lease) -> None:
         """The group's gradient is in the weights."""
         self._leave(lease, delivered=True)
         self._trained += 1

@@ -296,7 +296,7 @@ class Learner:
             if held is None:
                 continue
             batch, velocity = batch_of(held, reward, self.config), policy_velocity(self.editor, held.condition)
-            if batch.is_flat:
+            if batch.is_zero_variance:
                 continue
             self._find_old_leaps(held, batch, velocity)
             with self._timed("accumulate"), self._setting_aside(held.group):
@@ -346,7 +346,7 @@ class Learner:
                 totals.leap_tolerance = max(totals.leap_tolerance, checked[1])
             totals.counts.update(
                 groups=1,
-                flat_groups=int(batch.is_flat),
+                zero_variance_groups=int(batch.is_zero_variance),
                 filtered_groups=int(reward.filtered),
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
                 invalid_candidates=int((~reward.valid).sum()),

@@ -28,7 +28,7 @@ class CacheStatistics:
         misses: scores that did not, for whatever reason.
         faults: times that the server was asked in vain: away, too slow, or refusing.
         corrupt: stored values that were no score of their key; each is a miss too.
-        away: 1 from a fault until the server answers again, else 0.
+        away: 1 from a fault until the server responds again, else 0.
     """
 
     hits: int = 0
@@ -42,7 +42,7 @@ class ScoreCache(Protocol):
     """Scores by key. No method ever fails because of the server behind it."""
 
     async def ready(self) -> None:
-        """Returns when the server answers, or when it was waited for long enough; comes before the first request."""
+        """Returns when the server responds, or when it was waited for long enough; comes before the first request."""
         ...
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
@@ -121,7 +121,7 @@ def encode(key: str, value: float) -> bytes:
     """The stored text, such as `1:<key>:0.85`.
 
     It names its key, so that a response to another request (a copied database, a client that lost count of its
-    answers) is never taken for a score of this one.
+    responses) is never taken for a score of this one.
     """
     return f"{SCHEMA}:{key}:{float(value)!r}".encode()
 

@@ -11,7 +11,7 @@ from rewards.cache.base import CacheError, NoCache, ScoreCache
 def open_cache(config: RedisConfig, folder: Path | None) -> ScoreCache:
     """The cache that `redis` configures. With mode embedded its server runs when this returns.
 
-    A shared server that does not answer is no error: `ScoreCache.ready` waits for it for a while, then a warning says
+    A shared server that does not respond is no error: `ScoreCache.ready` waits for it for a while, then a warning says
     so and scoring goes on.
 
     Args:

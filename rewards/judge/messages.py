@@ -22,7 +22,7 @@ class JudgeRefused(JudgeError):
     """The server understood the request and refused it (a 4xx): asking again gives the same."""
 
 
-class BadAnswer(JudgeError):
+class BadResponse(JudgeError):
     """The server answered, but not with a score."""
 
 
@@ -31,7 +31,7 @@ class JudgesDown(JudgeError):
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeRequest:
     """One chat request: text and images in order, and how the response is sampled.
 
     Attributes:
@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgeResponse:
     """What a server said.
 
     Attributes:
@@ -77,7 +77,7 @@ class Answer:
 class Judge(Protocol):
     """Servers of one model, seen as one."""
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, request: JudgeRequest) -> JudgeResponse:
         """The response of whichever server is least busy.
 
         Raises:
@@ -91,7 +91,7 @@ class Judge(Protocol):
         """The tokens of a text, without special tokens, as the served tokenizer makes them."""
         ...
 
-    async def rehearse(self, question: Question) -> None:
+    async def rehearse(self, request: JudgeRequest) -> None:
         """Asks every server this once, before the first request that counts.
 
         Raises:

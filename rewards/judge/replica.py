@@ -13,8 +13,8 @@ import numpy as np
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from configs.addresses import judge_address
-from rewards.judge.messages import JudgeRefused, Question
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
+from rewards.judge.messages import JudgeRefused, JudgeRequest
 from rewards.judge.protocol import Reply, advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault, fate, retry_after_seconds
 
@@ -64,15 +64,15 @@ class Replica:
             ),
         )
 
-    async def complete(self, question: Question) -> Reply:
+    async def complete(self, request: JudgeRequest) -> Reply:
         """The server's response.
 
         Raises:
             ServerFault: when another attempt may succeed.
             JudgeRefused: when it would not.
         """
-        body = await self._post("/chat/completions", chat_request(question, self._model))
-        return self._read(read_completion, body, question)
+        body = await self._post("/chat/completions", chat_request(request, self._model))
+        return self._read(read_completion, body, request)
 
     async def tokens(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, without special tokens. Raises as `complete`."""
@@ -82,17 +82,17 @@ class Replica:
     async def probe(self) -> None:
         """Returns when the server can do its work: it looks at an image and generates a token.
 
-        A health address would not do: an engine may be dead behind an HTTP server that still answers.
+        A health address would not do: an engine may be dead behind an HTTP server that still responds.
 
         Raises: as `complete`.
         """
-        await self.complete(_probe_question())
+        await self.complete(_probe_request())
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _post(self, path: str, body: dict[str, Any], optional: bool = False) -> bytes:
-        """The body of a 2xx answer; `optional` for an address that not every server of this protocol has."""
+        """The body of a 2xx response; `optional` for an address that not every server of this protocol has."""
         try:
             response = await self._client.post(path, body=body, cast_to=httpx2.Response)
         except APIStatusError as error:
@@ -114,7 +114,7 @@ class Replica:
                 f"{self.url} has no {urlsplit(path).path} ({said}); this judge needs a server that does, such as vLLM"
             )
         if kind == "refused":
-            return JudgeRefused(f"{self.url} refused the question, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
+            return JudgeRefused(f"{self.url} refused the request, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
         if status == 404 and not self.url.endswith("/v1"):
             said += " (is /v1 missing at the end of the address?)"
         asked = retry_after_seconds(error.response.headers.get("retry-after"), datetime.now(UTC))
@@ -122,7 +122,7 @@ class Replica:
             said += f" (it asks to be left alone for {asked:.0f} s)"
         return ServerFault(said, kind, asked)
 
-    def _read(self, read: Any, body: bytes, *rest: Question) -> Any:
+    def _read(self, read: Any, body: bytes, *rest: JudgeRequest) -> Any:
         try:
             return read(body, *rest)
         except ServerFault as fault:
@@ -147,7 +147,7 @@ def _on_this_machine(host: str) -> bool:
 
 
 @cache
-def _probe_question() -> Question:
+def _probe_request() -> JudgeRequest:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(128)), axis=-1)
-    return Question(parts=("Say in one word what you see.", encode_png(image)), max_tokens=1)
+    return JudgeRequest(parts=("Say in one word what you see.", encode_png(image)), max_tokens=1)

@@ -56,12 +56,12 @@ class Servers:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            logger.error("judge servers did not answer in time", judge=self._judge, seconds=self._config.patience)
+            logger.error("judge servers did not respond in time", judge=self._judge, seconds=self._config.patience)
         if missing := len(self._out()):
             reasons = self.reasons()
             await self.close()
             raise JudgeUnavailable(
-                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer an image. {reasons}"
+                f"{self._judge}: {missing} of {len(self._replicas)} servers did not respond to a test image. {reasons}"
             )
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
@@ -139,7 +139,7 @@ class Servers:
         self._tasks[replica] = task
 
     async def _probe(self, replica: Replica, delay: float) -> None:
-        """Probes a server until it answers, then lets it into the rotation."""
+        """Probes a server until it responds, then lets it into the rotation."""
         while True:
             await asyncio.sleep(delay)
             try:
@@ -150,11 +150,13 @@ class Servers:
             except JudgeRefused as refused:
                 why, replica.hopeless = str(refused), True
             except TimeoutError:
-                why = f"no answer to an image within {self._config.deadline:g} s (rewards.judge.deadline)"
+                why = f"no response to a test image within {self._config.deadline:g} s (rewards.judge.deadline)"
             else:
                 break
             if why != replica.why:
-                logger.info("judge server does not answer an image", judge=self._judge, server=replica.url, why=why)
+                logger.info(
+                    "judge server does not respond to a test image", judge=self._judge, server=replica.url, why=why
+                )
             replica.why = why
             replica.failures += 1
             self._changed.set()

@@ -20,10 +20,10 @@ class JudgeStatistics:
         answered: requests with a response, whatever it says.
         unanswered: requests given up.
         refused: requests that a server refused.
-        bad: answers that were no scores.
+        bad: responses that were no scores.
         retries: attempts after the first of a request.
         in_rotation: servers that get requests at the moment.
-        p50_seconds: median time from first attempt to answer, None before the first response.
+        p50_seconds: median time from the first attempt to the response, None before the first response.
         p95_seconds: 95th percentile of the same.
     """
 

@@ -1,6 +1,6 @@
 """How far a score can be trusted: noise, reliability, dynamic range and agreement. Pure formulas on float64 arrays.
 
-Passes are repeated answers of a judge to the same question. What a group-relative method learns from is the difference
+Passes are repeated responses of a judge to the same request. What a group-relative method learns from is the difference
 between candidates of the same source, so that is the signal; what passes differ by is the noise.
 """
 

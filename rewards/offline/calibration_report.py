@@ -31,7 +31,7 @@ class ComponentReport:
     Attributes:
         edits: how many have a value; `errors` how many have none, `first_error` why.
         range: where the values lie; `histogram` counts in equal bins from `range.low` to `range.high`.
-        passes: answers that each value is the mean of, 0 where the component gives none.
+        passes: responses that each value is the mean of, 0 where the component gives none.
         noise: standard deviation of a single pass; `reliability` of a single pass, `averaged` of the mean of all.
         between: standard deviation of the values between candidates of the same source.
         dynamic: that, freed of noise, against the noise.
@@ -206,7 +206,7 @@ def verdict(of: ComponentReport) -> str:
     if of.between is None:
         return "needs several edits of one source"
     if of.dynamic is None:
-        return "one answer per edit, so no noise to compare with" if of.between else "the same for all candidates"
+        return "one response per edit, so no noise to compare with" if of.between else "the same for all candidates"
     if of.dynamic.passes_needed is None:
         return "no signal: candidates differ by no more than passes do"
     if of.dynamic.snr is None or of.dynamic.snr >= calibration.WANTED_SNR:

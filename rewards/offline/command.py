@@ -38,7 +38,7 @@ WITHOUT_PICTURES = {
     "editscore_truth": "needs the ground truth of the embedded benchmark",
     "acd": "is measured while the editor makes the image",
 }
-"""Components that no image can answer, and why."""
+"""Components that cannot be computed from images alone, and why."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
         EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
         ServersFailed: when a judge server of its own does not start.
-        JudgeUnavailable: when a judge does not answer.
+        JudgeUnavailable: when a judge does not respond.
     """
     async with AsyncExitStack() as stack:
         with Console(stderr=True).status("Waiting for the judges ..."):

@@ -55,7 +55,7 @@ def _serve(connection: socket.socket, inbox: SimpleQueue[Any]) -> bool:
     """Answers until the pool is gone; False where the function cannot be loaded, which is told to the pool.
 
     Raises:
-        OSError: when the pool is gone before it has its answer.
+        OSError: when the pool is gone before it has its response.
     """
     opened = inbox.get()
     if opened is None:

@@ -1,6 +1,6 @@
 """`python -m rewards.service`: the reward pool as an HTTP service.
 
-Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 the judges or the cache did not answer, 2 the request is wrong.
+Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 the judges or the cache did not respond, 2 the request is wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the service listens and whom it answers: on loopback everyone on this machine, beyond it who has the token."""
+"""Where the service listens and who may call it: on loopback any local user, beyond it holders of the token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Access:
         elif self.loopback and not _names_this_machine(headers.get("host", ""), self.host):
             raise Refusal(
                 421,
-                "Without a token this service answers only to the names of its own machine; expected "
+                "Without a token this service accepts only the names of its own machine; expected "
                 "localhost or 127.0.0.1 in the Host header.",
             )
 
@@ -102,7 +102,7 @@ def bind(access: Access, port: int) -> socket.socket:
         AccessError: when the port cannot be had.
     """
     family = socket.AF_INET6 if ":" in access.address else socket.AF_INET
-    # Named TCP, for asyncio sets TCP_NODELAY on such sockets only; without it small answers wait 40 ms for an ACK.
+    # Named TCP, for asyncio sets TCP_NODELAY on such sockets only; without it small responses wait 40 ms for an ACK.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""The service as an ASGI application: routes, answers in sentences, and the entrance that every request passes."""
+"""The service as an ASGI application: routes, errors as sentences, and the middleware that every request passes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def create_app(config: RunConfig, scoring: Scoring, access: Access) -> ASGIApp:
     Args:
         config: `service` for the limits, `rewards` for the weights.
         scoring: what scores.
-        access: whom it answers.
+        access: who may call it.
     """
     admission = Admission(config.service.queue)
     judges = [name for name in JUDGES if config.rewards.weights.get(name, 0) != 0]
@@ -101,8 +101,8 @@ def _routes(
         },
     )
     async def score(request: Request) -> Response:
-        answer = await desk.answer(request)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        response = await desk.response(request)
+        return Response(response.model_dump_json(), media_type="application/json")
 
     @api.get(
         "/healthz",
@@ -119,7 +119,7 @@ def _routes(
         "/readyz",
         summary="Whether scores can be had",
         response_model=None,
-        responses={503: {"description": "A judge has no server that answers, or a scorer of your own no process."}},
+        responses={503: {"description": "A judge has no server that responds, or a scorer of your own no process."}},
     )
     async def readyz() -> JSONResponse:
         numbers = await scoring.statistics()
@@ -127,10 +127,10 @@ def _routes(
         own = dict(scoring.own_scorers())
         state = {
             "ready": all(rotation.values()) and all(own.values()),
-            "judges": rotation,  # servers that answer
+            "judges": rotation,  # servers that respond
             "scorers": own,  # whether there is a process that can score; one that was lost is being replaced
             "cache": {key.removeprefix("cache_"): int(numbers[key]) for key in numbers if key.startswith("cache_")},
-            "queue": {"taken": admission.taken, "places": admission.places},
+            "queue": {"taken": admission.taken, "places": admission.slots},
         }
         return JSONResponse(state, 200 if state["ready"] else 503)
 
@@ -178,22 +178,22 @@ class Entrance:
                 raise Refusal(413, SENTENCES[413])
             await self._inner(scope, request.receive, noted)
         except Refusal as refusal:
-            await _answer(refusal)(scope, receive, noted)
+            await _response(refusal)(scope, receive, noted)
         except asyncio.CancelledError:  # the server is stopping and has waited long enough
             if status:
                 raise
             status = 503
-            await _answer(Refusal(503, SENTENCES[503], 10))(scope, receive, send)
+            await _response(Refusal(503, SENTENCES[503], 10))(scope, receive, send)
         finally:
             self._metrics.answered(scope["path"], status, monotonic() - start if seconds is None else seconds)
 
 
-def _answer(refusal: Refusal) -> JSONResponse:
+def _response(refusal: Refusal) -> JSONResponse:
     return JSONResponse({"detail": refusal.sentence}, refusal.status, headers=dict(refusal.headers))
 
 
 async def _refused(_: Request, refusal: Refusal) -> Response:
-    return _answer(refusal)
+    return _response(refusal)
 
 
 async def _plain(_: Request, error: HTTPException) -> Response:

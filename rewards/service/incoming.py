@@ -66,7 +66,7 @@ class Incoming:
 
 
 class Refusable:
-    """A request whose answer may be given before its body is read: the rest is then read and thrown away, by the same
+    """A request whose response may be given before its body is read: the rest is then read and thrown away, by the same
     clock, and the connection closed. Use `receive` and `send` in the place of those that it is made of."""
 
     def __init__(self, headers: Headers, receive: Receive, send: Send, max_body: int) -> None:

@@ -1,4 +1,4 @@
-"""A reward pool in a thread with an event loop of its own, so that no scorer ever holds up an answer to /healthz."""
+"""A reward pool in a thread with an event loop of its own, so that no scorer ever holds up a response to /healthz."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rewards.pool import RewardPool
 from rewards.result import Score
 
 STATISTICS_SECONDS = 2.0
-"""A pool that is busy computing does not answer; after this long its last known numbers are told."""
+"""A pool that is busy computing does not respond; after this long its last known numbers are told."""
 CLOSE_SECONDS = 10.0
 
 

@@ -1,4 +1,4 @@
-"""Connections that do not hurry: uvicorn closes those that idle after an answer, but waits for ever for a request's
+"""Connections that do not hurry: uvicorn closes those that idle after a response, but waits for ever for a request's
 headers, or for the rest of a body that nobody reads any more. Here both have a limit."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 15.0
-"""From one answer (or the connection's start) until the next request's headers must be there."""
+"""From one response (or the connection's start) until the next request's headers must be there."""
 MAX_CONNECTIONS = 512
 """Open connections. For a further one, one that waits for headers is closed; where none does, the new one."""
 

@@ -64,7 +64,7 @@ class ScoreDesk:
         self._lanes = Lanes(limits)
         self._numbers = count(1)
 
-    async def answer(self, request: Request) -> ScoreResponse:
+    async def response(self, request: Request) -> ScoreResponse:
         """The scores that the request asks for.
 
         Raises:
@@ -75,7 +75,7 @@ class ScoreDesk:
         declared = min(int(request.headers.get("content-length", self._max_body)), self._max_body)
         incoming = Incoming(request)
         await incoming.first(min(declared, FIRST_PIECE))
-        with self._admission.place():
+        with self._admission.slot():
             stage = "waiting for its turn"
             try:
                 async with asyncio.timeout(self._limits.deadline) as limit, AsyncExitStack() as body_held:

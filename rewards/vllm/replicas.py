@@ -26,7 +26,7 @@ class ServersFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Served:
-    """A server that has answered an image."""
+    """A server that has responded to a test image."""
 
     url: str
     pid: int

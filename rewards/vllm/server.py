@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.judges import ServeConfig
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
 from rewards.vllm import guard
 from rewards.vllm.command import check_exposure, command, environment
 
@@ -113,10 +113,10 @@ class VllmServer:
         threading.Thread(target=self._watch, args=(self._guard,), name=f"watch {self.log.stem}", daemon=True).start()
 
     def wait(self) -> None:
-        """Returns when the server has answered a question about an image.
+        """Returns when the server has answered a request about an image.
 
         Raises:
-            ServerFailed: when it ended, or did not answer within `serve.start_timeout` seconds; it is stopped then.
+            ServerFailed: when it ended, or did not respond within `serve.start_timeout` seconds; it is stopped then.
         """
         limit = self.config.start_timeout
         deadline, seen = time.monotonic() + limit, "nothing"
@@ -124,7 +124,7 @@ class VllmServer:
             try:
                 if self._ask("GET", "/health", None, timeout=5.0)[0] != 200:
                     continue
-                status, body = self._ask("POST", "/v1/chat/completions", self._picture(), timeout=left)
+                status, body = self._ask("POST", "/v1/chat/completions", self._image(), timeout=left)
             except (OSError, http.client.HTTPException) as error:
                 seen = f"{type(error).__name__}: {error}"
                 continue
@@ -137,7 +137,7 @@ class VllmServer:
         why = (
             self.reason
             if died
-            else (f"it did not answer an image within {limit:g} s (serve.start_timeout); got {seen}")
+            else (f"it did not respond to a test image within {limit:g} s (serve.start_timeout); got {seen}")
         )
         raise ServerFailed(f"The judge server {self.log.stem} did not start: {why}")
 
@@ -173,7 +173,7 @@ class VllmServer:
         self.reason = "it was stopped" if asked and gone else f"it {how}; {last_words(self.log)}"
         self.ended.set()
 
-    def _picture(self) -> dict[str, Any]:
+    def _image(self) -> dict[str, Any]:
         image = np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
         image[PROBE_SIDE // 4 : PROBE_SIDE // 2] = 200
         data = base64.b64encode(encode_png(image)).decode()
@@ -199,8 +199,8 @@ class VllmServer:
             headers["Authorization"] = f"Bearer {self._api_key}"
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 

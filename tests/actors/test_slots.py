@@ -109,7 +109,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(worker.jobs for worker in self.slots.workers()))
     @rule(data=st.data(), well=st.booleans())
-    def answer(self, data, well):
+    def response(self, data, well):
         worker = self.some(data, [worker for worker in self.slots.workers() if worker.jobs])
         job = worker.jobs[0]
         self.slots.settle(worker, job, self.now)

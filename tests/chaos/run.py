@@ -118,7 +118,7 @@ class Run:
         return code
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        """The diary of all lives, or one kind of its lines."""
+        """The event log of all lives, or one kind of its lines."""
         return [event for event in read_events(self.folder / "events.jsonl") if kind in ("", event["event"])]
 
     def of_this_life(self, kind: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from tests.judges.processes import ScriptedProcess
 from tests.rewards.cache.valkeys import free_port, shared_valkey
 
 ANSWER_SECONDS = 0.03
-"""Of a judge, so that a kill finds questions on their way."""
+"""Of a judge, so that a kill finds requests in flight."""
 
 
 class Server(Protocol):

@@ -65,7 +65,7 @@ def _unexplained_ends(run: Run, struck: Sequence[Struck]) -> list[str]:
 
 
 def tables(run: Run, struck: Sequence[Struck]) -> None:
-    """Prints what was done, what the diary says of it, and where every group ended."""
+    """Prints what was done, what the event log says of it, and where every group ended."""
     console, events = Console(width=110), run.events()
     deeds = Table("what was done", "times", "witnessed", title="deeds")
     for kind in DEEDS:

@@ -1,4 +1,4 @@
-"""What is done to a run, one thing at a time, and how the diary must bear witness that it really happened."""
+"""What is done to a run, one thing at a time, and how the event log must bear witness that it really happened."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Round:
 
 
 def witnessed(struck: Struck, run: Run, events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the diary, or the exit code of the life, shows that the deed happened."""
+    """Whether the event log, or the exit code of the life, shows that the deed happened."""
     life = run.lives[struck.life]
     ended = run.lives[struck.life + 1].began if struck.life + 1 < len(run.lives) else float("inf")
     later = [event for event in events if event["time"] >= struck.time - 0.01]

@@ -75,7 +75,7 @@ class FakeBackend:
         if pick == pool:
             return None
         if pick >= len(self.out) + len(self.late):
-            return self._answer(self.handed.pop(0))
+            return self._response(self.handed.pop(0))
         if pick >= len(self.out):
             return self.late.pop(pick - len(self.out))
         lease = self.out.pop(pick)
@@ -114,7 +114,7 @@ class FakeBackend:
     def consume(self, delivered: Delivered) -> None:
         self.handed.append(delivered)
 
-    def _answer(self, delivered: Delivered) -> Taken | LostOnTheWay:
+    def _response(self, delivered: Delivered) -> Taken | LostOnTheWay:
         way = self.way(delivered.lease)
         self.ways.append((way, delivered.lease.group_id))
         if way == "taken":

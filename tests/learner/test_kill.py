@@ -48,9 +48,9 @@ POINTS = {
     "before the spool lets go": (Point("learner.state.spool:Spool.drop", 3), 0),
     "while the spool lets go": (Point("pathlib:Path.unlink", 1, after=True, text="spool/"), 0),
     # The third that names "trained" is that of the step with its counters.
-    "before a line of the diary": (Point(EVENT, 3, text="trained"), 2),
-    "after a line of the diary": (Point(EVENT, 3, after=True, text="spooled"), 4),
-    "half a line of the diary": (Point("learner.state.event_log:EventLog._flush", 21), None),
+    "before a line of the event log": (Point(EVENT, 3, text="trained"), 2),
+    "after a line of the event log": (Point(EVENT, 3, after=True, text="spooled"), 4),
+    "half a line of the event log": (Point("learner.state.event_log:EventLog._flush", 21), None),
     "after the books of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
     "before the export": (Point("learner.update.export:export_adapter"), 0),
     "before the summary": (Point("learner.run:write_whole"), 0),
@@ -60,7 +60,7 @@ EVERY_TIME = (
     "after the optimizer",
     "a checkpoint without its manifest",
     "while the spool lets go",
-    "half a line of the diary",
+    "half a line of the event log",
 )
 """Points that are tried with every `make test-faults`; `pytest tests/learner/sweep.py` tries all."""
 HALF_A_LINE = """

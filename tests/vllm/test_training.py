@@ -103,7 +103,7 @@ def test_a_run_outlives_a_killed_judge_and_leaves_nothing(settings, row):
         for name, value in line.items()
         if name.startswith("judge/")
     }
-    assert judge["editscore_retries"] > 0  # questions were under way at the killed server
+    assert judge["editscore_retries"] > 0  # requests were under way at the killed server
     for event in started[:3]:
         row(f"start {event['judge']} {event['replica']} of 3", event["seconds"])
     for name in ("editscore", "qwen_vl"):

@@ -101,10 +101,10 @@ def test_relative_distance_is_the_worst_relative_error_of_a_velocity(group):
     assert np.isnan(relative_distance(nan, batch.stored, batch, [0, 1]))
 
 
-def test_flat_means_no_advantage_at_all(group):
+def test_zero_variance_means_no_advantage_at_all(group):
     batch = batch_of(group)
-    assert not batch.is_flat
-    assert replace(batch, advantages=torch.zeros(4)).is_flat
+    assert not batch.is_zero_variance
+    assert replace(batch, advantages=torch.zeros(4)).is_zero_variance
 
 
 @pytest.mark.parametrize("name", ["sigma", "stored", "advantages", "edit_mask", "source", "candidates"])

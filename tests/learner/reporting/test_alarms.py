@@ -12,7 +12,7 @@ from configs.load import config_hash, load_config
 from configs.schema import RunConfig
 from editing.trajectory import Lease
 from learner.audit import audited
-from learner.reporting.alarm_monitor import AlarmWatch, notifications
+from learner.reporting.alarm_monitor import AlarmMonitor, notifications
 from learner.reporting.alarms import (
     CHANGE,
     DRIFTS,
@@ -54,11 +54,11 @@ def rows_of(columns: dict) -> list[dict[str, float]]:
 
 
 class Played:
-    """An `AlarmWatch` that is shown what a run left; `events` is what it told."""
+    """An `AlarmMonitor` that is shown what a run left; `events` is what it told."""
 
     def __init__(self, found: dict, measured: bool, first: int = 0, last: int | None = None, before: tuple = ()):
         self.events: list[dict] = []
-        watch = AlarmWatch(lambda event, **fields: self.events.append({"event": event, **fields}), before)
+        watch = AlarmMonitor(lambda event, **fields: self.events.append({"event": event, **fields}), before)
         watch.on_start(RunRecord(RunConfig(), "0" * 64, Path("r"), first, 4096, 256))
         base, width, groups = rows_of(found["base"]), found["groups_per_step"], groups_of(found)
         watch.on_evaluation(evaluation("base", first, base))
@@ -301,13 +301,13 @@ def test_a_shift_that_nobody_can_see_is_none(name, noise):
         assert bool(held_out_alarms(start, [recent], 12)) == told, shift
 
 
-def test_what_can_be_seen_is_a_level_of_the_picture_or_a_blur():
+def test_what_can_be_seen_is_a_level_of_the_image_or_a_blur():
     levels = np.random.default_rng(0).integers(60, 180, size=(1, 32, 32, 1)).astype(np.uint8)
-    picture, region = np.repeat(levels, 3, axis=3), np.ones((32, 32), np.bool_)
-    brighter, blurred = picture + np.uint8(1), picture.copy()
-    blurred[:, 8:16, 8:16] = blurred[:, 8:16, 8:16].mean()  # a sixteenth of the picture is flat
-    assert appearance(brighter, picture[0], region)["brightness"][0] > VISIBLE["brightness"]
-    assert -appearance(blurred, picture[0], region)["sharpness"][0] > VISIBLE["sharpness"]
+    image, region = np.repeat(levels, 3, axis=3), np.ones((32, 32), np.bool_)
+    brighter, blurred = image + np.uint8(1), image.copy()
+    blurred[:, 8:16, 8:16] = blurred[:, 8:16, 8:16].mean()  # a sixteenth of the image is flat
+    assert appearance(brighter, image[0], region)["brightness"][0] > VISIBLE["brightness"]
+    assert -appearance(blurred, image[0], region)["sharpness"][0] > VISIBLE["sharpness"]
 
 
 def test_of_a_look_that_drifts_in_many_ways_the_worst_is_told_inside_and_outside():
@@ -365,7 +365,7 @@ def test_a_background_that_is_lost_is_told_of_like_an_edit():
 @pytest.mark.parametrize(("labels", "told"), [(["training"], []), (["training", "training"], [8]), (["final"], [4])])
 def test_a_lost_background_is_told_of_after_two_measurements_or_the_last(labels, told):
     events: list[dict] = []
-    watch = AlarmWatch(lambda event, **fields: events.append({"event": event, **fields}), ())
+    watch = AlarmMonitor(lambda event, **fields: events.append({"event": event, **fields}), ())
     watch.on_start(RunRecord(RunConfig(), "0" * 64, Path("r"), 0, 4096, 256))
     watch.on_evaluation(evaluation("base", 0, [{"background_psnr": 30.0 + i % 3} for i in range(16)]))
     for step, label in enumerate(labels, start=1):

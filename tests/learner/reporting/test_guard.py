@@ -3,7 +3,7 @@
 import pytest
 import structlog
 
-from learner.reporting.alarm_monitor import AlarmWatch
+from learner.reporting.alarm_monitor import AlarmMonitor
 from learner.reporting.guard import Harmless
 from learner.run import run
 from tests.learner.test_loop import Watcher
@@ -53,11 +53,11 @@ def test_reports_that_raise_end_no_run(tiny_kontext, tmp_path):
 
 
 def test_nor_does_one_that_cannot_be_made(tiny_kontext, tmp_path, monkeypatch):
-    class Unmade(AlarmWatch):
+    class Unmade(AlarmMonitor):
         def __init__(self, *_):
             raise MemoryError("too long")
 
-    monkeypatch.setattr("learner.run.AlarmWatch", Unmade)
+    monkeypatch.setattr("learner.run.AlarmMonitor", Unmade)
     with structlog.testing.capture_logs() as said:
         summary = run(tiny_run(tiny_kontext, tmp_path, "run", {"learner": {"steps": 1}}))
     assert summary["counters"]["trained"] == 2

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.reporting.notifications import JUDGE_FAILURES
-from learner.scheduling.judge_monitor import JudgeWatch, changes
+from learner.scheduling.judge_monitor import JudgeMonitor, changes
 
 COUNTS = st.fixed_dictionaries({name: st.integers(0, 5) for name in ("in_rotation", *JUDGE_FAILURES)})
 
@@ -43,7 +43,7 @@ def test_each_change_is_told_once():
     looks = (healthy, healthy, ill, ill, {**ill, "in_rotation": 2})
     backend = Numbers(*(numbers(editscore=values) for values in looks))
     told = []
-    watch = JudgeWatch(backend, lambda event, **fields: told.append((event, fields)))
+    watch = JudgeMonitor(backend, lambda event, **fields: told.append((event, fields)))
     for expected in (0, 1, 1, 2):
         assert watch.look()["editscore_in_rotation"] in (1, 2)
         assert len(told) == expected
@@ -55,14 +55,14 @@ def test_each_change_is_told_once():
 
 def test_without_judges_nothing_is_asked_again():
     backend = Numbers({})
-    JudgeWatch(backend, lambda event, **fields: None).glance()
+    JudgeMonitor(backend, lambda event, **fields: None).glance()
     assert backend.asked == 1
 
 
 def watched(*looks: tuple[int, int]) -> list[int]:
     """The faults that are told of a cache that has so many, and is away or not, at the start and at each look."""
     told = []
-    watch = JudgeWatch(
+    watch = JudgeMonitor(
         Numbers(*({"cache_faults": float(faults), "cache_away": float(away)} for faults, away in looks)),
         lambda event, **fields: told.append((event, fields["faults"])),
     )

@@ -1,4 +1,4 @@
-"""The diary is appended to, survives a cut line, and counts on."""
+"""The event log is appended to, survives a cut line, and counts on."""
 
 import json
 import re

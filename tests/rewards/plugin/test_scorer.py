@@ -136,7 +136,7 @@ def test_a_scorer_that_exits_crashes_or_hangs_costs_its_candidates_and_is_replac
         until(lambda: scorer.alive)
 
 
-def test_one_that_ends_again_and_again_answers_with_errors_and_comes_back():
+def test_one_that_ends_again_and_again_gives_errors_and_comes_back():
     with loaded("by_the_first_value") as scorer:
         for _ in range(3):
             assert all(one.error for one in ask(scorer, asking_for(0)))

@@ -1,4 +1,4 @@
-"""Tests of rewards.service.access: where the service may listen, and whom it answers."""
+"""Tests of rewards.service.access: where the service may listen, and who may call it."""
 
 import socket
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.judge.messages import BadAnswer
+from rewards.judge.messages import BadResponse
 
 PAIR_RANGE = 25
 """Best score of EditScore's requests; the worst is 0."""
@@ -42,7 +42,7 @@ def parse_pair(text: str) -> tuple[float, float]:
     as 12.5 are taken, and nothing else is.
 
     Raises:
-        BadAnswer: for anything else, with what was expected and an excerpt of what was seen.
+        BadResponse: for anything else, with what was expected and an excerpt of what was seen.
     """
     try:
         found = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
@@ -81,7 +81,7 @@ def unwrapped(text: str) -> str:
 def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_mass: float) -> float:
     """R = sum_s s p(s) / 5 in [0, 1], p the softmax over the log-probabilities of the digits s = 0..5.
 
-    Edit-R1 (arXiv 2510.16888): the expectation of the judge's one-token answer, so it is deterministic and continuous.
+    Edit-R1 (arXiv 2510.16888): the expectation of the judge's one-token response, deterministic and continuous.
     Because p is normalised over the digits, it does not matter whether the server reports probabilities over the whole
     vocabulary or over the digits only; but `min_mass` can tell a judge that wanted to say something else only from the
     former.
@@ -99,30 +99,30 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
         min_mass: least probability that the digits must hold together, in (0, 1].
 
     Raises:
-        BadAnswer: when there are no log-probabilities, when some are none (NaN, above 0, adding up to more than 1), or
-            when the digits hold too little or are not reported well enough.
+        BadResponse: when there are no log-probabilities, when some are invalid (NaN, above 0, adding up to more than
+            1), or when the digits hold too little or are not reported well enough.
     """
     if not logprobs:
-        raise BadAnswer("expected log-probabilities with the response, got none (does the server support logprobs?)")
+        raise BadResponse("expected log-probabilities with the response, got none (does the server support logprobs?)")
     impossible = [logprob for logprob in logprobs.values() if not logprob <= 1e-3]  # NaN is not <= anything
     if impossible:
-        raise BadAnswer(f"expected log-probabilities of at most 0, got {impossible[0]}")
+        raise BadResponse(f"expected log-probabilities of at most 0, got {impossible[0]}")
     probabilities = {token: math.exp(logprob) for token, logprob in logprobs.items()}
     total = math.fsum(probabilities.values())
     if total > 1.01:
-        raise BadAnswer(f"expected probabilities that add up to at most 1, got {total:.3f}")
+        raise BadResponse(f"expected probabilities that add up to at most 1, got {total:.3f}")
     visible = {s: probabilities[token] for s, token in enumerate(digit_ids) if token in probabilities}
     mass = math.fsum(visible.values())
     shares = ", ".join(f"{s}: {p:.3g}" for s, p in visible.items()) or "none of them"
     if mass < min_mass:
-        raise BadAnswer(
+        raise BadResponse(
             f"expected the digits {DIGITS[0]} to {DIGITS[-1]} to hold a probability of at least {min_mass:g} "
             f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to answer something else"
         )
     unseen = len(digit_ids) - len(visible)
     hidden = min(unseen * min(probabilities.values()), max(0.0, 1.0 - total))
     if hidden > MAX_HIDDEN_SHIFT * (mass + hidden):
-        raise BadAnswer(
+        raise BadResponse(
             f"expected the probabilities of all six digits, or of enough tokens to bound the missing ones; got "
             f"{len(visible)} ({shares}) among {len(logprobs)} tokens, and the others may hold {hidden:.3g}"
         )
@@ -139,8 +139,8 @@ def excerpt(text: str, limit: int = 160) -> str:
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
 
 
-def _no_pair(text: str, why: str) -> BadAnswer:
-    return BadAnswer(
+def _no_pair(text: str, why: str) -> BadResponse:
+    return BadResponse(
         f'expected {{"reasoning": "...", "score": [a, b]}} with two numbers from 0 to {PAIR_RANGE}; '
         f"got {excerpt(text)}: {why}"
     )
