@@ -1,6 +1,6 @@
 """A rollout worker: one process that holds the editor under one policy version and rolls out leases.
 
-A plain class: Ray makes an actor of it, and without Ray it is used as it is.
+A plain class: wrapped as a Ray actor, or used directly without Ray.
 """
 
 from __future__ import annotations

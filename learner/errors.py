@@ -1,4 +1,4 @@
-"""Why a run ends without having done what it was asked to."""
+"""Errors that end a run."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ class RunInUse(RunRefused, RunInterrupted):
 
 
 class LearnerLost(RunInterrupted):
-    """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""
+    """The learner is dead, hangs, or found a fault: its state is lost or cannot be trusted any more."""

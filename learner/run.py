@@ -65,7 +65,7 @@ def run(
         resume: continue it.
         observers: notified of events; what they raise is reported and ends nothing, see `learner.reporting.guard`.
         allowed: keys or sections of the configuration, `data` and `code` that may differ in a continued run.
-        stopping: ends the run when somebody asks for it.
+        stopping: ends the run when that is requested.
 
     Raises:
         ConfigError: when nothing in the configuration rewards or keeps the edit.

@@ -1,4 +1,4 @@
-"""What a run leaves for those who come after it: the content of summary.json."""
+"""The content of summary.json."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ScoreInput:
 PlainScorer = Callable[[ScoreInput], Sequence[Score]]
 """One `Score` per candidate, at once."""
 WaitingScorer = Callable[[ScoreInput], Awaitable[Sequence[Score]]]
-"""One `Score` per candidate, awaited: it asks somebody else, or computes in a thread."""
+"""One `Score` per candidate, awaited: it sends requests, or computes in a thread."""
 
 
 def scores_of(values: NDArray[np.floating], name: str) -> tuple[Score, ...]:

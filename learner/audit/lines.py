@@ -1,4 +1,4 @@
-"""The lines of an event log, read by somebody who trusts none of them."""
+"""Reader of an event log that trusts none of its lines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Line:
 
 
 class LineError(ValueError):
-    """A line is no event; the sentence says why."""
+    """A line is not an event; the sentence says why."""
 
 
 class NotJson(LineError):

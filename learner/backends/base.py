@@ -75,7 +75,7 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Taken:
-    """A group that the learner has: it was handed over, and no other process needs to keep it."""
+    """A group that the learner has: no other process needs to keep it."""
 
     lease: Lease
 
@@ -84,7 +84,7 @@ class Taken:
 class Lost:
     """A lease whose group will not arrive.
 
-    `spoiled`: the task is at fault (its files are gone or have changed), so that another attempt is in vain.
+    `spoiled`: the task is at fault (its files are gone or have changed), so that another attempt would fail too.
     """
 
     lease: Lease

@@ -1,4 +1,4 @@
-"""Responses of Ray processes: a value, or the sentence why there is none."""
+"""Responses of Ray processes: a value, or a sentence that says why there is none."""
 
 from __future__ import annotations
 

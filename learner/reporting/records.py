@@ -1,7 +1,7 @@
 """Records that a run passes to its observers: plain values, one call per event, nothing ever comes back.
 
 Observers run in the driver, between pieces of work, and see numbers; images only where a report asked
-for them. What an observer raises is said, and the run goes on, see `learner.reporting.guard`.
+for them. What an observer raises is logged, and the run goes on, see `learner.reporting.guard`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from rewards.result import GroupScores
 REWARD = "reward"
 """Name of the combined reward among the components."""
 MIN_TASKS = 8
-"""Fewer held-out tasks that have a metric than this have no error or interval to speak of: nobody is warned by it, and
-it is not called lost."""
+"""Fewer held-out tasks that have a metric than this have no error or interval to speak of: no alarm uses it, and it is
+not called lost."""
 
 
 @dataclass(frozen=True)

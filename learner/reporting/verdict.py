@@ -1,4 +1,4 @@
-"""What a finished run is worth: whether it learnt anything, and whether its editor was ruined. Pure."""
+"""The verdict on a finished run: whether it learnt anything, and whether it damaged the editor. Pure."""
 
 from __future__ import annotations
 

@@ -79,13 +79,13 @@ class Collector:
     ) -> list[Delivered]:
         """Hands all groups of a step (0-based) to the learner, calling `took` for each, and returns their messages.
 
-        Their handles are let go of: after `took` only the learner has the groups themselves. `idle` is called whenever
+        Their handles are released: after `took` only the learner has the groups themselves. `idle` is called whenever
         nothing has arrived for a while.
 
         Raises:
             Diverged: when the policy makes nothing but latents or pixels that are not finite.
-            RunFailed: when a task was redone `cluster.max_attempts` times in vain, too many tasks went bad, or the
-                backend gives up.
+            RunFailed: when a task failed `cluster.max_attempts` times, too many tasks went bad, or the backend gives
+                up.
         """
         taken: list[Delivered] = []
         handed: dict[Lease, Delivered] = {}
@@ -154,7 +154,7 @@ class Collector:
         lease = one.lease
         self.ledger.replay(lease)
         self._reporter.write("replayed", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
-        # Nobody made it now, hence no process.
+        # No process made it now.
         made = Generated(lease, one.task_id, one.policy_version, one.config_hash, one.seconds, pid=0)
         self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
 

@@ -1,4 +1,4 @@
-"""Records of groups and steps, as observers get them."""
+"""Records of groups and steps for the observers."""
 
 from __future__ import annotations
 

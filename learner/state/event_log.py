@@ -31,8 +31,8 @@ FIRST = "0" * 16
 
 
 def digest(line: bytes) -> str:
-    """What the next line has as `previous`: BLAKE2b-64 (hex) of a line without its end. It finds what was changed by
-    somebody who does not compute it anew; for others there are the rules of `learner.audit`."""
+    """What the next line has as `previous`: BLAKE2b-64 (hex) of a line without its end. It detects changes by anyone
+    who does not recompute it; the rules of `learner.audit` are for the rest."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Who holds a run's folder: one driver at a time, on one machine or on several that share the disk.
+"""The lock on a run's folder: one driver at a time, on one machine or on several that share the disk.
 
 On one machine the kernel's lock on the file `.lock` decides: it is let go when the process ends, however it ends.
-Network file systems hand such locks on to other machines, refuse them, or keep them to the machine without a word. For
+Network file systems hand such locks on to other machines, refuse them, or silently keep them local to the machine. For
 the last kind the holder touches the file every few seconds: who gets the lock, but finds another machine's name in it,
 waits to see whether it is touched.
 """

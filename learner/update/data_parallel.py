@@ -40,7 +40,7 @@ class Peers:
         return place % self.size == self.rank
 
     def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces every gradient by the sum over all processes; one that nobody has stays None.
+        """Replaces every gradient by the sum over all processes; one that no process has stays None.
 
         Through host memory, whatever the device: an adapter is small against what its gradient took.
 

@@ -26,7 +26,7 @@ PASSWORD_VARIABLE = "LOCUS_REDIS_PASSWORD"
 PREFIX = "locus:score:"
 """Of every key, since a shared server may hold other things."""
 KEPT_SECONDS = 30 * 24 * 3600
-"""After a month an unused score goes, so that a shared server does not grow for ever."""
+"""After a month an unused score goes, so that a shared server does not grow without bound."""
 CONNECTIONS = 4
 """Requests at the same time. More would not be faster: the server works on one at a time."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -139,7 +139,7 @@ class RedisCache:
         return stored
 
     async def _asked(self, request: Callable[[], Awaitable[Any]]) -> Any | None:
-        """What the server answered; None after a fault, and while the server is left alone."""
+        """The server's response; None after a fault, and during the backoff that follows."""
         async with self._turn:
             now = time.monotonic()
             if now < self._retry_at:
@@ -159,7 +159,7 @@ class RedisCache:
             return response
 
     def fault(self, error: Exception, again: bool = False) -> None:
-        """Counts a fault, leaves the server alone for a while and says so."""
+        """Counts a fault, backs off for a while and logs it."""
         self._faults += 1
         # Requests that were under way at the same time fail together: one fault, as far as the delay goes.
         if again or self._failures == 0:

@@ -1,4 +1,4 @@
-"""When judges count as broken: the failure limits of a run. No I/O."""
+"""The failure limits of judges in a run. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WINDOW = 200
 
 
 class FailureLimits:
-    """Counts what a judge's requests came to.
+    """Counts the outcomes of a judge's requests.
 
     Two limits, for two kinds of trouble: requests in a row without any response (the machinery), and responses that are
     no scores (the model). The second is a share of a whole window, so the first few responses alone cannot exceed it.

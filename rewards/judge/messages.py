@@ -1,4 +1,4 @@
-"""What is asked of a judge, and what comes back: plain messages that know nothing of HTTP."""
+"""Requests to a judge and its responses, independent of HTTP."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class JudgeError(RuntimeError):
 
 
 class JudgeUnavailable(JudgeError):
-    """No server answered in time: a fault of the machinery. The request may be asked again later."""
+    """No server responded in time: an infrastructure fault. The request is retryable."""
 
 
 class JudgeRefused(JudgeError):
-    """The server understood the request and refused it (a 4xx): asking again gives the same."""
+    """The server understood the request and refused it (a 4xx): not retryable."""
 
 
 class BadResponse(JudgeError):
-    """The server answered, but not with a score."""
+    """The server responded, but not with a score."""
 
 
 class JudgesDown(JudgeError):
@@ -55,7 +55,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class JudgeResponse:
-    """What a server said.
+    """The response of a server.
 
     Attributes:
         text: the whole response.
@@ -83,7 +83,7 @@ class Judge(Protocol):
         Raises:
             JudgeUnavailable: after `attempts` tries or `patience` seconds.
             JudgeRefused: when the server refused the request itself.
-            JudgesDown: when this was one request too many that got no response.
+            JudgesDown: when the limit of consecutive requests without a response is reached.
         """
         ...
 
@@ -92,7 +92,7 @@ class Judge(Protocol):
         ...
 
     async def rehearse(self, request: JudgeRequest) -> None:
-        """Asks every server this once, before the first request that counts.
+        """Sends this to every server once, before the first real request.
 
         Raises:
             JudgeRefused: when one refuses it, as it would refuse others of this size and form.

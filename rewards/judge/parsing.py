@@ -1,4 +1,4 @@
-"""From a judge's response to numbers: strict, and never a number that was not said. Pure."""
+"""Parsing of judge responses into numbers: strict, nothing is guessed. Pure."""
 
 from __future__ import annotations
 

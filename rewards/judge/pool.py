@@ -1,4 +1,4 @@
-"""Servers of one judge, seen as one: attempts, deadlines and failure limits."""
+"""The servers of one judge behind one interface: attempts, deadlines and failure limits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class JudgePool:
         self.set_urls(urls)
 
     async def start(self) -> None:
-        """Returns when every server has looked at a real image and answered.
+        """Returns when every server has responded to a test image.
 
         Raises:
             JudgeUnavailable: when one did not within `patience`, or said that it never will; names each that did not,
@@ -92,7 +92,7 @@ class JudgePool:
         return self._tokens[text]
 
     async def rehearse(self, request: JudgeRequest) -> None:
-        """See `Judge.rehearse`. What else goes wrong is left to the requests that count, which are asked again."""
+        """See `Judge.rehearse`. Other failures are left to the real requests, which are retried."""
 
         async def one(replica: Replica) -> None:
             try:
@@ -138,7 +138,7 @@ class JudgePool:
         await self._servers.close()
 
     async def _answered(self, send: Callable[[Replica], Awaitable[T]]) -> tuple[T, float]:
-        """What came of a request, and the seconds since it was first sent; counts it, and holds it to the limits."""
+        """The outcome of a request, and the seconds since it was first sent; counted against the limits."""
         if not self._servers.started:
             raise RuntimeError(f"{self.name}: JudgePool.start comes before the first request")
         self._tally.asked += 1

@@ -1,4 +1,4 @@
-"""One judge server: an OpenAI client that says in our words what came of a request."""
+"""One judge server: an OpenAI client whose outcomes are a reply or one of our errors."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Replica:
         return self._clean(f"{type(error).__name__} {error}")
 
     def _clean(self, text: str) -> str:
-        """What a server said, on one line and without the key, which some servers quote."""
+        """A server's message on one line, without the key, which some servers quote."""
         quoted = len(self._api_key) >= 8
         return shortened(text.replace(self._api_key, "***") if quoted else text)
 

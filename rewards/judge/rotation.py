@@ -10,7 +10,7 @@ from rewards.judge.routing import Load, choose
 
 
 class NoServer(Exception):
-    """A request waited for a server in vain."""
+    """No server became available in time."""
 
 
 S = TypeVar("S", bound=Load)

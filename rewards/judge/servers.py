@@ -1,4 +1,4 @@
-"""The servers of one judge: which there are, which are in rotation, and how those that failed come back."""
+"""The servers of one judge: which are in rotation, and how failed ones return to it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Servers:
         self._changed.set()
 
     def answered(self, replica: Replica) -> None:
-        """The server did its work: its next failure is a first one."""
+        """The server responded, which ends its row of failures."""
         replica.failures = 0
 
     def failed(self, replica: Replica, fault: ServerFault) -> None:

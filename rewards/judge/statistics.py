@@ -1,4 +1,4 @@
-"""What a judge's servers did so far, for the metrics. No I/O."""
+"""Statistics of a judge's servers, for the metrics. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATENCIES = 512
 
 @dataclass(frozen=True)
 class JudgeStatistics:
-    """Counts since the start, and how it is now.
+    """Counts since the start, and the present state.
 
     Attributes:
         asked: requests.
@@ -40,7 +40,7 @@ class JudgeStatistics:
 
 @dataclass
 class Tally:
-    """The counts while they are being made."""
+    """The running counts."""
 
     asked: int = 0
     answered: int = 0

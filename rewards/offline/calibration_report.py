@@ -26,7 +26,7 @@ Scored = Sequence[Mapping[str, Sequence[Score]]]
 
 @dataclass(frozen=True)
 class ComponentReport:
-    """What the edits say about one component; None where it cannot be said.
+    """What the edits say about one component; None where it is undefined.
 
     Attributes:
         edits: how many have a value; `errors` how many have none, `first_error` why.

@@ -1,4 +1,4 @@
-"""What the commands that score images from files have in common: the pool, what it leaves out, how they end."""
+"""Shared by the commands that score images from files: the pool, what it leaves out, exit codes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
 @contextmanager
 def _served(config: RunConfig, name: Name) -> Iterator[list[str]]:
     """The addresses of a judge's servers that are started here. One that is lost is not started again: the command
-    is short, and says that the judge is gone."""
+    is short, and reports that the judge is gone."""
 
     def nobody(*_: object, **__: object) -> None:
         pass

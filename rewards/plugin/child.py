@@ -133,7 +133,7 @@ def _receive(connection: socket.socket, inbox: SimpleQueue[Any]) -> None:
 
 
 def _end_all(served: Event) -> None:
-    """Where the pool is gone nobody else ends what the user's code has started; other ends keep their exit code."""
+    """Where the pool is gone, ends what the user's code has started; other ends keep their exit code."""
     if served.is_set():
         sys.stdout.flush()
         sys.stderr.flush()

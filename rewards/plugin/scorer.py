@@ -136,7 +136,7 @@ class _WorkerSlot:
             return
         if self._losses > 1:
             self._closing.wait(min(LONGEST_BACKOFF, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
-        if self._closing.is_set():  # nobody would end another process
+        if self._closing.is_set():  # no one would end another process
             raise ScorerLost("the reward pool is closed")
         if self._process is not None:
             self._process.close()  # what it has started may be left

@@ -15,7 +15,7 @@ from rewards.service.refusal import Refusal
 TOKEN_VARIABLE = "LOCUS_SERVICE_TOKEN"
 TOKEN_LENGTH = 32
 OPEN_PATHS = ("/healthz",)
-"""Answered without the token: whoever restarts the service needs no secret to see that it is alive."""
+"""Served without the token, so that health checks need no secret."""
 
 
 class AccessError(ValueError):
@@ -24,7 +24,7 @@ class AccessError(ValueError):
 
 @dataclass(frozen=True)
 class Access:
-    """Decided once, at the start.
+    """The access rules, decided once at the start.
 
     Attributes:
         host: as configured.
@@ -42,7 +42,7 @@ class Access:
         """Lets a request through.
 
         On loopback without a token the Host header must name this machine: otherwise a web page whose name was made to
-        point here could ask in the name of whoever reads it (DNS rebinding).
+        point here could send requests on behalf of its reader (DNS rebinding).
 
         Args:
             path: of the request.
@@ -71,7 +71,7 @@ class Access:
 
 
 def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
-    """Who may come in, from where the service is to listen and whether there is a token.
+    """The access rules for a listening address and a token, or none.
 
     Raises:
         AccessError: a host that means no address; a bad token; no token beyond loopback.

@@ -150,7 +150,7 @@ def _routes(
 
 
 class Entrance:
-    """Every request passes here first: who asks, how much is announced, and what came of it."""
+    """Middleware for every request: access, announced size, and metrics of the outcome."""
 
     def __init__(self, inner: ASGIApp, access: Access, metrics: Metrics, max_body: int) -> None:
         self._inner, self._access, self._metrics, self._max_body = inner, access, metrics, max_body
@@ -203,7 +203,7 @@ async def _plain(_: Request, error: HTTPException) -> Response:
 
 
 async def _gone(_: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=499)  # for the metrics; nobody reads it
+    return Response(status_code=499)  # for the metrics; the client is gone
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What a client sends and gets back, as JSON. Images travel inside the request: never as URLs or paths."""
+"""Request and response bodies as JSON. Images travel inside the request: never as URLs or paths."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ScoreRequest(_Closed):
     edited: list[EncodedImage] = Field(min_length=1, fail_fast=True)
     """The candidates, each of the source's size."""
     instruction: str = Field(min_length=1)
-    """What was to be done, as a person would write it."""
+    """What was to be done, in natural language."""
     mask: Annotated[Annotated[PngMask, Tag("is:png")] | Annotated[RleMask, Tag("is:rle")], Discriminator(_kind_of_mask)]
     """Where the image may change."""
     target: EncodedImage | None = None
@@ -100,7 +100,7 @@ class ScoreResponse(_Response):
 
 
 class Problem(_Response):
-    """Why a request was not answered with scores."""
+    """Why a request got no scores."""
 
     detail: str
 

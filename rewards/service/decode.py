@@ -1,4 +1,4 @@
-"""From a request to a task and its candidates, with every limit answered before a pixel is decoded.
+"""From a request to a task and its candidates, with every limit checked before a pixel is decoded.
 
 How memory stays bounded: an image's size is read from its header and refused there; what is decoded afterwards can
 be no larger, since all three decoders stop at the announced size. So the threads that decode need no processes of

@@ -1,4 +1,4 @@
-"""What the service counts, in the format of Prometheus."""
+"""Metrics of the service in Prometheus format."""
 
 from __future__ import annotations
 

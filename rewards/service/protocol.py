@@ -1,5 +1,5 @@
-"""Connections that do not hurry: uvicorn closes those that idle after a response, but waits for ever for a request's
-headers, or for the rest of a body that nobody reads any more. Here both have a limit."""
+"""Timeouts for slow connections: uvicorn closes those that idle after a response, but waits indefinitely for a
+request's headers, or for the rest of a body that is no longer read. Here both have a deadline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CONNECTIONS = 512
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, for clients that may be slow on purpose."""
+    """uvicorn's HTTP/1.1 with deadlines for slow clients."""
 
     _overdue: asyncio.TimerHandle | None = None
 
@@ -56,8 +56,8 @@ class TimedProtocol(H11Protocol):
         self.transport.abort()
 
     def _least_wanted(self) -> TimedProtocol:
-        """Of the client with the most connections that wait for headers, the one that has waited for the longest: so
-        somebody who opens many and says nothing keeps out nobody who does say what he wants."""
+        """Of the client with the most connections that wait for headers, the one that has waited for the longest: so a
+        client that opens many connections and sends nothing does not keep out others."""
         waiting = [
             one
             for one in self.connections

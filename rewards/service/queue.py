@@ -1,4 +1,4 @@
-"""Who is let in, and how much the requests inside may hold together."""
+"""Admission of requests, and budgets that admitted ones share."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Admission:
 
 
 class Budget:
-    """An amount of something (bytes, pixels) that all requests share; who asks first is served first."""
+    """An amount of something (bytes, pixels) that all requests share, first come, first served."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = self._free = capacity
@@ -77,7 +77,7 @@ class Budget:
 
 
 class Shares:
-    """A budget of which one client holds at most a part, so that it never keeps out all others."""
+    """A budget of which one client holds at most a part, so that it cannot starve the others."""
 
     def __init__(self, capacity: int, part: int) -> None:
         self._all, self._part = Budget(capacity), part

@@ -1,4 +1,4 @@
-"""A request that is not answered with scores: a status, and one sentence that says why and what to change."""
+"""A refused request: a status, and one sentence that says why and what to change."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def environment(config: ServeConfig, model: str, api_key: str, inherited: Mappin
 
 
 def check_exposure(host: str, api_key: str) -> None:
-    """Refuses to listen for everybody without a key.
+    """Refuses to listen beyond loopback without a key.
 
     Raises:
         ValueError: for an address beyond loopback without a key.

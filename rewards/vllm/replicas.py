@@ -60,7 +60,7 @@ class _Slot:
 class Replicas:
     """Keeps `serve.replicas` servers of one judge alive. All calls come from one thread.
 
-    The first start of every server must succeed; one that is lost later is started again, for ever.
+    The first start of every server must succeed; one that is lost later is started again, without limit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One vLLM server: a process tree that is started, waited for, watched, and never left behind."""
+"""One vLLM server: a process tree that is started, awaited, monitored, and always cleaned up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class ServerFailed(RuntimeError):
 
 
 class VllmServer:
-    """A context manager: `start` begins, `wait` returns when a real image was answered, `stop` leaves nothing.
+    """A context manager: `start` begins, `wait` returns when it has responded to a test image, `stop` leaves no
+    process.
 
     `ended` is set as soon as the server is gone for whatever reason, and everything of it with it; `reason` says why.
     """
@@ -88,7 +89,7 @@ class VllmServer:
             ServerFailed: when vLLM's interpreter or the log's folder is not there.
         """
         assert self._guard is None, "a server starts once"
-        # Bound but not listening: nobody else is given this port, and the server may bind it too (SO_REUSEADDR).
+        # Bound but not listening: no other process is given this port, and the server may bind it too (SO_REUSEADDR).
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind((self.host, 0))
@@ -113,7 +114,7 @@ class VllmServer:
         threading.Thread(target=self._watch, args=(self._guard,), name=f"watch {self.log.stem}", daemon=True).start()
 
     def wait(self) -> None:
-        """Returns when the server has answered a request about an image.
+        """Returns when the server has responded to a test image.
 
         Raises:
             ServerFailed: when it ended, or did not respond within `serve.start_timeout` seconds; it is stopped then.

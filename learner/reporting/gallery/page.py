@@ -1,4 +1,4 @@
-"""From tasks, images and scores to one HTML file that needs nothing else and can do nothing else.
+"""The gallery as one self-contained HTML file without scripts.
 
 Images are PNG data URIs, the style is inside, there are no scripts, and a content security policy says so
 to the browser. Every text that comes from data is escaped.
