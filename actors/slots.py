@@ -118,7 +118,7 @@ class Slots:
         """Removes a worker that is dead or is to be ended. It must be in a slot."""
         slot = self.slot_of(worker)
         if slot is None:
-            raise ValueError("this worker is in no slot")
+            raise ValueError("this worker holds no slot")
         jobs, worker.jobs, slot.worker = tuple(worker.jobs), [], None
         if slot.draining:
             self._slots.remove(slot)

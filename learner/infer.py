@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m learner.infer",
         description="Edit one image with a trained editor.",
-        epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.",
+        epilog="Without --source, a held-out task of the run is edited: a quick check of what was learnt.",
     )
     which = result.add_argument_group("which editor")
     which.add_argument("--run", type=path_argument, help="a run's folder (default runs/quickstart)")
@@ -77,12 +77,12 @@ def parser() -> argparse.ArgumentParser:
     what = result.add_argument_group("what to edit")
     what.add_argument("--source", type=path_argument, help="the image: PNG, JPEG or WebP")
     what.add_argument("--instruction", help="what to do, in words")
-    what.add_argument("--mask", type=path_argument, help="black-and-white PNG: also report how the background was held")
+    what.add_argument("--mask", type=path_argument, help="black-and-white PNG; also report background preservation")
     what.add_argument(
         "--mask-polarity",
         choices=POLARITIES,
         default=POLARITIES[0],
-        help="what may change in the mask (default %(default)s)",
+        help="the colour of the mask that may change (default %(default)s)",
     )
     what.add_argument("--resolution", type=int, help="edit at about this many pixels squared (default: as trained)")
     what.add_argument("--task", type=int, default=0, help="which held-out task, without --source (default 0)")

@@ -147,7 +147,7 @@ def tell_skip(run: ActiveRun, report: StepReport) -> None:
     if report.skipped_in_a_row >= MAX_SKIPPED_STEPS:
         raise Diverged(
             f"The gradient was not finite in {report.skipped_in_a_row} steps in a row, up to step {done}; lower "
-            "learner.optimizer.lr, or use editor.dtype float32. The groups that made it so are in the run's folder "
+            "learner.optimizer.lr, or use editor.dtype float32. The groups that caused it are in the run's folder "
             "faulty/."
         )
 

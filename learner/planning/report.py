@@ -77,7 +77,7 @@ def plan_lines(plan: RolePlan, gpu: bool) -> Iterator[str]:
 def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> list[str]:
     """Whether this machine has room for it; on a cluster that is not known here."""
     if config.cluster.mode == "ray" and (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        return ["Whether it fits is a matter of the cluster's nodes: python -m cluster.doctor looks at them."]
+        return ["Whether it fits depends on the cluster's nodes: python -m cluster.doctor checks them."]
     host = gpu = largest = 0
     for plan in plans:
         if on_gpu(config, plan.role, len(machine.gpus)):
@@ -108,7 +108,7 @@ def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> l
 
 def _fits(what: str, needed: int, free: int | None) -> str:
     if free is None:
-        return f"{what}: {text(needed)} needed, what is free is not known"
+        return f"{what}: {text(needed)} needed, free memory unknown"
     return f"{what}: {text(needed)} of {text(free)} free: " + ("fits" if needed <= free else "DOES NOT FIT")
 
 

@@ -257,7 +257,8 @@ def _advice(name: str) -> str:
             "learner.preservation.background_weight, or lower learner.optimizer.lr."
         )
     return (
-        "What is rewarded is not the edit: look at the gallery, change rewards.weights, or lower learner.optimizer.lr."
+        "The rewards do not measure the edit: look at the gallery, change rewards.weights, or lower "
+        "learner.optimizer.lr."
     )
 
 
@@ -292,7 +293,7 @@ def _drift(
                 (
                     f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit "
                     "mask has shifted by "
-                    f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
+                    f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor's look drifts. Raise "
                     f"learner.preservation.{key}, or lower learner.optimizer.lr."
                 ),
             ),

@@ -227,7 +227,7 @@ WARNINGS = {
 WAYS_OUT = {
     "nothing_learnt": "where steps were skipped, lower learner.optimizer.lr or editor.lora.alpha; otherwise raise "
     "learner.optimizer.lr, or look whether the rewards of a group differ at all",
-    "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or hold what was lost (rewards.weights, "
+    "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or preserve what was lost (rewards.weights, "
     "learner.preservation)",
 }
 """What to change before the next start."""

@@ -50,7 +50,7 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "spool_refused":
         return f"{fields['reason']} The group is rolled out again."
     if event == "not_spooled":
-        return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
+        return f"group {fields['group']} could not be written to the spool before it was used: {fields['reason']}"
     if event == "data_faults":
         plural = "s" * (fields["count"] != 1)
         return "\n  ".join(
@@ -67,7 +67,7 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "step_skipped":
         return (
             f"step {fields['step']} is skipped: its gradient was not finite ({fields['in_a_row']} in a row); the "
-            "group that made it so is kept in faulty/"
+            "group that caused it is kept in faulty/"
         )
     if event == "not_saved":
         return (

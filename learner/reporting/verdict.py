@@ -92,7 +92,7 @@ def _idle(steps: int, skipped: int, change: float, gain: Mapping[str, float], er
     if 2 * skipped > steps:
         found.append(f"{skipped} of {steps} steps were skipped because their gradient was not finite")
     if change == 0:
-        found.append("the adapter is as it was at the start: it changes no weight")
+        found.append("the adapter is unchanged: it alters no weight")
     elif change < SMALLEST_CHANGE:
         found.append(
             f"the adapter changes no weight matrix by more than {change:.1e} of its size, which is below the "

@@ -217,9 +217,9 @@ class Collector:
         if self._failures[place] >= limit and NOT_FINITE in reason and self.version > 0:
             raise Diverged(
                 f"Policy version {self.version} makes latents or pixels that are not finite: a group of step "
-                f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) in vain. It is not the task but "
-                "the weights, which have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start "
-                "again."
+                f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) without success. "
+                "The cause is not the task but the weights, which have grown too large: lower learner.optimizer.lr or "
+                "editor.lora.alpha, and start again."
             )
         if self._failures[place] >= limit:
             raise RunFailed(

@@ -48,8 +48,8 @@ class RunLock:
             raise self._in_use() from None
         except OSError as error:
             raise RunFailed(
-                f"{self._path.parent} is on a file system that has no locks ({error.strerror}), so that nobody could "
-                "tell whether another process works there; mount it with locks (NFS 4, or Lustre with -o flock), or "
+                f"{self._path.parent} is on a file system without locks ({error.strerror}), so it "
+                "cannot be known whether another process uses it; mount it with locks (NFS 4, or Lustre with -o flock), or "
                 "give --folder another place"
             ) from error
         holder = self._holder()

@@ -126,7 +126,7 @@ def join(rank: int, size: int, meeting_point: str, seconds: float) -> Peers:
         distributed.barrier()
     except RuntimeError as error:
         raise PeersLost(
-            f"{size} learner processes (learner.num_workers) did not meet: {_first_sentence(error)}"
+            f"{size} learner processes (learner.num_workers) could not connect to each other: {_first_sentence(error)}"
         ) from error
     if rank == 0:
         shutil.rmtree(Path(meeting_point).parent, ignore_errors=True)

@@ -164,7 +164,10 @@ def _put_aside_if_broken(binary: str, snapshot: Path) -> None:
         os.replace(snapshot, aside)
         logger.warning(
             "score_cache_broken",
-            reason=(f"{snapshot} cannot be read to its end; it is now {aside.name}, and the score cache starts empty."),
+            reason=(
+                f"{snapshot} cannot be read to its end; it was renamed to {aside.name}, "
+                "and the score cache starts empty."
+            ),
         )
 
 

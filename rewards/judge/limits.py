@@ -56,7 +56,7 @@ class FailureLimits:
         bad = self._responses.count(False)
         if not usable and bad > self._max_bad * WINDOW:
             raise JudgesDown(
-                f"{self.judge}: {bad} of the last {len(self._responses)} responses were no scores, more than "
+                f"{self.judge}: {bad} of the last {len(self._responses)} responses had no score, more than "
                 f"{self._max_bad:.0%} of {WINDOW} (rewards.judge.max_bad_answers). Is this the right model? "
                 f"The last one: {why or 'see the errors of the scores'}"
             )

@@ -52,12 +52,12 @@ def parse_pair(text: str) -> tuple[float, float]:
     if not isinstance(found, dict) or found.keys() != {"reasoning", "score"}:
         raise _no_pair(text, "not an object with these two keys")
     if not isinstance(found["reasoning"], str):
-        raise _no_pair(text, "the reasoning is no text")
+        raise _no_pair(text, "the reasoning is not text")
     scores = found["score"]
     if not isinstance(scores, list) or len(scores) != 2:
-        raise _no_pair(text, f"{len(scores)} scores" if isinstance(scores, list) else "the score is no list")
+        raise _no_pair(text, f"{len(scores)} scores" if isinstance(scores, list) else "the score is not a list")
     if any(isinstance(x, str) for x in scores):
-        raise _no_pair(text, "a score is text, not a number (does the server keep to the JSON schema?)")
+        raise _no_pair(text, "a score is text, not a number (does the server enforce the JSON schema?)")
     # A bool is an int for Python, not for JSON; NaN and infinity fail the comparison.
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= PAIR_RANGE for x in scores):
         raise _no_pair(text, f"a score is not a number from 0 to {PAIR_RANGE}")
@@ -117,7 +117,7 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
     if mass < min_mass:
         raise BadResponse(
             f"expected the digits {DIGITS[0]} to {DIGITS[-1]} to hold a probability of at least {min_mass:g} "
-            f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to answer something else"
+            f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to say something else"
         )
     unseen = len(digit_ids) - len(visible)
     hidden = min(unseen * min(probabilities.values()), max(0.0, 1.0 - total))
@@ -154,4 +154,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -100,7 +100,7 @@ class JudgePool:
                     await replica.complete(request)
             except (ServerFault, TimeoutError) as fault:
                 logger.warning(
-                    "judge server did not respond a rehearsal",
+                    "judge server did not respond to a rehearsal",
                     judge=self.name,
                     server=replica.url,
                     why=str(fault) or f"no response within {self._config.deadline:g} s",
@@ -189,7 +189,7 @@ class JudgePool:
             finally:
                 rotation.release(replica)
         if self._closed:
-            raise JudgeUnavailable(f"{self.name}: the pool was closed before the request was answered")
+            raise JudgeUnavailable(f"{self.name}: the pool was closed before a response arrived")
         raise JudgeUnavailable(
             f"{self.name}: no response in {sent} of {attempts} attempts (rewards.judge.attempts) within {patience:g} s "
             f"(rewards.judge.patience), {len(rotation)} of {len(self._servers)} servers in rotation."

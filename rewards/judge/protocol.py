@@ -120,7 +120,7 @@ def read_completion(body: bytes, request: JudgeRequest) -> Reply:
         choice = completion.choices[0]
     except (ValidationError, IndexError):
         raise ServerFault(
-            f"answered 200 with something that is no chat completion: {shortened(body)}", "failed"
+            f"answered 200 with something that is not a chat completion: {shortened(body)}", "failed"
         ) from None
     logprobs = _first_token(choice.logprobs) if request.top_logprobs else {}
     text, field = choice.message.found()
@@ -148,7 +148,7 @@ def advice(said: str) -> str:
             "--max-model-len; in a run's own servers serve.arguments), or lower data.resolution"
         )
     if any(sign in words for sign in ("response_format", "json_schema", "json schema")):
-        return " This judge needs a server that keeps to a JSON schema (response_format), such as vLLM"
+        return " This judge needs a server that enforces a JSON schema (response_format), such as vLLM"
     return ""
 
 

@@ -119,7 +119,7 @@ class Replica:
             said += " (is /v1 missing at the end of the address?)"
         asked = retry_after_seconds(error.response.headers.get("retry-after"), datetime.now(UTC))
         if asked:
-            said += f" (it asks to be left alone for {asked:.0f} s)"
+            said += f" (it asks for a pause of {asked:.0f} s)"
         return ServerFault(said, kind, asked)
 
     def _read(self, read: Any, body: bytes, *rest: JudgeRequest) -> Any:

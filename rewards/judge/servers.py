@@ -44,7 +44,7 @@ class Servers:
         """See `JudgePool.start`; closes on failure."""
         if not self._replicas:
             raise JudgeUnavailable(
-                f"{self._judge}: there is no server; set rewards.judge.{self._judge}.urls or "
+                f"{self._judge}: no server is configured; set rewards.judge.{self._judge}.urls or "
                 f"rewards.judge.{self._judge}.serve.replicas"
             )
         self.started = True

@@ -163,7 +163,7 @@ def agreement(first: Values, second: Values, sources: Sequence[int]) -> Agreemen
         ValueError: when the lengths differ.
     """
     if not len(first) == len(second) == len(sources):
-        raise ValueError(f"expected as many values as sources, got {len(first)}, {len(second)}, {len(sources)}.")
+        raise ValueError(f"expected one value per source, got {len(first)}, {len(second)}, {len(sources)}.")
     alike, against = _pairs_within(first, second, np.asarray(sources))
     return Agreement(
         spearman=spearman(first, second),

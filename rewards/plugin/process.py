@@ -142,4 +142,4 @@ def _end(code: int) -> str:
         return "was killed; is there enough memory?"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} before it had answered"
+    return f"ended with exit code {code} before it had responded"

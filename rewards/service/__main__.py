@@ -59,7 +59,7 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig, bool]:
         arguments = ["--config", "service", *arguments]
     request = parse_command_line(arguments)
     if request.resume:
-        raise ConfigError("--resume: the service keeps nothing that it could continue; leave it out")
+        raise ConfigError("--resume: the service has no state to resume; leave it out")
     config = request.config
     from rewards.offline.command import WITHOUT_PICTURES  # late: it loads torch, which wrong flags need not wait for
 

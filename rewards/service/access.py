@@ -90,7 +90,7 @@ def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
         raise AccessError(
             f"service.host: {config.host} can be reached from other machines, so a token is needed; set "
             f"{TOKEN_VARIABLE} ({TOKEN_LENGTH} characters or more), or listen on 127.0.0.1. Nothing is encrypted: "
-            "put a proxy with TLS in front where others could listen in."
+            "put a proxy with TLS in front on untrusted networks."
         )
     return Access(config.host, addresses[0], loopback, token)
 
@@ -110,7 +110,7 @@ def bind(access: Access, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise AccessError(
-            f"service.port: {access.address} port {port} cannot be listened on ({error.strerror}); "
+            f"service.port: {access.address} port {port} cannot be bound ({error.strerror}); "
             "choose another port, or 0 for a free one."
         ) from error
     return bound

@@ -27,23 +27,23 @@ from rewards.service.refusal import Refusal
 from rewards.service.scoring import ScoreDesk, Scoring
 
 SENTENCES = {
-    404: "There is nothing here; scores are at POST /v1/score, the service's state at /healthz, /readyz and /metrics.",
-    405: "This path takes another method, which the header Allow names.",
+    404: "Unknown path; scores are at POST /v1/score, the service's state at /healthz, /readyz and /metrics.",
+    405: "This path does not accept the method; see the Allow header.",
     413: "The body is longer than service.max_body_megabytes allows; send several requests.",
-    500: "The service failed; its log says where.",
-    503: "The service is being stopped; ask again when it is back.",
+    500: "Internal error; see the log of the service.",
+    503: "The service is shutting down; try again once it is back.",
 }
-TWO_LENGTHS = "A request must have Content-Length or Transfer-Encoding, not both: they say two things about its length."
+TWO_LENGTHS = "A request must have Content-Length or Transfer-Encoding, not both: they contradict each other."
 STATUSES = {
-    400: "The body is no JSON, or its length is announced in two ways.",
+    400: "The body is not JSON, or its length is announced twice.",
     401: "The token is missing or wrong.",
     408: "The body did not arrive in time.",
     413: "Too much: bytes, images, pixels, characters or values.",
     415: "The body is not JSON, or it is compressed.",
     421: "The Host header names another machine.",
     422: "A field is missing or wrong, or an image or mask is not what it must be.",
-    429: "The queue is full; Retry-After tells when to come back.",
-    503: "No scores now: the judges are gone, or the wait was too long.",
+    429: "The queue is full; see Retry-After.",
+    503: "No scores at present: the judges are down, or the request timed out.",
     504: "Scoring took too long.",
 }
 

@@ -18,7 +18,7 @@ JUDGE_COUNTS = {
     "answered": "Requests that got a response.",
     "unanswered": "Requests given up, since no server answered.",
     "refused": "Requests that a server refused.",
-    "bad": "Responses that were no score.",
+    "bad": "Responses without a score.",
     "retries": "Further attempts for the same request.",
 }
 JUDGE_STATES = {

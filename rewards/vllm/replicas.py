@@ -187,5 +187,5 @@ def no_gpus(wanted: float, seen: float) -> str:
     """The sentence for a machine that cannot serve."""
     return (
         f"expected {wanted:g} GPUs for each server (serve.gpus), and this machine has {seen:g}. With serve.gpus 0 "
-        "they run on the CPU, which is for trying it out."
+        "they run on the CPU, which is only for testing."
     )

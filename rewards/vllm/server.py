@@ -170,7 +170,7 @@ class VllmServer:
             else (f"ended with exit code {code}")
         )
         if not gone or code == guard.LEFT_SOMETHING:
-            how = f"left processes {sorted(guard.writers(self.log))} that do not go although they were killed"
+            how = f"left processes {sorted(guard.writers(self.log))} that are still alive after SIGKILL"
         self.reason = "it was stopped" if asked and gone else f"it {how}; {last_words(self.log)}"
         self.ended.set()
 

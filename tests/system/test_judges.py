@@ -223,7 +223,7 @@ def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_noth
         )
         assert judge.served("good") == 27 and judge.served("garbage") >= 5
     assert re.search(
-        r"[5-9] of the last \d+ responses were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence
+        r"[5-9] of the last \d+ responses had no score, more than 2% of 200 \(.*max_bad_answers\)", sentence
     )
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 

@@ -268,7 +268,7 @@ def test_a_judge_that_gives_no_scores_stops_the_run():
                     await pool.ask(request())
                     pool.note(usable=False)
                 await pool.ask(request())
-                with pytest.raises(JudgesDown, match=r"11 of the last 11 responses were no scores"):
+                with pytest.raises(JudgesDown, match=r"11 of the last 11 responses had no score"):
                     pool.note(usable=False)
                 assert server.served("garbage") == pool.statistics().bad == 11
 

@@ -121,7 +121,7 @@ def test_what_a_scorer_raises_costs_its_candidates_and_nothing_else(attribute, h
 @pytest.mark.parametrize(
     ("how", "deadline", "words"),
     [
-        (0, PATIENT, "its process ended with exit code 0 before it had answered"),
+        (0, PATIENT, "its process ended with exit code 0 before it had responded"),
         (2, PATIENT, "its process ended by SIGSEGV"),
         (1, 2.0, "gave no scores within 2 s (rewards.scorer_deadline), so its process was ended"),
     ],

@@ -261,7 +261,7 @@ def test_a_fault_of_the_service_is_500_and_says_nothing_more(capfd):
     with serving(ScriptedPool(scores)) as (client, pool):
         pool.held.set()
         response = client.score(instruction="canary-in-the-instruction")
-        assert response.status == 500 and response.detail == "The service failed; its log says where."
+        assert response.status == 500 and response.detail == "Internal error; see the log of the service."
         assert client.get("/healthz").status == 200
     logged = capfd.readouterr().err
     assert "inner workings" in logged and "canary" not in logged
