@@ -49,8 +49,8 @@ class RunLock:
         except OSError as error:
             raise RunFailed(
                 f"{self._path.parent} is on a file system without locks ({error.strerror}), so it "
-                "cannot be known whether another process uses it; mount it with locks (NFS 4, or Lustre with -o flock), or "
-                "give --folder another place"
+                "cannot be known whether another process uses it; mount it with locks (NFS 4, or Lustre with -o "
+                "flock), or give --folder another place"
             ) from error
         holder = self._holder()
         if heartbeat.is_elsewhere(holder):
