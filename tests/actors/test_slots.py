@@ -189,5 +189,5 @@ TestFleetMachine = FleetMachine.TestCase
 
 
 def test_a_worker_that_is_in_no_place_cannot_be_lost():
-    with pytest.raises(ValueError, match="in no slot"):
+    with pytest.raises(ValueError, match="holds no slot"):
         Slots(1, RestartPolicy(1), 1, 0.0).lose(Worker("stranger", 0.0), 0.0)
