@@ -37,7 +37,7 @@ from locus.version import __version__
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, opened; see `run`."""
+    """The opened request; see `run`."""
 
     config: RunConfig
     tasks: Tasks

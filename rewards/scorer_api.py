@@ -1,4 +1,4 @@
-"""What every scorer sees and gives back.
+"""Inputs and outputs of scorers.
 
 A scorer maps a group's images to one `Score` per candidate. Where a task does not have what it needs, that is
 an error in every score, never a number.

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from configs.exits import STOP_SIGNALS
 
-# What somebody has exported for runs and terminals of his own is none of the tests'.
+# What a user has exported for runs and terminals must not affect the tests.
 for name in ("RAY_ADDRESS", "TERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 

@@ -1,4 +1,4 @@
-"""What the loop asks of the machinery below it, in one process or in many.
+"""The protocol between the main loop and its backend, in one process or in many.
 
 The loop says what is to be rolled out and in which order groups are trained on; a backend moves the groups.
 """
@@ -48,7 +48,7 @@ def judges_limit(config: RunConfig) -> float:
 
 
 def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
-    """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
+    """The error for a pool that takes longer than `scoring_limit` with so many groups waiting."""
     keys = (
         "cluster.group_timeout"
         + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)

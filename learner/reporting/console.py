@@ -51,7 +51,7 @@ def ages(staleness: Mapping[int, int]) -> str:
 
 
 def learner_words(learner: Mapping[str, float]) -> list[str]:
-    """The learner's numbers that tell at a glance whether the step was sound."""
+    """The learner's numbers that show at a glance whether the step was sound."""
     words = []
     if "leap_error" in learner:
         words.append(f"policy gate {learner['leap_error']:.1e} of {learner['leap_tolerance']:.1e}")

@@ -1,4 +1,4 @@
-"""Notifications for the operator: the sentences of events that matter at once."""
+"""Notifications for the operator: sentences for events that need attention at once."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class LedgerError(RuntimeError):
 
 
 class Ledger:
-    """Keeps the leases that are in flight and counts what became of the others.
+    """Keeps the leases in flight and counts how the others ended.
 
     Invariant, checked by `balance`: leased = trained + rejected + requeued + in flight. A lease is in flight
     from `lease` until exactly one of `train`, `reject` or `requeue` names it. Only the first delivery counts.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when the disk takes them, when it does not, and when a run is cut short."""
+"""Saving of checkpoints, also when the disk refuses them or the run is cut short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resumed run goes on from: judged from its checkpoints and from what its event log says was saved."""
+"""The starting point of a resumed run, determined from its checkpoints and its event log."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ class Peers:
         both = torch.cat([there, *gradients])
         self._all_reduce(both)
         there, summed = both[: len(parameters)], both[len(parameters) :]
-        for parameter, somebody, gradient in zip(
+        for parameter, holders, gradient in zip(
             parameters, there, summed.split([p.numel() for p in parameters]), strict=True
         ):
-            parameter.grad = gradient.view_as(parameter).to(parameter) if somebody > 0 else None
+            parameter.grad = gradient.view_as(parameter).to(parameter) if holders > 0 else None
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes, the same bits everywhere; raises as `add_up`."""

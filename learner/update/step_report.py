@@ -1,4 +1,4 @@
-"""What the learner says about a group and about a step: plain numbers."""
+"""The learner's reports on groups and steps: plain numbers."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class JudgePool:
     async def close(self) -> None:
         """Ends probes and requests; requests that wait or are being worked on get `JudgeUnavailable`."""
         self._closed = True
-        self._servers.rotation.close()  # first, or places that become free would go to requests that wait
+        self._servers.rotation.close()  # first, or slots that become free would go to requests that wait
         while self._in_flight:
             for cut in self._in_flight:
                 if not cut.expired():

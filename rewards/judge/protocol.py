@@ -1,4 +1,4 @@
-"""Requests and responses in the words of the OpenAI protocol, with vLLM's additions. No I/O."""
+"""Requests and responses in the format of the OpenAI protocol, with vLLM's additions. No I/O."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def chat_request(request: JudgeRequest, model: str) -> dict[str, Any]:
 
 
 class Reply(NamedTuple):
-    """What a server said: text, finish reason, log-probabilities of the first token by token id, and the field of the
+    """A server's reply: text, finish reason, log-probabilities of the first token by token id, and the field of the
     message that the text stood in."""
 
     text: str
@@ -109,7 +109,7 @@ class Reply(NamedTuple):
 
 
 def read_completion(body: bytes, request: JudgeRequest) -> Reply:
-    """What a response with status 200 says.
+    """The reply in a response with status 200.
 
     Raises:
         ServerFault: when the body is no chat completion.
@@ -153,7 +153,7 @@ def advice(said: str) -> str:
 
 
 def shortened(text: bytes | str, limit: int = 300) -> str:
-    """The beginning of what a server said, on one line."""
+    """The beginning of a server's response, on one line."""
     words = text[: 4 * limit].decode(errors="replace") if isinstance(text, bytes) else text[: 4 * limit]
     line = " ".join(words.split())
     return (line if len(line) <= limit else line[:limit] + " ...") or "(nothing)"

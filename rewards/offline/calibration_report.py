@@ -26,7 +26,7 @@ Scored = Sequence[Mapping[str, Sequence[Score]]]
 
 @dataclass(frozen=True)
 class ComponentReport:
-    """What the edits say about one component; None where it is undefined.
+    """The statistics of one component; None where it is undefined.
 
     Attributes:
         edits: how many have a value; `errors` how many have none, `first_error` why.
@@ -62,7 +62,7 @@ class Report:
 
 
 def report(scored: Scored, left_out: Sequence[str]) -> Report:
-    """What the scores say about their components."""
+    """The statistics of all components."""
     names = tuple(scored[0])
     return Report(
         sources=len(scored),
@@ -74,7 +74,7 @@ def report(scored: Scored, left_out: Sequence[str]) -> Report:
 
 
 def component_report(groups: Sequence[Sequence[Score]]) -> ComponentReport:
-    """What the scores of one component say, given per source."""
+    """The statistics of one component from its scores per source."""
     valid = [[score for score in group if score.value is not None] for group in groups]
     errors = [score.error for group in groups for score in group if score.error is not None]
     values = np.array([score.value for group in valid for score in group], dtype=np.float64)

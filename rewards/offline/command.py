@@ -139,10 +139,10 @@ def _served(config: RunConfig, name: Name) -> Iterator[list[str]]:
     """The addresses of a judge's servers that are started here. One that is lost is not started again: the command
     is short, and reports that the judge is gone."""
 
-    def nobody(*_: object, **__: object) -> None:
+    def ignored(*_: object, **__: object) -> None:
         pass
 
-    with LocalJudgeServers(config, name, Path(config.folder) / LOGS, nobody, nobody) as servers:
+    with LocalJudgeServers(config, name, Path(config.folder) / LOGS, ignored, ignored) as servers:
         yield servers.urls()
 
 

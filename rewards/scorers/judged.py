@@ -1,4 +1,4 @@
-"""What all judge scorers do with their requests: cache first, all misses at once, one second chance, errors kept."""
+"""Shared by all judge scorers: cache first, all misses at once, one retry of unusable responses, errors kept."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_draining_takes_empty_slots_first_then_those_that_start_then_the_idle_an
     slots.resize(1, 0.0)
     assert slots.ready(7) == [busy]
     slots.resize(2, 0.0)
-    assert len(slots.all()) == 3 and slots.left() == 2  # one of them was taken back: nobody new comes
+    assert len(slots.all()) == 3 and slots.left() == 2  # one of them was taken back: no replacement
     slots.resize(1, 0.0)
     assert set(slots.drained()) == {idle, starting} and slots.workers() == [busy]
 

@@ -4,7 +4,7 @@ In a thread:   with ScriptedServer("500*2,good") as server: ... server.url ... s
 As a process:  `tests.judges.processes`, for those that are to be killed
 By hand:       python -m tests.judges.scripted --port 0 --script good      (prints `port N`)
 
-A script is a list of behaviours, one per request, the last one for ever; a comma-separated text of them
+A script is a list of behaviours, one per request, the last one repeated; a comma-separated text of them
 (`500*3,good`); or a function from `Asked` to a behaviour. Probes (one-token requests, and rehearsals) have a script
 of their own.
 

@@ -53,7 +53,7 @@ class FakeBackend:
     consumed: list[list[Delivered]] = field(default_factory=lambda: [[]])
     ways: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
-    books: list[Any] = field(default_factory=list)
+    counters: list[Any] = field(default_factory=list)
     notify: Callable[..., None] = lambda event, **fields: None
     statistics: Mapping[str, float] = field(default_factory=dict)
 
@@ -147,7 +147,7 @@ class FakeBackend:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         step = self.first_step + len(self.consumed) - 1
         self.calls.append(("save", step))
-        self.books.append(extra["books"])
+        self.counters.append(extra["books"])
         return Path(f"step_{step}")
 
     def export(self, folder: Any, metadata: Any) -> Any:

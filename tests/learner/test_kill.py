@@ -51,7 +51,7 @@ POINTS = {
     "before a line of the event log": (Point(EVENT, 3, text="trained"), 2),
     "after a line of the event log": (Point(EVENT, 3, after=True, text="spooled"), 4),
     "half a line of the event log": (Point("learner.state.event_log:EventLog._flush", 21), None),
-    "after the books of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
+    "after the lease counters of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
     "before the export": (Point("learner.update.export:export_adapter"), 0),
     "before the summary": (Point("learner.run:write_whole"), 0),
 }

@@ -27,7 +27,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 def answered(who: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exception:
-    """What the run raises when a process raises an error, saved and told of like every end."""
+    """What the run raises when a process raises an error, saved and reported like every end."""
 
     def get(ref: object, timeout: float) -> None:
         raise error

@@ -134,13 +134,13 @@ def test_a_failure_limit_stops_the_run_and_gives_up_the_others(tasks):
 
 def test_any_other_fault_of_a_waiting_scorer_is_an_error_that_names_it(tasks):
     async def broken(given: ScoreInput) -> list[Score]:
-        raise JudgeUnavailable("nobody there")
+        raise JudgeUnavailable("no server there")
 
     settings = waiting(one=broken)
     scores = asyncio.run(
         RewardPool(settings["config"], tasks, waiting=settings["waiting"]).score(group_of(tasks.train[0], 0))
     )
-    assert scores.errors == ("one: the scorer failed with JudgeUnavailable: nobody there",)
+    assert scores.errors == ("one: the scorer failed with JudgeUnavailable: no server there",)
     assert scores.invalid == {"one_failed": 3}
 
 

@@ -95,7 +95,7 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
     first_loss = min(e["seq"] for e in lost)
     late = [e for e in events if e["event"] == "generated" and e["seq"] > first_loss]
     if count == 2:
-        # Nobody of the first two was left: replacements did the rest, after proving the weights of their time.
+        # Neither of the first two was left: replacements did the rest, after proving the weights of their time.
         started = [e for e in events if e["event"] == "worker_started"][2:]
         assert started and all(e["version"] >= 1 and e["seq"] > first_loss for e in started)
         for e in late:

@@ -1,6 +1,6 @@
 """A training run on the scores of real vLLM servers that it starts itself on Ray, one of which is killed in the middle.
 
-Started as a person starts it, as a process of its own, so that what it leaves behind can be seen from outside.
+Started as a user starts it, as a process of its own, so that what it leaves behind can be seen from outside.
 """
 
 import json

@@ -73,6 +73,6 @@ def test_a_cache_that_listens():
     # Not below pytest's folder: the path of a socket has 107 letters at most.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as local:
         local.bind(f"{folder}/s")
-        assert redis_finding(f"unix://{folder}/s").level == "warn"  # nobody listens
+        assert redis_finding(f"unix://{folder}/s").level == "warn"  # nothing listens
         local.listen()
         assert redis_finding(f"unix://{folder}/s").level == "ok"

@@ -70,7 +70,7 @@ def test_only_valid_candidates_are_compared_with(group):
     batch = batch_of(group)
     np.testing.assert_array_equal(batch.candidates, group.candidates[:, [0, 1, 3, 4]])
     assert batch.advantages.tolist() == [0, 1, 3, 4]
-    # Anchor 1 stays an anchor although nobody could score it.
+    # Anchor 1 stays an anchor although it has no score.
     assert batch_of(group, (True, False, True, True, True)).pairs == 4
 
 

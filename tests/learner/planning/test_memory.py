@@ -49,7 +49,7 @@ def item(plan: RolePlan, name: str) -> int:
 
 
 def write_header(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file with a header and no weights: nobody may read beyond the header."""
+    """A safetensors file with a header and no weights: nothing may read beyond the header."""
     folder.mkdir(parents=True)
     header = json.dumps(
         {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Which runs a person is warned of: on series that real runs left (`alarm_series`), made-up ones, and real runs."""
+"""Which runs raise an alarm: on series of real runs (`alarm_series`), made-up ones, and real runs."""
 
 import json
 from pathlib import Path

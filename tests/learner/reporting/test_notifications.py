@@ -1,4 +1,4 @@
-"""Which events a person is told of, and when zero-variance groups are worth an alarm."""
+"""Which events are notifications, and when zero-variance groups raise an alarm."""
 
 import pytest
 from hypothesis import given

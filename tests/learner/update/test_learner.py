@@ -1,4 +1,4 @@
-"""The learner's books, steps and checkpoints, with a tiny random Kontext and real rollouts."""
+"""The learner's intake, steps and checkpoints, with a tiny random Kontext and real rollouts."""
 
 from dataclasses import replace
 

@@ -187,7 +187,7 @@ def test_the_delay_grows_to_a_limit_and_ends_with_the_first_response(monkeypatch
             assert faults == before + 1
             clock.now += expected - 0.01
             await asyncio.gather(*(cache.get(KEYS) for _ in range(50)))
-            assert cache.statistics().faults == faults  # nobody asked yet
+            assert cache.statistics().faults == faults  # no request yet
             clock.now += 0.02
         await asyncio.gather(*(cache.get(KEYS) for _ in range(50)))
         assert cache.statistics().faults == faults + 1  # one tried for all

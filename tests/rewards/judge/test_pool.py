@@ -197,7 +197,7 @@ def test_close_ends_what_waits_and_what_is_being_worked_on():
                     found = await asyncio.gather(*tasks, return_exceptions=True)
                 assert [type(error) for error in found] == [JudgeUnavailable] * 5
                 assert all("closed" in str(error) for error in found)
-                assert pool.statistics().unanswered == 0  # nobody's fault
+                assert pool.statistics().unanswered == 0  # no server's fault
                 await until(lambda: server.scripted.left == 2)  # the server was told
 
     asyncio.run(main())

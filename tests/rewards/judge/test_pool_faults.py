@@ -250,7 +250,7 @@ def test_all_judges_gone_is_noticed_within_patience():
                 assert "0 of 2 servers in rotation" in str(found[-1]) and "connection failed" in str(found[-1])
                 assert 2.9 < took < 20
                 begin = asyncio.get_running_loop().time()
-                with pytest.raises(JudgesDown):  # nobody waits for the same outage twice
+                with pytest.raises(JudgesDown):  # no request waits for the same outage twice
                     await pool.ask(request())
                 assert asyncio.get_running_loop().time() - begin < 2.0
                 one.start()  # and when they are back, so is the pool

@@ -237,7 +237,7 @@ def test_no_server_is_ever_overfull_and_no_slot_is_lost(moves):
                     held.append(task.result())
             for server in servers:
                 assert server.outstanding == held.count(server) <= server.concurrency
-            if tasks:  # nobody waits while there is room
+            if tasks:  # no request waits while there is room
                 assert all(server.outstanding == 1 for server in servers if server in rotation)
         rotation.close()
         await asyncio.gather(*tasks, return_exceptions=True)
