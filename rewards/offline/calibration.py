@@ -1,4 +1,4 @@
-"""Quality of a score as a measurement: noise, reliability, dynamic range and agreement. Pure formulas on float64 arrays.
+"""Quality of a score as a measurement: noise, reliability, dynamic range, agreement. Pure formulas on float64 arrays.
 
 Passes are repeated responses of a judge to the same request. What a group-relative method learns from is the difference
 between candidates of the same source, so that is the signal; what passes differ by is the noise.

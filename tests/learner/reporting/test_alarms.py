@@ -355,7 +355,7 @@ def test_a_background_that_is_lost_is_told_of_like_an_edit():
         assert f"step 8: {alarm.metric} on the held-out tasks fell by " in alarm.sentence
         assert "while the training reward rose from 1.5 to 3.5" in alarm.sentence
         assert "raise learner.preservation.background_weight" in alarm.sentence
-        assert "not the edit" not in alarm.sentence
+        assert "do not measure the edit" not in alarm.sentence
     assert held_out_alarms(base, [base, lost], 8) == held_out_alarms(base, [lost, base], 8) == []  # not twice in a row
     assert held_out_alarms(base, [rows(29.3, 0.9)], 8) == []  # less than a decibel, less than a tenth
     assert held_out_alarms(base[:7], [lost[:7]], 8) == []

@@ -52,7 +52,7 @@ def test_a_run_that_gained_or_lost_a_little_is_trained():
     ("given", "reason"),
     [
         ({"skipped": 21}, "21 of 40 steps were skipped"),
-        ({"change": 0.0}, "it changes no weight"),
+        ({"change": 0.0}, "it alters no weight"),
         ({"change": 3e-30}, "no weight matrix by more than 3.0e-30 of its size"),
         ({"gain": dict.fromkeys(BASE, 0.0), "error": dict.fromkeys(BASE, 0.0)}, "what the base makes of it"),
     ],

@@ -253,7 +253,7 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
         return expected_digit({t: math.log(mass / 6) for t in IDS} | {99: math.log(1 - mass)}, IDS, 0.5)
 
     assert judged(0.51) == pytest.approx(0.5)
-    with pytest.raises(BadResponse, match=r"at least 0\.5 .*got 0\.49 .*answer something else"):
+    with pytest.raises(BadResponse, match=r"at least 0\.5 .*got 0\.49 .*say something else"):
         judged(0.49)
 
 
@@ -292,7 +292,7 @@ def test_too_few_visible_digits_are_an_error():
 @given(st.lists(st.floats(0, 12), min_size=12, max_size=40), st.integers(1, 20), st.randoms(use_true_random=False))
 @example([0.0] * 6 + [1.0] * 20, 3, None)
 def test_what_hidden_digits_could_change_is_bounded(logits, reported, shuffle):
-    """A server that reports its most likely tokens, and the answer's own: an error, or close to the full sum."""
+    """A server that reports its most likely tokens, and the response's own: an error, or close to the full sum."""
     assume(shuffle is not None or len(logits) == 26)
     logprobs = np.asarray(logits) - np.log(np.exp(logits).sum())
     order = list(range(len(logits)))

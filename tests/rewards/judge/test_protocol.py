@@ -82,7 +82,7 @@ def test_what_servers_may_leave_out_or_set_to_null_is_no_fault():
     ],
 )
 def test_what_is_no_completion_is_a_fault_of_the_server(body):
-    with pytest.raises(ServerFault, match="no chat completion"):
+    with pytest.raises(ServerFault, match="not a chat completion"):
         read_completion(body, PLAIN)
 
 

@@ -93,7 +93,7 @@ def test_a_tokenizer_that_does_not_respond_is_asked_again_the_next_time():
 @pytest.mark.parametrize(
     ("response", "words"),
     [
-        (digits(0.01, 0.01, 0.01, 0.01, 0.01, 0.01, others={99: 0.94}), "answer something else"),
+        (digits(0.01, 0.01, 0.01, 0.01, 0.01, 0.01, others={99: 0.94}), "say something else"),
         (response_of("3"), "got none"),
         (replace(GOOD, text="I like it"), "got 'I like it'"),
         (replace(GOOD, text=""), "got no text"),

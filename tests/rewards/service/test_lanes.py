@@ -1,4 +1,4 @@
-"""Tests of rewards.service.lanes over real HTTP: small requests are answered while large ones are still open."""
+"""Tests of rewards.service.lanes over real HTTP: small requests are served while large ones are still open."""
 
 import json
 import socket

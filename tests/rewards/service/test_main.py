@@ -55,7 +55,7 @@ def refused(monkeypatch, capsys):
             "only a training run starts",
         ),
         (["--rewards.weights", "{own: 1}", "--rewards.scorers", "{own: 'no.such:thing'}"], "no.such"),
-        (["--resume"], "--resume: the service keeps nothing"),
+        (["--resume"], "--resume: the service has no state"),
         (["--service.prot", "1"], "service.port"),
     ],
 )
