@@ -13,7 +13,7 @@ LARGEST_SCORE = 1e9
 squares must stay numbers, in float32 too."""
 Reason = Literal["failed", "lacking", "not_finite", "too_large", "unavailable", "refused", "bad_response"]
 """Why there is no score, for counting: the scorer failed; the task lacks what it needs; it gave NaN or infinity; it
-gave more than `LARGEST_SCORE`; no judge answered; the judge refused the request; the judge's response was no score."""
+gave more than `LARGEST_SCORE`; no judge responded; the judge refused the request; its response was not a score."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class NotJson(LineError):
 
 def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
     """The lines of a file that are events; `fault(number, sentence)` hears of the others, and of lines that do not
-    follow those before them. What a crash cut off is no fault.
+    follow those before them. A line that a crash cut off is not a fault.
 
     Raises:
         OSError: when the file cannot be read.

@@ -45,7 +45,7 @@ neighbours, most of which are equal: a tenth of a level is a blur that takes ten
 FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
 """A held-out PSNR, or another of these metrics, may fall by so many dB, or by this share of the base's value."""
 ERRORS = 3.0
-"""What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
+"""A value within so many standard errors of zero is noise: many measures are looked at many times."""
 AGAIN = 1.5
 """An alarm is told again when its size has grown by this factor since it was told."""
 

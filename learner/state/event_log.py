@@ -47,7 +47,7 @@ class EventLog:
         """Goes on with an existing file; a last line that a crash cut off is ended, and stays unreadable.
 
         Raises:
-            EventError: when the file cannot be opened, or holds what is no event.
+            EventError: when the file cannot be opened, or holds a line that is not an event.
         """
         self._path = path
         self._seq, self._previous = 0, FIRST
@@ -139,7 +139,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     event = None
                 if not (isinstance(event, dict) and type(event.get("seq")) is int and "event" in event):
                     raise EventError(
-                        f"line {number} of the event log {path} is no event: expected a JSON object with seq and "
+                        f"line {number} of the event log {path} is not an event: expected a JSON object with seq and "
                         f"event, got {line[:40]!r}; {command('learner.audit', path.parent)} names "
                         "every such line"
                     )

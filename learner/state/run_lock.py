@@ -74,7 +74,7 @@ class RunLock:
 
     def _touch(self) -> None:
         while not self._closed.wait(heartbeat.TOUCH_SECONDS):
-            with suppress(OSError):  # a disk that is away for a moment is no reason to end a run
+            with suppress(OSError):  # a disk that is briefly unavailable must not end a run
                 os.utime(self._path)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class CacheStatistics:
         hits: scores that came from the cache.
         misses: scores that did not, for whatever reason.
         faults: failed requests to the server: unreachable, too slow, or refused.
-        corrupt: stored values that were no score of their key; each is a miss too.
+        corrupt: stored values that were not a score of their key; each is a miss too.
         away: 1 from a fault until the server responds again, else 0.
     """
 

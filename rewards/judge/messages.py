@@ -61,7 +61,7 @@ class JudgeResponse:
         text: the whole response.
         finish_reason: `stop`, or `length` where `max_tokens` cut it off.
         logprobs: of the first token, the log-probability by token id (empty unless asked for).
-        server: which server answered.
+        server: which server responded.
         seconds: from the first attempt until the response.
         field: of the message that the text stood in; another one than `content` only where that was empty.
     """

@@ -112,7 +112,7 @@ def read_completion(body: bytes, request: JudgeRequest) -> Reply:
     """The reply in a response with status 200.
 
     Raises:
-        ServerFault: when the body is no chat completion.
+        ServerFault: when the body is not a chat completion.
         JudgeRefused: when log-probabilities were asked for and did not come, or not by token id.
     """
     try:

@@ -32,7 +32,7 @@ class Replica:
         outstanding, concurrency, held_until, turn: see `rewards.judge.routing.Load`.
         failures: in a row, probes included; an answered request ends the row.
         why: the sentence of the last failure.
-        hopeless: the last probe was refused, or went to an address that is no server of this model.
+        hopeless: the last probe was refused, or went to an address that does not serve this model.
     """
 
     def __init__(self, url: str, model: str, concurrency: int, api_key: str) -> None:

@@ -20,7 +20,7 @@ class JudgeStatistics:
         answered: requests with a response, whatever it says.
         unanswered: requests given up.
         refused: requests that a server refused.
-        bad: responses that were no scores.
+        bad: responses without a score.
         retries: attempts after the first of a request.
         in_rotation: servers that get requests at the moment.
         p50_seconds: median time from the first attempt to the response, None before the first response.

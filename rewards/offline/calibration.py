@@ -123,7 +123,7 @@ def dynamic_range(between: float, noise: float, passes: int) -> DynamicRange:
         passes: how many a score is the mean of.
     """
     signal = math.sqrt(max(0.0, between - noise / passes))
-    # What is left of equal numbers after rounding is no signal.
+    # What is left of equal numbers after rounding is not a signal.
     if signal <= 1e-9 * math.sqrt(between + noise):
         signal = 0.0
     if signal == 0:

@@ -15,7 +15,7 @@ from rewards.threads import in_thread
 LONGEST_BACKOFF = 8.0
 """Seconds between two starts of a process that is lost again and again: none after the first loss, then 1, 2, 4, 8."""
 MOST_DOUBLINGS = 16
-"""Far beyond the longest backoff: a thousand losses in a row are no reason for a number that is none."""
+"""Far beyond the longest backoff: a thousand losses in a row must not overflow."""
 
 
 class OwnScorer:

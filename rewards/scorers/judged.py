@@ -91,7 +91,7 @@ def hint(response: JudgeResponse, max_tokens: int) -> str:
 
 
 async def rehearse(judge: Judge, task: EditTask, request_of: Callable[[bytes], JudgeRequest]) -> None:
-    """Asks the judge's servers one request of the run's own form, size and length; what comes of it is no score.
+    """Asks the judge's servers one request of the run's own form, size and length; its response is not scored.
 
     `request_of` makes the request from the PNG of the task's source, which stands for the edited image too.
 
@@ -173,7 +173,7 @@ async def through_cache(
     known: dict[str, Outcome] = {
         key: float(value)
         for key, value in zip(keys, await cache.get(keys), strict=True)
-        # The cache may be shared with others: what is no score of ours is asked again.
+        # The cache may be shared with others: what is not a score of ours is requested again.
         if value is not None and 0.0 <= value <= 1.0
     }
     missing: dict[str, int] = {}
@@ -191,7 +191,7 @@ async def settled(requests: Sequence[Coroutine[Any, Any, float]]) -> list[Outcom
     """The outcomes of all, asked at the same time.
 
     Raises:
-        JudgesDown: and whatever else is no fault of one request; the other requests are given up then.
+        JudgesDown: and whatever is not a fault of one request; the other requests are given up then.
     """
 
     async def outcome(request: Coroutine[Any, Any, float]) -> Outcome:

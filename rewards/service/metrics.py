@@ -16,7 +16,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 JUDGE_COUNTS = {
     "asked": "Requests to the judge.",
     "answered": "Requests that got a response.",
-    "unanswered": "Requests given up, since no server answered.",
+    "unanswered": "Requests given up without a response.",
     "refused": "Requests that a server refused.",
     "bad": "Responses without a score.",
     "retries": "Further attempts for the same request.",
