@@ -91,7 +91,7 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
     folder = RunFolder(config, resume, request.allowed)
     try:
         checkpoint, refused = starting_point(config, folder.path, tasks, request.allowed) if resume else (None, ())
-        (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
+        (folder.path / SUMMARY).unlink(missing_ok=True)  # of an earlier end of the run
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(folder.path, first_step, config_hash(config), config.learner.groups_per_step)
         counters = None if checkpoint is None else checkpoint.state["extra"]["books"]

@@ -185,7 +185,7 @@ def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
     if missing:
         raise ValueError(
             f"group {group.group_id} has no scores for {missing[0]!r}, which rewards.weights asks for; "
-            f"seen {sorted(group.components)}."
+            f"got {sorted(group.components)}."
         )
     return np.array(
         [all(s.value is not None for s in row) for row in zip(*(group.components[n] for n in names), strict=True)],

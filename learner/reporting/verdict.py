@@ -16,7 +16,7 @@ Outcome = Literal["trained", "nothing_learnt", "ruined"]
 GUARDED = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim")
 """Held-out metrics, larger is better, that a run may not lose."""
 TRUTHS = ("edit_score", "editscore_truth", "edit_accuracy")
-"""Held-out metrics that know the asked outcome. `edit_psnr` is none: another image of the right edit may be as far
+"""Held-out metrics that know the asked outcome. `edit_psnr` is not one: another image of the right edit may be as far
 from the target as the source is."""
 COPIED_SHARE = 0.5
 """Where no truth is known, an editor that changes less than this share of what the base changes inside the mask learnt

@@ -60,7 +60,7 @@ class RedisCache:
             server: is stopped with the cache.
 
         Raises:
-            ValueError: when the URL is none.
+            ValueError: when the URL is invalid.
         """
         options: dict[str, Any] = {
             **parse_url(url),

@@ -50,7 +50,7 @@ class JudgePool:
             api_key: sent to every server, shown nowhere.
 
         Raises:
-            ValueError: when a URL is none, or has a password in it.
+            ValueError: when a URL is invalid, or has a password in it.
         """
         self.name = name
         self._config = config
@@ -119,7 +119,7 @@ class JudgePool:
         more, and may finish what it has.
 
         Raises:
-            ValueError: when a URL is none, or has a password in it.
+            ValueError: when a URL is invalid, or has a password in it.
         """
         self._servers.set(urls)
 

@@ -131,7 +131,7 @@ def read_tokens(body: bytes) -> tuple[int, ...]:
     """The token ids of a response of /tokenize.
 
     Raises:
-        ServerFault: when the body is none.
+        ServerFault: when the body is not such a response.
     """
     try:
         return tuple(Tokens.model_validate_json(body).tokens)

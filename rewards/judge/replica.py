@@ -38,7 +38,7 @@ class Replica:
     def __init__(self, url: str, model: str, concurrency: int, api_key: str) -> None:
         """
         Raises:
-            ValueError: when the URL is none, or has a password in it.
+            ValueError: when the URL is invalid, or has a password in it.
         """
         self.url = judge_address(url)
         self.concurrency = concurrency
