@@ -86,7 +86,7 @@ def group_advantages(
     if exponent == 2:
         norm = largest * share.square().sum().sqrt()
     else:
-        # Rounding errors must not count: to the power of a small p it would count like the largest. In
+        # Rounding errors must not count: to the power of a small p they would count like the largest. In
         # logarithms, since the sum to the power 1 / p may be larger than any number.
         share = torch.where(share < ROUNDING, 0, share)
         norm = largest * (torch.logsumexp(p * share.log(), dim=0) / p).exp()
