@@ -1,4 +1,4 @@
-"""The worker slots of a fleet: what a lost worker means under its restart policy, a floor, and draining. Pure.
+"""The worker slots of a fleet: restart policy, minimum number of workers, and draining. Pure.
 
 Time is what the caller says (seconds of a monotonic clock); nothing here waits, starts or ends anything.
 """
@@ -97,28 +97,28 @@ class Slots:
         return [slot for slot in self._slots if slot.worker is None and not slot.given_up and slot.due <= now]
 
     def give(self, worker: Worker, job: Any, now: float) -> None:
-        """The worker has this job from now on."""
+        """Assigns the job to the worker."""
         if not worker.jobs:
             worker.since = now
         worker.jobs.append(job)
 
     def settle(self, worker: Worker, job: Any, now: float) -> None:
-        """The worker answered for a job: it is alive, which says nothing yet about whether it can work."""
+        """The worker returned from a job: it is alive, though the job may have failed."""
         worker.jobs.remove(job)
         worker.since = now
 
     def succeed(self, worker: Worker) -> None:
-        """The worker finished a job well: earlier losses and wrong weights are forgiven."""
+        """The worker finished a job successfully, which resets its counts of losses and wrong weights."""
         worker.wrong = 0
         slot = self.slot_of(worker)
         if slot is not None:
             slot.losses = 0
 
     def lose(self, worker: Worker, now: float) -> Loss:
-        """Takes a worker out that is dead or is to be ended. It must be in a slot."""
+        """Removes a worker that is dead or is to be ended. It must be in a slot."""
         slot = self.slot_of(worker)
         if slot is None:
-            raise ValueError("this worker is in no slot")
+            raise ValueError("this worker holds no slot")
         jobs, worker.jobs, slot.worker = tuple(worker.jobs), [], None
         if slot.draining:
             self._slots.remove(slot)
@@ -132,7 +132,7 @@ class Slots:
         return Loss(jobs, again_in)
 
     def resize(self, desired: int, now: float) -> None:
-        """Changes how many workers there shall be. Slots that were given up are replaced by new ones.
+        """Changes the desired number of workers. Slots that were given up are replaced by new ones.
 
         More: draining slots are taken back first. Fewer: empty slots go first, then those whose worker has not come up
         yet, then those with the fewest jobs.

@@ -1,6 +1,6 @@
 """A rollout worker: one process that holds the editor under one policy version and rolls out leases.
 
-A plain class: Ray makes an actor of it, and without Ray it is used as it is.
+A plain class: wrapped as a Ray actor, or used directly without Ray.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GROUP_FAULTS = (TaskError, MessageError, WrongVersion)
 
 @dataclass(frozen=True)
 class Receipt:
-    """A worker's answer to new weights: what its modules hold now, and which process it is."""
+    """A worker's response to new weights: what its modules hold now, and which process it is."""
 
     proof: WeightProof
     pid: int

@@ -35,7 +35,7 @@ class Tasks:
         held_out: what is measured on.
         faults: the lines that were skipped, by the configuration key that names the manifest: `data.path`, and
             `data.held_out_path` where there is one. The benchmark has no such keys.
-        remarks: what a person should know of the data, a sentence each: masks that may lie in the wrong place, images
+        remarks: notifications about the data, a sentence each: masks that may lie in the wrong place, images
             that stand in several lines or are both trained and measured on.
     """
 

@@ -51,21 +51,21 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
         raise TaskError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-class PictureTooLarge(TaskError):
+class ImageTooLarge(TaskError):
     """An image with too many pixels, rejected by its header."""
 
 
-def picture_size(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) as stored, from the header alone: nothing is decoded, no EXIF orientation applied.
 
     Raises:
-        PictureTooLarge: more than `max_pixels`.
+        ImageTooLarge: more than `max_pixels`.
         TaskError: not a PNG, JPEG or WebP file, or damaged.
     """
     return _opened(data, name, max_pixels).size
 
 
-def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Image:
+def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Image:
     """The decoded, upright image in its own mode; format, frames and size are checked on the header.
 
     EXIF orientation is applied, so sizes are those that a viewer shows. Of an MPO (a phone's JPEG with
@@ -77,7 +77,7 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Im
         max_pixels: cap on height × width.
 
     Raises:
-        PictureTooLarge: too many pixels.
+        ImageTooLarge: too many pixels.
         TaskError: not a PNG, JPEG or WebP file; animated; damaged.
     """
     return _turned(data, name, max_pixels)[0]
@@ -106,14 +106,12 @@ def _opened(data: bytes, name: str, max_pixels: int) -> PIL.Image:
     except UnidentifiedImageError as error:
         raise TaskError(f"{name} must be a PNG, JPEG or WebP file; its content is none of them.") from error
     except PIL.DecompressionBombError as error:
-        raise PictureTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces more.") from error
+        raise ImageTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces more.") from error
     except DECODE_ERRORS as error:
         raise TaskError(f"{name} is damaged: {error}.") from error
     width, height = image.size
     if width * height > max_pixels:
-        raise PictureTooLarge(
-            f"{name} must have at most {max_pixels:,} pixels; its header announces {width} × {height}."
-        )
+        raise ImageTooLarge(f"{name} must have at most {max_pixels:,} pixels; its header announces {width} × {height}.")
     return image
 
 
@@ -154,7 +152,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     high byte.
 
     Raises:
-        TaskError: as `open_picture`, a mode not covered by these rules, or a colour profile that does not fit.
+        TaskError: as `open_image`, a mode not covered by these rules, or a colour profile that does not fit.
     """
     image, orientation = _turned(data, name, max_pixels)
     profile = image.info.get("icc_profile")

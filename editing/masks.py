@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from editing.images import MAX_PIXELS, eight_bit_gray, open_picture, read_file
+from editing.images import MAX_PIXELS, eight_bit_gray, open_image, read_file
 from editing.task import PixelMask, TaskError
 
 MaskPolarity = Literal["edit_is_white", "edit_is_black"]
@@ -175,7 +175,7 @@ def load_mask_png(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> PixelMa
     data = read_file(source, max_pixels) if isinstance(source, Path) else source
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise TaskError(f"{name} must be a PNG file; its content is not. (JPEG blurs the edges of a mask.)")
-    image = open_picture(data, name, max_pixels)
+    image = open_image(data, name, max_pixels)
     gray = eight_bit_gray(image)
     if gray is None:
         rgba = np.asarray(image.convert("RGBA"))

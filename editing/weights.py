@@ -19,7 +19,7 @@ class WeightError(ValueError):
 
 @dataclass(frozen=True)
 class WeightProof:
-    """A version of the adapter, told by what it is: the learner announces one, and every worker answers with its own.
+    """A version of the adapter, told by what it is: the learner announces one, and every worker reports its own.
 
     The learner's is of the weights that it published, a worker's of what its modules hold after `WeightVersion.apply`,
     read back from them. A worker has the published weights exactly when the two are equal.

@@ -165,7 +165,7 @@ def learner_steps(config: RunConfig) -> dict[str, Any]:
     expect(all(report.applied for report in found), "the gradient must be finite; it is not")
     expect(learner.publish().fingerprint != before.fingerprint, "two updates must change the adapter; it is as before")
     expect(all(m["ratio_deviation"] == 0 for m in metrics), f"expected a ratio of 1, got deviations {metrics}")
-    names = ("leap_error", "leap_tolerance", "gradient_norm", "loss", "flat_groups")
+    names = ("leap_error", "leap_tolerance", "gradient_norm", "loss", "zero_variance_groups")
     return {name: [m[name] for m in metrics] for name in names}
 
 

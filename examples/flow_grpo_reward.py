@@ -2,7 +2,7 @@
 
     python -m rewards.service          # beside your trainer; or elsewhere, with LOCUS_SERVICE_TOKEN
 
-`metadata[i]` holds the picture that was edited, "source" uint8 [H, W, 3], and "mask" bool [H, W], True where it may
+`metadata[i]` holds the image that was edited, "source" uint8 [H, W, 3], and "mask" bool [H, W], True where it may
 change. `images` are uint8 [B, H, W, 3], or float [B, 3, H, W] in [0, 1] as torch gives them. Needs numpy, pillow and
 requests, nothing of Locus.
 """
@@ -28,14 +28,14 @@ session.mount("http://", patient)
 session.mount("https://", patient)
 
 
-def png(picture):
+def png(pixels):
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def ask(image, prompt, task):
-    answer = session.post(
+    response = session.post(
         f"{URL}/v1/score",
         timeout=600,
         json={
@@ -45,12 +45,12 @@ def ask(image, prompt, task):
             "mask": {"png": png(np.where(task["mask"], 255, 0).astype(np.uint8)), "polarity": "edit_is_white"},
         },
     )
-    if answer.status_code != 200:
-        raise RuntimeError(f"{URL}: {answer.status_code} {answer.json()['detail']}")
-    errors = [score[0]["error"] for score in answer.json()["components"].values() if score[0]["error"]]
+    if response.status_code != 200:
+        raise RuntimeError(f"{URL}: {response.status_code} {response.json()['detail']}")
+    errors = [score[0]["error"] for score in response.json()["components"].values() if score[0]["error"]]
     if errors:  # a failure is not a number: the caller decides whether to leave the sample out or to stop
         raise RuntimeError(f"{prompt!r} could not be scored: {'; '.join(errors)}")
-    return answer.json()
+    return response.json()
 
 
 def locus_reward(images, prompts, metadata):
@@ -58,9 +58,9 @@ def locus_reward(images, prompts, metadata):
     if not isinstance(images, np.ndarray):
         images = (images * 255).round().clamp(0, 255).byte().cpu().permute(0, 2, 3, 1).numpy()
     with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(ask, images, prompts, metadata))
-    names = answers[0]["components"] if answers else ()
+        responses = list(threads.map(ask, images, prompts, metadata))
+    names = responses[0]["components"] if responses else ()
     return (
-        np.array([answer["rewards"][0] for answer in answers]),
-        {name: [answer["components"][name][0]["value"] for answer in answers] for name in names},
+        np.array([response["rewards"][0] for response in responses]),
+        {name: [response["components"][name][0]["value"] for response in responses] for name in names},
     )

@@ -1,4 +1,4 @@
-"""Why a run ends without having done what it was asked to."""
+"""Errors that end a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class RunRefused(RunFailed):
 
 
 class RunInterrupted(RunFailed):
-    """Processes, nodes or servers that the run needs are gone, do not answer, or belong to another one: an attempt with
-    --resume may find them again. Raised from an error of the run's own code it is no such thing, see
+    """Processes, nodes or servers that the run needs are gone, do not respond, or belong to another run; an attempt
+    with --resume may find them again. Not retryable where an error of the run's own code caused it, see
     `learner.retryable`."""
 
 
@@ -22,4 +22,4 @@ class RunInUse(RunRefused, RunInterrupted):
 
 
 class LearnerLost(RunInterrupted):
-    """The learner is dead, hangs, or found a fault: its state cannot be had, or not be trusted, any more."""
+    """The learner is dead, hangs, or found a fault: its state is lost or cannot be trusted any more."""

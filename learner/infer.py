@@ -38,7 +38,7 @@ from editing.shapes.scenes import SIZE
 from editing.task import EditTask, Image, PixelMask, TaskError
 from editing.trajectory import MessageError
 from learner.quiet import quiet_libraries
-from learner.reporting.gallery.observer import picture_numbers
+from learner.reporting.gallery.observer import image_metrics
 from learner.reporting.gallery.page import number
 from learner.state.run_dir import ADAPTER
 
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m learner.infer",
         description="Edit one image with a trained editor.",
-        epilog="Without --source, a held-out task of the run is edited: a quick look at what was learnt.",
+        epilog="Without --source, a held-out task of the run is edited: a quick check of what was learnt.",
     )
     which = result.add_argument_group("which editor")
     which.add_argument("--run", type=path_argument, help="a run's folder (default runs/quickstart)")
@@ -77,12 +77,12 @@ def parser() -> argparse.ArgumentParser:
     what = result.add_argument_group("what to edit")
     what.add_argument("--source", type=path_argument, help="the image: PNG, JPEG or WebP")
     what.add_argument("--instruction", help="what to do, in words")
-    what.add_argument("--mask", type=path_argument, help="black-and-white PNG: also report how the background was held")
+    what.add_argument("--mask", type=path_argument, help="black-and-white PNG; also report background preservation")
     what.add_argument(
         "--mask-polarity",
         choices=POLARITIES,
         default=POLARITIES[0],
-        help="what may change in the mask (default %(default)s)",
+        help="the colour of the mask that may change (default %(default)s)",
     )
     what.add_argument("--resolution", type=int, help="edit at about this many pixels squared (default: as trained)")
     what.add_argument("--task", type=int, default=0, help="which held-out task, without --source (default 0)")
@@ -203,14 +203,14 @@ def edit(task: EditTask, config: RunConfig, adapter: Path | None, seed: int, ste
     return Edited(task, trained, base, seconds)
 
 
-def side_by_side(pictures: Sequence[Image]) -> Image:
+def side_by_side(panels: Sequence[Image]) -> Image:
     """uint8 images of one size next to each other with a white gap; small ones enlarged pixel by pixel."""
-    height, width = pictures[0].shape[:2]
+    height, width = panels[0].shape[:2]
     factor = max(1, READABLE // max(height, width))
     gap = np.full((height * factor, GAP, 3), 255, dtype=np.uint8)
     parts: list[Image] = []
-    for picture in pictures:
-        parts += [gap, picture.repeat(factor, axis=0).repeat(factor, axis=1)]
+    for panel in panels:
+        parts += [gap, panel.repeat(factor, axis=0).repeat(factor, axis=1)]
     return np.concatenate(parts[1:], axis=1)
 
 
@@ -231,8 +231,8 @@ def report(edited: Edited) -> list[str]:
     """What to say about the result, line by line."""
     task = edited.task
     lines = [f'"{task.instruction}"', f"{task.width} × {task.height} pixels in {edited.seconds:.1f} s"]
-    after = picture_numbers(task, edited.trained)
-    before = {} if edited.base is None else picture_numbers(task, edited.base)
+    after = image_metrics(task, edited.trained)
+    before = {} if edited.base is None else image_metrics(task, edited.base)
     for name, value in after.items():
         lines.append(
             f"{name} {number(name, value)}" + (f"   (base {number(name, before[name])})" if name in before else "")
@@ -258,8 +258,8 @@ def main(arguments: list[str] | None = None) -> int:
         written = [str(options.output)]
         if options.compare:
             path = options.output.with_name(f"{options.output.stem}_compare.png")
-            pictures = [task.source, *([] if edited.base is None else [edited.base]), edited.trained]
-            save(side_by_side(pictures), path)
+            panels = [task.source, *([] if edited.base is None else [edited.base]), edited.trained]
+            save(side_by_side(panels), path)
             written.append(f"{path}  (source, {'base, trained' if edited.base is not None else 'edited'})")
     except (InferError, ConfigError, TaskError, MessageError, EditorError, AdapterError, ManifestError) as error:
         print(error, file=sys.stderr)

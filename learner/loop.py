@@ -11,10 +11,10 @@ from functools import partial
 from configs.edit_signal import edit_rewards
 from learner.backends.base import Delivered
 from learner.errors import LearnerLost, RunFailed
-from learner.reporting.notifications import FlatAlarm, waiting
+from learner.reporting.notifications import ZeroVarianceAlarm, waiting
 from learner.reporting.records import StepRecord
 from learner.reporting.timer import Phases
-from learner.scheduling.active_run import FRESH, ActiveRun, Resumed, Trained
+from learner.scheduling.active_run import FRESH, ActiveRun, Resumed, TrainingResult
 from learner.scheduling.collector import Collector
 from learner.scheduling.evaluation import evaluate
 from learner.scheduling.judge_monitor import JudgeMonitor
@@ -25,7 +25,7 @@ from learner.state.rollback import MAX_SKIPPED_STEPS, Diverged
 from learner.update.step_report import StepReport
 
 
-def train(run: ActiveRun, resumed: Resumed = FRESH) -> Trained:
+def train(run: ActiveRun, resumed: Resumed = FRESH) -> TrainingResult:
     """Trains from the step that is done to `learner.steps`; afterwards the last weights are published and saved.
 
     A run without a checkpoint is saved before its first step too, so that it can be resumed from anywhere.
@@ -45,10 +45,13 @@ def train(run: ActiveRun, resumed: Resumed = FRESH) -> Trained:
             raise RunFailed(f"{error}{stop} {save_unfinished(run)}") from error
 
 
-def optimizer_steps(run: ActiveRun, resumed: Resumed) -> Trained:
+def optimizer_steps(run: ActiveRun, resumed: Resumed) -> TrainingResult:
     """The loop itself; raises as `train`, with nothing saved."""
     config, backend, progress, every = run.config, run.backend, run.progress, run.config.checkpoint.every
-    judges, flat = JudgeMonitor(backend, run.reporter.announce), FlatAlarm(edit_rewards(config.rewards))
+    judges, zero_variance = (
+        JudgeMonitor(backend, run.reporter.announce),
+        ZeroVarianceAlarm(edit_rewards(config.rewards)),
+    )
     sampler = LeaseSampler(config.seed, run.train_tasks, config.learner.groups_per_step, resumed.anew_from)
     collector = Collector(
         config, backend, sampler, run.reporter, progress.done, resumed, stop_if_asked=partial(stop_if_asked, run)
@@ -79,12 +82,12 @@ def optimizer_steps(run: ActiveRun, resumed: Resumed) -> Trained:
             stop_if_nothing_is_spooled(run, report)
         record = step_record(run, collector, groups, report, phases.seconds, judges.look())
         run.reporter.step(record)
-        tell_alarms(run, record, flat)
+        tell_alarms(run, record, zero_variance)
         if measuring:
             with phases.timed("evaluation"):
                 evaluate(run, "training")
         progress.total.add(phases.seconds)
-    return Trained(collector.ledger.balance(), progress.total.seconds, collector.spoiled)
+    return TrainingResult(collector.ledger.balance(), progress.total.seconds, collector.spoiled)
 
 
 def publish(run: ActiveRun) -> int:
@@ -144,15 +147,15 @@ def tell_skip(run: ActiveRun, report: StepReport) -> None:
     if report.skipped_in_a_row >= MAX_SKIPPED_STEPS:
         raise Diverged(
             f"The gradient was not finite in {report.skipped_in_a_row} steps in a row, up to step {done}; lower "
-            "learner.optimizer.lr, or use editor.dtype float32. The groups that made it so are in the run's folder "
+            "learner.optimizer.lr, or use editor.dtype float32. The groups that caused it are in the run's folder "
             "faulty/."
         )
 
 
-def tell_alarms(run: ActiveRun, record: StepRecord, flat: FlatAlarm) -> None:
+def tell_alarms(run: ActiveRun, record: StepRecord, zero_variance: ZeroVarianceAlarm) -> None:
     """Raises the alarms that a step's record alone gives rise to; those that compare it with the start of the run come
     from `learner.reporting.alarm_monitor`, an observer."""
-    sentence = flat.sentence(record.zero_std_share, record.edit_flat_share)
+    sentence = zero_variance.sentence(record.zero_std_share, record.edit_zero_variance_share)
     if sentence is not None:
         run.reporter.announce(
             "alarm", metric="zero_std_share", step=record.step, size=record.zero_std_share, sentence=sentence

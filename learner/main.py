@@ -1,9 +1,8 @@
 """The command that trains: `python -m learner.main`.
 
-Reads the command line, starts the run, and says in sentences what went wrong and how to go on.
-Exit codes (`configs.exits`): 0 done, 1 the run failed, 2 the request is wrong, 3 done, but what was trained is of no
-use, 75 something below the run failed and another attempt with --resume may succeed, 130 or 143 asked to stop (Ctrl-C;
-SIGTERM, SIGHUP or SIGUSR1).
+Reads the command line, starts the run, and reports errors with what to do next. Exit codes (`configs.exits`): 0 done, 1
+the run failed, 2 the request is wrong, 3 done, but what was trained is of no use, 75 retryable: the infrastructure
+failed, and another attempt with --resume may succeed, 130 or 143 asked to stop (Ctrl-C; SIGTERM, SIGHUP or SIGUSR1).
 """
 
 from __future__ import annotations
@@ -54,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact = request.resume or request.named
     try:
         with nullcontext(request.config) if exact else free_name(request.config) as config:
-            return guarded(config, lambda: train(config, request, stopping))
+            return guarded(config, lambda: train_and_report(config, request, stopping))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return exits.WRONG_REQUEST
 
 
-def train(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
-    """Runs the training, under the name that `config` has, with everything that reports on it and returns the exit code
-    of what came of it."""
+def train_and_report(config: RunConfig, request: CommandLine, stopping: Stopping) -> int:
+    """Runs the training, under the name that `config` has, with everything that reports on it, and returns its exit
+    code."""
     # Imported late: --help and --dry-run respond at once.
     from learner.quiet import quiet_libraries
     from learner.reporting.console import ConsoleReport

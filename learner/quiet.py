@@ -1,4 +1,4 @@
-"""Silences other libraries' output between the console's lines."""
+"""Silences the output of other libraries."""
 
 import logging
 

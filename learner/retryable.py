@@ -1,4 +1,4 @@
-"""Whether a failed run is retryable: the difference between exit codes 1 and 75.
+"""Whether a failed run is retryable: exit code 75 rather than 1.
 
 Of the errors that led to the end, one must report something lost, and none of a fault in the run's own code.
 """

@@ -42,7 +42,7 @@ from locus.version import __version__
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, opened; see `run`."""
+    """The opened request; see `run`."""
 
     config: RunConfig
     tasks: Tasks
@@ -70,7 +70,7 @@ def run(
         resume: continue it.
         observers: notified of events; what they raise is reported and ends nothing, see `learner.reporting.guard`.
         allowed: keys or sections of the configuration, `data` and `code` that may differ in a continued run.
-        stopping: ends the run when somebody asks for it.
+        stopping: ends the run when that is requested.
 
     Raises:
         ConfigError: when nothing in the configuration rewards or keeps the edit.
@@ -96,7 +96,7 @@ def run_in_folder(request: Request, resume: bool) -> dict[str, Any]:
     folder = RunFolder(config, resume, request.allowed)
     try:
         checkpoint, refused = starting_point(config, folder.path, tasks, request.allowed) if resume else (None, ())
-        (folder.path / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
+        (folder.path / SUMMARY).unlink(missing_ok=True)  # of an earlier end of the run
         first_step = 0 if checkpoint is None else checkpoint.step
         spooled, spool_refused = recover(folder.path, first_step, config_hash(config), config.learner.groups_per_step)
         counters = None if checkpoint is None else checkpoint.state["extra"]["books"]

@@ -22,11 +22,11 @@ SIGTERM, and the terminal that is closed and its shell send one SIGHUP each."""
 
 
 class Terminated(KeyboardInterrupt):
-    """Somebody asked this process to end, other than by Ctrl-C: wind up as for that."""
+    """A request to stop other than Ctrl-C, handled the same way."""
 
 
 class Stopping:
-    """Remembers that somebody asked this process to end.
+    """Remembers a request to stop.
 
     Outside `deferred` the request is raised at once, as KeyboardInterrupt or Terminated. Inside, whoever works there
     looks at `requested` at places where it can stop; Ctrl-C or SIGTERM after an earlier request, or the end of the
@@ -47,7 +47,7 @@ class Stopping:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, requests wait for a good moment; what waited in vain is raised at the end."""
+        """Inside, requests wait for a safe point; one that is still pending is raised at the end."""
         self._deferring = True
         try:
             yield
@@ -69,7 +69,7 @@ class Stopping:
             raise self.requested
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         # Not print: a signal handler may interrupt a print.
-        with suppress(OSError):  # whoever read this has been asked to end, too, or has stopped to read
+        with suppress(OSError):  # the reader was asked to end too, or has stopped reading
             if takes_more(2):
                 os.write(2, b"\nStopping: the steps so far are saved first. Once more to stop at once.\n")
 

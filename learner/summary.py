@@ -1,4 +1,4 @@
-"""What a run leaves for those who come after it: the content of summary.json."""
+"""The content of summary.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.reporting.alarm_monitor import notifications
 from learner.reporting.records import RunRecord
 from learner.reporting.reward_stats import mean_and_error, paired_counts, paired_gain
 from learner.reporting.verdict import judged, skipped_steps
-from learner.scheduling.active_run import Trained
+from learner.scheduling.active_run import TrainingResult
 from learner.state.event_log import read_events
 from learner.state.provenance import code_fingerprint
 from locus.version import __version__
@@ -23,7 +23,7 @@ from locus.version import __version__
 def summary(
     record: RunRecord,
     tasks: Tasks,
-    trained: Trained,
+    trained: TrainingResult,
     before: HeldOut,
     after: HeldOut,
     exported: Exported,

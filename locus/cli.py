@@ -52,7 +52,7 @@ def usage() -> Iterator[str]:
 
 
 def unknown(word: str) -> str:
-    """What is said of a word that is no command."""
+    """The message for an unknown command."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, COMMANDS, n=1)

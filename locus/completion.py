@@ -125,7 +125,7 @@ SHELLS = {"bash": lambda: filled(BASH), "zsh": lambda: filled(ZSH), "fish": fish
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="locus completion", description="Print a completion script.")
-    parser.add_argument("shell", choices=SHELLS, help="the shell that is to read it")
+    parser.add_argument("shell", choices=SHELLS, help="the shell to complete for")
     print(SHELLS[parser.parse_args(arguments).shell](), end="")
     return 0
 

@@ -1,4 +1,4 @@
-"""How the look of an image region differs from a reference: brightness, contrast, saturation, cast, sharpness.
+"""Differences in the look of an image region from a reference: brightness, contrast, saturation, cast, sharpness.
 
 No reward is made of these numbers, so that training cannot win them: they tell whether a reward was won by other means
 than the edit that was asked for. All are taken of gamma-encoded values in [0, 1], over the pixels of the region alone.

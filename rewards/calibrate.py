@@ -1,4 +1,4 @@
-"""How far judges can be trusted on a folder of edits: noise, reliability, dynamic range, agreement.
+"""Quality of judges on a folder of edits: noise, reliability, dynamic range, agreement.
 
     python -m rewards.calibrate my_edits --rewards.judge.editscore.urls '[http://127.0.0.1:8000/v1]'
 

@@ -32,9 +32,11 @@ class GroupReward:
             zero, so there is no scale to bring them to); always empty without normalisation.
         floored: components whose values vary in this group, but by no more than their floor, so that they count as
             equal.
-        edit_flat: there are rewards for the edit, and none of them contributed to the differences in this group.
-        filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`, or the edit is
-            flat. What else is rewarded is largest where nothing is edited, and alone it teaches to edit nothing.
+        edit_zero_variance: there are rewards for the edit, and none of them contributed to the differences in this
+            group.
+        filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`, or that of
+            the rewards for the edit is zero. Other rewards are largest where nothing is edited, so that alone they
+            would teach to edit nothing.
     """
 
     rewards: NDArray[np.float64]
@@ -42,7 +44,7 @@ class GroupReward:
     silent: tuple[str, ...] = ()
     filtered: bool = False
     floored: tuple[str, ...] = ()
-    edit_flat: bool = False
+    edit_zero_variance: bool = False
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 1 or self.valid.shape != self.rewards.shape:
@@ -107,7 +109,7 @@ def compose(
     valid = [_valid(group, names) for group in scores]
     rewards = [np.zeros(mask.shape) for mask in valid]
     silent, floored = [], [list[str]() for _ in scores]
-    edit_flat = [len(edit) > 0] * len(scores)
+    edit_zero_variance = [len(edit) > 0] * len(scores)
     for name in names:
         given = [_values(group, name, mask) for group, mask in zip(scores, valid, strict=True)]
         above = [_is_above(part, floors.get(name, 0.0)) for part in given]
@@ -132,14 +134,19 @@ def compose(
                 silent.append(name)
                 continue
         if name in edit:
-            edit_flat = [flat and not ok for flat, ok in zip(edit_flat, above, strict=True)]
+            edit_zero_variance = [unvaried and not ok for unvaried, ok in zip(edit_zero_variance, above, strict=True)]
         for reward, mask, part in zip(rewards, valid, values, strict=True):
             reward[mask] += weights[name] * part / scale
     return [
         GroupReward(
-            reward, mask, tuple(silent), is_filtered(reward[mask], math.inf if flat else min_std), tuple(found), flat
+            reward,
+            mask,
+            tuple(silent),
+            is_filtered(reward[mask], math.inf if unvaried else min_std),
+            tuple(found),
+            unvaried,
         )
-        for reward, mask, found, flat in zip(rewards, valid, floored, edit_flat, strict=True)
+        for reward, mask, found, unvaried in zip(rewards, valid, floored, edit_zero_variance, strict=True)
     ]
 
 
@@ -147,7 +154,7 @@ def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
     """Whether the rewards [V] of a group's valid candidates vary, but by less than `min_std` (population std).
 
     Dividing by a small spread blows the judges' noise up to full-sized advantages. Groups that do not vary at all are
-    not counted here: they have zero advantages anyway (`learner.algorithms.credit.is_flat`).
+    not counted here: they have zero advantages anyway (`learner.algorithms.credit.is_zero_variance`).
 
         (0.50, 0.52), min_std 0.05  ->  yes        (0.5, 0.5)  ->  no        (0.5, 0.7)  ->  no
     """
@@ -179,7 +186,7 @@ def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
     if missing:
         raise ValueError(
             f"group {group.group_id} has no scores for {missing[0]!r}, which rewards.weights asks for; "
-            f"seen {sorted(group.components)}."
+            f"got {sorted(group.components)}."
         )
     return np.array(
         [all(s.value is not None for s in row) for row in zip(*(group.components[n] for n in names), strict=True)],

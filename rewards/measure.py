@@ -1,7 +1,7 @@
-"""Measurements of an edited image against what is known of its task: no judge, no reward.
+"""Metrics of an edited image against the ground truth of its task, without judges.
 
-Besides what rewards are made of there are measures that no reward uses: whoever improves the former by other means than
-the edit that was asked for (more colour, a cast, a blur) pays in the latter.
+Besides the rewards' own metrics there are some that no reward uses: a policy that improves the former by other means
+than the requested edit (more colour, a cast, a blur) pays in the latter.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def open_pool(
     Args:
         config: of the run.
         tasks: of the run.
-        urls: servers by judge that somebody started, beside those of the configuration.
+        urls: servers by judge that were started elsewhere, beside those of the configuration.
         folder: where an embedded cache keeps what it needs; None takes a temporary one.
         small_pixels: see `RewardPool`.
 
@@ -121,5 +121,5 @@ async def _rehearsed(tasks: Tasks, rehearsal: Callable[[EditTask], Awaitable[Non
         try:
             task = await asyncio.to_thread(tasks.train.__getitem__, index)
         except TaskError:
-            continue  # told of when it is rolled out
+            continue  # reported when it is rolled out
         return await rehearsal(task)

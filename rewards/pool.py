@@ -105,11 +105,11 @@ class RewardPool:
         return bool(self._waiting) or self._small_pixels is not None
 
     async def start(self) -> dict[str, int]:
-        """Waits until every server of every judge has answered an image, and then a request with two images of the
-        run's own size; how many those are, by judge.
+        """Waits until every server of every judge has responded to a test image, and then to a request with two images
+        of the run's own size; returns how many those are, by judge.
 
         Raises:
-            JudgeUnavailable: naming each server that did not answer in time.
+            JudgeUnavailable: naming each server that did not respond in time.
             JudgeRefused: when a judge cannot be asked as it would have to be, such as for want of `/tokenize`, or of a
                 context that the run's images fit into.
         """
@@ -143,8 +143,8 @@ class RewardPool:
         )
 
     async def _diagnostics(self, given: ScoreInput) -> dict[str, tuple[Score, ...]]:
-        """What a person should see of every run, whatever it is rewarded for: how the background is held, and
-        `rewards.watched`."""
+        """Scores that are reported for every run whatever its rewards are: how well the background is preserved, and
+        the components of `rewards.watched`."""
         scorers = {name: SCORERS[name] for name in WATCHED if name not in self._names}
         found = {
             name: await _run(name, self._in_thread(scorer) if self.waits else _at_once(scorer), given)
@@ -173,12 +173,12 @@ class RewardPool:
         try:
             found = dict(zip(scorers, await asyncio.gather(*asked), strict=True))
         finally:
-            for question in asked:
-                question.cancel()  # done already, unless another one stopped the run
+            for request in asked:
+                request.cancel()  # done already, unless another one stopped the run
         return {name: found[name] for name in self._names}
 
     def _in_thread(self, scorer: PlainScorer) -> WaitingScorer:
-        """The scorer in a thread, so that the event loop takes the judges' answers meanwhile."""
+        """The scorer in a thread, so that the event loop takes the judges' responses meanwhile."""
 
         async def computed(given: ScoreInput) -> Sequence[Score]:
             small = self._small_pixels is not None and given.pixels <= self._small_pixels
@@ -201,7 +201,7 @@ class RewardPool:
 
     async def set_urls(self, name: str, urls: Sequence[str]) -> None:
         """The servers of a judge from now on, beside those of the configuration; a new one is asked once it has
-        answered an image."""
+        responded to a test image."""
         self._judges[name].set_urls((*getattr(self._judge_config, name).urls, *urls))
 
     async def statistics(self) -> dict[str, float]:

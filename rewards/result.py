@@ -11,9 +11,9 @@ from typing import Literal
 LARGEST_SCORE = 1e9
 """Largest size of a score. Beyond it a number is taken for a fault of its scorer: sums of weighted scores and of their
 squares must stay numbers, in float32 too."""
-Reason = Literal["failed", "lacking", "not_finite", "too_large", "unavailable", "refused", "bad_answer"]
+Reason = Literal["failed", "lacking", "not_finite", "too_large", "unavailable", "refused", "bad_response"]
 """Why there is no score, for counting: the scorer failed; the task lacks what it needs; it gave NaN or infinity; it
-gave more than `LARGEST_SCORE`; no judge answered; the judge refused the request; the judge's response was no score."""
+gave more than `LARGEST_SCORE`; no judge responded; the judge refused the request; its response was not a score."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Score:
     """One component's verdict on one candidate: a `value`, finite and at most `LARGEST_SCORE` in size, or an `error`
     sentence with its `reason` in a word.
 
-    `passes` are the single answers that `value` is the mean of, where a judge was asked more than once.
+    `passes` are the single responses that `value` is the mean of, where a judge was asked more than once.
     """
 
     value: float | None = None

@@ -35,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m rewards.score",
-        description="Score edits by every component that can be measured on them.",
+        description="Score edits by every component that can be computed for them.",
         epilog="Further flags are those of learner.main: --config, --rewards.judge.editscore.urls, and so on. "
-        "Ends with 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
+        "Exit code 0 when every component has a value, with 1 when one is an error, with 2 for wrong requests.",
         allow_abbrev=False,
     )
     result.add_argument("--source", type=path_argument, required=True, help="the image before: PNG, JPEG or WebP")
@@ -102,7 +102,7 @@ def shown(name: str, value: float) -> str:
 
 
 def spread(score: Score) -> str:
-    """The standard deviation of the passes, and how many there were; empty where there was one answer."""
+    """The standard deviation of the passes, and how many there were; empty where there was one response."""
     return f"{statistics.stdev(score.passes):.4f} of {len(score.passes)}" if len(score.passes) > 1 else ""
 
 

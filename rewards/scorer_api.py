@@ -1,4 +1,4 @@
-"""What every scorer sees and gives back.
+"""Inputs and outputs of scorers.
 
 A scorer maps a group's images to one `Score` per candidate. Where a task does not have what it needs, that is
 an error in every score, never a number.
@@ -47,7 +47,7 @@ class ScoreInput:
 PlainScorer = Callable[[ScoreInput], Sequence[Score]]
 """One `Score` per candidate, at once."""
 WaitingScorer = Callable[[ScoreInput], Awaitable[Sequence[Score]]]
-"""One `Score` per candidate, awaited: it asks somebody else, or computes in a thread."""
+"""One `Score` per candidate, awaited: it sends requests, or computes in a thread."""
 
 
 def scores_of(values: NDArray[np.floating], name: str) -> tuple[Score, ...]:

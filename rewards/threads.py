@@ -1,4 +1,4 @@
-"""Work in threads that is waited for without an end being pretended."""
+"""Awaiting work in threads, cancelled or not, until it has really ended."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 async def in_thread(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
-    """What the work returns. Cancelled, it ends no earlier than the thread does, which nobody can stop: until then
-    what the work holds is in memory, and in the budgets of whoever asked."""
+    """What the work returns. Cancelled, it ends no earlier than the thread does, which cannot be stopped: until then
+    what the work holds is in memory, and counts against the caller's budgets."""
     running = threads.submit(work, *arguments)
     try:
         return await asyncio.wrap_future(running)

@@ -1,4 +1,4 @@
-"""What is measured of every candidate whatever it is rewarded for, so that a run which goes wrong is seen to."""
+"""What is measured of every candidate whatever its rewards are, so that a run which goes wrong is noticed."""
 
 from __future__ import annotations
 

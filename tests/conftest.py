@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, settings
 
 from configs.exits import STOP_SIGNALS
 
-# What somebody has exported for runs and terminals of his own is none of the tests'. PYTHONUNBUFFERED would hide that
-# a command does not flush what it prints.
+# What a user has exported for runs and terminals must not affect the tests. PYTHONUNBUFFERED would hide that a command
+# does not flush what it prints.
 for name in ("RAY_ADDRESS", "PYTHONUNBUFFERED", "TERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 

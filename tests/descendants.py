@@ -10,7 +10,7 @@ def descendants(name: str = "", of: int | None = None) -> list[psutil.Process]:
     ray::CLASS or ray::CLASS.method.
 
     One that ends while it is asked for its name is left out: an observer that raises is silenced by the run, so that
-    its test would go on as if it had seen nobody.
+    its test would go on as if it had seen none.
     """
     found = []
     for one in psutil.Process(of).children(recursive=True):

@@ -14,7 +14,7 @@ case "${1:-}" in
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 shift
-# A folder of exactly so many letters that nobody has: /tmp/ is five of them.
+# A folder of exactly so many letters that does not exist: /tmp/ is five of them.
 for _ in $(seq 100); do
   random=$(head -c 4096 /dev/urandom | LC_ALL=C tr -dc a-z)
   folder=/tmp/${random:0:$((letters - 5))}

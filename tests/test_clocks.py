@@ -1,4 +1,4 @@
-"""Waits are measured by a clock that nobody sets: the wall clock is read only where a date is told."""
+"""Deadlines use the monotonic clock: the wall clock is read only where a date is recorded."""
 
 import ast
 
@@ -20,11 +20,11 @@ WALL = {
     "time.strftime",
 }
 TELLS_A_DATE = {
-    "cluster.scale",  # when somebody asked
+    "cluster.scale",  # the time of a request
     "cluster.supervise.__main__",  # beside each line that it prints
     "editing.shapes.pretrain.card",  # on the card of a model
     "evaluation.speed.__main__",  # in the file of results
-    "learner.state.event_log",  # in each line of the diary
+    "learner.state.event_log",  # in each line of the event log
     "rewards.judge.replica",  # servers may say by date when to come back
 }
 

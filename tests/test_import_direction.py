@@ -26,8 +26,8 @@ MAY_IMPORT = {
 # What every package may import.
 FOR_ALL = {"locus.version", "locus.common"}
 
-# The rooms inside `learner`, ground floor first: a room imports from floors below its own, or from itself.
-FLOORS = (
+# The layers inside `learner`, lowest first: a subpackage imports from layers below its own, or from itself.
+LAYERS = (
     {"errors", "log", "quiet", "shutdown"},
     {"algorithms", "planning"},
     {"state"},
@@ -135,24 +135,26 @@ def direction_faults(module: str, tree: ast.Module) -> list[str]:
     ]
 
 
-def room_of(module: str) -> str:
+def subpackage_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def floor_of(room: str) -> int:
-    (floor,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
-    return floor
+def layer_of(subpackage: str) -> int:
+    (layer,) = (number for number, subpackages in enumerate(LAYERS) if subpackage in subpackages)
+    return layer
 
 
-def room_faults(module: str, tree: ast.Module) -> list[str]:
-    """Imports of `learner.ROOM` in a room that is not above it."""
+def layer_faults(module: str, tree: ast.Module) -> list[str]:
+    """Imports of `learner.SUBPACKAGE` in a subpackage that is not above it."""
     if not module.startswith("learner."):
         return []
-    room = room_of(module)
+    subpackage = subpackage_of(module)
     return [
-        f"{module} imports {name}: {room} is not above {room_of(name)}"
+        f"{module} imports {name}: {subpackage} is not above {subpackage_of(name)}"
         for name in names_imported(tree, module)
-        if name.startswith("learner.") and room_of(name) != room and floor_of(room) <= floor_of(room_of(name))
+        if name.startswith("learner.")
+        and subpackage_of(name) != subpackage
+        and layer_of(subpackage) <= layer_of(subpackage_of(name))
     ]
 
 
@@ -206,11 +208,11 @@ def test_imports_go_one_way():
     assert [fault for module, tree in modules() for fault in direction_faults(module, tree)] == []
 
 
-def test_rooms_inside_the_learner_import_downwards():
-    assert [fault for module, tree in modules() for fault in room_faults(module, tree)] == []
+def test_subpackages_of_the_learner_import_downwards():
+    assert [fault for module, tree in modules() for fault in layer_faults(module, tree)] == []
     inside = (ROOT / "learner").iterdir()
-    rooms = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert rooms - {"__init__"} == set.union(*FLOORS)
+    subpackages = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert subpackages - {"__init__"} == set.union(*LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,8 @@ def test_rooms_inside_the_learner_import_downwards():
         ("learner.log", "from learner.shutdown import Stopping"),
     ],
 )
-def test_the_room_check_sees_an_import_upwards_or_sideways(module, source):
-    assert len(room_faults(module, ast.parse(source))) == 1
+def test_the_layer_check_sees_an_import_upwards_or_sideways(module, source):
+    assert len(layer_faults(module, ast.parse(source))) == 1
 
 
 def test_no_modules_import_each_other_in_a_cycle():

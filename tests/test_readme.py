@@ -146,7 +146,7 @@ def test_the_scorer_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert values == pytest.approx([0, (16 * 51 + 15 * 49) / 31 / 255 - 1 / 255, -1 / 255])
 
 
-def test_the_client_is_answered():
+def test_the_client_gets_a_response():
     block = code_with("def locus_reward")
     assert lines_of_code(block) <= 12
     names: dict[str, object] = {}
@@ -159,7 +159,7 @@ def test_the_client_is_answered():
         candidates = [Image.fromarray(np.full_like(source, grey)) for grey in (0, 60, 200)]
         metadata = [{"source": Image.fromarray(source), "mask": Image.fromarray(mask)}] * 3
         rewards, more = names["locus_reward"](candidates, ["paint it red"] * 3, metadata)
-    # `brightness` gives a black picture an error, the others 0.1 of their grey level and 2 times 0.5.
+    # `brightness` gives a black image an error, the others 0.1 of their grey level and 2 times 0.5.
     assert rewards == [None, pytest.approx(7.0), pytest.approx(21.0)] and more == {}
     assert pool.asked[0][0].edit_mask.sum() == 4 * 15 and pool.asked[0][0].instruction == "paint it red"
 

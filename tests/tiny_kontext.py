@@ -50,7 +50,7 @@ def make_tiny_kontext(
     """Writes the pipeline to `folder` and returns it.
 
     Every linear and convolution is drawn at unit gain (none is zero, as a fresh DiT's would be), so text,
-    source picture and noise all move the velocity. The T5 length is `text_len` for Locus; stock calls pass
+    source image and noise all move the velocity. The T5 length is `text_len` for Locus; stock calls pass
     it as `max_sequence_length`. `vae_factor` is a power of two, and `axes` must sum to `head_dim`.
     """
     levels = vae_factor.bit_length()

@@ -70,7 +70,7 @@ def machine_finding(find: Callable[[], list[Gpu]] = query) -> tuple[Finding, int
         return Finding(
             "gpus",
             "fail",
-            f"the driver does not answer: {error}",
+            f"the driver does not respond: {error}",
             "look at `nvidia-smi` on this machine; reinstall the driver or restart the machine",
         ), 0
     if not gpus:

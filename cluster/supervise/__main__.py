@@ -22,7 +22,7 @@ from pathlib import Path
 from cluster.auth import use_token
 from cluster.supervise.jobs import JobRefused, RayJobs
 from cluster.supervise.policy import POLICY
-from cluster.supervise.watch import Watch
+from cluster.supervise.supervisor import Supervisor
 from configs import exits
 from configs.edit_signal import check_edit_signal
 from configs.errors import ConfigError
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_token()
         jobs = RayJobs(options.address, options.working_dir)
         policy = replace(POLICY, restarts=options.failures, first_delay=options.first_delay)
-        return Watch(
+        return Supervisor(
             jobs, request.config.name, shlex.join((*ENTRYPOINT, *flags)), policy, options.patience, say
         ).until_it_ends()
     except (ConfigError, JobRefused) as error:

@@ -46,7 +46,7 @@ def decide(policy: RestartPolicy, failures: int, ended: Ended, lasted: float) ->
         return Stop(exits.DONE, "The run is done.")
     if ended.stopped:
         return Stop(exits.FAILED, "The job was stopped through Ray. To continue, start the supervisor again.")
-    if not is_retryable(ended.exit_code):
+    if not is_retryable_exit(ended.exit_code):
         code = exits.FAILED if ended.exit_code is None else ended.exit_code
         return Stop(
             code,
@@ -63,7 +63,7 @@ def decide(policy: RestartPolicy, failures: int, ended: Ended, lasted: float) ->
     return Again(policy.delay(row), row)
 
 
-def is_retryable(exit_code: int | None) -> bool:
+def is_retryable_exit(exit_code: int | None) -> bool:
     """Whether the infrastructure failed and not the run, so that another attempt may succeed."""
     if exit_code is None or exit_code < 0:
         return True

@@ -22,9 +22,9 @@ from evaluation.speed.table import ratio
 from evaluation.speed.timing import Measured, interleaved
 from rewards.cache.base import NoCache, ScoreCache
 from rewards.cache.open import open_cache
-from rewards.judge.answers import PAIR_SCHEMA
-from rewards.judge.messages import Question
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
+from rewards.judge.messages import JudgeRequest
+from rewards.judge.parsing import PAIR_SCHEMA
 from rewards.judge.pool import JudgePool
 from rewards.judge.prompts import success_parts
 from rewards.offline.command import warnings_only
@@ -35,66 +35,68 @@ from rewards.scorers.judged import cache_keys
 PASSES = 4
 
 
-def questions_of(given: ScoreInput) -> list[Question]:
+def requests_of(given: ScoreInput) -> list[JudgeRequest]:
     """EditScore's first request about every edit, `PASSES` times with different seeds, in its own order."""
     source = encode_png(given.task.source)
     parts = [success_parts(given.task.instruction, source, encode_png(image)) for image in given.images]
     return [
-        Question(parts=part, max_tokens=512, temperature=0.7, top_p=0.9, top_k=20, seed=seed, json_schema=PAIR_SCHEMA)
+        JudgeRequest(
+            parts=part, max_tokens=512, temperature=0.7, top_p=0.9, top_k=20, seed=seed, json_schema=PAIR_SCHEMA
+        )
         for part in parts
         for seed in range(PASSES)
     ]
 
 
-async def ask_pool(pool: JudgePool, questions: Sequence[Question]) -> None:
+async def ask_pool(pool: JudgePool, requests: Sequence[JudgeRequest]) -> None:
     """Send all requests to the pool at once."""
-    await asyncio.gather(*(pool.ask(question) for question in questions))
+    await asyncio.gather(*(pool.ask(request) for request in requests))
 
 
-def bare_request(question: Question) -> dict[str, Any]:
+def bare_request(request: JudgeRequest) -> dict[str, Any]:
     """The request in the OpenAI protocol, without vLLM's extensions."""
     content = [
         {"type": "text", "text": part}
         if isinstance(part, str)
         else {"type": "image_url", "image_url": {"url": "data:image/png;base64," + text_of(part)}}
-        for part in question.parts
+        for part in request.parts
     ]
-    schema = {"name": "answer", "strict": True, "schema": dict(question.json_schema or {})}
+    schema = {"name": "answer", "strict": True, "schema": dict(request.json_schema or {})}
     return {
         "model": "judge",
         "messages": [{"role": "user", "content": content}],
-        "max_tokens": question.max_tokens,
-        "temperature": question.temperature,
-        "top_p": question.top_p,
-        "seed": question.seed,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
         "response_format": {"type": "json_schema", "json_schema": schema},
     }
 
 
-async def ask_bare(client: AsyncOpenAI, questions: Sequence[Question], concurrency: int) -> None:
+async def ask_bare(client: AsyncOpenAI, requests: Sequence[JudgeRequest], concurrency: int) -> None:
     """Send the same requests in the obvious loop over this client."""
     places = asyncio.Semaphore(concurrency)
 
-    async def ask(question: Question) -> str | None:
+    async def ask(request: JudgeRequest) -> str | None:
         async with places:
-            response = await client.chat.completions.create(**bare_request(question))
+            response = await client.chat.completions.create(**bare_request(request))
         found: str | None = response.choices[0].message.content
         return found
 
-    await asyncio.gather(*(ask(question) for question in questions))
+    await asyncio.gather(*(ask(request) for request in requests))
 
 
-async def post_bare(client: AsyncOpenAI, questions: Sequence[Question], concurrency: int) -> None:
+async def post_bare(client: AsyncOpenAI, requests: Sequence[JudgeRequest], concurrency: int) -> None:
     """Send the same requests with the least that this client can do: send JSON and read JSON."""
     places = asyncio.Semaphore(concurrency)
 
-    async def ask(question: Question) -> str:
+    async def ask(request: JudgeRequest) -> str:
         async with places:
-            response = await client.post("/chat/completions", body=bare_request(question), cast_to=httpx2.Response)
+            response = await client.post("/chat/completions", body=bare_request(request), cast_to=httpx2.Response)
         found: str = json.loads(response.content)["choices"][0]["message"]["content"]
         return found
 
-    await asyncio.gather(*(ask(question) for question in questions))
+    await asyncio.gather(*(ask(request) for request in requests))
 
 
 def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, repetitions: int) -> list[Measured]:
@@ -104,12 +106,12 @@ def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, re
     runner.run(pool.start())
     rows = []
     for side, goal in ((SIDE, 0.95), (SMALL, None)):
-        questions = questions_of(group_of(GROUP, side))
+        requests = requests_of(group_of(GROUP, side))
         bare, posts, pooled = interleaved(
             [
-                in_loop(runner, partial(ask_bare, client, questions, config.concurrency)),
-                in_loop(runner, partial(post_bare, client, questions, config.concurrency)),
-                in_loop(runner, partial(ask_pool, pool, questions)),
+                in_loop(runner, partial(ask_bare, client, requests, config.concurrency)),
+                in_loop(runner, partial(post_bare, client, requests, config.concurrency)),
+                in_loop(runner, partial(ask_pool, pool, requests)),
             ],
             repetitions,
         )
@@ -117,8 +119,8 @@ def measure_throughput(config: JudgeConfig, url: str, runner: asyncio.Runner, re
             rows.append(
                 ratio(
                     f"throughput, {side}²: a loop of {name} / judge pool",
-                    [s / len(questions) for s in seconds],
-                    [s / len(questions) for s in pooled],
+                    [s / len(requests) for s in seconds],
+                    [s / len(requests) for s in pooled],
                     goal,
                     at_least=True,
                 )
@@ -155,7 +157,7 @@ def measure_cache(judge: JudgeConfig, url: str, runner: asyncio.Runner, repetiti
     runner.run(pool.close())
     return [
         ratio(
-            "a pass from the cache / asked of a judge that answers at once",
+            "a pass from the cache / asked of a judge that responds at once",
             [s / len(keys) for s in hit],
             [s / len(keys) for s in miss],
         ),

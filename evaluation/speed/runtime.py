@@ -42,12 +42,12 @@ AT_THE_END = Work(rollout=0.4, group=0.0, update=1.2)
 """The same work for a learner that computes all gradients in update(), as with rewards normalised over a step."""
 WARM = 3
 """Warm-up steps at the beginning of a run."""
-FLAT = 1.5
+CONSTANT = 1.5
 """The cost per group counts as constant if it grows by at most this factor from one worker to any number."""
 
 
 @dataclass
-class Watch:
+class StepTimer:
     """Records the time at the end of every step."""
 
     clock: Clock
@@ -69,12 +69,12 @@ class Watch:
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
 
-def run_loop(config: RunConfig, backend: Backend, folder: Path, watch: Watch) -> None:
+def run_loop(config: RunConfig, backend: Backend, folder: Path, timer: StepTimer) -> None:
     """The real loop over a backend, with a run's event log and no held-out tasks."""
     with EventLog(folder / "events.jsonl") as events:
         backend.start(0)
         try:
-            run = ActiveRun(config, backend, Reporter(events, [watch]), 4096, 0, Progress(0, None))
+            run = ActiveRun(config, backend, Reporter(events, [timer]), 4096, 0, Progress(0, None))
             publish(run)
             train(run)
         finally:
@@ -99,16 +99,18 @@ def measure_coordinator(config: RunConfig, repetitions: int) -> list[Measured]:
                 place.mkdir()
                 shape = shaped(config, workers, 3, GROUPS, 1)
                 backend = SimulatedBackend(shape, Work())
-                watch = Watch(lambda backend=backend: time.process_time() - backend.seconds)  # type: ignore[misc]
-                run_loop(shape, backend, place, watch)
-                seconds[workers].append(sum(watch.steps()) / (2 * GROUPS))
+                timer = StepTimer(lambda backend=backend: time.process_time() - backend.seconds)  # type: ignore[misc]
+                run_loop(shape, backend, place, timer)
+                seconds[workers].append(sum(timer.steps()) / (2 * GROUPS))
     return by_fleet("coordinator per group, in process", seconds)
 
 
 def by_fleet(name: str, seconds: Mapping[int, Sequence[float]]) -> list[Measured]:
     """One row per larger fleet, relative to the smallest."""
     first, *others = seconds
-    return [ratio(f"{name}: {workers} workers / {first}", seconds[workers], seconds[first], FLAT) for workers in others]
+    return [
+        ratio(f"{name}: {workers} workers / {first}", seconds[workers], seconds[first], CONSTANT) for workers in others
+    ]
 
 
 def measure_messages(config: RunConfig) -> list[Measured]:
@@ -123,9 +125,9 @@ def measure_messages(config: RunConfig) -> list[Measured]:
             shape = shaped(config, workers, 3, GROUPS, 1)
             work = Work(rollout=workers / RATE, jitter=0.5)
             backend = SimulatedRayBackend(shape, place, work, adapter_arrays(1000), tokens=4)
-            watch = Watch(time.process_time)
-            run_loop(shape, backend, place, watch)
-            seconds[workers] = [spent / GROUPS for spent in watch.steps()]
+            timer = StepTimer(time.process_time)
+            run_loop(shape, backend, place, timer)
+            seconds[workers] = [spent / GROUPS for spent in timer.steps()]
     return by_fleet("driver on Ray per group", seconds)
 
 
@@ -170,10 +172,10 @@ def overlapped(config: RunConfig, work: Work, staleness: int, steps: int) -> tup
         # The last steps of a run have no rollouts ahead.
         shape = shaped(config, WORKERS, WARM + steps + staleness, STEP_GROUPS, staleness)
         backend = SimulatedRayBackend(shape, Path(folder), work, adapter_arrays(34_000), tokens=64)
-        watch = Watch(time.monotonic)
-        run_loop(shape, backend, Path(folder), watch)
+        timer = StepTimer(time.monotonic)
+        run_loop(shape, backend, Path(folder), timer)
     middle = slice(WARM, WARM + steps)
-    return watch.steps()[WARM - 1 :][:steps], [one.learner["accumulate_seconds"] for one in watch.records[middle]]
+    return timer.steps()[WARM - 1 :][:steps], [one.learner["accumulate_seconds"] for one in timer.records[middle]]
 
 
 def measure_training(flags: Sequence[str], pairs: int, cores: int) -> list[Measured]:

@@ -23,7 +23,7 @@ from evaluation.speed.group import GROUP, SIDE, SMALL, group_of, text_of
 from evaluation.speed.null_judge import zero
 from evaluation.speed.table import ratio
 from evaluation.speed.timing import Measured, interleaved, timed
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
 from rewards.scorer_api import ScoreInput
 
 
@@ -86,9 +86,9 @@ def measure_service(repetitions: int) -> list[Measured]:
 def post(connection: http.client.HTTPConnection, body: bytes, size: int) -> None:
     """Send a request and check that its response is `size` rewards of 0."""
     connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    found = json.loads(answer.read())
-    if answer.status != 200 or found["rewards"] != [0.0] * size:
+    response = connection.getresponse()
+    found = json.loads(response.read())
+    if response.status != 200 or found["rewards"] != [0.0] * size:
         raise RuntimeError(f"service: expected {size} rewards of 0, got {found}")
 
 

@@ -70,7 +70,7 @@ class AnchorBatch:
         return int(self.predecessors.shape[0])
 
     @property
-    def is_flat(self) -> bool:
+    def is_zero_variance(self) -> bool:
         """True when the advantages are all zero, so that the surrogate has nothing to say."""
         return not bool((self.advantages != 0).any())
 

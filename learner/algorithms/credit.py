@@ -7,21 +7,21 @@ from torch import Tensor
 
 Normaliser = Literal["std", "quasi_norm"]
 
-FLAT_TOLERANCE = 1e-6
+ZERO_VARIANCE_TOLERANCE = 1e-6
 """A spread below this part of the largest |reward| is rounding, not information (float32 keeps 1.2e-7)."""
 ROUNDING = 1e-12
 """A deviation from the mean below this part of the largest one is rounding of the mean (float64)."""
 
 
-def is_flat(rewards: Tensor, valid: Tensor | None = None, flat_tolerance: float = FLAT_TOLERANCE) -> bool:
+def is_zero_variance(rewards: Tensor, valid: Tensor | None = None, tolerance: float = ZERO_VARIANCE_TOLERANCE) -> bool:
     """True when the valid rewards of a group [G] do not differ, or fewer than two are valid.
 
-    Not to differ: population std <= flat_tolerance * max |reward|. Arguments and errors as `group_advantages`.
+    Not to differ: population std <= tolerance * max |reward|. Arguments and errors as `group_advantages`.
     """
-    if not flat_tolerance >= 0:  # NaN fails too
-        raise ValueError(f"expected flat_tolerance >= 0, got {flat_tolerance}.")
+    if not tolerance >= 0:  # NaN fails too
+        raise ValueError(f"expected tolerance >= 0, got {tolerance}.")
     _, values = _valid_rewards(rewards, valid)
-    return _is_flat(values, flat_tolerance)
+    return _is_zero_variance(values, tolerance)
 
 
 def group_advantages(
@@ -31,7 +31,7 @@ def group_advantages(
     p: float = 0.8,
     clip: float = 5.0,
     damping: float = 0.0,
-    flat_tolerance: float = FLAT_TOLERANCE,
+    tolerance: float = ZERO_VARIANCE_TOLERANCE,
 ) -> Tensor:
     """Advantages [G]: centred rewards over a measure of their spread; exactly 0 for invalid candidates.
 
@@ -40,7 +40,8 @@ def group_advantages(
 
     with a = rewards - mean, G, mean and sums over the valid candidates (population std, no Bessel
     correction). The factor sqrt(G) makes p = 2 equal to `std`; a smaller p scales down groups whose rewards
-    are evenly spread and spares groups with a few clear outliers. Zero-variance groups (`is_flat`) give exact zeros.
+    are evenly spread and spares groups with a few clear outliers. Zero-variance groups (`is_zero_variance`) give exact
+    zeros.
 
     Invariant: the advantages sum to zero, so the surrogate's gradient is a contrast between candidates. Only
     the clip can break it, and |A| <= sqrt(G - 1): a clip of 5 never acts below 27 candidates.
@@ -57,7 +58,7 @@ def group_advantages(
         p: exponent of the quasi-norm, 0 < p <= 2.
         clip: advantages are cut to [-clip, clip]; > 0.
         damping: added to the spread, in reward units, so that groups with little spread count less; >= 0.
-        flat_tolerance: see `is_flat`.
+        tolerance: see `is_zero_variance`.
 
     Returns:
         [G] in the dtype of the rewards (at least float32); computed in float64.
@@ -68,14 +69,14 @@ def group_advantages(
     """
     if kind not in get_args(Normaliser):
         raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}, got {kind!r}.")
-    if not (0 < p <= 2 and clip > 0 and damping >= 0 and flat_tolerance >= 0):  # NaN fails too
+    if not (0 < p <= 2 and clip > 0 and damping >= 0 and tolerance >= 0):  # NaN fails too
         raise ValueError(
-            f"expected 0 < p <= 2, clip > 0, damping >= 0 and flat_tolerance >= 0, got p={p}, clip={clip}, "
-            f"damping={damping}, flat_tolerance={flat_tolerance}."
+            f"expected 0 < p <= 2, clip > 0, damping >= 0 and tolerance >= 0, got p={p}, clip={clip}, "
+            f"damping={damping}, tolerance={tolerance}."
         )
     mask, values = _valid_rewards(rewards, valid)
     advantages = torch.zeros_like(rewards, dtype=torch.promote_types(rewards.dtype, torch.float32))
-    if _is_flat(values, flat_tolerance):
+    if _is_zero_variance(values, tolerance):
         return advantages
     centred = values - values.mean()
     exponent = 2.0 if kind == "std" else p
@@ -85,7 +86,7 @@ def group_advantages(
     if exponent == 2:
         norm = largest * share.square().sum().sqrt()
     else:
-        # A deviation that is rounding is none: to the power of a small p it would count like the largest. In
+        # Rounding errors must not count: to the power of a small p they would count like the largest. In
         # logarithms, since the sum to the power 1 / p may be larger than any number.
         share = torch.where(share < ROUNDING, 0, share)
         norm = largest * (torch.logsumexp(p * share.log(), dim=0) / p).exp()
@@ -94,12 +95,12 @@ def group_advantages(
     return advantages
 
 
-def _is_flat(values: Tensor, flat_tolerance: float) -> bool:
+def _is_zero_variance(values: Tensor, tolerance: float) -> bool:
     if len(values) < 2:
         return True
     largest = values.abs().max()
     # Divided first: squares of very small rewards would underflow and look flat.
-    return bool(largest == 0) or bool((values / largest).std(correction=0) <= flat_tolerance)
+    return bool(largest == 0) or bool((values / largest).std(correction=0) <= tolerance)
 
 
 def _valid_rewards(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ UNEDITED = 1e-3
 def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0) -> Tensor:
     """Mean over background tokens and samples of max(0, mean_c (x0_hat - source)^2 - tolerance), a scalar.
 
-    Outside the mask the right answer is known: the source. `x0_hat` is the anchor's own one-step estimate
+    Outside the mask the truth is known: the source. `x0_hat` is the anchor's own one-step estimate
     (`editing.flow.predicted_clean`), so the term needs no further model call. With tolerance 0 it is the
     plain mean square; above 0 it is a hinge per token in the manner of CoCoEdit (arXiv 2602.14068), which
     ignores deviations that the autoencoder could not show. It must be balanced by a reward for the edit:

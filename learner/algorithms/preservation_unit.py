@@ -1,4 +1,4 @@
-"""What preservation weights mean: the unit that makes them the same number on every editor.
+"""The unit of the preservation weights, which makes them comparable across editors.
 
 Adam removes the common scale of a gradient, so a weight between two terms says something only as a proportion of their
 gradients, and that of the bare terms depends on the editor: on its latents, its steps, how far its background is off.
@@ -34,7 +34,7 @@ yet, and nothing to measure by. On the embedded benchmark the share is .3 to .45
 
 @dataclass(frozen=True)
 class Balance:
-    """Sums over the groups that told something: gradient norms at the velocities, and their number."""
+    """Sums over the informative groups: gradient norms at the velocities, and their number."""
 
     surrogate: float = 0.0
     background: float = 0.0

@@ -94,7 +94,7 @@ def accumulate(
     background_weight = unit * preservation.background_weight
     velocity_weight = unit * preservation.velocity_weight
     undone_weight = unit * preservation.undone_weight
-    silent = batch.is_flat or surrogate.weight == 0
+    silent = batch.is_zero_variance or surrogate.weight == 0
     if silent and background_weight == velocity_weight == undone_weight == 0:
         return GroupStats(), None
     ratios: list[tuple[int, ClippedObjective]] = []
@@ -152,7 +152,7 @@ def bare_norms(
     """(surrogate, background, 1): both terms' gradient norms at the velocities, at weight 1 and ratio 1, and that the
     group was counted; zeros where they tell nothing of the unit (`learner.algorithms.preservation_unit`). Arguments as
     of `accumulate`."""
-    if batch.is_flat:
+    if batch.is_zero_variance:
         return 0.0, 0.0, 0.0
 
     def terms_of(pairs: Pairs) -> dict[str, Term]:

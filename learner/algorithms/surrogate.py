@@ -8,7 +8,7 @@ are equal; with advantages that sum to zero, the gradient of the objective w.r.t
 weights is W * sum_i A_i x_i.
 
 A candidate without a valid score is taken out before the softmax, not masked inside it: index candidates (and
-advantages) by the valid ones first. Otherwise probability would flow to and from a candidate nobody judged.
+advantages) by the valid ones first. Otherwise probability would flow to and from a candidate without a score.
 """
 
 from dataclasses import dataclass

@@ -18,14 +18,14 @@ class Accounts(Rule):
     def __init__(self, history: History) -> None:
         super().__init__(history)
         self._now: Counter[str] = Counter()
-        self._books: list[tuple[int, Counter[str]]] = []  # after so many steps
+        self._counters_by_step: list[tuple[int, Counter[str]]] = []  # the steps done, and the counters then
 
     def begin(self, record: Began) -> None:
-        while self._books and self._books[-1][0] > record.step:
-            self._books.pop()
-        found = self._books and self._books[-1][0] == record.step
-        self._now = Counter(self._books[-1][1]) if found else Counter()
-        self._now["requeued"] += self._in_flight()  # nobody waits any more for what was in flight then
+        while self._counters_by_step and self._counters_by_step[-1][0] > record.step:
+            self._counters_by_step.pop()
+        found = self._counters_by_step and self._counters_by_step[-1][0] == record.step
+        self._now = Counter(self._counters_by_step[-1][1]) if found else Counter()
+        self._now["requeued"] += self._in_flight()  # what was in flight then is no longer awaited
 
     def _in_flight(self) -> int:
         return self._now["leased"] - sum(self._now[end] for end in ENDS)
@@ -40,7 +40,7 @@ class Accounts(Rule):
     def on_trained(self, record: Trained) -> None:
         self._now["trained"] += 1
         if self.history.closing:
-            self._books.append((self.history.done, Counter(self._now)))
+            self._counters_by_step.append((self.history.done, Counter(self._now)))
 
     def on_rejected(self, record: Record) -> None:
         self._now["rejected"] += 1

@@ -1,4 +1,4 @@
-"""Every lease and what became of it: leased, generated, scored, on disk, and then trained, rejected or requeued."""
+"""The life of every lease: leased, generated, scored, on disk, and then trained, rejected or requeued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lines so far say, as far as several rules ask for it."""
+"""State of the run after the lines read so far, shared by the rules."""
 
 from __future__ import annotations
 

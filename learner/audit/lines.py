@@ -1,4 +1,4 @@
-"""The lines of an event log, read by somebody who trusts none of them."""
+"""Reader of an event log that trusts none of its lines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Line:
 
 
 class LineError(ValueError):
-    """A line is no event; the sentence says why."""
+    """A line is not an event; the sentence says why."""
 
 
 class NotJson(LineError):
@@ -53,7 +53,7 @@ class NotJson(LineError):
 
 def read_lines(path: Path, fault: Callable[[int, str], None]) -> Iterator[Line]:
     """The lines of a file that are events; `fault(number, sentence)` hears of the others, and of lines that do not
-    follow those before them. What a crash cut off is no fault.
+    follow those before them. A line that a crash cut off is not a fault.
 
     Raises:
         OSError: when the file cannot be read.

@@ -11,7 +11,7 @@ from learner.state.service_events import WeightsRepushed, WorkerDrained, WorkerL
 
 
 class Workers(Rule):
-    """Who is there. Two machines may have the same process id, so they are counted."""
+    """The live workers. Two machines may use the same process id, so they are counted."""
 
     def __init__(self, history: History) -> None:
         super().__init__(history)

@@ -1,1 +1,1 @@
-"""The machinery below the loop, in this process or on Ray, behind one protocol."""
+"""Backends of the main loop, in this process or on Ray, behind one protocol."""

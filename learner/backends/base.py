@@ -1,4 +1,4 @@
-"""What the loop asks of the machinery below it, in one process or in many.
+"""The protocol between the main loop and its backend, in one process or in many.
 
 The loop says what is to be rolled out and in which order groups are trained on; a backend moves the groups.
 """
@@ -43,13 +43,13 @@ def step_limit(config: RunConfig) -> float:
 
 
 def judges_limit(judge: JudgeConfig) -> float:
-    """Seconds within which all judges must have answered an image, or the run does not start."""
+    """Seconds within which all judges must have responded to a test image, or the run does not start."""
     served = [getattr(judge, name).serve for name in judge.configured]
     return judge.patience + max((one.start_timeout for one in served if one.replicas), default=0.0)
 
 
 def overdue(config: RunConfig, waiting: int) -> RunInterrupted:
-    """What to raise when the pool takes longer than `scoring_limit` with so many groups waiting."""
+    """The error for a pool that takes longer than `scoring_limit` with so many groups waiting."""
     keys = (
         "cluster.group_timeout"
         + " + 2 * rewards.judge.patience" * bool(config.rewards.judge.configured)
@@ -79,7 +79,7 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Taken:
-    """A group that the learner has: it was handed over, and no other process needs to keep it."""
+    """A group that the learner has: no other process needs to keep it."""
 
     lease: Lease
 
@@ -88,7 +88,7 @@ class Taken:
 class Lost:
     """A lease whose group will not arrive.
 
-    `spoiled`: the task is at fault (its files are gone or have changed), so that another attempt is in vain.
+    `spoiled`: the task is at fault (its files are gone or have changed), so that another attempt would fail too.
     """
 
     lease: Lease

@@ -12,7 +12,7 @@ from actors.fleet import FETCH_SECONDS, Fleet, Job
 from editing.task import NOT_FINITE
 from editing.trajectory import Shown
 from learner.backends.base import HeldOut
-from learner.backends.ray_results import GroupLost, Spoiled, answer_of
+from learner.backends.ray_results import GroupLost, Spoiled, result_of
 from learner.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class HeldOutJobs:
 
     def _measured(self, chunk: _Chunk, answer: ray.ObjectRef) -> None:
         try:
-            rows = answer_of("reward pool", answer, FETCH_SECONDS)
+            rows = result_of("reward pool", answer, FETCH_SECONDS)
         except (GroupLost, Spoiled) as error:
             self._failed(chunk, str(error), isinstance(error, Spoiled))
             return

@@ -93,7 +93,7 @@ class InlineBackend:
 
     def _start_judge_servers(self) -> None:
         def urls_changed(judge: str, urls: list[str]) -> None:
-            self._answer(self.pool.set_urls(judge, urls))
+            self._result(self.pool.set_urls(judge, urls))
 
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
@@ -104,7 +104,7 @@ class InlineBackend:
                 servers.start()
 
     def _wait_for_judges(self) -> None:
-        """Returns when every server of every judge, ours or not, has answered an image."""
+        """Returns when every server of every judge, ours or not, has responded to a test image."""
         asked = self._config.rewards.judge
         self._notify("judges_awaited", judges=list(asked.configured), seconds=judges_limit(asked))
         try:
@@ -112,7 +112,7 @@ class InlineBackend:
                 servers.wait()
         except ServersFailed as error:
             raise RunFailed(str(error)) from error
-        for judge, count in self._answer(self.pool.start()).items():
+        for judge, count in self._result(self.pool.start()).items():
             self._notify("judge_ready", judge=judge, servers=count)
 
     @property
@@ -150,7 +150,7 @@ class InlineBackend:
         return self._next_scored(timeout)
 
     def pool_statistics(self) -> Mapping[str, float]:
-        return {} if self._thread is None else self._answer(self.pool.statistics())
+        return {} if self._thread is None else self._result(self.pool.statistics())
 
     def consume(self, delivered: Delivered) -> None:
         try:
@@ -170,7 +170,7 @@ class InlineBackend:
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
         metrics: list[Mapping[str, float]] = []
-        pictures: list[Shown] = []
+        drawings: list[Shown] = []
         spoiled: dict[int, str] = {}
         not_finite: dict[int, str] = {}
         with self._published_weights():
@@ -184,8 +184,8 @@ class InlineBackend:
                 except MessageError as error:
                     row, drawn, not_finite[index] = {}, [], str(error)
                 metrics.append(row)
-                pictures += drawn
-        return HeldOut(metrics, tuple(pictures), spoiled, not_finite)
+                drawings += drawn
+        return HeldOut(metrics, tuple(drawings), spoiled, not_finite)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self._host.save(extra)
@@ -251,7 +251,7 @@ class InlineBackend:
             done.set_exception(error)
         return done
 
-    def _answer(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _result(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The pool's response to a request that takes no longer than `scoring_limit`.
 
         Raises:

@@ -20,7 +20,7 @@ from configs.schema import RunConfig
 from editing.weights import WeightProof
 from learner.backends.base import Delivered, Exported, Unsaved, step_limit
 from learner.backends.learner_host import LearnerHost
-from learner.backends.ray_results import answer_of
+from learner.backends.ray_results import result_of
 from learner.errors import LearnerLost, RunInterrupted
 from learner.update.step_report import StepReport, together
 
@@ -70,7 +70,7 @@ class LearnerGroup:
         started = [one.start.remote(step, allowed) for one in self._processes]
         ready, missing = ray.wait(started, num_returns=size, timeout=self._limit)
         for ref in ready:
-            answer_of("learner", ref, FETCH_SECONDS)
+            result_of("learner", ref, FETCH_SECONDS)
         if missing:
             raise RunInterrupted(
                 f"The learner did not become ready within {self._limit:g} s (cluster.group_timeout). Raise it if the "
@@ -78,9 +78,9 @@ class LearnerGroup:
                 "(learner.num_workers times cluster.gpus_for_learner), lower those."
             )
         if size > 1:
-            where = answer_of("learner", self._first.meeting_point.remote(), FETCH_SECONDS)
+            where = result_of("learner", self._first.meeting_point.remote(), FETCH_SECONDS)
             for ref in [one.join.remote(rank, size, where) for rank, one in enumerate(self._processes)]:
-                answer_of("learner", ref, self._limit)
+                result_of("learner", ref, self._limit)
 
     def publish(self) -> Publishing:
         """The present weights. They may be sent on before it is known what they are announced as."""
@@ -93,9 +93,9 @@ class LearnerGroup:
         Raises:
             LearnerLost: when the processes do not hold the same.
         """
-        published: WeightProof = answer_of("learner", publishing.announcement, self._limit)
+        published: WeightProof = result_of("learner", publishing.announcement, self._limit)
         for rank, ref in enumerate(publishing.others, 1):
-            fingerprint = answer_of("learner", ref, self._limit)
+            fingerprint = result_of("learner", ref, self._limit)
             if fingerprint != published.fingerprint:
                 raise LearnerLost(
                     f"The learner's processes do not hold the same weights at version {published.version}: process 0 "
@@ -126,12 +126,12 @@ class LearnerGroup:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         """See `learner.backends.base.Backend.save`."""
         behind = self._limit + step_limit(self._config)  # it may have the groups of a step to take first
-        saved: Path | Unsaved = answer_of("learner", self._first.save.remote(extra), behind)
+        saved: Path | Unsaved = result_of("learner", self._first.save.remote(extra), behind)
         return saved
 
     def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         """See `learner.backends.base.Backend.export`."""
-        exported: Exported = answer_of("learner", self._first.export.remote(folder, dict(metadata)), self._limit)
+        exported: Exported = result_of("learner", self._first.export.remote(folder, dict(metadata)), self._limit)
         return exported
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The learner's process: opens what the learner needs and answers in messages. A plain class; Ray only wraps it."""
+"""The learner's process: opens what the learner needs and returns messages. A plain class; Ray only wraps it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import ray
 
 from actors.fleet import FETCH_SECONDS, Fleet, FleetError, Job, WrongWeights
 from cluster.placement import beside_the_driver, custom
-from cluster.raylet_watch import RayletWatch
+from cluster.raylet_monitor import RayletMonitor
 from cluster.runtime import actor_options, connect
 from cluster.scale import DesiredFile, ScaleError
 from configs import exits
@@ -47,7 +47,7 @@ from learner.backends.base import (
 from learner.backends.evaluation_jobs import HeldOutJobs
 from learner.backends.learner_group import LearnerGroup
 from learner.backends.ray_calls import Calls, outcome
-from learner.backends.ray_results import GroupLost, Spoiled, answer_of
+from learner.backends.ray_results import GroupLost, Spoiled, result_of
 from learner.backends.reward_worker import PoolActor, secrets
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
 from learner.reporting.records import Notify
@@ -72,7 +72,7 @@ class RayBackend:
         self._config, self._folder, self._notify = config, folder.resolve(), notify
         self._tasks = tasks
         self._runtime = connect(config.cluster)
-        self._watch = RayletWatch(self._raylet_lost)
+        self._watch = RayletMonitor(self._raylet_lost)
         self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
         self._inbox: deque[Delivered | Taken | Lost] = deque()
         self._learner: LearnerGroup | None = None
@@ -108,7 +108,7 @@ class RayBackend:
     def _start_judge_servers(self) -> None:
         def urls_changed(judge: str, urls: list[str]) -> None:
             done = self._pool.set_urls.remote(judge, urls)
-            self._when_answered(self._pool_calls, done, lambda ref: answer_of("reward pool", ref, FETCH_SECONDS))
+            self._when_answered(self._pool_calls, done, lambda ref: result_of("reward pool", ref, FETCH_SECONDS))
 
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
@@ -135,7 +135,7 @@ class RayBackend:
                 self._poll(WAIT_SECONDS)
         except ServersFailed as error:
             raise RunFailed(str(error)) from error
-        for judge, servers in answer_of("reward pool", self._pool.start.remote(), scoring_limit(self._config)).items():
+        for judge, servers in result_of("reward pool", self._pool.start.remote(), scoring_limit(self._config)).items():
             self._notify("judge_ready", judge=judge, servers=servers)
 
     @property
@@ -182,7 +182,7 @@ class RayBackend:
 
     def _scored(self, generated: Generated, group: ray.ObjectRef, ref: ray.ObjectRef) -> None:
         try:
-            scores: GroupScores = answer_of("reward pool", ref, FETCH_SECONDS)
+            scores: GroupScores = result_of("reward pool", ref, FETCH_SECONDS)
         except (GroupLost, Spoiled) as error:
             self._inbox.append(Lost(generated.lease, str(error), isinstance(error, Spoiled)))
             return
@@ -196,7 +196,7 @@ class RayBackend:
     def pool_statistics(self) -> Mapping[str, float]:
         if not self._config.rewards.judge.configured:
             return {}
-        found: Mapping[str, float] = answer_of(
+        found: Mapping[str, float] = result_of(
             "reward pool", self._pool.statistics.remote(), scoring_limit(self._config)
         )
         return found
@@ -207,7 +207,7 @@ class RayBackend:
 
         def answered(ref: ray.ObjectRef) -> None:
             try:
-                answer_of("learner", ref, FETCH_SECONDS)
+                result_of("learner", ref, FETCH_SECONDS)
                 losses.append(None)
             except (GroupLost, Spoiled) as error:
                 losses.append(error)
@@ -222,7 +222,7 @@ class RayBackend:
         reports: dict[ray.ObjectRef, StepReport] = {}
 
         def reported(ref: ray.ObjectRef) -> None:
-            reports[ref] = answer_of("learner", ref, FETCH_SECONDS)
+            reports[ref] = result_of("learner", ref, FETCH_SECONDS)
 
         for ref in refs:
             self._when_ready(ref, reported)
@@ -236,7 +236,7 @@ class RayBackend:
                 )
             if self._failure is not None:  # told by the next `_poll`: first the step that is under way
                 ray.wait(refs, num_returns=len(refs), timeout=left)
-                reports.update({ref: answer_of("learner", ref, FETCH_SECONDS) for ref in refs})
+                reports.update({ref: result_of("learner", ref, FETCH_SECONDS) for ref in refs})
                 break
             try:
                 self._poll(WAIT_SECONDS)
@@ -250,7 +250,7 @@ class RayBackend:
     def images(self, delivered: Delivered) -> Image | None:
         pictures = self._pool.images.remote(delivered.handle)
         try:
-            found: Image = answer_of("reward pool", pictures, scoring_limit(self._config))
+            found: Image = result_of("reward pool", pictures, scoring_limit(self._config))
         except GroupLost:  # the learner has the group; a gallery does without
             return None
         return found

@@ -1,4 +1,4 @@
-"""Responses of Ray processes: a value, or the sentence why there is none."""
+"""Responses of Ray processes: a value, or a sentence that says why there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Spoiled(RunFailed):
     """A task went bad: its files are gone or have changed. Another one can take its place."""
 
 
-def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
+def result_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
     """The response of the learner or the reward pool within `limit` seconds.
 
     Raises:
@@ -34,7 +34,7 @@ def answer_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit:
     try:
         return ray.get(ref, timeout=limit)
     except GetTimeoutError as error:
-        raise lost(f"The {who} did not answer within {limit:g} s.") from error
+        raise lost(f"The {who} did not respond within {limit:g} s.") from error
     except ObjectLostError as error:
         raise GroupLost(f"A group was lost before the {who} had it: {reason_of(error)}") from error
     except GONE as error:

@@ -63,7 +63,7 @@ class RolePlan:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSize:
     """The size of images: (pixels, tokens) of one, and where that is known from; `assumed` when it is not."""
 
     pixels: int
@@ -71,15 +71,15 @@ class Picture:
     assumed: bool
 
 
-def picture_of(data: ShapesData | ManifestData, sizes: EditorSizes) -> Picture:
+def image_size_of(data: ShapesData | ManifestData, sizes: EditorSizes) -> ImageSize:
     """The size of the run's images, up to the snapping of their sides."""
     square = sizes.pixels_per_token**2
     if isinstance(data, ShapesData):
         from editing.shapes.scenes import SIZE  # needs numpy and Pillow
 
-        return Picture(SIZE**2, SIZE**2 // square, False)
+        return ImageSize(SIZE**2, SIZE**2 // square, False)
     side = data.resolution or ASSUMED_SIDE
-    return Picture(side**2, side**2 // square, data.resolution is None)
+    return ImageSize(side**2, side**2 // square, data.resolution is None)
 
 
 def text_tokens(editor: EditorConfig, sizes: EditorSizes) -> int:
@@ -164,10 +164,10 @@ class _Plan:
 
     def __init__(self, config: RunConfig, sizes: EditorSizes) -> None:
         self.config, self.sizes = config, sizes
-        self.picture, self.item = picture_of(config.data, sizes), ITEM[config.editor.dtype]
-        self.tokens = text_tokens(config.editor, sizes) + 2 * self.picture.tokens
+        self.image, self.item = image_size_of(config.data, sizes), ITEM[config.editor.dtype]
+        self.tokens = text_tokens(config.editor, sizes) + 2 * self.image.tokens
         self.adapter = 4 * sizes.adapter_parameters(config.editor.lora.rank)
-        self.group = group_bytes(config, sizes.channels, self.picture.tokens, self.picture.pixels)
+        self.group = group_bytes(config, sizes.channels, self.image.tokens, self.image.pixels)
         # Above staleness 0 the learner keeps the adapters that groups may still come from.
         self.kept = config.cluster.staleness + 1 if config.cluster.staleness else 0
 
@@ -201,7 +201,7 @@ class _Plan:
         """Bytes of one `editing.editors.base.Condition`."""
         sizes = self.sizes
         embeds = (text * sizes.text_width + sizes.pooled_width) * self.item
-        return embeds + text + 4 * self.picture.tokens * sizes.channels
+        return embeds + text + 4 * self.image.tokens * sizes.channels
 
     def learner(self) -> list[Item]:
         """What training adds."""
@@ -239,7 +239,7 @@ class _Plan:
         """What a rollout adds."""
         size = self.config.exploration.group_size
         batch = min(self.config.editor.micro_batch or size, size)
-        decoding = batch * self.picture.pixels * self.sizes.vae_channels * DECODING * self.item
+        decoding = batch * self.image.pixels * self.sizes.vae_channels * DECODING * self.item
         return [
             Item(f"working set of {batch} sample(s)", max(self.working(batch), decoding), False, "editor"),
             Item("states of a group", self.group, True, "editor"),

@@ -14,7 +14,7 @@ from cluster.placement import OBJECT_STORE_BYTES, placement_lines
 from configs.judges import JUDGES, JudgeConfig, ServeConfig
 from configs.schema import RunConfig
 from editing.editors.folder import FolderError, editor_sizes, stored_bytes
-from learner.planning.memory import RolePlan, memory_plan, on_gpu, picture_of
+from learner.planning.memory import RolePlan, image_size_of, memory_plan, on_gpu
 from rewards.vllm.context import kv_bytes, text_config
 
 UTILISATION = 0.9
@@ -50,11 +50,11 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
         sizes = editor_sizes(config.editor.path)
     except FolderError as error:
         return [*lines, f"memory: not known, since {error}", *judge_lines(config.rewards.judge)]
-    plans, picture = memory_plan(config, sizes), picture_of(config.data, sizes)
+    plans, image = memory_plan(config, sizes), image_size_of(config.data, sizes)
     lines.append(
         f"memory of each process (= counted from headers and shapes, ~ estimated); images of "
-        f"{picture.pixels} pixels, {picture.tokens} tokens"
-        + (" (assumed: data.resolution is null)" if picture.assumed else "")
+        f"{image.pixels} pixels, {image.tokens} tokens"
+        + (" (assumed: data.resolution is null)" if image.assumed else "")
     )
     for plan in plans:
         lines += plan_lines(plan, on_gpu(config, plan.role, len(machine.gpus)))
@@ -77,7 +77,7 @@ def plan_lines(plan: RolePlan, gpu: bool) -> Iterator[str]:
 def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> list[str]:
     """Whether this machine has room for it; on a cluster that is not known here."""
     if config.cluster.mode == "ray" and (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        return ["Whether it fits is a matter of the cluster's nodes: python -m cluster.doctor looks at them."]
+        return ["Whether it fits depends on the cluster's nodes: python -m cluster.doctor checks them."]
     host = gpu = largest = 0
     for plan in plans:
         if on_gpu(config, plan.role, len(machine.gpus)):
@@ -108,7 +108,7 @@ def verdict(config: RunConfig, plans: Sequence[RolePlan], machine: Machine) -> l
 
 def _fits(what: str, needed: int, free: int | None) -> str:
     if free is None:
-        return f"{what}: {text(needed)} needed, what is free is not known"
+        return f"{what}: {text(needed)} needed, free memory unknown"
     return f"{what}: {text(needed)} of {text(free)} free: " + ("fits" if needed <= free else "DOES NOT FIT")
 
 

@@ -1,1 +1,1 @@
-"""What a run tells: records, notifications, console, metrics, gallery, verdict."""
+"""Reporting: records, notifications, console, metrics, gallery, verdict."""

@@ -1,4 +1,4 @@
-"""When the numbers of a run say that it teaches something else than its user wants. Pure: numbers in, alarms out.
+"""Alarms for runs that learn something other than the requested edit. Pure: numbers in, alarms out.
 
 Nothing here is compared with a number that suits one editor or one data set: candidates are compared with those of the
 run's own start, when the policy was the base, and held-out edits with the base's own.
@@ -39,14 +39,13 @@ SHIFT = 1.0
 """A measure of the look may shift by so many of its standard deviations, over groups (the larger of those at the start
 and now) or held-out tasks (the base's)."""
 VISIBLE = {**dict.fromkeys(LOOKS, 0.5 / 255), "sharpness": 0.1 / 255}
-"""A shift of a look that is no larger is one that nobody can see. The looks are means over a region (contrast: a
-standard deviation) of gamma-encoded values in 0..1, where half of an 8-bit level is lost in rounding. Sharpness is the
-mean step between neighbours, most of which are equal: a tenth of a level is a blur that takes ten levels from one step
-in a hundred."""
+"""A shift that is no larger is invisible. The looks are means over a region (contrast: a standard deviation) of
+gamma-encoded values in 0..1, where half of an 8-bit level is lost in rounding. Sharpness is the mean step between
+neighbours, most of which are equal: a tenth of a level is a blur that takes ten levels from one step in a hundred."""
 FALL_DECIBEL, FALL_SHARE = 1.0, 0.1
 """A held-out PSNR, or another of these metrics, may fall by so many dB, or by this share of the base's value."""
 ERRORS = 3.0
-"""What is no further from zero than so many standard errors is noise: many measures are looked at many times."""
+"""A value within so many standard errors of zero is noise: many measures are looked at many times."""
 AGAIN = 1.5
 """An alarm is told again when its size has grown by this factor since it was told."""
 
@@ -258,7 +257,8 @@ def _advice(name: str) -> str:
             "learner.preservation.background_weight, or lower learner.optimizer.lr."
         )
     return (
-        "What is rewarded is not the edit: look at the gallery, change rewards.weights, or lower learner.optimizer.lr."
+        "The rewards do not measure the edit: look at the gallery, change rewards.weights, or lower "
+        "learner.optimizer.lr."
     )
 
 
@@ -293,7 +293,7 @@ def _drift(
                 (
                     f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit "
                     "mask has shifted by "
-                    f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor drifts in its look. Raise "
+                    f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor's look drifts. Raise "
                     f"learner.preservation.{key}, or lower learner.optimizer.lr."
                 ),
             ),

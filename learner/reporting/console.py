@@ -29,7 +29,7 @@ def amount(name: str, value: float, spread: float | None = None) -> str:
 
 
 def trend(values: list[float]) -> str:
-    """A line of little bars, lowest to highest; flat values give a flat line."""
+    """A line of little bars, lowest to highest; equal values give a level line."""
     low, high = min(values), max(values)
     if high == low:
         return BARS[3] * len(values)
@@ -51,7 +51,7 @@ def ages(staleness: Mapping[int, int]) -> str:
 
 
 def learner_words(learner: Mapping[str, float]) -> list[str]:
-    """The learner's numbers that tell at a glance whether the step was sound."""
+    """The learner's numbers that show at a glance whether the step was sound."""
     words = []
     if "leap_error" in learner:
         words.append(f"policy gate {learner['leap_error']:.1e} of {learner['leap_tolerance']:.1e}")
@@ -99,7 +99,7 @@ def step_line(record: StepRecord, left: float) -> str:
     parts = [f"step {record.step}/{record.steps}"]
     parts += [f"{name} {amount(name, record.reward_mean[name], record.reward_std[name])}" for name in shown(record)]
     parts += [
-        f"flat {record.zero_std_share:.0%}",
+        f"zero variance {record.zero_std_share:.0%}",
         f"age {ages(record.staleness)}",
         f"{record.groups_per_minute:.0f} groups/min",
     ]
@@ -132,12 +132,14 @@ def live_view(name: str, history: list[StepRecord], left: float) -> RenderableTy
             amount(component, record.reward_std[component]),
             Text(trend(past), style="cyan"),
         )
-    flat = Text(f"flat groups {record.zero_std_share:.0%}", style="yellow" if record.zero_std_share > 0.5 else "")
+    unvaried = Text(
+        f"zero-variance groups {record.zero_std_share:.0%}", style="yellow" if record.zero_std_share > 0.5 else ""
+    )
     counters = record.counters
     facts = Text("  ·  ").join(
         part
         for part in (
-            flat,
+            unvaried,
             Text(f"policy age {ages(record.staleness)}"),
             Text(f"rejected {counters.rejected}, redone {counters.requeued}")
             if (counters.rejected or counters.requeued)
@@ -225,7 +227,7 @@ WARNINGS = {
 WAYS_OUT = {
     "nothing_learnt": "where steps were skipped, lower learner.optimizer.lr or editor.lora.alpha; otherwise raise "
     "learner.optimizer.lr, or look whether the rewards of a group differ at all",
-    "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or hold what was lost (rewards.weights, "
+    "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or preserve what was lost (rewards.weights, "
     "learner.preservation)",
 }
 """What to change before the next start."""

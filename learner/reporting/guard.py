@@ -1,4 +1,4 @@
-"""Reports that cannot end a run: what an observer raises is said, and training and saving go on."""
+"""Guards around observers: what they raise is logged, and training and saving go on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HARMLESS = (Exception, SystemExit)
 
 
 class Harmless:
-    """An observer whose errors are said, once per kind of call, instead of raised.
+    """An observer whose errors are logged, once per kind of call, instead of raised.
 
     It is called again the next time: the failure may have been temporary. KeyboardInterrupt goes through, as it is a
     request to stop and no fault of the report.

@@ -57,7 +57,7 @@ class TensorBoardTracker:
             if not self._failed:
                 warn("tensorboard_not_written", path=str(self._folder), reason=str(error))
             self._failed = True
-            self.close()  # its thread has ended with the error, which it would repeat for ever
+            self.close()  # its thread has ended with the error, which it would raise again on every call
 
     def close(self) -> None:
         """May be called twice."""

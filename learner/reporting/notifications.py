@@ -1,4 +1,4 @@
-"""Notifications for the operator: the sentences of events that matter at once."""
+"""Notifications for the operator: sentences for events that need attention at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from learner.algorithms.preservation_unit import LEAST_SHARE
 
 JUDGE_FAILURES = ("unanswered", "refused", "bad")
 """What a judge's counters call requests without a usable score."""
-FLAT_SHARE, FLAT_STEPS = 0.9, 5
+ZERO_VARIANCE_SHARE, ZERO_VARIANCE_STEPS = 0.9, 5
 """Share of zero-variance groups, and the steps in a row above it, that raise an alarm."""
 
 
@@ -26,7 +26,7 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
             f"in {fields['again_in']:.0f} s"
         )
     if event == "judge_ready":
-        return f"judge {fields['judge']}: {_servers(fields['servers'])} answered an image"
+        return f"judge {fields['judge']}: {_servers(fields['servers'])} responded to a test image"
     if event == "judge_trouble":
         counts = ", ".join(f"{fields[name]} {name}" for name in JUDGE_FAILURES if fields.get(name))
         return f"judge {fields['judge']}: {_servers(fields['servers'])} in rotation" + (counts and f"; new: {counts}")
@@ -50,7 +50,7 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "spool_refused":
         return f"{fields['reason']} The group is rolled out again."
     if event == "not_spooled":
-        return f"group {fields['group']} could not be put on disk before it was used: {fields['reason']}"
+        return f"group {fields['group']} could not be written to the spool before it was used: {fields['reason']}"
     if event == "data_faults":
         plural = "s" * (fields["count"] != 1)
         return "\n  ".join(
@@ -67,7 +67,7 @@ def notice(event: str, fields: Mapping[str, Any]) -> str | None:
     if event == "step_skipped":
         return (
             f"step {fields['step']} is skipped: its gradient was not finite ({fields['in_a_row']} in a row); the "
-            "group that made it so is kept in faulty/"
+            "group that caused it is kept in faulty/"
         )
     if event == "not_saved":
         return (
@@ -83,27 +83,31 @@ def _servers(count: float) -> str:
     return f"{count:.0f} server" + "s" * (count != 1)
 
 
-class FlatAlarm:
+class ZeroVarianceAlarm:
     """An alarm, raised once when nearly all groups teach nothing for some steps, and again only after a recovery."""
 
     def __init__(self, edit: Sequence[str]) -> None:
         """For a run in which these components reward the edit."""
         self._edit = " and ".join(edit)
-        self._shares: deque[tuple[float, float]] = deque(maxlen=FLAT_STEPS)
+        self._shares: deque[tuple[float, float]] = deque(maxlen=ZERO_VARIANCE_STEPS)
         self._told = False
 
     def sentence(self, share: float, edit_share: float) -> str | None:
         """The alarm, if this step's share of zero-variance groups (0..1) makes it due; `edit_share` is that of the
         groups in which no reward for the edit is above its floor, all of which are zero-variance."""
         self._shares.append((share, edit_share))
-        flat, edit_flat = (
-            len(self._shares) == FLAT_STEPS and min(shares) > FLAT_SHARE for shares in zip(*self._shares, strict=True)
+        zero_variance, edit_zero_variance = (
+            len(self._shares) == ZERO_VARIANCE_STEPS and min(shares) > ZERO_VARIANCE_SHARE
+            for shares in zip(*self._shares, strict=True)
         )
-        due, self._told = flat and not self._told, flat
+        due, self._told = zero_variance and not self._told, zero_variance
         if not due:
             return None
-        begin = f"more than {FLAT_SHARE:.0%} of the groups taught nothing in {FLAT_STEPS} steps in a row: "
-        if edit_flat:
+        begin = (
+            f"more than {ZERO_VARIANCE_SHARE:.0%} of the groups taught nothing in {ZERO_VARIANCE_STEPS} steps "
+            "in a row: "
+        )
+        if edit_zero_variance:
             return (
                 f"{begin}between their candidates, no reward for the edit ({self._edit}) varied by more than its "
                 "floor. They are left out, because other rewards alone teach an editor to change nothing. Look at "
@@ -117,9 +121,9 @@ class FlatAlarm:
 
 
 def waiting(done: int, steps: int, unit: float | None) -> str | None:
-    """The one notification, after `FLAT_STEPS` steps or at the end of a shorter run, of preservation terms still off;
-    `unit` is that of the step, see `learner.algorithms.preservation_unit`."""
-    if unit != 0 or done != min(FLAT_STEPS, steps):
+    """The one notification, after `ZERO_VARIANCE_STEPS` steps or at the end of a shorter run, of preservation terms
+    that are still off; `unit` is that of the step, see `learner.algorithms.preservation_unit`."""
+    if unit != 0 or done != min(ZERO_VARIANCE_STEPS, steps):
         return None
     return (
         f"the preservation terms have been off for {done} steps: their weights count in units of the surrogate's "

@@ -1,7 +1,7 @@
 """Records that a run passes to its observers: plain values, one call per event, nothing ever comes back.
 
 Observers run in the driver, between pieces of work, and see numbers; images only where a report asked
-for them. What an observer raises is said, and the run goes on, see `learner.reporting.guard`.
+for them. What an observer raises is logged, and the run goes on, see `learner.reporting.guard`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class StepRecord:
         version: policy version that generated from now on (published or still held).
         reward_mean: mean over the step's valid candidates, per component.
         reward_std: mean over groups of the standard deviation within the group, per component.
-        zero_std_share: share of groups that teach nothing, 0..1: their combined reward is flat, varies by less than
-            `rewards.min_std`, or no reward for the edit is above its floor.
+        zero_std_share: share of groups that teach nothing, 0..1: their combined reward has no variance, varies by less
+            than `rewards.min_std`, or no reward for the edit is above its floor.
         staleness: number of groups by policy age in optimizer steps.
         groups_per_minute: groups trained per minute of this step's wall time.
         counters: since the run began, over all resumes.
@@ -93,8 +93,8 @@ class StepRecord:
         judge: numbers of the judges and their cache since the start, see `RewardPool.statistics`; empty without any.
         invalid: how many candidates had no score since the step before, by component and reason
             (`editscore_unavailable`), those of rejected groups included.
-        edit_flat_share: share of groups in which no reward for the edit is above its floor, 0..1; 0 where no component
-            rewards the edit.
+        edit_zero_variance_share: share of groups in which no reward for the edit is above its floor, 0..1; 0 where no
+            component rewards the edit.
         silent: components that contributed nothing to the step, see `rewards.compose.GroupReward`.
         floored: components that varied by no more than their floor in so many groups of the step.
         learner: the learner's own numbers (`learner.update.step_report.StepReport.metrics`: loss terms, gradient norms,
@@ -114,7 +114,7 @@ class StepRecord:
     learner: Mapping[str, float]
     judge: Mapping[str, float] = field(default_factory=dict)
     invalid: Mapping[str, int] = field(default_factory=dict)
-    edit_flat_share: float = 0.0
+    edit_zero_variance_share: float = 0.0
     silent: tuple[str, ...] = ()
     floored: Mapping[str, int] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The event log and the observers of a run, told together."""
+"""The event log and the observers of a run, fed together."""
 
 from __future__ import annotations
 

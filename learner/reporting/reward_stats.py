@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from configs.rewards import RewardsConfig
-from learner.algorithms.credit import is_flat
+from learner.algorithms.credit import is_zero_variance
 from rewards.compose import composed
 from rewards.result import GroupScores
 
 REWARD = "reward"
 """Name of the combined reward among the components."""
 MIN_TASKS = 8
-"""Fewer held-out tasks that have a metric than this have no error or interval to speak of: nobody is warned by it, and
-it is not called lost."""
+"""Fewer held-out tasks that have a metric than this have no error or interval to speak of: no alarm uses it, and it is
+not called lost."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class RewardStatistics:
     `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard deviation
     within the group, `zero_std_share` the share of groups that teach nothing because their combined reward does not
     vary, or by less than `rewards.min_std`, or by other rewards than those for the edit alone; in the share
-    `edit_flat_share` no reward for the edit is above its floor (0 where there is no such reward). `silent` components
-    contributed nothing to the whole step; `floored` are those that counted as equal in so many groups because they
-    varied by no more than their floor, see `rewards.compose.GroupReward`.
+    `edit_zero_variance_share` no reward for the edit is above its floor (0 where there is no such reward). `silent`
+    components contributed nothing to the whole step; `floored` are those that counted as equal in so many groups
+    because they varied by no more than their floor, see `rewards.compose.GroupReward`.
     """
 
     mean: Mapping[str, float]
     std: Mapping[str, float]
     zero_std_share: float
-    edit_flat_share: float
+    edit_zero_variance_share: float
     silent: tuple[str, ...] = ()
     floored: Mapping[str, int] = field(default_factory=dict)
 
@@ -56,12 +56,15 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
     values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
     # As the learner judges it: these are the groups whose advantages are zero.
-    flat = [reward.filtered or is_flat(torch.tensor(reward.rewards), torch.tensor(reward.valid)) for reward in combined]
+    zero_variance = [
+        reward.filtered or is_zero_variance(torch.tensor(reward.rewards), torch.tensor(reward.valid))
+        for reward in combined
+    ]
     return RewardStatistics(
         mean={name: float(np.mean([v for group in per_group for v in group])) for name, per_group in values.items()},
         std={name: float(np.mean(per_group)) for name, per_group in std.items()},
-        zero_std_share=sum(flat) / len(flat),
-        edit_flat_share=sum(reward.edit_flat for reward in combined) / len(combined),
+        zero_std_share=sum(zero_variance) / len(zero_variance),
+        edit_zero_variance_share=sum(reward.edit_zero_variance for reward in combined) / len(combined),
         silent=combined[0].silent,
         floored=Counter(name for reward in combined for name in reward.floored),
     )

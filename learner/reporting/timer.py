@@ -15,7 +15,7 @@ class Phases:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Mapping[str, float]) -> None:
-        """Adds the seconds of another account."""
+        """Adds the seconds of another timer."""
         for phase, spent in other.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
 

@@ -1,4 +1,4 @@
-"""What a finished run is worth: whether it learnt anything, and whether its editor was ruined. Pure."""
+"""The verdict on a finished run: whether it learnt anything, and whether it damaged the editor. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outcome = Literal["trained", "nothing_learnt", "ruined"]
 GUARDED = ("edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim")
 """Held-out metrics, larger is better, that a run may not lose."""
 TRUTHS = ("edit_score", "editscore_truth", "edit_accuracy")
-"""Held-out metrics that know the asked outcome. `edit_psnr` is none: another image of the right edit may be as far
+"""Held-out metrics that know the asked outcome. `edit_psnr` is not one: another image of the right edit may be as far
 from the target as the source is."""
 COPIED_SHARE = 0.5
 """Where no truth is known, an editor that changes less than this share of what the base changes inside the mask learnt
@@ -92,7 +92,7 @@ def _idle(steps: int, skipped: int, change: float, gain: Mapping[str, float], er
     if 2 * skipped > steps:
         found.append(f"{skipped} of {steps} steps were skipped because their gradient was not finite")
     if change == 0:
-        found.append("the adapter is as it was at the start: it changes no weight")
+        found.append("the adapter is unchanged: it alters no weight")
     elif change < SMALLEST_CHANGE:
         found.append(
             f"the adapter changes no weight matrix by more than {change:.1e} of its size, which is below the "

@@ -1,4 +1,4 @@
-"""A run while it goes on: what every part of the main loop needs, in one object."""
+"""A run in progress: what every part of the main loop needs, in one object."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What the loop leaves behind; `spoiled` says why training tasks were left out, by index."""
+class TrainingResult:
+    """The result of the main loop; `spoiled` says why training tasks were left out, by index."""
 
     counters: Counters
     seconds: dict[str, float]

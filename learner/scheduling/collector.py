@@ -83,8 +83,8 @@ class Collector:
 
         Raises:
             Diverged: when the policy makes nothing but latents or pixels that are not finite.
-            RunFailed: when a task was redone `cluster.max_attempts` times in vain, too many tasks went bad, or the
-                backend gives up.
+            RunFailed: when a task failed `cluster.max_attempts` times, too many tasks went bad, or the backend gives
+                up.
         """
         taken: list[Delivered] = []
         handed: dict[Lease, Delivered] = {}
@@ -116,7 +116,7 @@ class Collector:
     def settle(self, step: int, taken: list[Delivered]) -> None:
         """Counts the groups of a finished optimizer step as trained."""
         for delivered in taken:
-            self.ledger.train(delivered.lease)
+            self.ledger.mark_trained(delivered.lease)
             self._reporter.write(
                 "trained", group=delivered.lease.group_id, step=step, version=delivered.lease.policy_version
             )
@@ -153,7 +153,7 @@ class Collector:
         lease = one.lease
         self.ledger.replay(lease)
         self._reporter.write("replayed", group=lease.group_id, task=lease.task_index, version=lease.policy_version)
-        # Nobody made it now, hence no process.
+        # No process made it now.
         made = Generated(lease, one.task_id, one.policy_version, one.config_hash, one.seconds, pid=0)
         self._arrived.setdefault(lease.step, []).append(Delivered(made, one.scores, handle=one))
 
@@ -217,9 +217,9 @@ class Collector:
         if self._failures[place] >= limit and NOT_FINITE in reason and self.version > 0:
             raise Diverged(
                 f"Policy version {self.version} makes latents or pixels that are not finite: a group of step "
-                f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) in vain. It is not the task but "
-                "the weights, which have grown too large: lower learner.optimizer.lr or editor.lora.alpha, and start "
-                "again."
+                f"{lease.step + 1} was redone {limit} times (cluster.max_attempts) without success. "
+                "The cause is not the task but the weights, which have grown too large: lower learner.optimizer.lr or "
+                "editor.lora.alpha, and start again."
             )
         if self._failures[place] >= limit:
             raise RunFailed(

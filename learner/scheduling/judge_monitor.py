@@ -1,4 +1,4 @@
-"""Follows the judges' numbers during a run, and says when something changed for the worse, or back."""
+"""Monitor of the judges' statistics during a run: notifies when a judge degrades or recovers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_ROTATION = "_in_rotation"
 
 class JudgeMonitor:
     """Polls the pool's statistics; notifies `judge_trouble` where they changed, and `cache_trouble` when the cache
-    begins to fail, be it at the start, and (with `faults` 0) when it responds again."""
+    begins to fail, at the start included, and (with `faults` 0) when it responds again."""
 
     def __init__(self, backend: Backend, notify: Notify) -> None:
         self._backend, self._notify = backend, notify
@@ -44,7 +44,7 @@ class JudgeMonitor:
             self._cache_fails = False
 
     def glance(self) -> None:
-        """Looks, unless that was just done."""
+        """Looks, at most every `LOOK_SECONDS`."""
         if self._before and time.monotonic() - self._looked >= LOOK_SECONDS:
             self.look()
 

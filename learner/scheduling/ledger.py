@@ -15,7 +15,7 @@ class LedgerError(RuntimeError):
 
 
 class Ledger:
-    """Keeps the leases that are in flight and counts what became of the others.
+    """Keeps the leases in flight and counts how the others ended.
 
     Invariant, checked by `balance`: leased = trained + rejected + requeued + in flight. A lease is in flight
     from `lease` until exactly one of `train`, `reject` or `requeue` names it. Only the first delivery counts.
@@ -77,7 +77,7 @@ class Ledger:
             raise LedgerError(f"group {lease.group_id} was lost, but had not arrived")
         self._delivered.discard(lease.group_id)
 
-    def train(self, lease: Lease) -> None:
+    def mark_trained(self, lease: Lease) -> None:
         """The group's gradient is in the weights."""
         self._leave(lease, delivered=True)
         self._trained += 1

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when the disk takes them, when it does not, and when a run is cut short."""
+"""Saving of checkpoints, also when the disk refuses them or the run is cut short."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from learner.errors import RunFailed
 from learner.scheduling.active_run import ActiveRun
 
 MAX_DISK_FAILURES = 3
-"""Checkpoints, or steps with a group that could not be spooled, in a row. A disk that somebody else filled for a moment
-is free again by the next step; one that is full three times in a row stays so, and the longer the run goes on, the more
-work hangs on a checkpoint that is ever older."""
+"""Checkpoints, or steps with a group that could not be spooled, in a row. A disk that was briefly full is free again by
+the next step; one that is full three times in a row stays so, and the longer the run goes on, the more work hangs on a
+checkpoint that is ever older."""
 
 
 def save(run: ActiveRun, last: bool = False) -> None:

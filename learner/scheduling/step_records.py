@@ -1,4 +1,4 @@
-"""Records of groups and steps, as observers get them."""
+"""Records of groups and steps for the observers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def step_record(
         reward_mean=rewards.mean,
         reward_std=rewards.std,
         zero_std_share=rewards.zero_std_share,
-        edit_flat_share=rewards.edit_flat_share,
+        edit_zero_variance_share=rewards.edit_zero_variance_share,
         staleness=dict(sorted(ages.items())),
         groups_per_minute=60 * len(groups) / seconds["step"],
         counters=collector.ledger.balance(),

@@ -1,1 +1,1 @@
-"""What a run leaves on disk and goes on from: run directory, event log, checkpoints, spool."""
+"""State of a run on disk, from which it can be resumed: run directory, event log, checkpoints, spool."""

@@ -31,8 +31,8 @@ FIRST = "0" * 16
 
 
 def digest(line: bytes) -> str:
-    """What the next line has as `previous`: BLAKE2b-64 (hex) of a line without its end. It finds what was changed by
-    somebody who does not compute it anew; for others there are the rules of `learner.audit`."""
+    """What the next line has as `previous`: BLAKE2b-64 (hex) of a line without its end. It detects changes by anyone
+    who does not recompute it; the rules of `learner.audit` are for the rest."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 
@@ -47,7 +47,7 @@ class EventLog:
         """Goes on with an existing file; a last line that a crash cut off is ended, and stays unreadable.
 
         Raises:
-            EventError: when the file cannot be opened, or holds what is no event.
+            EventError: when the file cannot be opened, or holds a line that is not an event.
         """
         self._path = path
         self._seq, self._previous = 0, FIRST
@@ -139,7 +139,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     event = None
                 if not (isinstance(event, dict) and type(event.get("seq")) is int and "event" in event):
                     raise EventError(
-                        f"line {number} of the event log {path} is no event: expected a JSON object with seq and "
+                        f"line {number} of the event log {path} is not an event: expected a JSON object with seq and "
                         f"event, got {line[:40]!r}; {command('learner.audit', path.parent)} names "
                         "every such line"
                     )

@@ -1,4 +1,4 @@
-"""What a record of the event log may consist of, and what is said of one that does not fit.
+"""The base of the event log's records: field types, and messages for records that do not fit.
 
 `learner.state.event_types` has the events themselves.
 """

@@ -49,7 +49,7 @@ class Trained(Record):
 
 
 class OfGroup(Record):
-    """A delivery that nobody waited for."""
+    """A delivery of a group that is not in flight."""
 
     group: GroupId
 

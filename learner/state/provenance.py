@@ -1,4 +1,4 @@
-"""Which code makes a run's results: a resumed run should go on with the same."""
+"""The code version of a run: a resumed run should continue with the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resumed run goes on from: judged from its checkpoints and from what its event log says was saved."""
+"""The starting point of a resumed run, determined from its checkpoints and its event log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def starting_point(
     checkpoints = folder / "checkpoints"
     clear_unfinished(checkpoints)
     checkpoint, refused = load_latest(checkpoints)
-    anew = f"train anew, under the next free name: {command('learner.main', '--config', folder / CONFIG)}"
+    anew = f"train from the start, under the next free name: {command('learner.main', '--config', folder / CONFIG)}"
     try:
         saved = last_saved(read_events(folder / EVENTS))
     except EventError as error:
@@ -55,8 +55,8 @@ def starting_point(
         )
     if saved is None and checkpoint.step > 0:  # that of step 0 may be there before its line
         raise RunRefused(
-            f"--resume: {checkpoint.path} is there, but the event log of {folder} has no checkpoint, so what "
-            f"happened before is not known any more. Nothing was changed. Put {folder / EVENTS} back, or {anew}"
+            f"--resume: {checkpoint.path} is there, but the event log of {folder} has no checkpoint, so the "
+            f"run's history is lost. Nothing was changed. Put {folder / EVENTS} back, or {anew}"
         )
     if saved is not None and saved > checkpoint.step and not refused:
         refused = (f"checkpoint {checkpoints / f'step_{saved:06d}'} is gone, which the event log says was saved.",)

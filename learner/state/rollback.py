@@ -1,4 +1,4 @@
-"""Going back, once, to before gradients stopped being finite (fault F20 of the reliability table).
+"""Rollback, once, to before gradients stopped being finite (fault F20 of the reliability table).
 
 Weights that have grown until some gradient overflows do not come back by themselves: steps are skipped, one after the
 other. The run then continues from the last checkpoint before that, with other noise; a second time it stops.

@@ -99,8 +99,8 @@ def continued_by_copy(copy: RunConfig, config: RunConfig) -> str:
     if differing and _differing(saved, config.model_dump(mode="json")):
         raise RunRefused(
             f"--resume: the configuration is a copy of one that a run wrote, which names {run}, but the run there has "
-            f"another one ({', '.join(differing)}), so it may not be the run that is meant. Nothing was changed. "
-            f"Continue the one that is, by the {CONFIG} in its own folder; the one in {run}: {how_to_resume(run)}"
+            f"another one ({', '.join(differing)}), so it may be the wrong run. Nothing was changed. "
+            f"Continue the right one by the {CONFIG} in its own folder; the one in {run}: {how_to_resume(run)}"
         )
     return f"The configuration is a copy of that of {run}; the run in that folder is continued."
 

@@ -1,7 +1,7 @@
-"""Who holds a run's folder: one driver at a time, on one machine or on several that share the disk.
+"""The lock on a run's folder: one driver at a time, on one machine or on several that share the disk.
 
 On one machine the kernel's lock on the file `.lock` decides: it is let go when the process ends, however it ends.
-Network file systems hand such locks on to other machines, refuse them, or keep them to the machine without a word. For
+Network file systems hand such locks on to other machines, refuse them, or silently keep them local to the machine. For
 the last kind the holder touches the file every few seconds: who gets the lock, but finds another machine's name in it,
 waits to see whether it is touched.
 """
@@ -48,9 +48,9 @@ class RunLock:
             raise self._in_use() from None
         except OSError as error:
             raise RunFailed(
-                f"{self._path.parent} is on a file system that has no locks ({error.strerror}), so that nobody could "
-                "tell whether another process works there; mount it with locks (NFS 4, or Lustre with -o flock), or "
-                "give --folder another place"
+                f"{self._path.parent} is on a file system without locks ({error.strerror}), so it "
+                "cannot be known whether another process uses it; mount it with locks (NFS 4, or Lustre with -o "
+                "flock), or give --folder another place"
             ) from error
         holder = self._holder()
         if heartbeat.is_elsewhere(holder):
@@ -74,7 +74,7 @@ class RunLock:
 
     def _touch(self) -> None:
         while not self._closed.wait(heartbeat.TOUCH_SECONDS):
-            with suppress(OSError):  # a disk that is away for a moment is no reason to end a run
+            with suppress(OSError):  # a disk that is briefly unavailable must not end a run
                 os.utime(self._path)
 
     def close(self) -> None:

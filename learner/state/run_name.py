@@ -1,4 +1,4 @@
-"""A name for a run that none was given for: the next one that is free, also when several runs start at once."""
+"""The default name of a run: the next one that is free, also when several runs start at once."""
 
 from __future__ import annotations
 

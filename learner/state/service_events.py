@@ -13,7 +13,7 @@ class WorkerStarted(Record):
 
 
 class WorkerLost(Record):
-    """A worker is gone; `pid` is unknown of one that never proved weights, `again_in` null when nobody follows it."""
+    """A worker is gone; `pid` is unknown of one that never proved weights, `again_in` null when it is not replaced."""
 
     pid: Positive | None
     reason: str
@@ -23,7 +23,7 @@ class WorkerLost(Record):
 
 
 class WorkerGivenUp(Record):
-    """Nobody follows a worker that was lost too often."""
+    """A worker that was lost too often is not replaced."""
 
     slot: Count
     losses: Positive

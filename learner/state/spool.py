@@ -88,7 +88,7 @@ class Spool:
             OSError: when the disk refuses; nothing is left behind then.
         """
         start, path = time.monotonic(), self._path(group.lease.group_id)
-        if path.exists():  # whoever resumed the run has verified it, or removed it
+        if path.exists():  # a resume has verified it, or removed it
             return None
         self.folder.mkdir(exist_ok=True)
         arrays = {name: np.ascontiguousarray(value) for name in _ARRAYS if (value := getattr(group, name)) is not None}

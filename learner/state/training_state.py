@@ -1,4 +1,4 @@
-"""The learner's state as tensors and JSON, and whether a saved one may be continued under another configuration."""
+"""The learner's state as tensors and JSON, and whether a saved one may be resumed under a changed configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which groups the learner may train on: checked at the moment of consumption, whatever was checked before."""
+"""Which groups the learner may train on, checked again at the moment of consumption."""
 
 from __future__ import annotations
 

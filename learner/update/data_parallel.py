@@ -40,7 +40,7 @@ class Peers:
         return place % self.size == self.rank
 
     def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces every gradient by the sum over all processes; one that nobody has stays None.
+        """Replaces every gradient by the sum over all processes; one that no process has stays None.
 
         Through host memory, whatever the device: an adapter is small against what its gradient took.
 
@@ -60,10 +60,10 @@ class Peers:
         both = torch.cat([there, *gradients])
         self._all_reduce(both)
         there, summed = both[: len(parameters)], both[len(parameters) :]
-        for parameter, somebody, gradient in zip(
+        for parameter, holders, gradient in zip(
             parameters, there, summed.split([p.numel() for p in parameters]), strict=True
         ):
-            parameter.grad = gradient.view_as(parameter).to(parameter) if somebody > 0 else None
+            parameter.grad = gradient.view_as(parameter).to(parameter) if holders > 0 else None
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes, the same bits everywhere; raises as `add_up`."""
@@ -126,7 +126,7 @@ def join(rank: int, size: int, meeting_point: str, seconds: float) -> Peers:
         distributed.barrier()
     except RuntimeError as error:
         raise PeersLost(
-            f"{size} learner processes (learner.num_workers) did not meet: {_first_sentence(error)}"
+            f"{size} learner processes (learner.num_workers) could not connect to each other: {_first_sentence(error)}"
         ) from error
     if rank == 0:
         shutil.rmtree(Path(meeting_point).parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Accepted groups of the coming step, and the velocities that their terms are made of."""
+"""Accepted groups of the coming step, and the velocities from which their loss terms are computed."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Learner:
 
         Args:
             config: of the run.
-            editor: nobody else's, or shared in turns with one who puts the weights back that it found.
+            editor: not shared, or shared in turns with a user that restores the weights it found.
             tasks: of the run.
             run_folder: `checkpoints/` and `spool/` are made in it.
             peers: data-parallel peers. All are given every group, in the same order, and told to update; each
@@ -191,7 +191,8 @@ class Learner:
         }
 
     def save(self, extra: Mapping[str, Any] | None = None) -> Path:
-        """Writes a checkpoint of the whole training state and returns its folder; the spool lets go of what is in it.
+        """Writes a checkpoint of the whole training state and returns its folder; what is in it is dropped from the
+        spool.
 
         Args:
             extra: JSON values of the loop, given back by `restore`.
@@ -292,7 +293,7 @@ class Learner:
                 continue
             batch = batch_of(held, reward, self.config.learner.advantage)
             velocity = policy_velocity(self.editor, held.condition)
-            if batch.is_flat:
+            if batch.is_zero_variance:
                 continue
             self._find_old_leaps(held, batch, velocity)
             with self._timed("accumulate"), self._setting_aside(held.group):
@@ -344,7 +345,7 @@ class Learner:
                     totals.leap_tolerance = max(totals.leap_tolerance, tolerance)
             totals.counts.update(
                 groups=1,
-                flat_groups=int(batch.is_flat),
+                zero_variance_groups=int(batch.is_zero_variance),
                 filtered_groups=int(reward.filtered),
                 full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
                 invalid_candidates=int((~reward.valid).sum()),
@@ -372,8 +373,8 @@ class Learner:
 
     @contextmanager
     def _setting_aside(self, group: TrajectoryGroup) -> Iterator[None]:
-        """Takes a refused group out of the spool: rolled out anew it may pass, from there it never would. The step is
-        not made, as the gradient may have something of it."""
+        """Takes a refused group out of the spool: rolled out again it may pass, from the spool it never would. The step
+        is not made, as the gradient may have something of it."""
         try:
             yield
         except PolicyGateError:

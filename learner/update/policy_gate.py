@@ -43,7 +43,7 @@ SIGMAS = 8.0
 
 
 class PolicyGateError(RuntimeError):
-    """A group is not what it says; rolled out anew it may pass, from the spool it never would."""
+    """A group is not what it claims to be; rolled out again it may pass, from the spool it never would."""
 
 
 class PolicyGate:

@@ -1,4 +1,4 @@
-"""What the learner says about a group and about a step: plain numbers."""
+"""The learner's reports on groups and steps: plain numbers."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class StepReport:
         `ratio_deviation` (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first
         update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour prediction to
         its stored state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that
-        one was held against, `gradient_norm` (before clipping), `lr`, `groups`, `flat_groups` (zero advantages),
-        `filtered_groups` (those of them that do vary, but by less than `rewards.min_std` or by no reward for the
-        edit), `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`, `skipped_updates` (of
-        the whole run)."""
+        one was held against, `gradient_norm` (before clipping), `lr`, `groups`, `zero_variance_groups` (zero
+        advantages), `filtered_groups` (those of them that do vary, but by less than `rewards.min_std` or by no
+        reward for the edit), `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`,
+        `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 
@@ -129,7 +129,7 @@ class StepTotals:
                 name: float(self.counts[name])
                 for name in (
                     "groups",
-                    "flat_groups",
+                    "zero_variance_groups",
                     "filtered_groups",
                     "full_mask_groups",
                     "invalid_candidates",

@@ -19,7 +19,7 @@ GONE = (
     RuntimeEnvSetupError,
     ActorUnschedulableError,
 )
-"""What Ray answers for a process that is no more, or never was: only some of it is a RayActorError."""
+"""What Ray raises for a process that has ended or never started; only some of these are a RayActorError."""
 
 
 def cause_of(error: BaseException) -> BaseException:

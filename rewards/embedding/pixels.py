@@ -1,4 +1,4 @@
-"""From images and masks to what embedding models see. Pure."""
+"""Images and masks as inputs of embedding models. Pure."""
 
 from __future__ import annotations
 

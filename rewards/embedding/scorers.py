@@ -1,4 +1,4 @@
-"""The scorers that embedding models stand behind, each computed in a thread while others wait for judges."""
+"""Scorers backed by embedding models, each computed in a thread while others wait for judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When judges count as broken: the failure limits of a run. No I/O."""
+"""The failure limits of judges in a run. No I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WINDOW = 200
 
 
 class FailureLimits:
-    """Counts what a judge's requests came to.
+    """Counts the outcomes of a judge's requests.
 
     Two limits, for two kinds of trouble: requests in a row without any response (the machinery), and responses that are
-    no scores (the model). The second is a share of a whole window, so the first few answers alone cannot exceed it.
+    no scores (the model). The second is a share of a whole window, so the first few responses alone cannot exceed it.
     """
 
     def __init__(self, judge: str, max_unanswered: int, max_bad_answers: float) -> None:
@@ -27,7 +27,7 @@ class FailureLimits:
         self.judge = judge
         self._max_unanswered, self._max_bad = max_unanswered, max_bad_answers
         self._unanswered = 0
-        self._answers: deque[bool] = deque(maxlen=WINDOW)
+        self._responses: deque[bool] = deque(maxlen=WINDOW)
 
     def answered(self) -> None:
         """A request was answered: the servers are there."""
@@ -52,11 +52,11 @@ class FailureLimits:
         Raises:
             JudgesDown: when more than `max_bad_answers` of a window were none.
         """
-        self._answers.append(usable)
-        bad = self._answers.count(False)
+        self._responses.append(usable)
+        bad = self._responses.count(False)
         if not usable and bad > self._max_bad * WINDOW:
             raise JudgesDown(
-                f"{self.judge}: {bad} of the last {len(self._answers)} responses were no scores, more than "
+                f"{self.judge}: {bad} of the last {len(self._responses)} responses had no score, more than "
                 f"{self._max_bad:.0%} of {WINDOW} (rewards.judge.max_bad_answers). Is this the right model? "
                 f"The last one: {why or 'see the errors of the scores'}"
             )

@@ -1,4 +1,4 @@
-"""What is asked of a judge, and what comes back: plain messages that know nothing of HTTP."""
+"""Requests to a judge and its responses, independent of HTTP."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class JudgeError(RuntimeError):
 
 
 class JudgeUnavailable(JudgeError):
-    """No server answered in time: a fault of the machinery. The request may be asked again later."""
+    """No server responded in time: an infrastructure fault. The request is retryable."""
 
 
 class JudgeRefused(JudgeError):
-    """The server understood the request and refused it (a 4xx): asking again gives the same."""
+    """The server understood the request and refused it (a 4xx): not retryable."""
 
 
-class BadAnswer(JudgeError):
-    """The server answered, but not with a score."""
+class BadResponse(JudgeError):
+    """The server responded, but not with a score."""
 
 
 class JudgesDown(JudgeError):
@@ -31,7 +31,7 @@ class JudgesDown(JudgeError):
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeRequest:
     """One chat request: text and images in order, and how the response is sampled.
 
     Attributes:
@@ -54,14 +54,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a server said.
+class JudgeResponse:
+    """The response of a server.
 
     Attributes:
         text: the whole response.
         finish_reason: `stop`, or `length` where `max_tokens` cut it off.
         logprobs: of the first token, the log-probability by token id (empty unless asked for).
-        server: which server answered.
+        server: which server responded.
         seconds: from the first attempt until the response.
         field: of the message that the text stood in; another one than `content` only where that was empty.
     """
@@ -77,13 +77,13 @@ class Answer:
 class Judge(Protocol):
     """Servers of one model, seen as one."""
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, request: JudgeRequest) -> JudgeResponse:
         """The response of whichever server is least busy.
 
         Raises:
             JudgeUnavailable: after `attempts` tries or `patience` seconds.
             JudgeRefused: when the server refused the request itself.
-            JudgesDown: when this was one request too many that got no response.
+            JudgesDown: when the limit of consecutive requests without a response is reached.
         """
         ...
 
@@ -91,8 +91,8 @@ class Judge(Protocol):
         """The tokens of a text, without special tokens, as the served tokenizer makes them."""
         ...
 
-    async def rehearse(self, question: Question) -> None:
-        """Asks every server this once, before the first request that counts.
+    async def rehearse(self, request: JudgeRequest) -> None:
+        """Sends this to every server once, before the first real request.
 
         Raises:
             JudgeRefused: when one refuses it, as it would refuse others of this size and form.

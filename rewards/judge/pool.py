@@ -1,4 +1,4 @@
-"""Servers of one judge, seen as one: attempts, deadlines and failure limits."""
+"""The servers of one judge behind one interface: attempts, deadlines and failure limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 from configs.judges import JudgeConfig
 from locus.common.backoff import jittered_backoff
 from rewards.judge.limits import FailureLimits
-from rewards.judge.messages import Answer, JudgeRefused, JudgeUnavailable, Question
+from rewards.judge.messages import JudgeRefused, JudgeRequest, JudgeResponse, JudgeUnavailable
 from rewards.judge.protocol import Reply
 from rewards.judge.replica import Replica
 from rewards.judge.retries import ServerFault
@@ -50,7 +50,7 @@ class JudgePool:
             api_key: sent to every server, shown nowhere.
 
         Raises:
-            ValueError: when a URL is none, or has a password in it.
+            ValueError: when a URL is invalid, or has a password in it.
         """
         self.name = name
         self._config = config
@@ -63,7 +63,7 @@ class JudgePool:
         self.set_urls(urls)
 
     async def start(self) -> None:
-        """Returns when every server has looked at a real image and answered.
+        """Returns when every server has responded to a test image.
 
         Raises:
             JudgeUnavailable: when one did not within `patience`, or said that it never will; names each that did not,
@@ -71,7 +71,7 @@ class JudgePool:
         """
         await self._servers.start()
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, request: JudgeRequest) -> JudgeResponse:
         """See `Judge.ask`.
 
         Raises:
@@ -79,11 +79,11 @@ class JudgePool:
         """
 
         async def send(replica: Replica) -> tuple[str, Reply]:
-            return replica.url, await replica.complete(question)
+            return replica.url, await replica.complete(request)
 
         (server, reply), seconds = await self._answered(send)
         self._tally.seconds.append(seconds)
-        return Answer(reply.text, reply.finish_reason, reply.logprobs, server, seconds, reply.field)
+        return JudgeResponse(reply.text, reply.finish_reason, reply.logprobs, server, seconds, reply.field)
 
     async def token_ids(self, text: str) -> tuple[int, ...]:
         """See `Judge.token_ids`; asked once per text. Raises as `ask`."""
@@ -91,19 +91,19 @@ class JudgePool:
             self._tokens[text], _ = await self._answered(lambda replica: replica.tokens(text))
         return self._tokens[text]
 
-    async def rehearse(self, question: Question) -> None:
-        """See `Judge.rehearse`. What else goes wrong is left to the requests that count, which are asked again."""
+    async def rehearse(self, request: JudgeRequest) -> None:
+        """See `Judge.rehearse`. Other failures are left to the real requests, which are retried."""
 
         async def one(replica: Replica) -> None:
             try:
                 async with self._bounded(self._config.deadline):
-                    await replica.complete(question)
+                    await replica.complete(request)
             except (ServerFault, TimeoutError) as fault:
                 logger.warning(
-                    "judge server did not answer a rehearsal",
+                    "judge server did not respond to a rehearsal",
                     judge=self.name,
                     server=replica.url,
-                    why=str(fault) or f"no answer within {self._config.deadline:g} s",
+                    why=str(fault) or f"no response within {self._config.deadline:g} s",
                 )
 
         await asyncio.gather(*map(one, self._servers.in_rotation()))
@@ -119,7 +119,7 @@ class JudgePool:
         more, and may finish what it has.
 
         Raises:
-            ValueError: when a URL is none, or has a password in it.
+            ValueError: when a URL is invalid, or has a password in it.
         """
         self._servers.set(urls)
 
@@ -129,7 +129,7 @@ class JudgePool:
     async def close(self) -> None:
         """Ends probes and requests; requests that wait or are being worked on get `JudgeUnavailable`."""
         self._closed = True
-        self._servers.rotation.close()  # first, or places that become free would go to requests that wait
+        self._servers.rotation.close()  # first, or slots that become free would go to requests that wait
         while self._in_flight:
             for cut in self._in_flight:
                 if not cut.expired():
@@ -138,9 +138,9 @@ class JudgePool:
         await self._servers.close()
 
     async def _answered(self, send: Callable[[Replica], Awaitable[T]]) -> tuple[T, float]:
-        """What came of a request, and the seconds since it was first sent; counts it, and holds it to the limits."""
+        """The outcome of a request, and the seconds since it was first sent; counted against the limits."""
         if not self._servers.started:
-            raise RuntimeError(f"{self.name}: JudgePool.start comes before the first question")
+            raise RuntimeError(f"{self.name}: JudgePool.start comes before the first request")
         self._tally.asked += 1
         try:
             found = await self._tried(send)
@@ -181,7 +181,7 @@ class JudgePool:
                 last = f" The last attempt: {replica.url}: {fault}."
                 self._servers.failed(replica, fault)
             except TimeoutError:
-                last = f" The last attempt: {replica.url}: no answer before the question's time was over."
+                last = f" The last attempt: {replica.url}: no response before the request's time was over."
                 break
             else:
                 self._servers.answered(replica)
@@ -189,9 +189,9 @@ class JudgePool:
             finally:
                 rotation.release(replica)
         if self._closed:
-            raise JudgeUnavailable(f"{self.name}: the pool was closed before the question was answered")
+            raise JudgeUnavailable(f"{self.name}: the pool was closed before a response arrived")
         raise JudgeUnavailable(
-            f"{self.name}: no answer in {sent} of {attempts} attempts (rewards.judge.attempts) within {patience:g} s "
+            f"{self.name}: no response in {sent} of {attempts} attempts (rewards.judge.attempts) within {patience:g} s "
             f"(rewards.judge.patience), {len(rotation)} of {len(self._servers)} servers in rotation."
             f"{last} {self._servers.reasons()}".rstrip()
         )
@@ -200,7 +200,7 @@ class JudgePool:
         """One attempt.
 
         Raises:
-            TimeoutError: when the question's time is over (`left` seconds) or the pool was closed: no fault of the
+            TimeoutError: when the request's time is over (`left` seconds) or the pool was closed: no fault of the
                 server.
         """
         deadline = self._config.deadline
@@ -210,7 +210,7 @@ class JudgePool:
         except TimeoutError:
             if self._closed or left < deadline:
                 raise
-            raise ServerFault(f"no answer within {deadline:g} s (rewards.judge.deadline)", "failed") from None
+            raise ServerFault(f"no response within {deadline:g} s (rewards.judge.deadline)", "failed") from None
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Requests and responses in the words of the OpenAI protocol, with vLLM's additions. No I/O."""
+"""Requests and responses in the format of the OpenAI protocol, with vLLM's additions. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from rewards.judge.messages import Field, JudgeRefused, Question
+from rewards.judge.messages import Field, JudgeRefused, JudgeRequest
 from rewards.judge.retries import ServerFault
 
 TOKEN_ID = "token_id:"
@@ -67,7 +67,7 @@ class Tokens(BaseModel):
     tokens: list[int]
 
 
-def chat_request(question: Question, model: str) -> dict[str, Any]:
+def chat_request(request: JudgeRequest, model: str) -> dict[str, Any]:
     """The body of POST /chat/completions.
 
     Images travel inside it, as data: URLs, so that no server ever fetches anything. `allowed_token_ids`, `top_k`,
@@ -75,31 +75,31 @@ def chat_request(question: Question, model: str) -> dict[str, Any]:
     """
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": [_part(part) for part in question.parts]}],
-        "max_tokens": question.max_tokens,
-        "temperature": question.temperature,
-        "top_p": question.top_p,
-        "seed": question.seed,
+        "messages": [{"role": "user", "content": [_part(part) for part in request.parts]}],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
     }
-    if question.top_k is not None:
-        body["top_k"] = question.top_k
-    if question.json_schema is not None:
+    if request.top_k is not None:
+        body["top_k"] = request.top_k
+    if request.json_schema is not None:
         # Not guided_json, which current vLLM accepts and silently ignores.
-        schema = {"name": "answer", "strict": True, "schema": dict(question.json_schema)}
+        schema = {"name": "answer", "strict": True, "schema": dict(request.json_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if question.allowed_token_ids:
-        body["allowed_token_ids"] = list(question.allowed_token_ids)
-    if question.top_logprobs:
-        body |= {"logprobs": True, "top_logprobs": question.top_logprobs, "return_tokens_as_token_ids": True}
-        if question.allowed_token_ids:
+    if request.allowed_token_ids:
+        body["allowed_token_ids"] = list(request.allowed_token_ids)
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs, "return_tokens_as_token_ids": True}
+        if request.allowed_token_ids:
             # Current vLLM reports exactly these; one that does not know the field reports the most likely tokens, among
             # which an allowed one may be missing.
-            body["logprob_token_ids"] = list(question.allowed_token_ids)
+            body["logprob_token_ids"] = list(request.allowed_token_ids)
     return body
 
 
 class Reply(NamedTuple):
-    """What a server said: text, finish reason, log-probabilities of the first token by token id, and the field of the
+    """A server's reply: text, finish reason, log-probabilities of the first token by token id, and the field of the
     message that the text stood in."""
 
     text: str
@@ -108,11 +108,11 @@ class Reply(NamedTuple):
     field: Field
 
 
-def read_completion(body: bytes, question: Question) -> Reply:
-    """What a response with status 200 says.
+def read_completion(body: bytes, request: JudgeRequest) -> Reply:
+    """The reply in a response with status 200.
 
     Raises:
-        ServerFault: when the body is no chat completion.
+        ServerFault: when the body is not a chat completion.
         JudgeRefused: when log-probabilities were asked for and did not come, or not by token id.
     """
     try:
@@ -120,9 +120,9 @@ def read_completion(body: bytes, question: Question) -> Reply:
         choice = completion.choices[0]
     except (ValidationError, IndexError):
         raise ServerFault(
-            f"answered 200 with something that is no chat completion: {shortened(body)}", "failed"
+            f"answered 200 with something that is not a chat completion: {shortened(body)}", "failed"
         ) from None
-    logprobs = _first_token(choice.logprobs) if question.top_logprobs else {}
+    logprobs = _first_token(choice.logprobs) if request.top_logprobs else {}
     text, field = choice.message.found()
     return Reply(text, choice.finish_reason or "", logprobs, field)
 
@@ -131,7 +131,7 @@ def read_tokens(body: bytes) -> tuple[int, ...]:
     """The token ids of a response of /tokenize.
 
     Raises:
-        ServerFault: when the body is none.
+        ServerFault: when the body is not such a response.
     """
     try:
         return tuple(Tokens.model_validate_json(body).tokens)
@@ -148,12 +148,12 @@ def advice(said: str) -> str:
             "--max-model-len; in a run's own servers serve.arguments), or lower data.resolution"
         )
     if any(sign in words for sign in ("response_format", "json_schema", "json schema")):
-        return " This judge needs a server that keeps to a JSON schema (response_format), such as vLLM"
+        return " This judge needs a server that enforces a JSON schema (response_format), such as vLLM"
     return ""
 
 
 def shortened(text: bytes | str, limit: int = 300) -> str:
-    """The beginning of what a server said, on one line."""
+    """The beginning of a server's response, on one line."""
     words = text[: 4 * limit].decode(errors="replace") if isinstance(text, bytes) else text[: 4 * limit]
     line = " ".join(words.split())
     return (line if len(line) <= limit else line[:limit] + " ...") or "(nothing)"
@@ -162,7 +162,7 @@ def shortened(text: bytes | str, limit: int = 300) -> str:
 def _first_token(logprobs: _LogProbs | None) -> dict[int, float]:
     if logprobs is None:
         raise JudgeRefused("the server sends no log-probabilities; this judge needs a server that does, such as vLLM")
-    if not logprobs.content:  # an empty answer has no first token
+    if not logprobs.content:  # an empty response has no first token
         return {}
     first = logprobs.content[0]
     found: dict[int, float] = {}

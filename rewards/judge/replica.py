@@ -1,4 +1,4 @@
-"""One judge server: an OpenAI client that says in our words what came of a request."""
+"""One judge server: an OpenAI client whose outcomes are a reply or one of our errors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from configs.addresses import judge_address
-from rewards.judge.messages import JudgeRefused, Question
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
+from rewards.judge.messages import JudgeRefused, JudgeRequest
 from rewards.judge.protocol import Reply, advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault, fate, retry_after_seconds
 
@@ -35,13 +35,13 @@ class Replica:
         outstanding, concurrency, held_until, turn: see `rewards.judge.routing.Load`.
         failures: in a row, probes included; an answered request ends the row.
         why: the sentence of the last failure.
-        hopeless: the last probe was refused, or went to an address that is no server of this model.
+        hopeless: the last probe was refused, or went to an address that does not serve this model.
     """
 
     def __init__(self, url: str, model: str, concurrency: int, api_key: str) -> None:
         """
         Raises:
-            ValueError: when the URL is none, or has a password in it.
+            ValueError: when the URL is invalid, or has a password in it.
         """
         self.url = judge_address(url)
         self.concurrency = concurrency
@@ -67,15 +67,15 @@ class Replica:
             ),
         )
 
-    async def complete(self, question: Question) -> Reply:
+    async def complete(self, request: JudgeRequest) -> Reply:
         """The server's response.
 
         Raises:
             ServerFault: when another attempt may succeed.
             JudgeRefused: when it would not.
         """
-        body = await self._post("/chat/completions", chat_request(question, self._model))
-        return self._read(lambda: read_completion(body, question))
+        body = await self._post("/chat/completions", chat_request(request, self._model))
+        return self._read(lambda: read_completion(body, request))
 
     async def tokens(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, without special tokens. Raises as `complete`."""
@@ -86,17 +86,17 @@ class Replica:
     async def probe(self) -> None:
         """Returns when the server can do its work: it looks at an image and generates a token.
 
-        A health address would not do: an engine may be dead behind an HTTP server that still answers.
+        A health address would not do: an engine may be dead behind an HTTP server that still responds.
 
         Raises: as `complete`.
         """
-        await self.complete(_probe_question())
+        await self.complete(_probe_request())
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _post(self, path: str, body: dict[str, Any], optional: bool = False) -> bytes:
-        """The body of a 2xx answer; `optional` for an address that not every server of this protocol has."""
+        """The body of a 2xx response; `optional` for an address that not every server of this protocol has."""
         try:
             response = await self._client.post(path, body=body, cast_to=httpx2.Response)
         except APIStatusError as error:
@@ -118,12 +118,12 @@ class Replica:
                 f"{self.url} has no {urlsplit(path).path} ({said}); this judge needs a server that does, such as vLLM"
             )
         if kind == "refused":
-            return JudgeRefused(f"{self.url} refused the question, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
+            return JudgeRefused(f"{self.url} refused the request, {said.rstrip('.')}.{advice(said)}".removesuffix("."))
         if status == 404 and not self.url.endswith("/v1"):
             said += " (is /v1 missing at the end of the address?)"
         asked = retry_after_seconds(error.response.headers.get("retry-after"), datetime.now(UTC))
         if asked:
-            said += f" (it asks to be left alone for {asked:.0f} s)"
+            said += f" (it asks for a pause of {asked:.0f} s)"
         return ServerFault(said, kind, asked)
 
     def _read(self, read: Callable[[], T]) -> T:
@@ -138,7 +138,7 @@ class Replica:
         return self._clean(f"{type(error).__name__} {error}")
 
     def _clean(self, text: str) -> str:
-        """What a server said, on one line and without the key, which some servers quote."""
+        """A server's message on one line, without the key, which some servers quote."""
         quoted = len(self._api_key) >= 8
         return shortened(text.replace(self._api_key, "***") if quoted else text)
 
@@ -151,7 +151,7 @@ def _on_this_machine(host: str) -> bool:
 
 
 @cache
-def _probe_question() -> Question:
+def _probe_request() -> JudgeRequest:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(128)), axis=-1)
-    return Question(parts=("Say in one word what you see.", encode_png(image)), max_tokens=1)
+    return JudgeRequest(parts=("Say in one word what you see.", encode_png(image)), max_tokens=1)

@@ -1,4 +1,4 @@
-"""What a failed attempt means for the server and for the request, and how long a server asks to be left alone. No I/O.
+"""Classification of failed attempts, and Retry-After. No I/O.
 
 Locus retries in a few lines of its own (`pool.py`). A retry library repeats one call at one place; here the next
 attempt goes to another server, waits in the pool's own queue rather than for a fixed time, shares one clock with

@@ -10,7 +10,7 @@ from rewards.judge.routing import Load, choose
 
 
 class NoServer(Exception):
-    """A request waited for a server in vain."""
+    """No server became available in time."""
 
 
 S = TypeVar("S", bound=Load)
@@ -20,7 +20,7 @@ class Rotation(Generic[S]):
     """Hands out servers, the least busy first, and makes requests wait while all are full.
 
     Who waits how long: a request that was never sent waits as long as any server is in rotation, however long the
-    queue (a busy judge is no broken judge). A request that is to be sent again goes in front of those, and waits
+    queue (a busy judge is not broken). A request that is to be sent again goes in front of those, and waits
     until a time of its own. While no server is in rotation, all wait, until that has lasted `patience` seconds: then
     all of them, and every one that comes, get `NoServer` until a server is back.
 

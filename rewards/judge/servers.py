@@ -1,4 +1,4 @@
-"""The servers of one judge: which there are, which are in rotation, and how those that failed come back."""
+"""The servers of one judge: which are in rotation, and how failed ones return to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Servers:
         """See `JudgePool.start`; closes on failure."""
         if not self._replicas:
             raise JudgeUnavailable(
-                f"{self._judge}: there is no server; set rewards.judge.{self._judge}.urls or "
+                f"{self._judge}: no server is configured; set rewards.judge.{self._judge}.urls or "
                 f"rewards.judge.{self._judge}.serve.replicas"
             )
         self.started = True
@@ -56,12 +56,12 @@ class Servers:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            logger.error("judge servers did not answer in time", judge=self._judge, seconds=self._config.patience)
+            logger.error("judge servers did not respond in time", judge=self._judge, seconds=self._config.patience)
         if missing := len(self._out()):
             reasons = self.reasons()
             await self.close()
             raise JudgeUnavailable(
-                f"{self._judge}: {missing} of {len(self._replicas)} servers did not answer an image. {reasons}"
+                f"{self._judge}: {missing} of {len(self._replicas)} servers did not respond to a test image. {reasons}"
             )
         logger.info("judge ready", judge=self._judge, servers=len(self._replicas))
 
@@ -85,7 +85,7 @@ class Servers:
         self._changed.set()
 
     def answered(self, replica: Replica) -> None:
-        """The server did its work: its next failure is a first one."""
+        """The server responded, which ends its row of failures."""
         replica.failures = 0
 
     def failed(self, replica: Replica, fault: ServerFault) -> None:
@@ -139,7 +139,7 @@ class Servers:
         self._tasks[replica] = task
 
     async def _probe(self, replica: Replica, delay: float) -> None:
-        """Probes a server until it answers, then lets it into the rotation."""
+        """Probes a server until it responds, then lets it into the rotation."""
         while True:
             await asyncio.sleep(delay)
             try:
@@ -150,11 +150,13 @@ class Servers:
             except JudgeRefused as refused:
                 why, replica.hopeless = str(refused), True
             except TimeoutError:
-                why = f"no answer to an image within {self._config.deadline:g} s (rewards.judge.deadline)"
+                why = f"no response to a test image within {self._config.deadline:g} s (rewards.judge.deadline)"
             else:
                 break
             if why != replica.why:
-                logger.info("judge server does not answer an image", judge=self._judge, server=replica.url, why=why)
+                logger.info(
+                    "judge server does not respond to a test image", judge=self._judge, server=replica.url, why=why
+                )
             replica.why = why
             replica.failures += 1
             self._changed.set()

@@ -1,4 +1,4 @@
-"""What a judge's servers did so far, for the metrics. No I/O."""
+"""Statistics of a judge's servers, for the metrics. No I/O."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LATENCIES = 512
 
 @dataclass(frozen=True)
 class JudgeStatistics:
-    """Counts since the start, and how it is now.
+    """Counts since the start, and the present state.
 
     Attributes:
         asked: requests.
         answered: requests with a response, whatever it says.
         unanswered: requests given up.
         refused: requests that a server refused.
-        bad: answers that were no scores.
+        bad: responses without a score.
         retries: attempts after the first of a request.
         in_rotation: servers that get requests at the moment.
-        p50_seconds: median time from first attempt to answer, None before the first response.
+        p50_seconds: median time from the first attempt to the response, None before the first response.
         p95_seconds: 95th percentile of the same.
     """
 
@@ -40,7 +40,7 @@ class JudgeStatistics:
 
 @dataclass
 class Tally:
-    """The counts while they are being made."""
+    """The running counts."""
 
     asked: int = 0
     answered: int = 0

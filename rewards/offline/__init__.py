@@ -1,1 +1,1 @@
-"""Edits in files: what the commands that score and calibrate them are made of."""
+"""Edits in files: the parts of the commands that score and calibrate them."""

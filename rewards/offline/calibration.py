@@ -1,6 +1,6 @@
-"""How far a score can be trusted: noise, reliability, dynamic range and agreement. Pure formulas on float64 arrays.
+"""Quality of a score as a measurement: noise, reliability, dynamic range, agreement. Pure formulas on float64 arrays.
 
-Passes are repeated answers of a judge to the same question. What a group-relative method learns from is the difference
+Passes are repeated responses of a judge to the same request. What a group-relative method learns from is the difference
 between candidates of the same source, so that is the signal; what passes differ by is the noise.
 """
 
@@ -123,7 +123,7 @@ def dynamic_range(between: float, noise: float, passes: int) -> DynamicRange:
         passes: how many a score is the mean of.
     """
     signal = math.sqrt(max(0.0, between - noise / passes))
-    # What is left of equal numbers after rounding is no signal.
+    # What is left of equal numbers after rounding is not a signal.
     if signal <= 1e-9 * math.sqrt(between + noise):
         signal = 0.0
     if signal == 0:
@@ -163,7 +163,7 @@ def agreement(first: Values, second: Values, sources: Sequence[int]) -> Agreemen
         ValueError: when the lengths differ.
     """
     if not len(first) == len(second) == len(sources):
-        raise ValueError(f"expected as many values as sources, got {len(first)}, {len(second)}, {len(sources)}.")
+        raise ValueError(f"expected one value per source, got {len(first)}, {len(second)}, {len(sources)}.")
     alike, against = _pairs_within(first, second, np.asarray(sources))
     return Agreement(
         spearman=spearman(first, second),

@@ -26,12 +26,12 @@ Scored = Sequence[Mapping[str, Sequence[Score]]]
 
 @dataclass(frozen=True)
 class ComponentReport:
-    """What the edits say about one component; None where it cannot be said.
+    """The statistics of one component; None where it is undefined.
 
     Attributes:
         edits: how many have a value; `errors` how many have none, `first_error` why.
         range: where the values lie; `histogram` counts in equal bins from `range.low` to `range.high`.
-        passes: answers that each value is the mean of, 0 where the component gives none.
+        passes: responses that each value is the mean of, 0 where the component gives none.
         noise: standard deviation of a single pass; `reliability` of a single pass, `averaged` of the mean of all.
         between: standard deviation of the values between candidates of the same source.
         dynamic: that, freed of noise, against the noise.
@@ -62,7 +62,7 @@ class Report:
 
 
 def report(scored: Scored, left_out: Sequence[str]) -> Report:
-    """What the scores say about their components."""
+    """The statistics of all components."""
     names = tuple(scored[0])
     return Report(
         sources=len(scored),
@@ -74,7 +74,7 @@ def report(scored: Scored, left_out: Sequence[str]) -> Report:
 
 
 def component_report(groups: Sequence[Sequence[Score]]) -> ComponentReport:
-    """What the scores of one component say, given per source."""
+    """The statistics of one component from its scores per source."""
     valid = [[score for score in group if score.value is not None] for group in groups]
     errors = [score.error for group in groups for score in group if score.error is not None]
     values = np.array([score.value for group in valid for score in group], dtype=np.float64)
@@ -206,7 +206,7 @@ def verdict(of: ComponentReport) -> str:
     if of.between is None:
         return "needs several edits of one source"
     if of.dynamic is None:
-        return "one answer per edit, so no noise to compare with" if of.between else "the same for all candidates"
+        return "one response per edit, so no noise to compare with" if of.between else "the same for all candidates"
     if of.dynamic.passes_needed is None:
         return "no signal: candidates differ by no more than passes do"
     if of.dynamic.snr is None or of.dynamic.snr >= calibration.WANTED_SNR:

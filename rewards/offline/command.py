@@ -1,4 +1,4 @@
-"""What the commands that score images from files have in common: the pool, what it leaves out, how they end."""
+"""Shared by the commands that score images from files: the pool, what it leaves out, exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WITHOUT_PICTURES = {
     "editscore_truth": "needs the ground truth of the embedded benchmark",
     "acd": "is measured while the editor makes the image",
 }
-"""Components that no image can answer, and why."""
+"""Components that cannot be computed from images alone, and why."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
         EmbeddingError: when an embedding model cannot be loaded.
         PoolError, CacheError: when a package is missing, or the cache cannot be set up.
         ServersFailed: when a judge server of its own does not start.
-        JudgeUnavailable: when a judge does not answer.
+        JudgeUnavailable: when a judge does not respond.
     """
     async with AsyncExitStack() as stack:
         with Console(stderr=True).status("Waiting for the judges ..."):
@@ -139,12 +139,12 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
 @contextmanager
 def _served(judge: JudgeConfig, name: Name, folder: Path) -> Iterator[list[str]]:
     """The addresses of a judge's servers that are started here. One that is lost is not started again: the command
-    is short, and says that the judge is gone."""
+    is short, and reports that the judge is gone."""
 
-    def nobody(*_: object, **__: object) -> None:
+    def ignored(*_: object, **__: object) -> None:
         pass
 
-    with LocalJudgeServers(judge, name, folder, nobody, nobody) as servers:
+    with LocalJudgeServers(judge, name, folder, ignored, ignored) as servers:
         yield servers.urls()
 
 

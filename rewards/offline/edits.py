@@ -61,13 +61,13 @@ class EditFiles:
             source=source,
             edit_mask=_sized(mask, source, f"mask {self.mask}"),
             instruction=self.instruction,
-            target=None if self.target is None else _picture(self.target, source, "target"),
+            target=None if self.target is None else _image(self.target, source, "target"),
             caption=self.caption,
         )
-        return task, np.stack([_picture(path, source, "edited") for path in self.edited])
+        return task, np.stack([_image(path, source, "edited") for path in self.edited])
 
 
-def _picture(path: Path, source: NDArray[np.uint8], role: str) -> NDArray[np.uint8]:
+def _image(path: Path, source: NDArray[np.uint8], role: str) -> NDArray[np.uint8]:
     return _sized(decode_image(read_file(path), f"{role} {path}"), source, f"{role} {path}")
 
 

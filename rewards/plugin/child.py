@@ -55,7 +55,7 @@ def _serve(connection: socket.socket, inbox: SimpleQueue[Any]) -> bool:
     """Answers until the pool is gone; False where the function cannot be loaded, which is told to the pool.
 
     Raises:
-        OSError: when the pool is gone before it has its answer.
+        OSError: when the pool is gone before it has its response.
     """
     opened = inbox.get()
     if opened is None:
@@ -134,7 +134,7 @@ def _receive(connection: socket.socket, inbox: SimpleQueue[Any]) -> None:
 
 
 def _end_all(served: Event) -> None:
-    """Where the pool is gone nobody else ends what the user's code has started; other ends keep their exit code."""
+    """Where the pool is gone, ends what the user's code has started; other ends keep their exit code."""
     if served.is_set():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -62,12 +62,12 @@ class ScorerProcess:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # Ctrl-C is for the run, and all that the user's code starts is ended with it
-        answer = self._exchange(
+        response = self._exchange(
             {"name": name, "dotted": dotted}, {}, LOAD_SECONDS, "was not imported within {seconds:g} s"
         )
-        if answer["error"] is not None:
+        if response["error"] is not None:
             self.close()
-            raise ScorerError(answer["error"])
+            raise ScorerError(response["error"])
 
     @property
     def alive(self) -> bool:
@@ -115,7 +115,7 @@ class ScorerProcess:
             while not wait([self._connection], LOOK_SECONDS):
                 if self._closing.is_set() or not (self.alive or wait([self._connection], 0)):
                     raise EOFError
-            answer, _ = wire.receive(self._connection)
+            response, _ = wire.receive(self._connection)
         except (EOFError, OSError):
             self._kill()
             self._connection.close()
@@ -126,7 +126,7 @@ class ScorerProcess:
             ) from None
         finally:
             timer.cancel()
-        return answer
+        return response
 
     def _kill(self) -> None:
         """Ends what is left of the session: where the process has ended by itself, what it has started."""
@@ -142,4 +142,4 @@ def _end(code: int) -> str:
         return "was killed; is there enough memory?"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} before it had answered"
+    return f"ended with exit code {code} before it had responded"

@@ -15,7 +15,7 @@ from rewards.threads import in_thread
 LONGEST_BACKOFF = 8.0
 """Seconds between two starts of a process that is lost again and again: none after the first loss, then 1, 2, 4, 8."""
 MOST_DOUBLINGS = 16
-"""Far beyond the longest backoff: a thousand losses in a row are no reason for a number that is none."""
+"""Far beyond the longest backoff: a thousand losses in a row must not overflow."""
 
 
 class OwnScorer:
@@ -136,7 +136,7 @@ class _WorkerSlot:
             return
         if self._losses > 1:
             self._closing.wait(min(LONGEST_BACKOFF, 2.0 ** min(self._losses - 2, MOST_DOUBLINGS)))
-        if self._closing.is_set():  # nobody would end another process
+        if self._closing.is_set():  # no one would end another process
             raise ScorerLost("the reward pool is closed")
         if self._process is not None:
             self._process.close()  # what it has started may be left

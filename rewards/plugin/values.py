@@ -1,4 +1,4 @@
-"""What a user's scorer returned, as scores: a value or an error that names it, for every candidate."""
+"""The return value of a user's scorer as scores: a value or an error that names it, for every candidate."""
 
 from __future__ import annotations
 

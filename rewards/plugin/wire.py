@@ -1,4 +1,4 @@
-"""What travels between a reward pool and the process of a user's scorer: JSON and the bytes of arrays, never pickle."""
+"""Messages between a reward pool and the process of a user's scorer: JSON and the bytes of arrays, never pickle."""
 
 from __future__ import annotations
 

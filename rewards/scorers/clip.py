@@ -43,7 +43,7 @@ class ClipDirection:
     Directional similarity (StyleGAN-NADA, arXiv 2108.00946; InstructPix2Pix, arXiv 2211.09800) with unit embeddings.
     Tasks have no caption of their source, so the text's direction is that of the caption from a neutral text: it also
     points to what the source had already, which makes values smaller but, within a group, orders candidates alike. A
-    task without a caption is an error: an instruction is no description of the result.
+    task without a caption is an error: an instruction does not describe the result.
 
     The cosine has no value where nothing changed, v = 0, and hardly any meaning where v is as short as an encoder's
     noise. Dividing by at least `LEAST_STEP` makes it the continuous function whose limit there is 0: no movement

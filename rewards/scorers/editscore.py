@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from configs.judges import EditScoreConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache
-from rewards.judge.answers import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped
-from rewards.judge.messages import Judge, Question
+from rewards.judge.messages import Judge, JudgeRequest
+from rewards.judge.parsing import PAIR_RANGE, PAIR_SCHEMA, parse_pair, unwrapped
 from rewards.judge.prompts import EDITSCORE_PROMPT_VERSION, Parts, quality_parts, success_parts
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
@@ -84,7 +84,7 @@ class EditScore:
     async def rehearse(self, task: EditTask) -> None:
         """See `rewards.scorers.judged.rehearse`; the longer of a pass's two requests."""
         await rehearse(
-            self.judge, task, lambda source: self._question(success_parts(task.instruction, source, source), 0)
+            self.judge, task, lambda source: self._request(success_parts(task.instruction, source, source), 0)
         )
 
     async def _pass(self, instruction: str, one: Pass) -> float:
@@ -97,10 +97,12 @@ class EditScore:
         return overall(sc, pq)
 
     async def _pair(self, parts: Parts, seed: int) -> Pair:
-        return await usable(self.judge, self._question(parts, seed), lambda answer: parse_pair(unwrapped(answer.text)))
+        return await usable(
+            self.judge, self._request(parts, seed), lambda response: parse_pair(unwrapped(response.text))
+        )
 
-    def _question(self, parts: Parts, seed: int) -> Question:
-        return Question(
+    def _request(self, parts: Parts, seed: int) -> JudgeRequest:
+        return JudgeRequest(
             parts=parts,
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,

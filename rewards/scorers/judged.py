@@ -1,4 +1,4 @@
-"""What all judge scorers do with their requests: cache first, all misses at once, one second chance, errors kept."""
+"""Shared by all judge scorers: cache first, all misses at once, one retry of unusable responses, errors kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from configs.judges import EditScoreConfig, QwenVlConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache, cache_key
-from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, JudgeUnavailable, Question
-from rewards.judge.pictures import encode_png, fingerprint
+from rewards.judge.images import encode_png, fingerprint
+from rewards.judge.messages import BadResponse, Judge, JudgeRefused, JudgeRequest, JudgeResponse, JudgeUnavailable
 from rewards.result import Reason, Score
 from rewards.scorer_api import ScoreInput
 
@@ -19,19 +19,19 @@ REHEARSAL_SEED = 20_260_409
 """Of rehearsals, which no pass has: whoever reads a server's log can tell them from requests that count."""
 T = TypeVar("T")
 
-UNANSWERED = (JudgeUnavailable, JudgeRefused, BadAnswer)
+REQUEST_FAULTS = (JudgeUnavailable, JudgeRefused, BadResponse)
 """Faults of one request, which become errors of one candidate. `JudgesDown` is none of them: it stops the run."""
-Fault = JudgeUnavailable | JudgeRefused | BadAnswer
+Fault = JudgeUnavailable | JudgeRefused | BadResponse
 Outcome = float | Fault
 REASONS: Mapping[type[Exception], Reason] = {
     JudgeUnavailable: "unavailable",
     JudgeRefused: "refused",
-    BadAnswer: "bad_answer",
+    BadResponse: "bad_response",
 }
 
 
 def model_parts(config: EditScoreConfig | QwenVlConfig) -> dict[str, Part]:
-    """The parts of a cache key that say which model answers, and how it is served.
+    """The parts of a cache key that say which model judges, and how it is served.
 
     Names, not contents: the weights may lie on another machine. Within a run a name means the same weights; where runs
     share a cache, the configuration demands a `revision`.
@@ -50,49 +50,50 @@ def error_score(where: str, fault: Fault) -> Score:
     return Score(error=f"{where}: {fault}", reason=REASONS[type(fault)])
 
 
-async def usable(judge: Judge, question: Question, read: Callable[[Answer], T]) -> T:
+async def usable(judge: Judge, request: JudgeRequest, read: Callable[[JudgeResponse], T]) -> T:
     """What `read` makes of the response. An unusable response is asked for once more, at temperature 0.
 
     Every response is noted at the judge, which counts the bad ones.
 
     Raises:
-        BadAnswer: when the second response is unusable too.
+        BadResponse: when the second response is unusable too.
         JudgeUnavailable, JudgeRefused, JudgesDown: as `Judge.ask` and `Judge.note`.
     """
-    for attempt in (question, replace(question, temperature=0.0)):
-        answer = await judge.ask(attempt)
+    for attempt in (request, replace(request, temperature=0.0)):
+        response = await judge.ask(attempt)
         try:
-            value = read(answer)
-        except BadAnswer as error:
-            bad = BadAnswer(f"{error}{hint(answer, question.max_tokens)}")
+            value = read(response)
+        except BadResponse as error:
+            bad = BadResponse(f"{error}{hint(response, request.max_tokens)}")
             judge.note(False, str(bad))
         else:
             judge.note(True)
             return value
-    raise BadAnswer(
-        f"no usable answer, not at temperature 0 either; {answer.server} ended it by {answer.finish_reason!r}: {bad}"
+    raise BadResponse(
+        "no usable response, not at temperature 0 either; "
+        f"{response.server} ended it by {response.finish_reason!r}: {bad}"
     ) from bad
 
 
-def hint(answer: Answer, max_tokens: int) -> str:
+def hint(response: JudgeResponse, max_tokens: int) -> str:
     """What to set where an unusable response shows what is wrong with the server; empty otherwise."""
-    thinking = answer.text.lstrip().startswith("<think>") and "</think>" not in answer.text
-    if answer.field != "content" or thinking:
-        where = "began to think" if thinking else f"left the content empty and wrote this into {answer.field}"
+    thinking = response.text.lstrip().startswith("<think>") and "</think>" not in response.text
+    if response.field != "content" or thinking:
+        where = "began to think" if thinking else f"left the content empty and wrote this into {response.field}"
         return (
             f". The judge {where}: turn its thinking off (vLLM: --default-chat-template-kwargs "
             "'{\"enable_thinking\": false}', in a run's own servers by serve.arguments)"
-            + (f", or raise max_tokens, which is {max_tokens}" if answer.finish_reason == "length" else "")
+            + (f", or raise max_tokens, which is {max_tokens}" if response.finish_reason == "length" else "")
         )
-    if answer.finish_reason == "length" and max_tokens > 1:
+    if response.finish_reason == "length" and max_tokens > 1:
         return f". It was cut off: raise rewards.judge.editscore.max_tokens, which is {max_tokens}"
     return ""
 
 
-async def rehearse(judge: Judge, task: EditTask, question_of: Callable[[bytes], Question]) -> None:
-    """Asks the judge's servers one request of the run's own form, size and length; what comes of it is no score.
+async def rehearse(judge: Judge, task: EditTask, request_of: Callable[[bytes], JudgeRequest]) -> None:
+    """Asks the judge's servers one request of the run's own form, size and length; its response is not scored.
 
-    `question_of` makes the request from the PNG of the task's source, which stands for the edited image too.
+    `request_of` makes the request from the PNG of the task's source, which stands for the edited image too.
 
     A context that two images of the run do not fit into, or a server that cannot keep to a schema, is noticed so
     before the first group and not after it.
@@ -100,13 +101,13 @@ async def rehearse(judge: Judge, task: EditTask, question_of: Callable[[bytes], 
     Raises:
         JudgeRefused: with the size of the images and the tokens that were asked for.
     """
-    question = question_of(await asyncio.to_thread(encode_png, task.source))
+    request = request_of(await asyncio.to_thread(encode_png, task.source))
     try:
-        await judge.rehearse(replace(question, seed=REHEARSAL_SEED))
+        await judge.rehearse(replace(request, seed=REHEARSAL_SEED))
     except JudgeRefused as refused:
         raise JudgeRefused(
             f"A rehearsal with two images of {task.width} × {task.height} pixels, as the run's are, and max_tokens "
-            f"{question.max_tokens} was refused, so no group could be scored: {refused}"
+            f"{request.max_tokens} was refused, so no group could be scored: {refused}"
         ) from refused
 
 
@@ -172,7 +173,7 @@ async def through_cache(
     known: dict[str, Outcome] = {
         key: float(value)
         for key, value in zip(keys, await cache.get(keys), strict=True)
-        # The cache may be shared with others: what is no score of ours is asked again.
+        # The cache may be shared with others: what is not a score of ours is requested again.
         if value is not None and 0.0 <= value <= 1.0
     }
     missing: dict[str, int] = {}
@@ -186,20 +187,20 @@ async def through_cache(
     return [known[key] for key in keys]
 
 
-async def settled(questions: Sequence[Coroutine[Any, Any, float]]) -> list[Outcome]:
+async def settled(requests: Sequence[Coroutine[Any, Any, float]]) -> list[Outcome]:
     """The outcomes of all, asked at the same time.
 
     Raises:
-        JudgesDown: and whatever else is no fault of one request; the other requests are given up then.
+        JudgesDown: and whatever is not a fault of one request; the other requests are given up then.
     """
 
-    async def outcome(question: Coroutine[Any, Any, float]) -> Outcome:
+    async def outcome(request: Coroutine[Any, Any, float]) -> Outcome:
         try:
-            return await question
-        except UNANSWERED as error:
+            return await request
+        except REQUEST_FAULTS as error:
             return error
 
-    return await together([outcome(question) for question in questions])
+    return await together([outcome(request) for request in requests])
 
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -209,6 +210,6 @@ async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]
     except ExceptionGroup as several:
-        graver = [error for error in several.exceptions if not isinstance(error, UNANSWERED)]
+        graver = [error for error in several.exceptions if not isinstance(error, REQUEST_FAULTS)]
         raise (graver or several.exceptions)[0] from None
     return [task.result() for task in tasks]

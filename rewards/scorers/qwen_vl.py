@@ -1,4 +1,4 @@
-"""Edit-R1's judge: the expected value of a one-digit answer under the model's own probabilities."""
+"""Edit-R1's judge: the expected value of a one-digit response under the model's own probabilities."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from configs.judges import QwenVlConfig
 from editing.task import EditTask
 from rewards.cache.base import Part, ScoreCache
-from rewards.judge.answers import DIGITS, excerpt, expected_digit
-from rewards.judge.messages import Answer, BadAnswer, Judge, JudgeRefused, Question
+from rewards.judge.messages import BadResponse, Judge, JudgeRefused, JudgeRequest, JudgeResponse
+from rewards.judge.parsing import DIGITS, excerpt, expected_digit
 from rewards.judge.prompts import QWEN_VL_PROMPT_VERSION, digit_parts
 from rewards.result import Score
 from rewards.scorer_api import ScoreInput
 from rewards.scorers.judged import (
-    UNANSWERED,
+    REQUEST_FAULTS,
     Outcome,
     Pass,
     error_score,
@@ -34,7 +34,7 @@ class QwenVl:
     """One `Score` per candidate: the expected digit over 5, in [0, 1] (formula: `expected_digit`).
 
     One request of one token per candidate, all at the same time: source, instruction, requirement and edited image.
-    The answer's own probabilities are the score, so there is nothing to average and nothing to sample.
+    The response's own probabilities are the score, so there is nothing to average and nothing to sample.
 
     Raises:
         JudgesDown: from a call, when the judge's failure limits are reached.
@@ -50,7 +50,7 @@ class QwenVl:
         async def ask(passes: Sequence[Pass]) -> list[Outcome]:
             try:
                 ids = await self.digit_ids()
-            except UNANSWERED as error:
+            except REQUEST_FAULTS as error:
                 return [error] * len(passes)
             return await settled([self._one(given.task.instruction, one.source, one.edited, ids) for one in passes])
 
@@ -92,23 +92,23 @@ class QwenVl:
     async def rehearse(self, task: EditTask) -> None:
         """See `rewards.scorers.judged.rehearse`. Raises as `digit_ids`, too."""
         ids = await self.digit_ids()
-        await rehearse(self.judge, task, lambda source: self._question(task.instruction, source, source, ids))
+        await rehearse(self.judge, task, lambda source: self._request(task.instruction, source, source, ids))
 
     async def _one(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> float:
-        question = self._question(instruction, source, edited, ids)
-        return await usable(self.judge, question, lambda answer: self._read(answer, ids))
+        request = self._request(instruction, source, edited, ids)
+        return await usable(self.judge, request, lambda response: self._read(response, ids))
 
-    def _question(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> Question:
-        return Question(
+    def _request(self, instruction: str, source: bytes, edited: bytes, ids: tuple[int, ...]) -> JudgeRequest:
+        return JudgeRequest(
             parts=digit_parts(instruction, self.config.requirement, source, edited),
             max_tokens=1,
             allowed_token_ids=ids,
             top_logprobs=TOP_LOGPROBS,
         )
 
-    def _read(self, answer: Answer, ids: tuple[int, ...]) -> float:
+    def _read(self, response: JudgeResponse, ids: tuple[int, ...]) -> float:
         # The text is not the score, but another one shows a server that did not keep to the allowed tokens, so that
         # its probabilities may be those of anything.
-        if answer.text.strip() not in tuple(DIGITS):
-            raise BadAnswer(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; got {excerpt(answer.text)}")
-        return expected_digit(answer.logprobs, ids, self.config.min_mass)
+        if response.text.strip() not in tuple(DIGITS):
+            raise BadResponse(f"expected one digit from {DIGITS[0]} to {DIGITS[-1]}; got {excerpt(response.text)}")
+        return expected_digit(response.logprobs, ids, self.config.min_mass)

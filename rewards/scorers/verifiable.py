@@ -1,4 +1,4 @@
-"""Was the edit done, where the answer is known: ground truth of the benchmark, or a target image."""
+"""Was the edit done, where the truth is known: ground truth of the benchmark, or a target image."""
 
 from editing.shapes.edits import Edit
 from editing.shapes.editscore import editscore_parts

@@ -1,6 +1,6 @@
 """`python -m rewards.service`: the reward pool as an HTTP service.
 
-Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 the judges or the cache did not answer, 2 the request is wrong.
+Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 the judges or the cache did not respond, 2 the request is wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig, bool]:
         arguments = ["--config", "service", *arguments]
     request = parse_command_line(arguments)
     if request.resume:
-        raise ConfigError("--resume: the service keeps nothing that it could continue; leave it out")
+        raise ConfigError("--resume: the service has no state to resume; leave it out")
     config = request.config
     from rewards.offline.command import WITHOUT_PICTURES  # late: it loads torch, which wrong flags need not wait for
 

@@ -1,4 +1,4 @@
-"""Where the service listens and whom it answers: on loopback everyone on this machine, beyond it who has the token."""
+"""Where the service listens and who may call it: on loopback any local user, beyond it holders of the token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rewards.service.refusal import Refusal
 TOKEN_VARIABLE = "LOCUS_SERVICE_TOKEN"
 TOKEN_LENGTH = 32
 OPEN_PATHS = ("/healthz",)
-"""Answered without the token: whoever restarts the service needs no secret to see that it is alive."""
+"""Served without the token, so that health checks need no secret."""
 
 
 class AccessError(ValueError):
@@ -24,7 +24,7 @@ class AccessError(ValueError):
 
 @dataclass(frozen=True)
 class Access:
-    """Decided once, at the start.
+    """The access rules, decided once at the start.
 
     Attributes:
         host: as configured.
@@ -42,7 +42,7 @@ class Access:
         """Lets a request through.
 
         On loopback without a token the Host header must name this machine: otherwise a web page whose name was made to
-        point here could ask in the name of whoever reads it (DNS rebinding).
+        point here could send requests on behalf of its reader (DNS rebinding).
 
         Args:
             path: of the request.
@@ -65,13 +65,13 @@ class Access:
         elif self.loopback and not _names_this_machine(headers.get("host", ""), self.host):
             raise Refusal(
                 421,
-                "Without a token this service answers only to the names of its own machine; expected "
+                "Without a token this service accepts only the names of its own machine; expected "
                 "localhost or 127.0.0.1 in the Host header.",
             )
 
 
 def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
-    """Who may come in, from where the service is to listen and whether there is a token.
+    """The access rules for a listening address and a token, or none.
 
     Raises:
         AccessError: a host that means no address; a bad token; no token beyond loopback.
@@ -90,7 +90,7 @@ def decide(config: ServiceConfig, environment: Mapping[str, str]) -> Access:
         raise AccessError(
             f"service.host: {config.host} can be reached from other machines, so a token is needed; set "
             f"{TOKEN_VARIABLE} ({TOKEN_LENGTH} characters or more), or listen on 127.0.0.1. Nothing is encrypted: "
-            "put a proxy with TLS in front where others could listen in."
+            "put a proxy with TLS in front on untrusted networks."
         )
     return Access(config.host, addresses[0], loopback, token)
 
@@ -102,7 +102,7 @@ def bind(access: Access, port: int) -> socket.socket:
         AccessError: when the port cannot be had.
     """
     family = socket.AF_INET6 if ":" in access.address else socket.AF_INET
-    # Named TCP, for asyncio sets TCP_NODELAY on such sockets only; without it small answers wait 40 ms for an ACK.
+    # Named TCP, for asyncio sets TCP_NODELAY on such sockets only; without it small responses wait 40 ms for an ACK.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -110,7 +110,7 @@ def bind(access: Access, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise AccessError(
-            f"service.port: {access.address} port {port} cannot be listened on ({error.strerror}); "
+            f"service.port: {access.address} port {port} cannot be bound ({error.strerror}); "
             "choose another port, or 0 for a free one."
         ) from error
     return bound

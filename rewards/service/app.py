@@ -1,4 +1,4 @@
-"""The service as an ASGI application: routes, answers in sentences, and the entrance that every request passes."""
+"""The service as an ASGI application: routes, errors as sentences, and the middleware that every request passes."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from rewards.service.refusal import Refusal
 from rewards.service.scoring import ScoreDesk, Scoring
 
 SENTENCES = {
-    404: "There is nothing here; scores are at POST /v1/score, the service's state at /healthz, /readyz and /metrics.",
-    405: "This path takes another method, which the header Allow names.",
+    404: "Unknown path; scores are at POST /v1/score, the service's state at /healthz, /readyz and /metrics.",
+    405: "This path does not accept the method; see the Allow header.",
     413: "The body is longer than service.max_body_megabytes allows; send several requests.",
-    500: "The service failed; its log says where.",
-    503: "The service is being stopped; ask again when it is back.",
+    500: "Internal error; see the log of the service.",
+    503: "The service is shutting down; try again once it is back.",
 }
-TWO_LENGTHS = "A request must have Content-Length or Transfer-Encoding, not both: they say two things about its length."
+TWO_LENGTHS = "A request must have Content-Length or Transfer-Encoding, not both: they contradict each other."
 STATUSES = {
-    400: "The body is no JSON, or its length is announced in two ways.",
+    400: "The body is not JSON, or its length is announced twice.",
     401: "The token is missing or wrong.",
     408: "The body did not arrive in time.",
     413: "Too much: bytes, images, pixels, characters or values.",
     415: "The body is not JSON, or it is compressed.",
     421: "The Host header names another machine.",
     422: "A field is missing or wrong, or an image or mask is not what it must be.",
-    429: "The queue is full; Retry-After tells when to come back.",
-    503: "No scores now: the judges are gone, or the wait was too long.",
+    429: "The queue is full; see Retry-After.",
+    503: "No scores at present: the judges are down, or the request timed out.",
     504: "Scoring took too long.",
 }
 
@@ -55,7 +55,7 @@ def create_app(rewards: RewardsConfig, service: ServiceConfig, scoring: Scoring,
         rewards: for the weights.
         service: for the limits.
         scoring: what scores.
-        access: whom it answers.
+        access: who may call it.
     """
     admission = Admission(service.queue)
     judges = [name for name in JUDGES if rewards.weights.get(name, 0) != 0]
@@ -102,8 +102,8 @@ def _routes(
         },
     )
     async def score(request: Request) -> Response:
-        answer = await desk.answer(request)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        response = await desk.response(request)
+        return Response(response.model_dump_json(), media_type="application/json")
 
     @api.get(
         "/healthz",
@@ -120,7 +120,7 @@ def _routes(
         "/readyz",
         summary="Whether scores can be had",
         response_model=None,
-        responses={503: {"description": "A judge has no server that answers, or a scorer of your own no process."}},
+        responses={503: {"description": "A judge has no server that responds, or a scorer of your own no process."}},
     )
     async def readyz() -> JSONResponse:
         numbers = await scoring.statistics()
@@ -128,10 +128,10 @@ def _routes(
         own = dict(scoring.own_scorers())
         state = {
             "ready": all(rotation.values()) and all(own.values()),
-            "judges": rotation,  # servers that answer
+            "judges": rotation,  # servers that respond
             "scorers": own,  # whether there is a process that can score; one that was lost is being replaced
             "cache": {key.removeprefix("cache_"): int(numbers[key]) for key in numbers if key.startswith("cache_")},
-            "queue": {"taken": admission.taken, "places": admission.places},
+            "queue": {"taken": admission.taken, "places": admission.slots},
         }
         return JSONResponse(state, 200 if state["ready"] else 503)
 
@@ -151,7 +151,7 @@ def _routes(
 
 
 class Entrance:
-    """Every request passes here first: who asks, how much is announced, and what came of it."""
+    """Middleware for every request: access, announced size, and metrics of the outcome."""
 
     def __init__(self, inner: ASGIApp, access: Access, metrics: Metrics, max_body: int) -> None:
         self._inner, self._access, self._metrics, self._max_body = inner, access, metrics, max_body
@@ -179,22 +179,22 @@ class Entrance:
                 raise Refusal(413, SENTENCES[413])
             await self._inner(scope, request.receive, noted)
         except Refusal as refusal:
-            await _answer(refusal)(scope, receive, noted)
+            await _response(refusal)(scope, receive, noted)
         except asyncio.CancelledError:  # the server is stopping and has waited long enough
             if status:
                 raise
             status = 503
-            await _answer(Refusal(503, SENTENCES[503], 10))(scope, receive, send)
+            await _response(Refusal(503, SENTENCES[503], 10))(scope, receive, send)
         finally:
             self._metrics.answered(scope["path"], status, monotonic() - start if seconds is None else seconds)
 
 
-def _answer(refusal: Refusal) -> JSONResponse:
+def _response(refusal: Refusal) -> JSONResponse:
     return JSONResponse({"detail": refusal.sentence}, refusal.status, headers=dict(refusal.headers))
 
 
 async def _refused(_: Request, refusal: Refusal) -> Response:
-    return _answer(refusal)
+    return _response(refusal)
 
 
 async def _plain(_: Request, error: HTTPException) -> Response:
@@ -204,7 +204,7 @@ async def _plain(_: Request, error: HTTPException) -> Response:
 
 
 async def _gone(_: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=499)  # for the metrics; nobody reads it
+    return Response(status_code=499)  # for the metrics; the client is gone
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What a client sends and gets back, as JSON. Images travel inside the request: never as URLs or paths."""
+"""Request and response bodies as JSON. Images travel inside the request: never as URLs or paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_RLE = 1_000_000
 MAX_ITEMS = 100_000
 """Most values in a request. A small body can hold millions of empty lists, which take far more memory than itself."""
 
-Picture = Annotated[
+EncodedImage = Annotated[
     str, Field(min_length=1, json_schema_extra={"format": "byte"}, description="A PNG, JPEG or WebP file in base64.")
 ]
 
@@ -47,7 +47,7 @@ class Rle(_Closed):
 class PngMask(_Closed):
     """A black-and-white PNG of the source's size, and which of the two colours may be edited."""
 
-    png: Picture
+    png: EncodedImage
     polarity: MaskPolarity
 
 
@@ -64,32 +64,32 @@ def _kind_of_mask(value: Any) -> str:
 class ScoreRequest(_Closed):
     """One source image and any number of candidates that all edit it by the same instruction."""
 
-    source: Picture
-    edited: list[Picture] = Field(min_length=1, fail_fast=True)
+    source: EncodedImage
+    edited: list[EncodedImage] = Field(min_length=1, fail_fast=True)
     """The candidates, each of the source's size."""
     instruction: str = Field(min_length=1)
-    """What was to be done, as a person would write it."""
+    """What was to be done, in natural language."""
     mask: Annotated[Annotated[PngMask, Tag("is:png")] | Annotated[RleMask, Tag("is:rle")], Discriminator(_kind_of_mask)]
     """Where the image may change."""
-    target: Picture | None = None
+    target: EncodedImage | None = None
     """The wanted image, where it is known; `edit_psnr` needs it."""
     caption: str | None = Field(None, min_length=1)
     """A description of the wanted image."""
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class ComponentScore(_Answer):
-    """A value or an error, exactly one of the two; `passes` are the single answers that the value is the mean of."""
+class ComponentScore(_Response):
+    """A value or an error, exactly one of the two; `passes` are the single responses that the value is the mean of."""
 
     value: float | None
     error: str | None
     passes: list[float]
 
 
-class ScoreResponse(_Answer):
+class ScoreResponse(_Response):
     """Scores of every candidate, in the order of `edited`."""
 
     components: dict[str, list[ComponentScore]]
@@ -99,8 +99,8 @@ class ScoreResponse(_Answer):
     of a whole step); null when any of its components is an error."""
 
 
-class Problem(_Answer):
-    """Why a request was not answered with scores."""
+class Problem(_Response):
+    """Why a request got no scores."""
 
     detail: str
 

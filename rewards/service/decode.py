@@ -1,4 +1,4 @@
-"""From a request to a task and its candidates, with every limit answered before a pixel is decoded.
+"""From a request to a task and its candidates, with every limit checked before a pixel is decoded.
 
 How memory stays bounded: an image's size is read from its header and refused there; what is decoded afterwards can
 be no larger, since all three decoders stop at the announced size. So the threads that decode need no processes of
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from configs.rewards import ServiceConfig
 from configs.text import one_line
-from editing.images import PictureTooLarge, decode_image, picture_size
+from editing.images import ImageTooLarge, decode_image, image_size
 from editing.masks import MaskPolarity, decode_rle, load_mask_png, to_edit_mask
 from editing.task import EditTask, Image, PixelMask, TaskError
 from rewards.service.body import PngMask, Rle, RleMask, ScoreRequest
@@ -150,7 +150,7 @@ def _file(text: str, name: str) -> bytes:
 
 def _pixels(data: bytes, name: str, limits: ServiceConfig) -> int:
     """height × width by the header."""
-    width, height = _checked(lambda: picture_size(data, name, int(limits.max_megapixels * 1e6)))
+    width, height = _checked(lambda: image_size(data, name, int(limits.max_megapixels * 1e6)))
     # In a JPEG's compressed data 0xFF is always followed by 0, so these two bytes only ever begin a scan (or stand in
     # a thumbnail, of which there are few).
     if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
@@ -162,7 +162,7 @@ def _checked(step: Callable[[], T]) -> T:
     """The step's result; what the core says about an image, mask or text becomes a refusal."""
     try:
         return step()
-    except PictureTooLarge as error:
+    except ImageTooLarge as error:
         raise Refusal(413, one_line(str(error), 300)) from None
     except TaskError as error:
         raise Refusal(422, one_line(str(error), 300)) from None

@@ -1,4 +1,4 @@
-"""Bodies on their way here, which must not take their time, whether they are read or thrown away."""
+"""Request bodies with a deadline, whether they are read or discarded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ that arrives gives it the time of `SLOWEST` more."""
 SLOWEST = 2**20
 """Bytes a second."""
 FIRST_PIECE = 2**16
-"""Bytes of a body, or all of a shorter one, that must be there before the request gets a place and memory: whoever
+"""Bytes of a body, or all of a shorter one, that must be there before the request gets a slot and memory: a client that
 announces much and sends nothing holds nothing but a connection."""
 THROWN_AWAY = 4
 """How many bodies of the largest size are read of one that was refused. Where a connection is closed while data comes
@@ -24,7 +24,7 @@ in, its client sees a reset and not the sentence that says why."""
 
 
 class Incoming:
-    """A body on its way here, which must not take its time."""
+    """A request body that is being received, with a deadline."""
 
     def __init__(self, request: Request) -> None:
         self._pieces, self._body = request.stream(), bytearray()
@@ -38,7 +38,7 @@ class Incoming:
         await self._read(length, 0)
 
     async def whole(self) -> bytearray:
-        """The body, which is kept nowhere else: it is let go of with the budget that it was counted in.
+        """The body, which is kept nowhere else: it is released with its budget.
 
         Raises:
             Refusal: 408 when it does not arrive in time.
@@ -66,7 +66,7 @@ class Incoming:
 
 
 class Refusable:
-    """A request whose answer may be given before its body is read: the rest is then read and thrown away, by the same
+    """A request whose response may be given before its body is read: the rest is then read and thrown away, by the same
     clock, and the connection closed. Use `receive` and `send` in the place of those that it is made of."""
 
     def __init__(self, headers: Headers, receive: Receive, send: Send, max_body: int) -> None:

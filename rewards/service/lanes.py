@@ -1,7 +1,7 @@
 """Two lanes for everything that requests share, so that a small one does not wait for large ones.
 
 A 16-megapixel request is decoded and measured for many seconds. In one queue, an image of 512 × 512 would wait for all
-of them; here it meets only what is small, too. Each stage asks anew: a black 16-megapixel PNG is a small body.
+of them; here it meets only what is small, too. Each stage decides again: a black 16-megapixel PNG is a small body.
 """
 
 from __future__ import annotations

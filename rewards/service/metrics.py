@@ -1,4 +1,4 @@
-"""What the service counts, in the format of Prometheus."""
+"""Metrics of the service in Prometheus format."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 JUDGE_COUNTS = {
     "asked": "Requests to the judge.",
     "answered": "Requests that got a response.",
-    "unanswered": "Requests given up, since no server answered.",
+    "unanswered": "Requests given up without a response.",
     "refused": "Requests that a server refused.",
-    "bad": "Responses that were no score.",
+    "bad": "Responses without a score.",
     "retries": "Further attempts for the same request.",
 }
 JUDGE_STATES = {
-    "in_rotation": "Servers of the judge that answer.",
+    "in_rotation": "Servers of the judge that respond.",
     "p50_seconds": "Median time to a response, lately.",
     "p95_seconds": "95th percentile of the time to a response, lately.",
     "error_rate": "Share of requests without a usable response.",
@@ -30,7 +30,7 @@ JUDGE_STATES = {
 CACHE_COUNTS = {
     "hits": "Judge scores found in the cache.",
     "misses": "Judge scores not found in the cache.",
-    "faults": "Times that the cache did not answer.",
+    "faults": "Times that the cache did not respond.",
 }
 
 
@@ -47,7 +47,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "locus_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "From a request's headers to the end of its response.",
             ["path"],
             buckets=SECONDS,
             registry=self._registry,
@@ -58,12 +58,12 @@ class Metrics:
         )
         for name, what, value in (
             ("taken", "Requests that are worked on or wait.", lambda: admission.taken),
-            ("places", "Requests that may be worked on or wait.", lambda: admission.places),
+            ("places", "Requests that may be worked on or wait.", lambda: admission.slots),
         ):
             Gauge(f"locus_queue_{name}", what, registry=self._registry).set_function(value)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Counts an answer to a request."""
+        """Counts a response to a request."""
         known = path if path in PATHS else "other"
         self._requests.labels(known, str(status)).inc()
         self._seconds.labels(known).observe(seconds)

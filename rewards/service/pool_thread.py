@@ -1,4 +1,4 @@
-"""A reward pool in a thread with an event loop of its own, so that no scorer ever holds up an answer to /healthz."""
+"""A reward pool in a thread with an event loop of its own, so that no scorer delays a response to /healthz."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rewards.pool import RewardPool
 from rewards.result import Score
 
 STATISTICS_SECONDS = 2.0
-"""A pool that is busy computing does not answer; after this long its last known numbers are told."""
+"""A pool that is busy computing does not respond; after this long its last known numbers are reported."""
 CLOSE_SECONDS = 10.0
 
 
@@ -60,7 +60,7 @@ class PoolThread:
 
     async def score_task(self, task: EditTask, images: NDArray[np.uint8]) -> Mapping[str, tuple[Score, ...]]:
         """See `RewardPool.score_task`. Cancelled, it cancels what the pool does for it, and ends when that has ended:
-        until then the images are in memory, and in the budget of whoever asked."""
+        until then the images are in memory, and count against the caller's budget."""
         given_up, scoring = Event(), list[asyncio.Task[Mapping[str, tuple[Score, ...]]]]()
 
         async def scored() -> Mapping[str, tuple[Score, ...]]:

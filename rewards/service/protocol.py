@@ -1,5 +1,5 @@
-"""Connections that do not hurry: uvicorn closes those that idle after an answer, but waits for ever for a request's
-headers, or for the rest of a body that nobody reads any more. Here both have a limit."""
+"""Timeouts for slow connections: uvicorn closes those that idle after a response, but waits indefinitely for a
+request's headers, or for the rest of a body that is no longer read. Here both have a deadline."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections import Counter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 15.0
-"""From one answer (or the connection's start) until the next request's headers must be there."""
+"""From one response (or the connection's start) until the next request's headers must be there."""
 MAX_CONNECTIONS = 512
 """Open connections. For a further one, one that waits for headers is closed; where none does, the new one."""
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, for clients that may be slow on purpose."""
+    """uvicorn's HTTP/1.1 with deadlines for slow clients."""
 
     _overdue: asyncio.TimerHandle | None = None
 
@@ -56,8 +56,8 @@ class TimedProtocol(H11Protocol):
         self.transport.abort()
 
     def _least_wanted(self) -> TimedProtocol:
-        """Of the client with the most connections that wait for headers, the one that has waited for the longest: so
-        somebody who opens many and says nothing keeps out nobody who does say what he wants."""
+        """Of the client with the most connections that wait for headers, the one that has waited for the longest: so a
+        client that opens many connections and sends nothing does not keep out others."""
         waiting = [
             one
             for one in self.connections

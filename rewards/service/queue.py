@@ -1,4 +1,4 @@
-"""Who is let in, and how much the requests inside may hold together."""
+"""Admission of requests, and budgets that admitted ones share."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rewards.service.refusal import Refusal
 
 
 class Admission:
-    """Places for requests that are worked on or wait; who finds none is sent away with a time to come back."""
+    """Slots for requests that are worked on or wait; a request that finds none is refused, with a time to retry."""
 
-    def __init__(self, places: int) -> None:
-        self.places = places
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
         self.taken = 0
         self._typical = 1.0  # seconds that a request stays, a moving average
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds, 1 to 60, after which a place is likely free."""
+        """Whole seconds, 1 to 60, after which a slot is likely free."""
         return min(60, max(1, math.ceil(self._typical)))
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for as long as the context lasts.
+    def slot(self) -> Iterator[None]:
+        """A slot for as long as the context lasts.
 
         Raises:
             Refusal: 429 when all are taken.
         """
-        if self.taken >= self.places:
+        if self.taken >= self.slots:
             raise Refusal(
                 429,
-                f"All {self.places} slots of the queue are taken; try again in {self.retry_after} s.",
+                f"All {self.slots} slots of the queue are taken; try again in {self.retry_after} s.",
                 self.retry_after,
             )
         self.taken += 1
@@ -48,11 +48,11 @@ class Admission:
 
 
 class Budget:
-    """An amount of something (bytes, pixels) that all requests share; who asks first is served first."""
+    """An amount of something (bytes, pixels) that all requests share, first come, first served."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = self._free = capacity
-        self._turn = asyncio.Lock()  # fair: a large request is not overtaken for ever by small ones
+        self._turn = asyncio.Lock()  # fair: a large request is not overtaken indefinitely by small ones
         self._returned = asyncio.Event()
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ class Budget:
 
 
 class Shares:
-    """A budget of which one client holds at most a part, so that it never keeps out all others."""
+    """A budget of which one client holds at most a part, so that it cannot starve the others."""
 
     def __init__(self, capacity: int, part: int) -> None:
         self._all, self._part = Budget(capacity), part

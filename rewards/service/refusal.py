@@ -1,4 +1,4 @@
-"""A request that is not answered with scores: a status, and one sentence that says why and what to change."""
+"""A refused request: a status, and one sentence that says why and what to change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class Refusal(Exception):
-    """`status` is the HTTP status, `sentence` the whole answer; `retry_after` seconds where trying again helps."""
+    """`status` is the HTTP status, `sentence` the whole response; `retry_after` seconds where trying again helps."""
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
         super().__init__(sentence)

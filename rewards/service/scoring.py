@@ -1,4 +1,4 @@
-"""One request, from its body to its scores: wait for a place, read, check, decode, score."""
+"""One request, from its body to its scores: wait for a slot, read, check, decode, score."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ class ScoreDesk:
         self._lanes = Lanes(limits)
         self._numbers = count(1)
 
-    async def answer(self, request: Request) -> ScoreResponse:
+    async def response(self, request: Request) -> ScoreResponse:
         """The scores that the request asks for.
 
         Raises:
             Refusal: with the reason, when there are none.
-            ClientDisconnect: when nobody waits for them any more.
+            ClientDisconnect: when the client has disconnected.
         """
         _refuse_other_types(request)
         declared = min(int(request.headers.get("content-length", self._max_body)), self._max_body)
         incoming = Incoming(request)
         await incoming.first(min(declared, FIRST_PIECE))
-        with self._admission.place():
+        with self._admission.slot():
             stage = "waiting for its turn"
             try:
                 async with asyncio.timeout(self._limits.deadline) as limit, AsyncExitStack() as body_held:
@@ -134,7 +134,7 @@ def _refuse_other_types(request: Request) -> None:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; when the client goes away first the work is cancelled, so that it frees its place."""
+    """The work's result; when the client goes away first the work is cancelled, so that it frees its slot."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(request.receive())  # the body is read: only the end of the connection can come
     try:

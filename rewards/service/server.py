@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
 
 
 def make_server(app: ASGIApp, announcement: str) -> uvicorn.Server:
-    """A server whose `run(sockets=[...])` returns when it was asked to end and all answers are given.
+    """A server whose `run(sockets=[...])` returns when it was asked to end and all responses are sent.
 
     SIGINT and SIGTERM are passed on to the handlers that were there before, when everything has ended.
     """

@@ -1,4 +1,4 @@
-"""A server and the thread that waits for it: whoever owns both is only told what happened."""
+"""A server and the thread that waits for it; the owner gets callbacks only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rewards.vllm.server import ServerFailed, VllmServer
 
 
 class Attended:
-    """Makes and starts a server. From its thread it calls `ready` when an image was answered, and `lost(reason)` once,
-    when nothing of the server is left, whether it was ready or not. See `rewards.vllm.replicas.Launched`.
+    """Makes and starts a server. From its thread it calls `ready` when the server has responded to a test image, and
+    `lost(reason)` once, when nothing of the server is left, whether it was ready or not. See
+    `rewards.vllm.replicas.Launched`.
     """
 
     def __init__(

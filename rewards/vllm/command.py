@@ -75,9 +75,9 @@ def command(config: ServeConfig, model: str, name: str, host: str, port: int) ->
         "--limit-mm-per-prompt",
         '{"image": 4, "video": 0}',
         "--generation-config",
-        "vllm",  # sampling is what the question says, nothing from the model's folder
+        "vllm",  # sampling is what the request says, nothing from the model's folder
         "--allowed-media-domains",
-        "data.invalid",  # images come in the question; nothing is fetched
+        "data.invalid",  # images come in the request; nothing is fetched
         "--middleware",
         "locus_allow_list.AllowList",
         *config.arguments,
@@ -109,7 +109,7 @@ def environment(config: ServeConfig, model: str, api_key: str, inherited: Mappin
 
 
 def check_exposure(host: str, api_key: str) -> None:
-    """Refuses to listen for everybody without a key.
+    """Refuses to listen beyond loopback without a key.
 
     Raises:
         ValueError: for an address beyond loopback without a key.
@@ -117,5 +117,5 @@ def check_exposure(host: str, api_key: str) -> None:
     if not api_key and not ip_address(host).is_loopback:
         raise ValueError(
             f"A judge server at {host} can be reached from other machines: set LOCUS_JUDGE_API_KEY (any "
-            "long random text, the same for every process of the run), so that it answers only the run."
+            "long random text, the same for every process of the run), so that it serves only the run."
         )

@@ -1,4 +1,4 @@
-"""How long a judge's requests may be, and what that takes of a CPU's memory. Reads config.json, loads nothing."""
+"""The context length of a judge, and the CPU memory of its key-value cache. Reads config.json, loads nothing."""
 
 from __future__ import annotations
 

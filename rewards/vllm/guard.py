@@ -1,4 +1,4 @@
-"""Runs a judge server, which is a tree of processes, and sees to it that nothing of the tree outlives its owner.
+"""Runs a judge server, which is a tree of processes, and makes sure that none of them outlives its owner.
 
     python -I -S guard.py OWNER GRACE COMMAND [ARGUMENT ...]
 
@@ -42,7 +42,7 @@ def guard(owner: int, grace: float, command: list[str]) -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who lets go of the pipe when it is done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which closes the pipe when it is done
     watched, pause = (owner, _pipe_closed) if owner else (os.getppid(), _pause)
     server = _start(command, libc)
     ended: dict[int, int] = {}
@@ -103,7 +103,7 @@ def writers(log: Path) -> set[int]:
             try:
                 if os.path.samestat(os.stat(entry / "fd" / str(number)), wanted):
                     found.add(int(entry.name))
-            except OSError:  # gone, a zombie, or somebody else's
+            except OSError:  # gone, a zombie, or another user's
                 continue
     return found
 

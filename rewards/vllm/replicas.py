@@ -25,7 +25,7 @@ class ServersFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Served:
-    """A server that has answered an image."""
+    """A server that has responded to a test image."""
 
     url: str
     pid: int
@@ -59,7 +59,7 @@ class _Slot:
 class Replicas:
     """Keeps `serve.replicas` servers of one judge alive. All calls come from one thread.
 
-    The first start of every server must succeed; one that is lost later is started again, for ever.
+    The first start of every server must succeed; one that is lost later is started again, without limit.
     """
 
     def __init__(
@@ -186,5 +186,5 @@ def no_gpus(wanted: float, seen: float) -> str:
     """The sentence for a machine that cannot serve."""
     return (
         f"expected {wanted:g} GPUs for each server (serve.gpus), and this machine has {seen:g}. With serve.gpus 0 "
-        "they run on the CPU, which is for trying it out."
+        "they run on the CPU, which is only for testing."
     )

@@ -1,4 +1,4 @@
-"""One vLLM server: a process tree that is started, waited for, watched, and never left behind."""
+"""One vLLM server: a process tree that is started, awaited, monitored, and always cleaned up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.judges import ServeConfig
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
 from rewards.vllm import guard
 from rewards.vllm.command import check_exposure, command, environment
 
@@ -35,7 +35,8 @@ class ServerFailed(RuntimeError):
 
 
 class VllmServer:
-    """A context manager: `start` begins, `wait` returns when a real image was answered, `stop` leaves nothing.
+    """A context manager: `start` begins, `wait` returns when it has responded to a test image, `stop` leaves no
+    process.
 
     `ended` is set as soon as the server is gone for whatever reason, and everything of it with it; `reason` says why.
     """
@@ -88,7 +89,7 @@ class VllmServer:
             ServerFailed: when vLLM's interpreter or the log's folder is not there.
         """
         assert self._guard is None, "a server starts once"
-        # Bound but not listening: nobody else is given this port, and the server may bind it too (SO_REUSEADDR).
+        # Bound but not listening: no other process is given this port, and the server may bind it too (SO_REUSEADDR).
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind((self.host, 0))
@@ -113,10 +114,10 @@ class VllmServer:
         threading.Thread(target=self._watch, args=(self._guard,), name=f"watch {self.log.stem}", daemon=True).start()
 
     def wait(self) -> None:
-        """Returns when the server has answered a question about an image.
+        """Returns when the server has responded to a test image.
 
         Raises:
-            ServerFailed: when it ended, or did not answer within `serve.start_timeout` seconds; it is stopped then.
+            ServerFailed: when it ended, or did not respond within `serve.start_timeout` seconds; it is stopped then.
         """
         limit = self.config.start_timeout
         deadline, seen = time.monotonic() + limit, "nothing"
@@ -124,7 +125,7 @@ class VllmServer:
             try:
                 if self._ask("GET", "/health", None, timeout=5.0)[0] != 200:
                     continue
-                status, body = self._ask("POST", "/v1/chat/completions", self._picture(), timeout=left)
+                status, body = self._ask("POST", "/v1/chat/completions", self._image(), timeout=left)
             except (OSError, http.client.HTTPException) as error:
                 seen = f"{type(error).__name__}: {error}"
                 continue
@@ -137,7 +138,7 @@ class VllmServer:
         why = (
             self.reason
             if died
-            else (f"it did not answer an image within {limit:g} s (serve.start_timeout); got {seen}")
+            else (f"it did not respond to a test image within {limit:g} s (serve.start_timeout); got {seen}")
         )
         raise ServerFailed(f"The judge server {self.log.stem} did not start: {why}")
 
@@ -169,11 +170,11 @@ class VllmServer:
             else (f"ended with exit code {code}")
         )
         if not gone or code == guard.LEFT_SOMETHING:
-            how = f"left processes {sorted(guard.writers(self.log))} that do not go although they were killed"
+            how = f"left processes {sorted(guard.writers(self.log))} that are still alive after SIGKILL"
         self.reason = "it was stopped" if asked and gone else f"it {how}; {last_words(self.log)}"
         self.ended.set()
 
-    def _picture(self) -> dict[str, Any]:
+    def _image(self) -> dict[str, Any]:
         image = np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
         image[PROBE_SIDE // 4 : PROBE_SIDE // 2] = 200
         data = base64.b64encode(encode_png(image)).decode()
@@ -199,8 +200,8 @@ class VllmServer:
             headers["Authorization"] = f"Bearer {self._api_key}"
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 

@@ -106,7 +106,7 @@ def test_a_place_that_crash_loops_is_given_up_while_the_others_work(scene):
     stage.publish(1)
     stage.until(lambda: stage.fleet.capacity() == 4)
     victim, healthy = stage.fleet.pids()
-    (stage.folder / "broken").write_text("99")  # nobody new can start
+    (stage.folder / "broken").write_text("99")  # no new worker can start
     for _ in range(2):
         stage.submit("first", seconds=1.0)
     os.kill(victim, signal.SIGKILL)
@@ -227,4 +227,4 @@ def test_a_worker_that_raises_is_replaced_and_a_second_that_raises_the_same_stop
     stage.submit("again", method="fail", arguments=(KeyError("oops"),))
     with pytest.raises(FleetError, match="Rollout workers fail, one like the other: KeyError: 'oops'") as caught:
         stage.until(lambda: False)
-    assert isinstance(caught.value.__cause__, KeyError)  # so that nobody tries again what would fail again
+    assert isinstance(caught.value.__cause__, KeyError)  # so that nothing retries what would fail again

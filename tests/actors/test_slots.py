@@ -58,7 +58,7 @@ def test_draining_takes_empty_slots_first_then_those_that_start_then_the_idle_an
     slots.resize(1, 0.0)
     assert slots.ready(7) == [busy]
     slots.resize(2, 0.0)
-    assert len(slots.all()) == 3 and slots.left() == 2  # one of them was taken back: nobody new comes
+    assert len(slots.all()) == 3 and slots.left() == 2  # one of them was taken back: no replacement
     slots.resize(1, 0.0)
     assert set(slots.drained()) == {idle, starting} and slots.workers() == [busy]
 
@@ -109,7 +109,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(worker.jobs for worker in self.slots.workers()))
     @rule(data=st.data(), well=st.booleans())
-    def answer(self, data, well):
+    def response(self, data, well):
         worker = self.some(data, [worker for worker in self.slots.workers() if worker.jobs])
         job = worker.jobs[0]
         self.slots.settle(worker, job, self.now)
@@ -189,5 +189,5 @@ TestFleetMachine = FleetMachine.TestCase
 
 
 def test_a_worker_that_is_in_no_place_cannot_be_lost():
-    with pytest.raises(ValueError, match="in no slot"):
+    with pytest.raises(ValueError, match="holds no slot"):
         Slots(1, RestartPolicy(1), 1, 0.0).lose(Worker("stranger", 0.0), 0.0)

@@ -90,7 +90,7 @@ def test_a_worker_that_refused_weights_holds_none_until_it_takes_some(worker, ve
 def test_held_out_noise_depends_on_the_task_alone(config, worker, versions):
     worker.set_weights(versions[0])
     base, fresh = worker.sample_held_out([0, 2], base=True), worker.sample_held_out([2, 0], base=False)
-    # An untrained adapter changes nothing, so the same noise must give the same pictures.
+    # An untrained adapter changes nothing, so the same noise must give the same images.
     assert np.array_equal(base[0], fresh[1]) and np.array_equal(base[1], fresh[0])
     assert base[0].shape == (64, 64, 3) and not np.array_equal(base[0], base[1])
     worker.set_weights(versions[1])
@@ -100,7 +100,7 @@ def test_held_out_noise_depends_on_the_task_alone(config, worker, versions):
     assert len({held_out_seed(index) for index in range(1000)}) == 1000
 
 
-def test_pictures_for_the_gallery_are_those_that_are_measured(config, worker, versions):
+def test_images_for_the_gallery_are_those_that_are_measured(config, worker, versions):
     worker.set_weights(versions[1])
     for base in (False, True):
         (shown,) = worker.show_held_out([1], base)

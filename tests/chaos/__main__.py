@@ -1,4 +1,4 @@
-"""`make chaos`: a whole run on Ray to which something happens every few seconds, and an audit of what it says of it.
+"""`make chaos`: soak test of a whole run on Ray: a fault every few seconds, then an audit of its event log.
 
     python -m tests.chaos --seed 7 --seconds 300
 
@@ -30,7 +30,7 @@ from tests.chaos.verdict import broken_promises, tables
 from tests.chaos.victims import Round
 
 BETWEEN = (1.5, 6.0)
-"""Seconds from one deed to the next."""
+"""Seconds from one fault to the next."""
 LAST_STEPS = 5
 """Steps of the undisturbed end."""
 ENDING = 30.0
@@ -41,12 +41,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of deeds and times (default: drawn)")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(2**31), help="of faults and times (default: drawn)"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         default=300.0,
-        help="of torment, from the first step (default: 300); longer where not everything has happened yet",
+        help="of inject_faults, from the first step (default: 300); longer where not everything has happened yet",
     )
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,42 +58,42 @@ def main() -> int:
     adopt_orphans()
     folder = Path(tempfile.mkdtemp(prefix="locus-chaos-"))
     print(f"seed {options.seed}, {options.seconds:g} s, in {folder}", flush=True)
-    deeds = Round(random.Random(options.seed))
+    faults = Round(random.Random(options.seed))
     broken: list[str] = []
     run: Run | None = None
     try:
         with Servers(folder) as servers:
             run = Run(folder, servers, options.seed)
             run.start()
-            torment(run, servers, deeds, random.Random(options.seed + 1), options.seconds)
+            inject_faults(run, servers, faults, random.Random(options.seed + 1), options.seconds)
             finish(run, servers)
     except Broken as error:
         broken.append(str(error))
     finally:
         left = left_over(ENDING)
     if not broken and run is not None:
-        broken = broken_promises(run, deeds.struck, left)
-        tables(run, deeds.struck)
+        broken = broken_promises(run, faults.struck, left)
+        tables(run, faults.struck)
     for sentence in broken:
         print(f"BROKEN: {sentence}")
     if broken:
         print(f"seed {options.seed}: {len(broken)} promises were broken; everything that was said is in {folder}")
         return 1
     shutil.rmtree(folder)
-    print(f"seed {options.seed}: every promise was kept, {len(deeds.struck)} deeds")
+    print(f"seed {options.seed}: every promise was kept, {len(faults.struck)} faults")
     return 0
 
 
-def torment(run: Run, servers: Servers, deeds: Round, draw: random.Random, seconds: float) -> None:
-    """Strikes for so long, from the first step on, and until everything was struck."""
+def inject_faults(run: Run, servers: Servers, faults: Round, draw: random.Random, seconds: float) -> None:
+    """Injects faults for so long, from the first step on, and until every kind was injected."""
     while not run.works():
         tend(run, servers)
         time.sleep(0.2)
     end, next_at = time.monotonic() + seconds, 0.0
-    while time.monotonic() < end or not deeds.everything_was_struck():
+    while time.monotonic() < end or not faults.everything_was_struck():
         tend(run, servers)
         if time.monotonic() >= next_at:
-            struck = deeds.strike(run, servers)
+            struck = faults.strike(run, servers)
             if struck is not None:
                 told = f"{seconds - (end - time.monotonic()):5.0f} s   {struck.kind}"
                 print(f"{told} ({struck.what or 'server'})", flush=True)
@@ -100,14 +102,14 @@ def torment(run: Run, servers: Servers, deeds: Round, draw: random.Random, secon
 
 
 def tend(run: Run, servers: Servers) -> None:
-    """Brings back what is due: the run at once, servers after their time."""
+    """Restarts what is due: the run at once, servers after their downtime."""
     if run.ended() is not None:
         run.start()
     servers.tend(len(run.lives), run.steps_made())
 
 
 def finish(run: Run, servers: Servers) -> None:
-    """Asks the run to stop, as a machine does that is taken away, and has it finish a few steps later."""
+    """Asks the run to stop, as a preempted machine does, and has it finish a few steps later."""
     until = run.steps_made() + 3  # what was done last is noticed
     while run.steps_made() < until or not run.works():
         tend(run, servers)

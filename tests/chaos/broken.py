@@ -1,4 +1,4 @@
-"""What the soak raises when a promise is broken."""
+"""The error for a broken promise."""
 
 
 class Broken(AssertionError):

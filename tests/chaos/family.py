@@ -1,4 +1,4 @@
-"""Every process that the soak brought about, also those whose parents were killed."""
+"""Every process that the soak started, also those whose parents were killed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
 
 def adopt_orphans() -> None:
-    """From now on a process whose parent dies becomes a child of this one, so that none gets out of sight."""
+    """From now on a process whose parent dies becomes a child of this one, so that none is lost."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def living() -> list[psutil.Process]:
-    """All descendants; adopted ones that have ended are buried."""
+    """All descendants; adopted ones that have ended are reaped."""
     found = []
     for one in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

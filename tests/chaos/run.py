@@ -1,4 +1,4 @@
-"""The run that is tormented: the real command line in one process after the other, each going on with what there is."""
+"""The run under test: the real command line in one process after the other, each resuming the one before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.learner.tiny_run import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY = 1_000_000
-"""Steps that the run never gets to; it is told at the end how many there are."""
+"""More steps than the run ever makes; the final number is set at the end."""
 STALLED = 600.0
 """Seconds within which the run must have made a step, or it hangs. A start takes minutes on a busy machine."""
 MAY_BE_TRIED_AGAIN = {exits.RESUMABLE, exits.TERMINATED, -signal.SIGKILL}
@@ -43,7 +43,7 @@ class Run:
 
     def __init__(self, folder: Path, servers: Servers, seed: int) -> None:
         """Makes a tiny editor and writes the configuration; nothing is started."""
-        # Imported here: diffusers has to be told to be quiet first.
+        # Imported here: diffusers must be silenced first.
         from tests.tiny_kontext import make_tiny_kontext
 
         self.folder = folder / "run"
@@ -118,7 +118,7 @@ class Run:
         return code
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        """The diary of all lives, or one kind of its lines."""
+        """The event log of all lives, or one kind of its lines."""
         return [event for event in read_events(self.folder / "events.jsonl") if kind in ("", event["event"])]
 
     def of_this_life(self, kind: str) -> list[dict[str, Any]]:

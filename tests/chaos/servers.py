@@ -12,7 +12,7 @@ from tests.judges.processes import ScriptedProcess
 from tests.rewards.cache.valkeys import free_port, shared_valkey
 
 ANSWER_SECONDS = 0.03
-"""Of a judge, so that a kill finds questions on their way."""
+"""Of a judge, so that a kill finds requests in flight."""
 
 
 class Server(Protocol):
@@ -22,7 +22,7 @@ class Server(Protocol):
 
 
 class Cache:
-    """A Valkey server on loopback that keeps nothing on disk."""
+    """A Valkey server on loopback without persistence."""
 
     def __init__(self) -> None:
         self._port, self._running = free_port(), ExitStack()
@@ -39,7 +39,7 @@ class Cache:
 
 
 class Servers:
-    """All of them, a context manager; `tend` starts those again whose time away is over.
+    """All of them, a context manager; `tend` restarts those whose downtime is over.
 
     A server stays away for its time and for two steps of the run, so that it is missed; a run that has to start again
     finds it there.

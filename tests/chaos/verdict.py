@@ -1,4 +1,4 @@
-"""Whether the promises were kept, and the tables that say so."""
+"""The verdict: whether the promises were kept, and its tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from configs.run_files import EVENTS
 from learner import audit
 from learner.audit.report import report
 from tests.chaos.run import Run
-from tests.chaos.victims import DEEDS, Struck, witnessed
+from tests.chaos.victims import FAULTS, Struck, witnessed
 
 
 def broken_promises(run: Run, struck: Sequence[Struck], left: Sequence[str]) -> list[str]:
-    """Sentences, one for each; none when all is well.
+    """One sentence per broken promise.
 
     Args:
         run: that has finished.
@@ -31,12 +31,12 @@ def broken_promises(run: Run, struck: Sequence[Struck], left: Sequence[str]) -> 
         for fault in faults
     ]
     found += [f"a process was left: {one}" for one in left]
-    for kind in DEEDS:
+    for kind in FAULTS:
         if not any(witnessed(one, run, run.events()) for one in struck if one.kind == kind):
             found.append(f"{kind}: nothing shows that it ever happened, so the soak proves nothing about it")
     counters = counters_of(run)
     if counters["leased"] != counters["trained"] + counters["rejected"] + counters["requeued"]:
-        found.append(f"the books do not balance: {counters}")
+        found.append(f"the lease counters do not balance: {counters}")
     if counters["in_flight"]:
         found.append(f"{counters['in_flight']} groups are in flight after the end")
     found += [f"{path} was left" for path in _leftovers(run.folder)]
@@ -44,7 +44,7 @@ def broken_promises(run: Run, struck: Sequence[Struck], left: Sequence[str]) -> 
 
 
 def counters_of(run: Run) -> dict[str, int]:
-    """The run's own books at its end."""
+    """The run's own lease counters at its end."""
     counters: dict[str, int] = json.loads((run.folder / "summary.json").read_text())["counters"]
     return counters
 
@@ -65,18 +65,18 @@ def _unexplained_ends(run: Run, struck: Sequence[Struck]) -> list[str]:
 
 
 def tables(run: Run, struck: Sequence[Struck]) -> None:
-    """Prints what was done, what the diary says of it, and where every group ended."""
+    """Prints what was done, what the event log says of it, and where every group ended."""
     console, events = Console(width=110), run.events()
-    deeds = Table("what was done", "times", "witnessed", title="deeds")
-    for kind in DEEDS:
+    faults = Table("what was done", "times", "witnessed", title="faults")
+    for kind in FAULTS:
         mine = [one for one in struck if one.kind == kind]
-        deeds.add_row(kind, str(len(mine)), str(sum(witnessed(one, run, events) for one in mine)))
-    console.print(deeds)
+        faults.add_row(kind, str(len(mine)), str(sum(witnessed(one, run, events) for one in mine)))
+    console.print(faults)
     counters = counters_of(run)
-    books = Table(
+    counters_table = Table(
         "leased", "=", "trained", "+", "rejected", "+", "requeued", "+", "in flight", "replayed", title="groups"
     )
-    books.add_row(
+    counters_table.add_row(
         str(counters["leased"]),
         "=",
         str(counters["trained"]),
@@ -88,7 +88,7 @@ def tables(run: Run, struck: Sequence[Struck]) -> None:
         str(counters["in_flight"]),
         str(counters["replayed"]),
     )
-    console.print(books)
+    console.print(counters_table)
     lives = Counter(str(life.code) for life in run.lives)
     console.print(
         f"{len(run.lives)} lives of the run, by exit code: "

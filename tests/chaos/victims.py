@@ -1,4 +1,4 @@
-"""What is done to a run, one thing at a time, and how the diary must bear witness that it really happened."""
+"""The faults that are injected into a run, one at a time, and the evidence in the event log that each happened."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.chaos.run import ROOT, Run
 from tests.chaos.servers import Servers
 
 SIZES = (2, 3)
-"""Numbers of rollout workers that are asked for."""
+"""Numbers of rollout workers that are requested."""
 AWAY = (4.0, 9.0)
 """Seconds for which a judge or the cache stays away, at least."""
 
 
 @dataclass(frozen=True)
 class Struck:
-    """One deed: when (seconds since the epoch), in which life of the run, and to which process (or which size)."""
+    """One fault: when (seconds since the epoch), in which life of the run, and to which process (or which size)."""
 
     kind: str
     time: float
@@ -32,8 +32,8 @@ class Struck:
     what: int
 
 
-Deed = Callable[[Run, Servers, random.Random], int | None]
-"""Does it and returns to whom; None when it cannot be done at the moment."""
+Fault = Callable[[Run, Servers, random.Random], int | None]
+"""Injects the fault and returns its target; None when that is impossible at the moment."""
 
 
 def _kill(pid: int | None) -> int | None:
@@ -69,7 +69,7 @@ def kill_cache(run: Run, servers: Servers, draw: random.Random) -> int | None:
 
 
 def kill_learner(run: Run, servers: Servers, draw: random.Random) -> int | None:
-    """The learner's process: the driver must end, with the exit code that says to try again."""
+    """The learner's process: the driver must end with the retryable exit code."""
     return _kill(run.actor("LearnerHost")) if run.works() else None
 
 
@@ -103,7 +103,7 @@ def resize(run: Run, servers: Servers, draw: random.Random) -> int | None:
     return size
 
 
-DEEDS: Mapping[str, tuple[Deed, int]] = {
+FAULTS: Mapping[str, tuple[Fault, int]] = {
     "rollout worker killed": (kill_worker, 4),
     "judge killed": (kill_judge, 3),
     "score cache killed": (kill_cache, 2),
@@ -113,24 +113,24 @@ DEEDS: Mapping[str, tuple[Deed, int]] = {
     "starting driver killed": (kill_driver_that_starts, 1),
     "fleet resized": (resize, 3),
 }
-"""Each deed, and how often it is done in a round."""
+"""Each fault, and how often it is injected in a round."""
 
 
 class Round:
-    """Deals the deeds out in seeded order, all of a round before the next one begins."""
+    """Injects the faults in seeded order, all of a round before the next one begins."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw, self._left = draw, list[str]()
         self.struck: list[Struck] = []
 
     def strike(self, run: Run, servers: Servers) -> Struck | None:
-        """Does the first deed in line that can be done now; None when none can."""
+        """Injects the first fault in line that is possible now; None when none is."""
         if not self._left:
-            self._left = [kind for kind, (_, times) in DEEDS.items() for _ in range(times)]
+            self._left = [kind for kind, (_, times) in FAULTS.items() for _ in range(times)]
             self._draw.shuffle(self._left)
         for kind in dict.fromkeys(self._left):
             now, life = time.time(), len(run.lives) - 1
-            what = DEEDS[kind][0](run, servers, self._draw)
+            what = FAULTS[kind][0](run, servers, self._draw)
             if what is not None:
                 self._left.remove(kind)
                 self.struck.append(Struck(kind, now, life, what))
@@ -138,11 +138,11 @@ class Round:
         return None
 
     def everything_was_struck(self) -> bool:
-        return {one.kind for one in self.struck} == set(DEEDS)
+        return {one.kind for one in self.struck} == set(FAULTS)
 
 
 def witnessed(struck: Struck, run: Run, events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the diary, or the exit code of the life, shows that the deed happened."""
+    """Whether the event log, or the exit code of the life, shows that the fault happened."""
     life = run.lives[struck.life]
     ended = run.lives[struck.life + 1].began if struck.life + 1 < len(run.lives) else float("inf")
     later = [event for event in events if event["time"] >= struck.time - 0.01]

@@ -88,7 +88,7 @@ def test_the_aws_cluster_has_a_kind_of_machine_for_each_role():
     reached = [
         rule["CidrIp"] for entry in config["provider"]["security_group"]["IpPermissions"] for rule in entry["IpRanges"]
     ]
-    assert reached == ["203.0.113.7/32"]  # an example's address: nobody's
+    assert reached == ["203.0.113.7/32"]  # an example's address, unassigned
 
 
 def grown(kinds: list[tuple[int, dict[str, float]]]) -> dict[str, float]:

@@ -37,11 +37,11 @@ def test_an_address_without_a_cluster_is_named(monkeypatch):
     import ray
 
     def refuse(**arguments):
-        raise ConnectionError("nobody answers")
+        raise ConnectionError("no server responds")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ClusterError, match=r"cluster.address: expected .* at 'auto', but: nobody answers"):
+    with pytest.raises(ClusterError, match=r"cluster.address: expected .* at 'auto', but: no server responds"):
         connect(ClusterConfig(address="auto"))
 
 

@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers what a test wrote down."""
+"""A small real HTTP server that responds with what a test wrote down."""
 
 import http.server
 import json
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class Answers:
-    """`answers[path]` is (status, body); `seen` holds (method, path, headers, JSON body) of every request."""
+    """`responses[path]` is (status, body); `seen` holds (method, path, headers, JSON body) of every request."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, object]] = {}
+        self.responses: dict[str, tuple[int, object]] = {}
         self.seen: list[tuple[str, str, dict[str, str], object]] = []
         self.address = ""
 
@@ -26,8 +26,8 @@ def serving() -> Iterator[Answers]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             told.seen.append((self.command, self.path, dict(self.headers), body))
-            status, answer = told.answers.get(self.path, (404, "no such page"))
-            content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            status, response = told.responses.get(self.path, (404, "no such page"))
+            content = (response if isinstance(response, str) else json.dumps(response)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

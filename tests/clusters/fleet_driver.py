@@ -76,7 +76,7 @@ def with_faults(folder: Path, plan: dict[str, str]) -> None:
     actors.fleet.RolloutActor = faulty_worker(folder / "struck", plan, folder / "run" / "events.jsonl")
 
 
-def diary(folder: Path) -> str:
+def event_log(folder: Path) -> str:
     path = folder / "run" / "events.jsonl"
     return path.read_text() if path.exists() else ""
 
@@ -94,13 +94,13 @@ def nodes(editor: Path, folder: Path) -> list[int]:
     victims: list[object] = []
 
     def at_the_start() -> None:
-        until(lambda: '"event": "started"' in diary(folder))
+        until(lambda: '"event": "started"' in event_log(folder))
         victims.append(add())
 
     def a_node_dies() -> None:
-        until(lambda: '"event": "leased", "group": "000003.001' in diary(folder))
+        until(lambda: '"event": "leased", "group": "000003.001' in event_log(folder))
         cluster.remove_node(victims[0], allow_graceful=False)
-        until(lambda: '"event": "worker_lost"' in diary(folder))
+        until(lambda: '"event": "worker_lost"' in event_log(folder))
         until(lambda: gpu_nodes() == 1)  # Ray takes its time to believe it
         add()
 

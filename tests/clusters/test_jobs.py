@@ -208,6 +208,6 @@ def test_a_run_that_needs_a_person_is_not_repeated_and_tells_no_secret(token_hea
     assert [name for name in jobs() if name.startswith("wrong")] == ["wrong-1"]
     secret = (Path(os.environ["HOME"]) / ".ray/auth_token").read_text().strip()
     request = urllib.request.Request(f"{ADDRESS}/api/jobs/", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request) as answer:
-        told = answer.read().decode()
+    with urllib.request.urlopen(request) as response:
+        told = response.read().decode()
     assert "wrong-1" in told and secret not in told and secret not in done.stdout + done.stderr

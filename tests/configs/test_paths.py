@@ -1,4 +1,4 @@
-"""Paths that a person writes: expanded wherever one is read, or refused by the name of what is missing."""
+"""User-supplied paths: expanded wherever one is read, or rejected by the name of what is missing."""
 
 import argparse
 import ast

@@ -60,7 +60,7 @@ def test_a_second_manifest_is_held_out_whole(tiny_kontext, tmp_path):
     assert (len(tasks.train), len(tasks.held_out)) == (3, 2)
 
 
-def test_pictures_have_about_the_asked_size_in_steps_that_the_editor_takes(tiny_kontext, tmp_path):
+def test_images_have_about_the_asked_size_in_steps_that_the_editor_takes(tiny_kontext, tmp_path):
     assert pixel_multiple(str(tiny_kontext)) == 8  # VAE factor 4, packed 2 x 2
     tasks = open_tasks(config(tiny_kontext, write_manifest(tmp_path / "m.jsonl", 2)))
     task = tasks.train[0]

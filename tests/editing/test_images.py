@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editing.images import PictureTooLarge, decode_image, picture_size, read_file
+from editing.images import ImageTooLarge, decode_image, image_size, read_file
 from editing.task import TaskError
 
 
@@ -63,7 +63,7 @@ def test_cmyk_becomes_rgb():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_gives_the_upright_picture(orientation):
+def test_exif_orientation_gives_the_upright_image(orientation):
     upright = RGB
     stored = {  # how a camera stores the upright image under each orientation, from the EXIF standard
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
@@ -93,7 +93,7 @@ def test_exif_orientation_gives_the_upright_picture(orientation):
         ),
     ],
 )
-def test_what_is_no_sound_still_picture_is_refused_in_a_sentence(data, says):
+def test_what_is_no_sound_still_image_is_refused_in_a_sentence(data, says):
     with pytest.raises(TaskError, match=says):
         decode_image(data, "image x")
 
@@ -106,11 +106,11 @@ def test_the_cap_is_inclusive():
 
 def test_the_size_is_told_by_the_header_alone():
     whole = encoded(Image.fromarray(RGB))
-    assert picture_size(whole, "x") == picture_size(whole[:60], "x") == (9, 6)
-    with pytest.raises(PictureTooLarge, match="at most 53 pixels; its header announces 9 × 6"):
-        picture_size(whole, "x", max_pixels=53)
+    assert image_size(whole, "x") == image_size(whole[:60], "x") == (9, 6)
+    with pytest.raises(ImageTooLarge, match="at most 53 pixels; its header announces 9 × 6"):
+        image_size(whole, "x", max_pixels=53)
     with pytest.raises(TaskError, match="x must be a PNG, JPEG or WebP file"):
-        picture_size(b"GIF89a", "x")
+        image_size(b"GIF89a", "x")
 
 
 def test_a_file_beyond_any_use_is_not_read(tmp_path):

@@ -12,7 +12,7 @@ from editing.task import TaskError
 from editing.validate import main
 
 HEIGHT, WIDTH = 20, 30
-PICTURE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 MASK = np.zeros((HEIGHT, WIDTH), dtype=bool)
 MASK[2:9, 3:12] = True
 HEADER = {"locus_manifest": 1, "mask_polarity": "edit_is_white"}
@@ -29,8 +29,8 @@ def folder(tmp_path):
     """A data folder with one sound image a.png, its mask m.png and a target t.png."""
     data = tmp_path / "data"
     data.mkdir()
-    Image.fromarray(PICTURE).save(data / "a.png")
-    Image.fromarray(PICTURE[::-1]).save(data / "t.png")
+    Image.fromarray(PIXELS).save(data / "a.png")
+    Image.fromarray(PIXELS[::-1]).save(data / "t.png")
     Image.fromarray(MASK).save(data / "m.png")
     return data
 
@@ -72,9 +72,9 @@ def test_a_sound_manifest_gives_its_tasks_in_order(folder):
         None,
         None,
     )
-    assert np.array_equal(first.source, PICTURE) and np.array_equal(first.edit_mask, MASK)
+    assert np.array_equal(first.source, PIXELS) and np.array_equal(first.edit_mask, MASK)
     assert (other.task_id, other.instruction, other.caption) == ("7", "add a «hat»", "a hat")
-    assert np.array_equal(other.edit_mask, ~MASK) and np.array_equal(other.target, PICTURE[::-1])
+    assert np.array_equal(other.edit_mask, ~MASK) and np.array_equal(other.target, PIXELS[::-1])
     assert other.meta == {"manifest_line": 4}
     for index in (-1, 2):
         with pytest.raises(IndexError, match="tasks 0 to 1"):
@@ -119,10 +119,10 @@ def test_a_mask_that_leaves_no_background_is_a_fault(folder):
 def test_orientation_is_applied_before_sizes_are_compared(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
-    stored = np.ascontiguousarray(np.rot90(PICTURE))
+    stored = np.ascontiguousarray(np.rot90(PIXELS))
     Image.fromarray(stored).save(folder / "phone.png", exif=exif.tobytes())
     dataset = ManifestDataset(write(folder, {**LINE, "source": "phone.png"}))
-    assert np.array_equal(dataset[0].source, PICTURE)
+    assert np.array_equal(dataset[0].source, PIXELS)
     Image.fromarray(np.ascontiguousarray(np.rot90(MASK))).save(folder / "sideways.png")
     reason = only_fault(folder, {**LINE, "source": "phone.png", "mask": "sideways.png"})
     assert "size of the upright source, 30 × 20; it has 20 × 30" in reason
@@ -186,7 +186,7 @@ def save(path, image, kind="PNG", **options):
 
 def truncated(path, kind):
     buffer = io.BytesIO()
-    Image.fromarray(np.tile(PICTURE, (9, 9, 1))).save(buffer, kind)
+    Image.fromarray(np.tile(PIXELS, (9, 9, 1))).save(buffer, kind)
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
 
 
@@ -197,16 +197,16 @@ NASTY_SOURCES = {
     "empty file": (lambda p: p.write_bytes(b""), "must be a PNG, JPEG or WebP"),
     "text": (lambda p: p.write_text("hello"), "must be a PNG, JPEG or WebP"),
     "SVG": (lambda p: p.write_text("<svg/>"), "must be a PNG, JPEG or WebP"),
-    "GIF": (lambda p: save(p, Image.fromarray(PICTURE), "GIF"), "must be a PNG, JPEG or WebP"),
+    "GIF": (lambda p: save(p, Image.fromarray(PIXELS), "GIF"), "must be a PNG, JPEG or WebP"),
     "bomb": (lambda p: save(p, Image.new("1", (20_000, 20_000))), "at most 16,000,000 pixels"),
     "just too large": (lambda p: save(p, Image.new("1", (4_001, 4_000))), "4001 × 4000"),
     "animation": (
         lambda p: save(
             p,
-            Image.fromarray(PICTURE),
+            Image.fromarray(PIXELS),
             "WEBP",
             save_all=True,
-            append_images=[Image.fromarray(PICTURE[::-1])],
+            append_images=[Image.fromarray(PIXELS[::-1])],
         ),
         "animation",
     ),
@@ -322,7 +322,7 @@ def test_paths_start_from_the_root_and_stay_in_it(folder):
 
 def test_a_file_that_changes_after_the_opening_is_an_error(folder):
     dataset = ManifestDataset(write(folder, {**LINE, "id": "x"}))
-    Image.fromarray(PICTURE[:, ::-1]).save(folder / "a.png")
+    Image.fromarray(PIXELS[:, ::-1]).save(folder / "a.png")
     with pytest.raises(TaskError, match=r"line 2 \(x\): source .* has changed since"):
         dataset[0]
     (folder / "a.png").unlink()

@@ -84,7 +84,7 @@ def test_neither_region_vanishes(seed, size, other):
         assert resized.all() == mask.all()
 
 
-def test_doubling_repeats_a_mask_and_a_flat_picture_stays_flat():
+def test_doubling_repeats_a_mask_and_a_flat_image_stays_flat():
     mask = np.random.default_rng(1).random((5, 7)) < 0.5
     assert np.array_equal(resize_mask(mask, (10, 14)), mask.repeat(2, 0).repeat(2, 1))
     flat = np.full((9, 12, 3), (10, 200, 77), np.uint8)

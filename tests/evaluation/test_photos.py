@@ -50,7 +50,7 @@ def test_the_cat_s_mask_lies_on_its_green_eyes(written):
     assert left.any() and right.any()
 
 
-def test_training_and_held_out_share_no_picture():
+def test_training_and_held_out_share_no_image():
     assert not {photo.file for photo in photos.TRAIN} & {photo.file for photo in photos.HELD_OUT}
 
 
@@ -59,7 +59,7 @@ def test_one_mask_is_a_run_length_text(written):
     assert [("mask_rle" in line) for line in lines].count(True) == 1
 
 
-def test_the_overview_shows_all_pictures(written):
+def test_the_overview_shows_all_images(written):
     sheet = decode_image((written[0].parent / "overview.png").read_bytes(), "overview")
     assert sheet.shape == (2 * 104, 4 * 104, 3)
 
@@ -141,11 +141,11 @@ def test_a_missing_library_is_a_sentence_with_a_command(monkeypatch, tmp_path, c
     assert "pip install scikit-image" in capsys.readouterr().err
 
 
-def test_a_missing_picture_is_a_sentence(tmp_path):
+def test_a_missing_image_is_a_sentence(tmp_path):
     with pytest.raises(photos.PhotosError, match=r"chelsea\.png"):
         photos.write_photos(tmp_path / "set", bundled=tmp_path)
 
 
-def test_too_small_pictures_are_refused(tmp_path):
+def test_too_small_images_are_refused(tmp_path):
     with pytest.raises(photos.PhotosError, match="at least 64"):
         photos.write_photos(tmp_path, long_side=32)

@@ -7,39 +7,39 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from rewards.cache.base import CacheStatistics
-from rewards.judge.messages import Answer, JudgeError, Question
+from rewards.judge.messages import JudgeError, JudgeRequest, JudgeResponse
 
-Reply = str | Answer | JudgeError
-"""A text, a whole answer, or what `ask` raises."""
+Reply = str | JudgeResponse | JudgeError
+"""A text, a whole response, or what `ask` raises."""
 
 
 class FakeJudge:
-    """Answers from a function of the question (and keeps every question), or the same to all.
+    """Answers from a function of the request (and keeps every request), or the same to all.
 
-    `questions` are all that were asked, `notes` what was noted and `reasons` why, `peak` how many were under way at
+    `requests` are all that were asked, `notes` what was noted and `reasons` why, `peak` how many were under way at
     once, `cancelled` how many were given up, `tokenized` the texts whose tokens were asked for. `note_raises` is raised
     by `note(False)`.
     """
 
     def __init__(
         self,
-        answer: Callable[[Question], Reply] | Reply = '{"reasoning": "", "score": [20, 15]}',
+        response: Callable[[JudgeRequest], Reply] | Reply = '{"reasoning": "", "score": [20, 15]}',
         tokens: Mapping[str, tuple[int, ...]] | JudgeError | None = None,
         note_raises: JudgeError | None = None,
         seconds: float = 0.0,
     ) -> None:
-        self._answer = answer
+        self._respond = response
         self._tokens = tokens
         self._note_raises = note_raises
         self._seconds = seconds
-        self.questions: list[Question] = []
+        self.requests: list[JudgeRequest] = []
         self.notes: list[bool] = []
         self.reasons: list[str] = []
         self.tokenized: list[str] = []
         self.active = self.peak = self.cancelled = 0
 
-    async def ask(self, question: Question) -> Answer:
-        self.questions.append(question)
+    async def ask(self, request: JudgeRequest) -> JudgeResponse:
+        self.requests.append(request)
         self.active += 1
         self.peak = max(self.peak, self.active)
         try:
@@ -49,10 +49,10 @@ class FakeJudge:
             raise
         finally:
             self.active -= 1
-        reply = self._answer(question) if callable(self._answer) else self._answer
+        reply = self._respond(request) if callable(self._respond) else self._respond
         if isinstance(reply, JudgeError):
             raise reply
-        return answer_of(reply) if isinstance(reply, str) else reply
+        return response_of(reply) if isinstance(reply, str) else reply
 
     async def token_ids(self, text: str) -> tuple[int, ...]:
         """As Qwen numbers printable ASCII, unless told otherwise: "0" is 15."""
@@ -69,15 +69,15 @@ class FakeJudge:
             raise self._note_raises
 
 
-def answer_of(text: str, logprobs: Mapping[int, float] | None = None, finish_reason: str = "stop") -> Answer:
-    """An answer of the server `http://fake/v1`."""
-    return Answer(text, finish_reason, logprobs or {}, "http://fake/v1", 0.1)
+def response_of(text: str, logprobs: Mapping[int, float] | None = None, finish_reason: str = "stop") -> JudgeResponse:
+    """A response of the server `http://fake/v1`."""
+    return JudgeResponse(text, finish_reason, logprobs or {}, "http://fake/v1", 0.1)
 
 
-def digits(*probabilities: float, others: Mapping[int, float] | None = None) -> Answer:
-    """A one-token answer with these probabilities of "0", "1", ... and those of other tokens."""
+def digits(*probabilities: float, others: Mapping[int, float] | None = None) -> JudgeResponse:
+    """A one-token response with these probabilities of "0", "1", ... and those of other tokens."""
     shares = {15 + digit: p for digit, p in enumerate(probabilities)} | dict(others or {})
-    return answer_of("3", {token: math.log(p) for token, p in shares.items() if p > 0}, "length")
+    return response_of("3", {token: math.log(p) for token, p in shares.items() if p > 0}, "length")
 
 
 class MemoryCache:

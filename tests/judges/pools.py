@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from configs.judges import JudgeConfig
-from rewards.judge.messages import Question
-from rewards.judge.pictures import encode_png
+from rewards.judge.images import encode_png
+from rewards.judge.messages import JudgeRequest
 from rewards.judge.pool import JudgePool
 
 KEY = "canary-5f1c0e7a9b"
 PNG = encode_png(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
 
 
-def question(text: str = "How good is the edit?", **fields: Any) -> Question:
-    """A small question with two pictures."""
-    return Question(**{"parts": (PNG, PNG, text), "max_tokens": 64, "temperature": 0.7, **fields})
+def request(text: str = "How good is the edit?", **fields: Any) -> JudgeRequest:
+    """A small request with two images."""
+    return JudgeRequest(**{"parts": (PNG, PNG, text), "max_tokens": 64, "temperature": 0.7, **fields})
 
 
 def settings(**fields: Any) -> JudgeConfig:

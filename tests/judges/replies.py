@@ -1,4 +1,4 @@
-"""What the scripted server answers: bodies in the shape of vLLM's OpenAI protocol, good and bad."""
+"""What the scripted server responds: bodies in the shape of vLLM's OpenAI protocol, good and bad."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 class Asked:
     """One request as the server saw it.
 
-    `probe` is a one-token request for no log-probabilities; `pictures` are PNG bytes, in order; `urls` says how
-    many pictures came as anything but a data: URL (must be 0). `fields` is the body without messages.
+    `probe` is a one-token request for no log-probabilities; `images` are PNG bytes, in order; `urls` says how
+    many images came as anything but a data: URL (must be 0). `fields` is the body without messages.
     """
 
     number: int
@@ -26,20 +26,20 @@ class Asked:
     temperature: float | None
     max_tokens: int | None
     text: str
-    pictures: tuple[bytes, ...] = field(repr=False)
+    images: tuple[bytes, ...] = field(repr=False)
     urls: int
     authorization: str | None
     fields: Mapping[str, Any] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """The same as plain values, pictures by their sha256."""
-        hashes = [hashlib.sha256(picture).hexdigest() for picture in self.pictures]
-        return {**self.__dict__, "pictures": hashes, "fields": dict(self.fields)}
+        """The same as plain values, images by their sha256."""
+        hashes = [hashlib.sha256(image).hexdigest() for image in self.images]
+        return {**self.__dict__, "images": hashes, "fields": dict(self.fields)}
 
 
 def hashed_scores(asked: Asked) -> tuple[int, int]:
-    """Two scores 5..25 that depend on the pictures, the text and the seed alone."""
-    digest = hashlib.sha256(b"|".join((*asked.pictures, asked.text.encode(), str(asked.seed).encode()))).digest()
+    """Two scores 5..25 that depend on the images, the text and the seed alone."""
+    digest = hashlib.sha256(b"|".join((*asked.images, asked.text.encode(), str(asked.seed).encode()))).digest()
     return 5 + digest[0] % 21, 5 + digest[1] % 21
 
 
@@ -49,7 +49,7 @@ def tokens_of(text: str) -> list[int]:
 
 
 def completion(asked: Asked, model: str, scores: Sequence[float], kind: str, argument: str) -> dict[str, Any]:
-    """The body of a 200 answer for a behaviour whose HTTP is in order."""
+    """The body of a 200 response for a behaviour whose HTTP is in order."""
     digits = bool(asked.fields.get("logprobs"))
     if kind == "constant":
         scores = (12, 12)
@@ -97,7 +97,7 @@ def completion(asked: Asked, model: str, scores: Sequence[float], kind: str, arg
 
 
 def _filled(fields: Mapping[str, Any], numbers: Iterator[float], scores: Sequence[float]) -> dict[str, Any]:
-    """A JSON answer that fits the schema asked for: numbers in order, an array takes all of them."""
+    """A JSON response that fits the schema asked for: numbers in order, an array takes all of them."""
     schema = (fields.get("response_format") or {}).get("json_schema", {}).get("schema", {})
     properties = schema.get("properties") or {"reasoning": {"type": "string"}, "score": {"type": "array"}}
     found: dict[str, Any] = {}

@@ -1,10 +1,10 @@
-"""A scripted judge: a real HTTP server of the OpenAI protocol, as vLLM speaks it, that answers from a script.
+"""A scripted judge: a real HTTP server of the OpenAI protocol, as vLLM speaks it, that responds from a script.
 
 In a thread:   with ScriptedServer("500*2,good") as server: ... server.url ... server.log
 As a process:  `tests.judges.processes`, for those that are to be killed
 By hand:       python -m tests.judges.scripted --port 0 --script good      (prints `port N`)
 
-A script is a list of behaviours, one per question, the last one for ever; a comma-separated text of them
+A script is a list of behaviours, one per request, the last one repeated; a comma-separated text of them
 (`500*3,good`); or a function from `Asked` to a behaviour. Probes (one-token requests, and rehearsals) have a script
 of their own.
 
@@ -14,8 +14,8 @@ count:N         N scores (1)              empty      no text                    
 garbage         prose                     truncated  half the JSON, finish_reason length
 text:WORDS      those words               low_mass   digits hold a tenth of the probability
 no_choices      200 without a choice      html       200 with a page            500      that status (400..599)
-429:S           ... with Retry-After: S   reset      the socket is reset        drop     ... amid the answer
-hang            never answers             slow:S     good after S seconds
+429:S           ... with Retry-After: S   reset      the socket is reset        drop     ... amid the response
+hang            never responds            slow:S     good after S seconds
 redirect:URL    307 to there
 """
 
@@ -105,7 +105,7 @@ class Scripted:
         self.active += 1
         self.peak = max(self.peak, self.active)
         try:
-            return await self._answer(request, asked)
+            return await self._respond(request, asked)
         except asyncio.CancelledError:
             self.left += 1
             raise
@@ -129,7 +129,7 @@ class Scripted:
             temperature=body.get("temperature"),
             max_tokens=limit,
             text="\n".join(part["text"] for part in parts if part["type"] == "text"),
-            pictures=tuple(base64.b64decode(link.split(",", 1)[1], validate=True) for link in data),
+            images=tuple(base64.b64decode(link.split(",", 1)[1], validate=True) for link in data),
             urls=len(links) - len(data),
             authorization=authorization,
             fields=fields,
@@ -137,7 +137,7 @@ class Scripted:
         behaviour = (self._probes if values["probe"] else self._script).next(Asked(behaviour="", **values))
         return Asked(behaviour=behaviour, **values)
 
-    async def _answer(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         kind, _, argument = asked.behaviour.partition(":")
         if kind == "hang":
             await asyncio.sleep(3600)
@@ -237,7 +237,7 @@ class ScriptedServer:
         return list(self.scripted.log)
 
     @property
-    def questions(self) -> list[Asked]:
+    def requests(self) -> list[Asked]:
         return [asked for asked in self.log if not asked.probe]
 
     @property
@@ -249,8 +249,8 @@ class ScriptedServer:
         return self.scripted.peak
 
     def served(self, kind: str) -> int:
-        """How often a behaviour was played on a question: the witness that a fault happened."""
-        return sum(asked.behaviour.partition(":")[0] == kind for asked in self.questions)
+        """How often a behaviour was played on a request: the witness that a fault happened."""
+        return sum(asked.behaviour.partition(":")[0] == kind for asked in self.requests)
 
     def start(self) -> None:
         started: Future[int] = Future()

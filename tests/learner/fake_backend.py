@@ -53,7 +53,7 @@ class FakeBackend:
     consumed: list[list[Delivered]] = field(default_factory=lambda: [[]])
     ways: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
-    books: list[Any] = field(default_factory=list)
+    counters: list[Any] = field(default_factory=list)
     notify: Callable[..., None] = lambda event, **fields: None
     statistics: Mapping[str, float] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class FakeBackend:
         if pick == pool:
             return None
         if pick >= len(self.out) + len(self.late):
-            return self._answer(self.handed.pop(0))
+            return self._response(self.handed.pop(0))
         if pick >= len(self.out):
             return self.late.pop(pick - len(self.out))
         lease = self.out.pop(pick)
@@ -114,7 +114,7 @@ class FakeBackend:
     def consume(self, delivered: Delivered) -> None:
         self.handed.append(delivered)
 
-    def _answer(self, delivered: Delivered) -> Taken | LostOnTheWay:
+    def _response(self, delivered: Delivered) -> Taken | LostOnTheWay:
         way = self.way(delivered.lease)
         self.ways.append((way, delivered.lease.group_id))
         if way == "taken":
@@ -147,7 +147,7 @@ class FakeBackend:
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         step = self.first_step + len(self.consumed) - 1
         self.calls.append(("save", step))
-        self.books.append(extra["books"])
+        self.counters.append(extra["books"])
         return Path(f"step_{step}")
 
     def export(self, folder: Any, metadata: Any) -> Any:

@@ -1,6 +1,6 @@
 """Runs in processes that die: each request forks a child that trains, and kills itself where the request says.
 
-    python -m tests.learner.nursery      one JSON request per line in, one JSON answer per line out
+    python -m tests.learner.nursery      one JSON request per line in, one JSON response per line out
 
 Forked from one parent that has imported everything, so that a run takes a second. A fault point is a named function
 and one of its calls; nothing of it is in the program itself.
@@ -172,12 +172,12 @@ def serve() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
-        answer = Ended(
+        response = Ended(
             os.waitstatus_to_exitcode(ended[1]),
             said.read_text()[-4000:] if said.exists() else "",
             witness.read_text() if witness.exists() else "",
         )
-        print(json.dumps(asdict(answer)), flush=True)
+        print(json.dumps(asdict(response)), flush=True)
 
 
 if __name__ == "__main__":

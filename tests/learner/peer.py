@@ -13,7 +13,7 @@ from learner.update import data_parallel
 from tests.learner.rig import Rig, made_scores
 
 
-def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Path) -> None:
+def train(rank: int, size: int, where: str, request: dict[str, Any], response: Path) -> None:
     """Joins the others and trains `steps` on-policy steps of `config`.
 
     The request may also ask to `exit` with a code instead, to `spoil` the gradient, or to begin with a `noise`.
@@ -24,7 +24,7 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
     listens = {one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}
     said: dict[str, Any] = {"listens": sorted(listens), "metrics": [], "applied": []}
     if request.get("exit"):
-        answer.write_text(json.dumps(said))
+        response.write_text(json.dumps(said))
         os._exit(request["exit"])
     rig.learner._gate.noise = request.get("noise")
     for step in range(request["steps"]):
@@ -44,4 +44,4 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], answer: Pat
     weights = rig.learner.publish()
     arrays = {name: array.tolist() for name, array in weights.arrays.items()}
     said |= {"leap_noise": rig.learner.state["leap_noise"], "fingerprint": weights.fingerprint, "arrays": arrays}
-    answer.write_text(json.dumps(said))
+    response.write_text(json.dumps(said))

@@ -1,4 +1,4 @@
-"""Pictures that vanish or change while a run goes on cost their tasks, not the run (F18 at run time)."""
+"""Images that vanish or change while a run goes on cost their tasks, not the run (F18 at run time)."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.learner.tiny_run import tiny_run
 
 
 class Vandal(Watcher):
-    """After the first step, one training picture is gone, another one has changed, and so has a held-out one."""
+    """After the first step, one training image is gone, another one has changed, and so has a held-out one."""
 
     def __init__(self, folder):
         super().__init__()
@@ -29,7 +29,7 @@ class Vandal(Watcher):
         if record.step == 1:
             (self.folder / "2.png").unlink()
             Image.new("RGB", (40, 30), "red").save(self.folder / "3.png")
-            (self.folder / "9.png").write_bytes(b"no picture")
+            (self.folder / "9.png").write_bytes(b"no image")
 
 
 def manifest_run(editor, folder, name, mode, **over):

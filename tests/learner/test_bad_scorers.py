@@ -62,7 +62,7 @@ def test_a_scorer_that_misbehaves_in_every_way_costs_its_candidates_and_ends_no_
         strict=True,
     ):
         assert words in reason and "mine (a_bad_scorer:mine)" in reason
-    # What it wrote nobody else saw: all candidates of all trained groups have finite scores that differ.
+    # What it wrote had no effect elsewhere: all candidates of all trained groups have finite scores that differ.
     assert summary["reward_std"]["first_step"] > 0
     faults = audited(tmp_path / "run" / "events.jsonl").faults
     assert not any(faults.values()), faults

@@ -1,4 +1,4 @@
-"""One picture through an editor and its adapter: the same picture as the sampler's, and sentences for faults."""
+"""One image through an editor and its adapter: the same image as the sampler's, and sentences for faults."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def adapter(tiny_kontext: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    picture = np.random.default_rng(0).integers(0, 256, (21, 35, 3), dtype=np.uint8)
-    PIL.fromarray(picture).save(tmp_path / "source.png")
+    image = np.random.default_rng(0).integers(0, 256, (21, 35, 3), dtype=np.uint8)
+    PIL.fromarray(image).save(tmp_path / "source.png")
     mask = np.zeros((21, 35), dtype=np.uint8)
     mask[5:15, 5:20] = 255
     PIL.fromarray(mask).save(tmp_path / "mask.png")
@@ -66,7 +66,7 @@ def ask(tiny: Path, adapter: Path | None, source: Path, *more: str) -> list[str]
     ]
 
 
-def test_it_is_the_samplers_picture_and_compare_shows_the_base(
+def test_it_is_the_samplers_image_and_compare_shows_the_base(
     tiny_kontext: Path, adapter: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(ask(tiny_kontext, adapter, source, "--seed", "5", "--compare")) == 0
@@ -181,7 +181,7 @@ def test_faults_are_sentences(tiny_kontext, adapter, source, capsys, change, sen
         (["--editor", "shapes", "--instruction", "x"], "--source: expected an image"),
     ],
 )
-def test_faults_without_a_picture(tmp_path, monkeypatch, capsys, arguments, sentence):
+def test_faults_without_an_image(tmp_path, monkeypatch, capsys, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     assert sentence in capsys.readouterr().err
@@ -193,9 +193,9 @@ def test_a_mask_of_another_size_is_refused(tiny_kontext, adapter, source, capsys
     assert "expected the source's size, 35 × 21, got 9 × 9" in capsys.readouterr().err
 
 
-def test_small_pictures_are_enlarged_by_whole_numbers():
-    pictures = [np.full((64, 48, 3), value, np.uint8) for value in (10, 20, 30)]
-    shown = side_by_side(pictures)
+def test_small_images_are_enlarged_by_whole_numbers():
+    images = [np.full((64, 48, 3), value, np.uint8) for value in (10, 20, 30)]
+    shown = side_by_side(images)
     assert shown.shape == (256, 3 * 192 + 2 * GAP, 3)
     assert [int(shown[0, x, 0]) for x in (0, 192, 192 + GAP, 575 + 2 * GAP)] == [10, 255, 20, 30]
     large = [np.zeros((300, 500, 3), np.uint8)] * 2

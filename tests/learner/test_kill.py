@@ -45,13 +45,13 @@ POINTS = {
     "a checkpoint that was just renamed": (Point(RENAME, 2, after=True, text="tmp.step_"), 0),
     "before old checkpoints go": (Point("learner.state.checkpoint:_prune", 3), 0),
     "while old checkpoints go": (Point("shutil:rmtree", 1, text="removed"), 0),
-    "before the spool lets go": (Point("learner.state.spool:Spool.drop", 3), 0),
-    "while the spool lets go": (Point("pathlib:Path.unlink", 1, after=True, text="spool/"), 0),
+    "before the spool drops a group": (Point("learner.state.spool:Spool.drop", 3), 0),
+    "while the spool drops a group": (Point("pathlib:Path.unlink", 1, after=True, text="spool/"), 0),
     # The third that names "trained" is that of the step with its counters.
-    "before a line of the diary": (Point(EVENT, 3, text="trained"), 2),
-    "after a line of the diary": (Point(EVENT, 3, after=True, text="spooled"), 4),
-    "half a line of the diary": (Point("learner.state.event_log:EventLog._flush", 21), None),
-    "after the books of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
+    "before a line of the event log": (Point(EVENT, 3, text="trained"), 2),
+    "after a line of the event log": (Point(EVENT, 3, after=True, text="spooled"), 4),
+    "half a line of the event log": (Point("learner.state.event_log:EventLog._flush", 21), None),
+    "after the lease counters of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
     "before the export": (Point("learner.update.export:export_adapter"), 0),
     "before the summary": (Point("learner.run:write_whole"), 0),
 }
@@ -59,8 +59,8 @@ EVERY_TIME = (
     "a file of the spool that is not renamed",
     "after the optimizer",
     "a checkpoint without its manifest",
-    "while the spool lets go",
-    "half a line of the diary",
+    "while the spool drops a group",
+    "half a line of the event log",
 )
 """Points that are tried with every `make test-faults`; `pytest tests/learner/sweep.py` tries all."""
 HALF_A_LINE = """

@@ -1,4 +1,4 @@
-"""The loop over a fake backend: what is called when, and what observers and diary hear."""
+"""The loop over a fake backend: what is called when, and what observers and event log hear."""
 
 import math
 from dataclasses import asdict, replace
@@ -140,7 +140,7 @@ def test_a_step_record_says_what_happened(tmp_path):
     assert last.groups_per_minute == pytest.approx(120 / last.seconds["step"])
 
 
-def test_groups_for_the_gallery_come_with_pictures(tmp_path):
+def test_groups_for_the_gallery_come_with_images(tmp_path):
     _, watcher, _ = run(tmp_path, report={"gallery_groups": 2})
     assert [(g.step, g.lease.slot) for g in watcher.groups if g.images is not None] == [(0, 0), (4, 0)]
     assert len(watcher.groups) == 10
@@ -308,7 +308,7 @@ def test_a_judge_that_is_constant_beside_other_rewards_raises_the_alarm_and_is_n
             "judge": {"editscore": {"urls": ["http://host:1/v1"]}},
         },
     )
-    assert [(step.zero_std_share, step.edit_flat_share) for step in watcher.steps] == [(1.0, 1.0)] * 8
+    assert [(step.zero_std_share, step.edit_zero_variance_share) for step in watcher.steps] == [(1.0, 1.0)] * 8
     assert all(step.reward_std["reward"] > 0 for step in watcher.steps)  # of the background: it is not learnt
     (sentence,) = watcher.notices
     assert "no reward for the edit (editscore) varied" in sentence

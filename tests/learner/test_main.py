@@ -42,7 +42,9 @@ def test_help_does_not_need_the_heavy_libraries():
 )
 def test_a_given_name_and_a_resume_mean_exactly_that_run(tmp_path: Path, monkeypatch, flags, name):
     asked = []
-    monkeypatch.setattr("learner.main.train", lambda config, asks, _: asked.append((config.name, asks.resume)) or 0)
+    monkeypatch.setattr(
+        "learner.main.train_and_report", lambda config, asks, _: asked.append((config.name, asks.resume)) or 0
+    )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     (tmp_path / "quickstart").mkdir()
     assert main(["--folder", str(tmp_path), *flags]) == 0

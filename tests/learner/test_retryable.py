@@ -8,11 +8,11 @@ from actors.fleet import FleetError
 from cluster.runtime import ClusterError
 from configs.schema import RunConfig
 from learner.backends.base import overdue
-from learner.backends.ray_results import answer_of
+from learner.backends.ray_results import result_of
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
 from learner.retryable import is_retryable
 from learner.update.data_parallel import PeersLost
-from rewards.judge.messages import BadAnswer, JudgesDown
+from rewards.judge.messages import BadResponse, JudgesDown
 from rewards.vllm.replicas import ServersFailed
 
 
@@ -27,14 +27,14 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 def answered(who: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exception:
-    """What the run raises when a process answers with an error, saved and told of like every end."""
+    """What the run raises when a process raises an error, saved and reported like every end."""
 
     def get(ref: object, timeout: float) -> None:
         raise error
 
     monkeypatch.setattr(ray, "get", get)
     with pytest.raises(RunFailed) as caught:
-        answer_of(who, None, 1.0)
+        result_of(who, None, 1.0)
     return caused(RunFailed(f"{caught.value} The run is saved."), caught.value)
 
 
@@ -59,7 +59,7 @@ def test_a_process_or_group_that_is_gone_may_be_found_again(who, error, monkeypa
     "error",
     [
         task_error(ValueError("ratio gate")),
-        task_error(BadAnswer("11/10")),
+        task_error(BadResponse("11/10")),
         ActorDiedError(RayTaskError("__init__", "Traceback", FileNotFoundError("editor.path"))),
     ],
     ids=lambda error: type(error).__name__,

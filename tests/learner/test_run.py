@@ -129,9 +129,9 @@ def test_a_resumed_run_ends_with_the_same_bytes(tiny_kontext, folder, unbroken, 
         assert (folder / "whole" / step / file).read_bytes() == (folder / name / step / file).read_bytes()
     assert summary["final"] == unbroken[1]["final"] and summary["base"] == unbroken[1]["base"]
     assert summary["reward_std"] == unbroken[1]["reward_std"]
-    diary = list(read_events(folder / name / "events.jsonl"))
-    assert [e["seq"] for e in diary] == list(range(len(diary)))
-    assert [e["reason"] for e in diary if e["event"] == "failed"] == [""]
+    events = list(read_events(folder / name / "events.jsonl"))
+    assert [e["seq"] for e in events] == list(range(len(events)))
+    assert [e["reason"] for e in events if e["event"] == "failed"] == [""]
 
 
 def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(tiny_kontext, folder, unbroken):
@@ -315,7 +315,7 @@ def test_a_group_that_is_not_finite_is_redone(tiny_kontext, folder, monkeypatch)
     assert event["reason"] == "MessageError: latents contain NaN or infinity"
 
 
-def test_a_manifest_without_ground_truth_trains_and_shows_its_pictures(tiny_kontext, folder):
+def test_a_manifest_without_ground_truth_trains_and_shows_its_images(tiny_kontext, folder):
     config = tiny_run(
         tiny_kontext,
         folder,

@@ -132,7 +132,7 @@ def test_a_driver_that_is_asked_to_end_saves_first_and_says_how_to_go_on(tiny_ko
     done = max(e["step"] for e in events if e["event"] == "step")
     assert saved == [0, done] and events[-1]["error"] == "Terminated"
 
-    # A driver that is killed leaves a lock that holds nobody up; Ctrl-C is like SIGTERM.
+    # A driver that is killed leaves a lock that blocks no one; Ctrl-C is like SIGTERM.
     process = start(config, "--resume")
     wait_for(config, process, "step", done + 1)
     process.kill()

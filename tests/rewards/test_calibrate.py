@@ -7,7 +7,7 @@ from tests.judges.scripted import ScriptedServer
 from tests.rewards.offline.edit_files import write_edits
 
 
-def test_pictures_alone_can_be_calibrated_on(tmp_path, capsys):
+def test_images_alone_can_be_calibrated_on(tmp_path, capsys):
     write_edits(tmp_path)
     assert main([str(tmp_path)]) == 0
     text = capsys.readouterr().out
@@ -33,8 +33,8 @@ def test_two_judges_are_compared(tmp_path, capsys):
             )
             == 0
         )
-        # Two questions a pass for every edit, a question for every edit; nothing twice.
-        assert len(editscore.questions) == 12 * 3 * 2 and len(qwen.questions) == 12
+        # Two requests a pass for every edit, a request for every edit; nothing twice.
+        assert len(editscore.requests) == 12 * 3 * 2 and len(qwen.requests) == 12
     values = json.loads(capsys.readouterr().out)
     judge = values["components"]["editscore"]
     assert judge["edits"] == 12 and judge["passes"] == 3 and judge["noise"] > 0

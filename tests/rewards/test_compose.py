@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from learner.algorithms.credit import group_advantages, is_flat
+from learner.algorithms.credit import group_advantages, is_zero_variance
 from rewards.compose import GroupReward, admit, compose, streaming
 from rewards.result import GroupScores, Score
 
@@ -157,7 +157,7 @@ def test_a_filtered_group_varies_but_by_less_than_min_std(batch, normalisation, 
         assert np.array_equal(before.rewards, after.rewards) and np.array_equal(before.valid, after.valid)
         kept = after.rewards[after.valid].tolist()
         spread = statistics.pstdev(kept) if len(kept) > 1 else 0.0
-        flat = is_flat(torch.tensor(after.rewards), torch.tensor(after.valid))
+        flat = is_zero_variance(torch.tensor(after.rewards), torch.tensor(after.valid))
         if abs(spread - min_std) > 1e-6 * max(1.0, *map(abs, after.rewards.tolist())):
             assert after.filtered == (spread < min_std and not flat)
 
@@ -218,12 +218,12 @@ def test_a_group_in_which_no_reward_for_the_edit_is_above_its_floor_is_filtered(
     groups = [scored({"judge": judge, "psnr": SPEAKING}) for judge in (says_nothing, TOLD_APART)]
     weights, floors = {"judge": 1.0, "psnr": 0.25}, {"judge": 0.01, "psnr": 0.02}
     one, other = compose(groups, weights, normalisation, floors=floors, edit=("judge",))
-    assert one.edit_flat and one.filtered and not other.edit_flat and not other.filtered
+    assert one.edit_zero_variance and one.filtered and not other.edit_zero_variance and not other.filtered
     # All groups flat: the same, though the other component is all that is left.
     (alone,) = compose(groups[:1], weights, normalisation, floors=floors, edit=("judge",))
-    assert alone.edit_flat and alone.filtered
+    assert alone.edit_zero_variance and alone.filtered
     for found in compose(groups, weights, normalisation, floors=floors):  # nothing rewards the edit there
-        assert not found.edit_flat and not found.filtered
+        assert not found.edit_zero_variance and not found.filtered
 
 
 @pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
@@ -241,7 +241,7 @@ def test_one_reward_for_the_edit_above_its_floor_is_enough(normalisation):
 
 def test_a_group_that_does_not_vary_at_all_is_flat_and_not_filtered():
     (reward,) = compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("judge",))
-    assert reward.edit_flat and not reward.filtered
+    assert reward.edit_zero_variance and not reward.filtered
     with pytest.raises(ValueError, match=r"expected components with a weight .*got 'other'"):
         compose([scored({"judge": CONSTANT})], {"judge": 1.0}, "none", edit=("other",))
 
@@ -292,4 +292,4 @@ def test_where_all_groups_are_above_their_floor_floors_change_no_bit(normalisati
     found = compose([scored(group) for group in batch], weights, normalisation, floors=floors, edit=("a",))
     for got, expected in zip(found, over_all_groups(batch, weights, normalisation), strict=True):
         assert got.rewards.tobytes() == expected.tobytes()
-        assert not got.filtered and not got.edit_flat
+        assert not got.filtered and not got.edit_zero_variance

@@ -17,7 +17,7 @@ from rewards.pixel import (
 )
 
 
-def pictures(batch, height, width, seed=0, noise=20.0):
+def images(batch, height, width, seed=0, noise=20.0):
     """uint8 source [H, W, 3] with structure, and edits of it."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(40, 200, height * width).reshape(height, width, 1) + rng.normal(0, 25, (height, width, 3))
@@ -80,7 +80,7 @@ def ssim_by_loops(edited, source, mask):
 
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(2, 7), st.integers(0, 99))
 def test_psnr_equals_the_sum_over_kept_pixels_and_channels(batch, height, width, seed):
-    edited, source = pictures(batch, height, width, seed)
+    edited, source = images(batch, height, width, seed)
     mask = ragged_mask(height, width, seed)
     got = background_psnr(edited, source, mask)
     assert got.shape == (batch,) and got.dtype == torch.float32
@@ -92,7 +92,7 @@ def test_psnr_equals_the_sum_over_kept_pixels_and_channels(batch, height, width,
 @pytest.mark.parametrize(("height", "width"), [(6, 9), (13, 8), (16, 17)])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_ssim_equals_brute_force_on_ragged_masks(height, width, share):
-    edited, source = pictures(2, height, width, seed=3)
+    edited, source = images(2, height, width, seed=3)
     mask = ragged_mask(height, width, seed=4, share=share)
     want = [ssim_by_loops(one, source, mask) for one in edited]
     assert background_ssim(edited, source, mask).tolist() == pytest.approx(want, abs=1e-6)
@@ -103,7 +103,7 @@ def test_ssim_equals_brute_force_on_ragged_masks(height, width, share):
 @given(st.integers(6, 30), st.integers(6, 30), st.floats(0, 90), st.integers(0, 99))
 def test_both_equal_torchmetrics_when_everything_is_kept(height, width, noise, seed):
     metrics = pytest.importorskip("torchmetrics.functional.image")
-    edited, source = pictures(2, height, width, seed, noise)
+    edited, source = images(2, height, width, seed, noise)
     nothing = np.zeros((height, width), dtype=bool)
     a = torch.tensor(edited).permute(0, 3, 1, 2).double() / 255
     b = torch.tensor(source).permute(2, 0, 1).double()[None] / 255
@@ -115,7 +115,7 @@ def test_both_equal_torchmetrics_when_everything_is_kept(height, width, noise, s
 
 
 def test_what_happens_inside_the_mask_has_no_influence_at_all():
-    edited, source = pictures(1, 20, 18, seed=5)
+    edited, source = images(1, 20, 18, seed=5)
     mask = ragged_mask(20, 18, seed=6)
     changed, other_source = edited.copy(), source.copy()
     changed[:, mask], other_source[mask] = 255 - changed[:, mask], 7
@@ -124,8 +124,8 @@ def test_what_happens_inside_the_mask_has_no_influence_at_all():
     assert not torch.equal(region_psnr(changed, source, mask), region_psnr(edited, source, mask))
 
 
-def test_identical_pictures_reach_the_cap_and_one():
-    _, source = pictures(1, 12, 12)
+def test_identical_images_reach_the_cap_and_one():
+    _, source = images(1, 12, 12)
     same = np.stack([source, source])
     mask = ragged_mask(12, 12)
     assert background_psnr(same, source, mask).tolist() == [PSNR_CAP, PSNR_CAP]
@@ -136,7 +136,7 @@ def test_masked_ssim_falls_with_noise_as_plain_ssim_does():
     """A window count in the place of the filtered mask gives .998 / .982 here (method.md 3.1)."""
     measured = []
     for noise in (0.03, 0.10):
-        edited, source = pictures(1, 32, 32, seed=7, noise=255 * noise)
+        edited, source = images(1, 32, 32, seed=7, noise=255 * noise)
         mask = np.zeros((32, 32), dtype=bool)
         everywhere = background_ssim(edited, source, mask).item()
         mask[8:20, 8:20] = True
@@ -145,8 +145,8 @@ def test_masked_ssim_falls_with_noise_as_plain_ssim_does():
     assert measured[1] < measured[0] - 0.05
 
 
-def test_floating_point_and_integer_pictures_arrays_and_tensors_agree():
-    edited, source = pictures(2, 11, 9, seed=8)
+def test_floating_point_and_integer_images_arrays_and_tensors_agree():
+    edited, source = images(2, 11, 9, seed=8)
     mask = ragged_mask(11, 9)
     source.setflags(write=False)
     mask.setflags(write=False)
@@ -158,8 +158,8 @@ def test_floating_point_and_integer_pictures_arrays_and_tensors_agree():
         )
 
 
-def test_large_pictures_that_are_measured_piece_by_piece_are_measured_alike(monkeypatch):
-    edited, source = pictures(2, 24, 31, seed=8)
+def test_large_images_that_are_measured_piece_by_piece_are_measured_alike(monkeypatch):
+    edited, source = images(2, 24, 31, seed=8)
     mask = ragged_mask(24, 31, seed=8)
     together, ratio = background_ssim(edited, source, mask), background_psnr(edited, source, mask)
     filtered = []
@@ -181,7 +181,7 @@ def test_large_pictures_that_are_measured_piece_by_piece_are_measured_alike(monk
 
 
 def test_one_kept_pixel_is_measured():
-    edited, source = pictures(1, 8, 8, seed=9)
+    edited, source = images(1, 8, 8, seed=9)
     mask = np.ones((8, 8), dtype=bool)
     mask[3, 4] = False
     assert background_psnr(edited, source, mask).item() == pytest.approx(
@@ -193,7 +193,7 @@ def test_one_kept_pixel_is_measured():
 
 
 def test_faults_are_sentences():
-    edited, source = pictures(2, 8, 8)
+    edited, source = images(2, 8, 8)
     full, mask = np.ones((8, 8), dtype=bool), ragged_mask(8, 8)
     for measure in (background_psnr, background_ssim):
         with pytest.raises(RegionError, match="no pixel"):

@@ -15,7 +15,7 @@ from rewards.scorers import SCORERS
 from tests.rewards.fake_groups import config, group_of
 
 
-def test_scores_of_the_right_answer_the_source_and_grey(tasks):
+def test_scores_of_the_target_the_source_and_grey(tasks):
     task = tasks.train[1]
     pool = RewardPool(config(edit_score=1.0, edit_psnr=0.1, background_psnr=0.1, acd=0.2).rewards, tasks)
     acd = np.array([1.5, 0.5, 0.25], dtype=np.float32)
@@ -96,7 +96,7 @@ def test_a_group_of_another_task_stops_the_pool(tasks):
         at_once(pool.score(group_of(tasks.train[0], 1)))
 
 
-def test_pictures_of_another_size_stop_the_pool(tasks):
+def test_images_of_another_size_stop_the_pool(tasks):
     group = group_of(tasks.train[0], 0)
     pool = RewardPool(config(edit_psnr=1.0).rewards, tasks)
     with pytest.raises(ValueError, match=r"\[G, 64, 64, 3\]"):

@@ -59,11 +59,11 @@ def test_many_groups_wait_together(tasks):
     assert all(all(scores.valid) for scores in asyncio.run(score_all()))
 
 
-def test_what_is_computed_holds_up_no_question(tasks):
+def test_what_is_computed_holds_up_no_request(tasks):
     answered, threads = threading.Event(), []
 
     async def judge(given: ScoreInput) -> list[Score]:
-        await asyncio.sleep(0.01)  # the answer arrives while PSNR is being computed
+        await asyncio.sleep(0.01)  # the response arrives while PSNR is being computed
         answered.set()
         return [Score(value=1.0)] * 3
 
@@ -134,13 +134,13 @@ def test_a_failure_limit_stops_the_run_and_gives_up_the_others(tasks):
 
 def test_any_other_fault_of_a_waiting_scorer_is_an_error_that_names_it(tasks):
     async def broken(given: ScoreInput) -> list[Score]:
-        raise JudgeUnavailable("nobody there")
+        raise JudgeUnavailable("no server there")
 
     settings = waiting(one=broken)
     scores = asyncio.run(
         RewardPool(settings["rewards"], tasks, waiting=settings["waiting"]).score(group_of(tasks.train[0], 0))
     )
-    assert scores.errors == ("one: the scorer failed with JudgeUnavailable: nobody there",)
+    assert scores.errors == ("one: the scorer failed with JudgeUnavailable: no server there",)
     assert scores.invalid == {"one_failed": 3}
 
 
@@ -195,7 +195,7 @@ def test_a_configured_judge_scores_and_its_numbers_are_told(tasks, tmp_path):
         first, again, numbers = asyncio.run(use(open_pool(judged(server.url), tasks, folder=tmp_path)))
     assert list(first) == ["editscore", "background_psnr"] and first == again
     assert all(0 < score.value <= 1 and len(score.passes) == 2 for score in first["editscore"])
-    # Three candidates, two passes of two questions each; the second time the cache knew them all.
+    # Three candidates, two passes of two requests each; the second time the cache had them all.
     assert numbers["editscore_asked"] == numbers["editscore_answered"] == 12 and numbers["editscore_error_rate"] == 0
     assert (numbers["cache_hits"], numbers["cache_misses"]) == (6, 6)
     assert 0 < numbers["editscore_p50_seconds"] <= numbers["editscore_p95_seconds"]
@@ -227,7 +227,7 @@ def test_servers_come_from_elsewhere_too_and_may_change(tasks):
     assert len(asked[0]) + len(asked[2]) == 12 and asked[0] and asked[2] and not asked[1]
 
 
-def test_judges_that_do_not_answer_do_not_start(tasks, tmp_path):
+def test_judges_that_do_not_respond_do_not_start(tasks, tmp_path):
     async def start() -> None:
         pool = open_pool(judged("http://127.0.0.1:9/v1"), tasks, folder=tmp_path)
         try:
@@ -265,7 +265,7 @@ def test_a_tokenizer_that_cannot_be_used_stops_the_start(tasks, monkeypatch, tok
         monkeypatch.setattr("tests.judges.scripted.tokens_of", lambda text: tokens)
     with ScriptedServer(tokenize=tokens is not None) as server:
         asyncio.run(start())
-        assert server.probes and not server.questions
+        assert server.probes and not server.requests
 
 
 def test_the_digits_are_known_when_the_first_group_comes(tasks):
@@ -286,7 +286,7 @@ def test_the_digits_are_known_when_the_first_group_comes(tasks):
 
 @pytest.mark.parametrize("name", ["editscore", "qwen_vl"])
 def test_a_judge_too_small_for_the_runs_images_is_noticed_at_the_start(tasks, name):
-    """A one-token question about a small image it answers; one of the run's size it refuses, as vLLM does."""
+    """It responds to a one-token request about a small image and refuses one of the run's size, as vLLM does."""
 
     async def start() -> str:
         asking = judged(server.url) if name == "editscore" else asked_for_a_digit(server.url)
@@ -303,7 +303,7 @@ def test_a_judge_too_small_for_the_runs_images_is_noticed_at_the_start(tasks, na
         said = asyncio.run(start())
         (asked,) = [asked for asked in server.log if asked.seed == REHEARSAL_SEED]
     task = tasks.train[0]
-    assert [decode_image(png, "png").shape for png in asked.pictures] == [task.source.shape] * 2
+    assert [decode_image(png, "png").shape for png in asked.images] == [task.source.shape] * 2
     assert task.instruction in asked.text and asked.max_tokens == (512 if name == "editscore" else 1)
     assert ("response_format" in asked.fields) == (name == "editscore")
     assert f"two images of {task.width} × {task.height} pixels" in said and "8192" in said

@@ -80,7 +80,7 @@ def test_judges_are_asked_and_their_passes_shown(files, tmp_path, capsys):
         ]
         assert main([*files, "--edited", *edited, *judge, "--json"]) == 0
         captured = capsys.readouterr()
-        assert len(server.questions) == 3 * (3 * 2 + 1)
+        assert len(server.requests) == 3 * (3 * 2 + 1)
         values = json.loads(captured.out)
         assert [one["file"] for one in values["edited"]] == [files[3], *edited]
         score = values["edited"][0]["scores"]["editscore"]
@@ -96,7 +96,7 @@ def test_a_component_without_a_value_is_an_error_and_exit_code_1(files, capsys):
         assert main([*files, *flags, "--json"]) == 1
         scores = json.loads(capsys.readouterr().out)["edited"][0]["scores"]
         assert scores["editscore"]["value"] is None and "4 of 4 passes gave no score" in scores["editscore"]["error"]
-        assert scores["editscore"]["reason"] == "bad_answer" and scores["background_psnr"]["error"] is None
+        assert scores["editscore"]["reason"] == "bad_response" and scores["background_psnr"]["error"] is None
         assert main([*files, *flags]) == 1
         assert server.served("garbage") > 0
     assert "passes gave no score" in " ".join(capsys.readouterr().out.split())
@@ -144,7 +144,7 @@ def test_a_scorer_of_ones_own_is_asked(files, tmp_path, monkeypatch, capsys):
         (
             ["--rewards.judge.editscore.urls", "[http://127.0.0.1:9/v1]", "--rewards.judge.patience", "1"],
             1,
-            "1 of 1 servers did not answer an image",
+            "1 of 1 servers did not respond to a test image",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from cluster import scale
 from tests.learner.test_loop import Watcher
 
 
-def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
+def faulty_worker(struck: Path, plan: dict[str, str], event_log: Path):
     """A rollout worker, shipped by value, that does the plan's faults once each in the whole run.
 
     Plan: `group id` -> how the process ends in the middle of that group; `version` -> how weights get lost; `start` ->
@@ -69,7 +69,7 @@ def faulty_worker(struck: Path, plan: dict[str, str], diary: Path):
                 event, _, count = awaited.partition("*")
                 if count and lease.step >= int(step):
                     end = time.monotonic() + 120
-                    while diary.read_text().count(f'"event": "{event}"') < int(count) and time.monotonic() < end:
+                    while event_log.read_text().count(f'"event": "{event}"') < int(count) and time.monotonic() < end:
                         time.sleep(0.2)
             how = plan.get(lease.group_id)
             if how is None or not self.strikes(lease.group_id):

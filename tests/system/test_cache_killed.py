@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fault
 
 
 class Killer(Watcher):
-    """Kills the cache at the second step, and keeps its guard from starting it again until somebody complained."""
+    """Kills the cache at the second step, and keeps its guard from starting it again until a fault was reported."""
 
     def __init__(self):
         super().__init__()

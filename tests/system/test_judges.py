@@ -133,7 +133,9 @@ def test_groups_are_rolled_out_while_others_wait_for_their_scores(mode, tiny_kon
     assert [group.lease.slot for group in watcher.groups] == [0, 1, 2, 3]
     (step,) = watcher.steps
     assert step.judge["editscore_answered"] == 24 and step.judge["editscore_error_rate"] == 0
-    assert [n for n in watcher.notices if "answered an image" in n] == ["judge editscore: 1 server answered an image"]
+    assert [n for n in watcher.notices if "responded to a test image" in n] == [
+        "judge editscore: 1 server responded to a test image"
+    ]
     assert {"judges_awaited", "judge_ready"} <= {e["event"] for e in events}
 
 
@@ -158,7 +160,7 @@ def test_a_killed_judge_server_changes_no_result(mode, two_judges, tiny_kontext,
     watcher = Killer(two)
     summary = run(judged(tiny_kontext, tmp_path, "killed", mode, one.url, two.url), observers=[watcher])
     assert summary["counters"]["trained"] == 8 and summary["counters"]["rejected"] == 0
-    # The server had answered questions, and was missed.
+    # The server had answered requests, and was missed.
     assert [asked for asked in two.log if not asked["probe"]] and not watcher.victims
     last = watcher.steps[-1].judge
     assert last["editscore_in_rotation"] == 1 and last["editscore_unanswered"] == 0
@@ -194,7 +196,7 @@ def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_h
     one, two = two_judges
     watcher = Killer(one, two)
     sentence = stops_and_goes_on(mode, tiny_kontext, tmp_path, watcher, one.url, two.url)
-    # Two groups are scored at a time on Ray: whichever of them is heard first has counted its own question too.
+    # Two groups are scored at a time on Ray: whichever of them is heard first has counted its own request too.
     assert re.search(r"[2-6] requests in a row got no response \(rewards.judge.max_unanswered is 2\)", sentence)
     assert one.url in sentence and not watcher.victims
 
@@ -202,14 +204,14 @@ def test_a_run_whose_judges_are_gone_stops_and_goes_on_elsewhere_as_if_nothing_h
 def test_a_run_whose_judge_talks_nonsense_stops_and_goes_on_elsewhere_as_if_nothing_had_happened(
     mode, tiny_kontext, tmp_path
 ):
-    # Two steps of two groups of three candidates, two questions each, and a part of the third step.
+    # Two steps of two groups of three candidates, two requests each, and a part of the third step.
     with ScriptedServer(["good"] * 27 + ["garbage"]) as judge:
         sentence = stops_and_goes_on(
             mode, tiny_kontext, tmp_path, Watcher(), judge.url, limits={"max_bad_answers": 0.02}
         )
         assert judge.served("good") == 27 and judge.served("garbage") >= 5
     assert re.search(
-        r"[5-9] of the last \d+ responses were no scores, more than 2% of 200 \(.*max_bad_answers\)", sentence
+        r"[5-9] of the last \d+ responses had no score, more than 2% of 200 \(.*max_bad_answers\)", sentence
     )
     assert "Is this the right model?" in sentence and "I like this picture" in sentence
 
@@ -283,7 +285,7 @@ def test_the_default_job_trains_on_judge_scores_where_a_judge_is_configured(mode
             timeout=500,
         )
         assert said.returncode == 0, said.stderr
-        assert judge.served("good") == 2 * 2 * 8 * 2  # steps, groups, candidates, questions
+        assert judge.served("good") == 2 * 2 * 8 * 2  # steps, groups, candidates, requests
     steps = [line for line in said.stdout.splitlines() if line.startswith("step ")]
     assert len(steps) == 2 and all("editscore 0." in line and "errors 0.0%" in line for line in steps)
     metrics = [json.loads(line) for line in (tmp_path / "quickstart" / "metrics.jsonl").read_text().splitlines()]
@@ -316,9 +318,9 @@ def test_the_command_says_where_a_stopped_run_is_saved_and_what_to_type_to_go_on
     assert json.loads((tmp_path / "typed" / "summary.json").read_text())["first_step"] == 1
 
 
-def test_judges_that_never_answer_end_the_run_before_it_begins(mode, tiny_kontext, tmp_path):
+def test_judges_that_never_respond_end_the_run_before_it_begins(mode, tiny_kontext, tmp_path):
     with ScriptedServer(probes="500") as judge:
-        with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not answer an image\. .*500"):
+        with pytest.raises(RunFailed, match=r"editscore: 1 of 1 servers did not respond to a test image\. .*500"):
             run(judged(tiny_kontext, tmp_path, "never", mode, judge.url))
         assert judge.probes
     assert not [e for e in events_of(tmp_path, "never") if e["event"] in ("leased", "checkpoint")]

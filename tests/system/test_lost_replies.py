@@ -40,7 +40,7 @@ def test_lost_calls_and_replies_cost_groups_an_attempt_and_nothing_else(tiny_kon
     assert ends[-1] == "" and all("The reward pool died" in end for end in ends if end), ends
     events = list(read_events(tmp_path / "run" / "events.jsonl"))
     lost = [event for event in events if event["event"] == "worker_lost"]
-    # The processes were well; it was only their answers that did not come.
+    # The processes were well; only their responses were lost.
     assert lost and all("Unavailable" in event["reason"] for event in lost), lost
     assert sum(event["jobs"] for event in lost) >= 1 and any(event["event"] == "requeued" for event in events)
     audit = audited(tmp_path / "run" / "events.jsonl")

@@ -41,14 +41,14 @@ def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_p
 class Killer(Watcher):
     """Kills rollout workers that have leases out, when the first group of the second step is taken."""
 
-    def __init__(self, diary, count):
+    def __init__(self, event_log, count):
         super().__init__()
-        self.diary, self.count, self.victims = diary, count, []
+        self.event_log, self.count, self.victims = event_log, count, []
 
     def on_group(self, record):
         super().on_group(record)
         if record.step == 1 and not self.victims:
-            pids = [e["pid"] for e in read_events(self.diary) if e["event"] == "worker_started"]
+            pids = [e["pid"] for e in read_events(self.event_log) if e["event"] == "worker_started"]
             self.victims = pids[: self.count]
             for pid in self.victims:
                 os.kill(pid, signal.SIGKILL)
@@ -56,8 +56,8 @@ class Killer(Watcher):
 
 @pytest.mark.parametrize(("staleness", "count"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.fault)])
 def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_kontext, tmp_path, staleness, count):
-    diary = tmp_path / "killed" / "events.jsonl"
-    watcher = Killer(diary, count)
+    path = tmp_path / "killed" / "events.jsonl"
+    watcher = Killer(path, count)
     config = tiny_run(
         tiny_kontext,
         tmp_path,
@@ -70,7 +70,7 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
         },
     )
     summary = run(config, observers=[watcher])
-    events = list(read_events(diary))
+    events = list(read_events(path))
     lost = [e for e in events if e["event"] == "worker_lost"]
     requeued = [e for e in events if e["event"] == "requeued"]
     # The kill fell into the middle of the work: the workers had leases out, and those were redone.
@@ -95,7 +95,7 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
     first_loss = min(e["seq"] for e in lost)
     late = [e for e in events if e["event"] == "generated" and e["seq"] > first_loss]
     if count == 2:
-        # Nobody of the first two was left: replacements did the rest, after proving the weights of their time.
+        # Neither of the first two was left: replacements did the rest, after proving the weights of their time.
         started = [e for e in events if e["event"] == "worker_started"][2:]
         assert started and all(e["version"] >= 1 and e["seq"] > first_loss for e in started)
         for e in late:

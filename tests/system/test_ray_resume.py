@@ -52,7 +52,7 @@ class Killer(Watcher):
 
 
 def check_resumed(config, inline) -> None:
-    # Learners are processes of their own: somebody may have edited the sources between the two.
+    # Learners are processes of their own: the sources may have been edited between the two.
     summary = run(config, resume=True, allowed=["code"])
     one, other = (load_file(Path(c.folder) / c.name / ADAPTER) for c in (config, inline))
     assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

@@ -50,7 +50,7 @@ def test_no_secret_is_written_or_said(mode, tiny_kontext, tmp_path):
                     "min_valid": 2,
                     "judge": {"editscore": {"urls": [judge.url], "passes": 1, "revision": "1"}},
                 },
-                "redis": {"mode": "url", "url": "redis://127.0.0.1:9/0"},  # nobody there: faults are told, too
+                "redis": {"mode": "url", "url": "redis://127.0.0.1:9/0"},  # no server there: faults are reported, too
                 "cluster": {"mode": mode},
                 "learner": {"steps": 2},
                 "report": {"tracker": "tensorboard"},

@@ -1,4 +1,4 @@
-"""What listens while a run goes on: everything on loopback or where nobody else can enter, Ray's own as well."""
+"""What listens while a run goes on: everything on loopback or where no other user can enter, Ray's own as well."""
 
 from pathlib import Path
 

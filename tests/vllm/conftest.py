@@ -41,7 +41,7 @@ class Row:
         ]
 
 
-HEADER = ["what", "seconds", "questions", "errors", "retries", "p50 s", "p95 s", "cache hits"]
+HEADER = ["what", "seconds", "requests", "errors", "retries", "p50 s", "p95 s", "cache hits"]
 ROWS: list[Row] = []
 
 

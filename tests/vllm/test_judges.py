@@ -89,8 +89,8 @@ def ask(url, method, path, body=None, key=KEY):
             None if body is None else json.dumps(body),
             {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
         )
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
     finally:
         connection.close()
 
@@ -122,7 +122,7 @@ def test_both_judges_score_and_the_cache_remembers(config, servers, row, monkeyp
         assert [score.error for score in scores[name]] == [None] * 4
         assert all(0 <= score.value <= 1 for score in scores[name])
         assert [score.value for score in scores[name]] == [score.value for score in scores_again[name]]
-    assert len({score.value for score in scores["qwen_vl"]}) == 4  # the pictures matter, if not much to a tiny model
+    assert len({score.value for score in scores["qwen_vl"]}) == 4  # the images matter, if not much to a tiny model
     assert all(len(score.passes) == 2 and max(score.passes) > 0 for score in scores["editscore"])
     assert now["editscore_asked"] >= 4 * 2 * 2 and now["qwen_vl_asked"] >= 4
     assert [later[f"{name}_asked"] for name in NAMES] == [now[f"{name}_asked"] for name in NAMES]
@@ -136,7 +136,7 @@ def test_editscores_lora_is_merged_into_what_is_served(servers):
         assert not any(KEY in word for word in command)
 
 
-def test_servers_answer_what_judges_need_and_nothing_else(servers):
+def test_servers_serve_what_judges_need_and_nothing_else(servers):
     for one in servers[0].values():
         (url,) = one.urls()
         text = {"model": "judge", "prompt": "0 5", "add_special_tokens": False}
@@ -160,7 +160,7 @@ def test_servers_fetch_nothing(servers):
     threading.Thread(target=bait.serve_forever, daemon=True).start()
     try:
         for one in servers[0].values():
-            for picture in (f"http://127.0.0.1:{bait.server_port}/a.png", "file:///etc/hostname"):
+            for image in (f"http://127.0.0.1:{bait.server_port}/a.png", "file:///etc/hostname"):
                 status, _ = ask(
                     one.urls()[0],
                     "POST",
@@ -172,7 +172,7 @@ def test_servers_fetch_nothing(servers):
                             {
                                 "role": "user",
                                 "content": [
-                                    {"type": "image_url", "image_url": {"url": picture}},
+                                    {"type": "image_url", "image_url": {"url": image}},
                                     {"type": "text", "text": "?"},
                                 ],
                             }

@@ -1,6 +1,6 @@
 """A training run on the scores of real vLLM servers that it starts itself on Ray, one of which is killed in the middle.
 
-Started as a person starts it, as a process of its own, so that what it leaves behind can be seen from outside.
+Started as a user starts it, as a process of its own, so that what it leaves behind can be seen from outside.
 """
 
 import json
@@ -103,7 +103,7 @@ def test_a_run_outlives_a_killed_judge_and_leaves_nothing(settings, row):
         for name, value in line.items()
         if name.startswith("judge/")
     }
-    assert judge["editscore_retries"] > 0  # questions were under way at the killed server
+    assert judge["editscore_retries"] > 0  # requests were under way at the killed server
     for event in started[:3]:
         row(f"start {event['judge']} {event['replica']} of 3", event["seconds"])
     for name in ("editscore", "qwen_vl"):

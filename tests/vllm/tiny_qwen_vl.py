@@ -1,8 +1,8 @@
 """Tiny random Qwen2.5-VL and Qwen3-VL checkpoints that vLLM serves on a CPU (about 0.4 M parameters).
 
-One token per byte, and the special tokens of Qwen-VL, so that any text and any picture can be asked about. A quite
+One token per byte, and the special tokens of Qwen-VL, so that any text and any image can be asked about. A quite
 random model would fill a constrained answer with white space until it is cut off, and hardly ever mean a digit; these
-lean towards quotation marks and digits (see `_lean`), so that they answer in a judge's words. A picture moves their
+lean towards quotation marks and digits (see `_lean`), so that they answer in a judge's words. An image moves their
 probabilities, but so little that what is drawn with the same seed is mostly the same.
 """
 
@@ -44,8 +44,8 @@ LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 """Bytes as the tokenizer writes them: Ġ is a space, Ċ, č and ĉ are line feed, carriage return and tab."""
 LEANING = {'"': 3.5, "12345": 3.0, "0": 1.0, "\\ĠĊĉč": -9.0}
 CONSTANT = 4.0
-PICTURES = ("merger.mlp.2.", "merger.linear_fc2.", "deepstack_merger_list.0.linear_fc2.")
-"""The layers that make a picture's embeddings, in either family."""
+IMAGE_LAYERS = ("merger.mlp.2.", "merger.linear_fc2.", "deepstack_merger_list.0.linear_fc2.")
+"""The layers that make an image's embeddings, in either family."""
 VOCABULARY = 320  # 256 bytes, the special tokens, and room
 LENGTH = 4096
 CHAT = (
@@ -190,7 +190,7 @@ def _lean(model: torch.nn.Module) -> None:
                 weight[:, 0] = CONSTANT
             if name.endswith(("o_proj.weight", "down_proj.weight")) and "language_model" in name:
                 weight[0] = 0
-            if any(layer in name for layer in PICTURES):
+            if any(layer in name for layer in IMAGE_LAYERS):
                 weight[0] = CONSTANT if name.endswith("bias") and "deepstack" not in name else 0
         head = model.get_output_embeddings().weight  # type: ignore[operator]
         head[:, 0] = 0

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the transformer")
     parser.add_argument("--autoencoder-steps", type=int, default=1500, help="0 keeps the one in OUT/vae")
-    parser.add_argument("--autoencoder-pictures", type=int, default=6000)
+    parser.add_argument("--autoencoder-images", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=2000, help="transformer steps")
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--scenes", type=int, default=512, help="validation scenes for the card's numbers")

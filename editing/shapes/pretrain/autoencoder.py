@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from editing.shapes.pretrain.errors import check_finite
+from editing.shapes.pretrain.images import autoencoder_images
 from editing.shapes.pretrain.parallel import Average, average_gradients, share
-from editing.shapes.pretrain.pictures import autoencoder_pictures
 
 LATENT_NOISE = 0.05
 
@@ -60,8 +60,8 @@ def train_autoencoder(folder: Path, steps: int, batch: int, count: int, seed: in
     own = len(share(batch, world, rank))
     torch.manual_seed(seed)
     model = make_autoencoder().to(memory_format=torch.channels_last)
-    images = autoencoder_pictures(seed * 1000 + rank, len(share(count, world, rank)))
-    held_out = to_model(autoencoder_pictures(10**6 + seed, 96))
+    images = autoencoder_images(seed * 1000 + rank, len(share(count, world, rank)))
+    held_out = to_model(autoencoder_images(10**6 + seed, 96))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

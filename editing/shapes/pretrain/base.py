@@ -26,8 +26,8 @@ from editing.masks import pool_mask
 from editing.shapes.edits import KINDS, edit_at, edit_mask
 from editing.shapes.pretrain.autoencoder import to_model
 from editing.shapes.pretrain.errors import check_finite
+from editing.shapes.pretrain.images import imperfect_target
 from editing.shapes.pretrain.parallel import Average, average_gradients, share
-from editing.shapes.pretrain.pictures import imperfect_target
 from editing.shapes.scenes import COLOURS, PLACES, SHAPES, paint, to_uint8
 
 TEXT_TOKENS = 12

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-from editing.shapes.pretrain.pictures import CAST, MISSED, WRONG
+from editing.shapes.pretrain.images import CAST, MISSED, WRONG
 from editing.shapes.pretrain.quality import SEED, SPLIT, STEPS, Quality
 from editing.shapes.pretrain.recipe import Recipe
 
@@ -64,7 +64,7 @@ def write_card(folder: Path, recipe: Recipe, minutes: float, quality: Quality) -
     settings = asdict(recipe)
     arguments = "".join(
         f" --{name.replace('_', '-')} {settings[name]}"
-        for name in ("seed", "processes", "autoencoder_steps", "autoencoder_pictures", "steps", "pairs", "device")
+        for name in ("seed", "processes", "autoencoder_steps", "autoencoder_images", "steps", "pairs", "device")
     )
     (folder / "README.md").write_text(
         CARD.format(

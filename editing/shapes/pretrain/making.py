@@ -40,7 +40,7 @@ def make_base(out: Path, recipe: Recipe) -> None:
         if recipe.autoencoder_steps:
             launch(
                 train_autoencoder,
-                (folder, recipe.autoencoder_steps, AUTOENCODER_BATCH, recipe.autoencoder_pictures, recipe.seed),
+                (folder, recipe.autoencoder_steps, AUTOENCODER_BATCH, recipe.autoencoder_images, recipe.seed),
                 recipe.processes,
             )
         elif (out / "vae").is_dir():

@@ -33,7 +33,7 @@ class Recipe:
         processes: processes that share every batch.
         device: device of the transformer during training.
         autoencoder_steps: training steps of the autoencoder; 0 keeps that of the replaced base.
-        autoencoder_pictures: training images of the autoencoder.
+        autoencoder_images: training images of the autoencoder.
         steps: training steps of the transformer and the text encoders.
         pairs: their training pairs.
         scenes: scenes of the validation split on which the numbers in the card are measured.
@@ -46,7 +46,7 @@ class Recipe:
     processes: int
     device: str
     autoencoder_steps: int
-    autoencoder_pictures: int
+    autoencoder_images: int
     steps: int
     pairs: int
     scenes: int
@@ -61,7 +61,7 @@ class Recipe:
         least = {
             "seed": 0,
             "autoencoder_steps": 0,
-            "autoencoder_pictures": self.processes,
+            "autoencoder_images": self.processes,
             "steps": 1,
             "pairs": self.processes,
             "scenes": LEAST_SCENES,

@@ -34,12 +34,12 @@ class GalleryReport:
         self._tasks: Tasks | None = None
         self._base: EvaluationRecord | None = None
         self._scores: dict[int, list[GroupScores]] = {}
-        self._pictures: dict[int, list[tuple[GroupRecord, Image]]] = {}
+        self._images: dict[int, list[tuple[GroupRecord, Image]]] = {}
 
     def on_start(self, record: RunRecord) -> None:
         self._run = record
         # A run that goes back to an earlier step starts again: what comes after it is done anew.
-        for seen in (self._scores, self._pictures):
+        for seen in (self._scores, self._images):
             for step in [step for step in seen if step >= record.first_step]:
                 del seen[step]
 
@@ -50,16 +50,16 @@ class GalleryReport:
         # Scores of a whole step are kept: a component's scale may depend on all of its groups.
         self._scores.setdefault(record.step, []).append(record.scores)
         if record.images is not None:
-            self._pictures.setdefault(record.step, []).append((record, record.images))
+            self._images.setdefault(record.step, []).append((record, record.images))
 
     def on_step(self, record: StepRecord) -> None:
-        for step in [step for step in self._scores if step not in self._pictures]:
+        for step in [step for step in self._scores if step not in self._images]:
             del self._scores[step]
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
         if record.label == "base":
             self._base = record
-        elif self._run is not None and (record.shown or self._pictures):
+        elif self._run is not None and (record.shown or self._images):
             try:
                 write_gallery(self._gallery(self._run, record), self._run.folder)
             except (OSError, GalleryError, TaskError) as error:
@@ -82,7 +82,7 @@ class GalleryReport:
             },
             means={name: (before.get(name), value) for name, value in trained.mean.items()},
             tasks=tuple(_held_out(self._tasks, base, trained)),
-            groups=tuple(group for step in sorted(self._pictures) for group in self._groups(run, step)),
+            groups=tuple(group for step in sorted(self._images) for group in self._groups(run, step)),
         )
 
     def _groups(self, run: RunRecord, step: int) -> list[GalleryGroup]:
@@ -92,7 +92,7 @@ class GalleryReport:
             zip((scores.group_id for scores in self._scores[step]), composed(self._scores[step], rewards), strict=True)
         )
         groups = []
-        for record, images in self._pictures[step]:
+        for record, images in self._images[step]:
             reward = trained_on[record.scores.group_id]
             groups.append(
                 GalleryGroup(
@@ -114,8 +114,8 @@ def _held_out(tasks: Tasks, base: EvaluationRecord | None, trained: EvaluationRe
     found = []
     for shown in trained.shown:
         task, old = tasks.held_out[shown.index], before.get(shown.index)
-        after = picture_numbers(task, shown.image)
-        earlier = {} if old is None else picture_numbers(task, old.image)
+        after = image_metrics(task, shown.image)
+        earlier = {} if old is None else image_metrics(task, old.image)
         found.append(
             GalleryTask(
                 task=task,
@@ -129,7 +129,7 @@ def _held_out(tasks: Tasks, base: EvaluationRecord | None, trained: EvaluationRe
     return found
 
 
-def picture_numbers(task: EditTask, image: Image) -> dict[str, float]:
+def image_metrics(task: EditTask, image: Image) -> dict[str, float]:
     """The metrics of one edited image uint8 [H, W, 3] that its task allows."""
     given = ScoreInput(task, image[None], None)
     scores = {name: SCORERS[name](given)[0].value for name in TASK_METRICS}

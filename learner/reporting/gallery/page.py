@@ -1,4 +1,4 @@
-"""From tasks, images and scores to one HTML file that needs nothing else and can do nothing else.
+"""The gallery as one self-contained HTML file without scripts.
 
 Images are PNG data URIs, the style is inside, there are no scripts, and a content security policy says so
 to the browser. Every text that comes from data is escaped.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editing.task import EditTask, Image
-from learner.reporting.gallery.pictures import attention_overlay, change_map, data_uri, mask_overlay, shrink
+from learner.reporting.gallery.images import attention_overlay, change_map, data_uri, mask_overlay, shrink
 from learner.reporting.gallery.style import STYLE
 from locus.common.files import write_whole
 from rewards.result import Score
@@ -196,10 +196,10 @@ def _header(task: EditTask, note: str) -> str:
 def _task(shown: GalleryTask) -> str:
     """Two rows on a wide screen: source, region, base, trained, target; change, attention, numbers."""
     task, source, mask = shown.task, shown.task.source, shown.task.edit_mask
-    pictures = [_figure(source, "source"), _figure(mask_overlay(source, mask), "edit region")]
+    figures = [_figure(source, "source"), _figure(mask_overlay(source, mask), "edit region")]
     if shown.base is not None:
-        pictures.append(_figure(shown.base, "base"))
-    pictures.append(_figure(shown.trained, "trained", "trained"))
+        figures.append(_figure(shown.base, "base"))
+    figures.append(_figure(shown.trained, "trained", "trained"))
     maps = [
         _figure(change_map(image, source, mask), f"change, {name}")
         for image, name in ((shown.base, "base"), (shown.trained, "trained"))
@@ -221,12 +221,12 @@ def _task(shown: GalleryTask) -> str:
     )
     # Without a target the numbers take its place, so that the maps begin a row.
     cells = (
-        [*pictures, numbers, *maps]
+        [*figures, numbers, *maps]
         if task.target is None
-        else [*pictures, _figure(task.target, "target"), *maps, numbers]
+        else [*figures, _figure(task.target, "target"), *maps, numbers]
     )
     caption = f'<p class="soft">{_text(task.caption)}</p>' if task.caption else ""
-    return f'<article>{_header(task, "")}{caption}<div class="pictures">{"".join(cells)}</div></article>'
+    return f'<article>{_header(task, "")}{caption}<div class="images">{"".join(cells)}</div></article>'
 
 
 def _group(group: GalleryGroup) -> str:

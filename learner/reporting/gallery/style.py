@@ -39,8 +39,8 @@ header.task { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: base
 header.task .id { font-size: .85rem; }
 .numbers { margin: 0; font-size: .85rem; display: grid; gap: .5rem; align-content: center; }
 .numbers dd { margin: 0; font-variant-numeric: tabular-nums; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: .9rem; }
-@media (min-width: 60rem) { .pictures { grid-template-columns: repeat(5, 1fr); } }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: .9rem; }
+@media (min-width: 60rem) { .images { grid-template-columns: repeat(5, 1fr); } }
 .candidates { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 1rem .9rem; }
 figure { margin: 0; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 8px; background: var(--bar-base); }

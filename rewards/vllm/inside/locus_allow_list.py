@@ -33,9 +33,9 @@ class AllowList:
             return await self._app(scope, receive, send)
         request = (scope.get("method", ""), scope["path"])
         if scope["type"] != "http" or request not in ALLOWED:
-            return await _refuse(scope, send, 404, "a judge server does not answer this")
+            return await _refuse(scope, send, 404, "this judge server does not serve this path")
         if self._expected and request not in OPEN and not self._has_key(scope):
-            return await _refuse(scope, send, 401, "the key is missing or another one")
+            return await _refuse(scope, send, 401, "the key is missing or wrong")
         return await self._app(scope, receive, send)
 
     def _has_key(self, scope: Message) -> bool:

@@ -47,7 +47,7 @@ def test_only_rays_ports_beyond_loopback_are_found():
 
 
 def test_open_ports_fail_without_the_token_only():
-    ports = [OpenPort("127.0.0.1", 9, "gcs_server"), OpenPort("::1", 19, "python")]  # nobody answers there
+    ports = [OpenPort("127.0.0.1", 9, "gcs_server"), OpenPort("::1", 19, "python")]  # no server responds there
     without = ports_finding(False, ports)
     assert without.level == "fail" and "9 (gcs_server), 19 (python)" in without.seen
     assert "RAY_AUTH_MODE=token" in without.fix
@@ -57,7 +57,9 @@ def test_open_ports_fail_without_the_token_only():
 @pytest.mark.parametrize(("status", "level"), [(401, "ok"), (404, "ok"), (200, "warn")])
 def test_metrics_that_are_shown_without_the_token_are_named(status, level):
     with serving() as told:
-        told.answers.update({"/": (200, {}), "/metrics": (status, {})})  # the dashboard's first page asks for no token
+        told.responses.update(
+            {"/": (200, {}), "/metrics": (status, {})}
+        )  # the dashboard's first page asks for no token
         open_port = OpenPort("0.0.0.0", int(told.address.rpartition(":")[2]), "DashboardAgent")
         found = ports_finding(True, [OpenPort("127.0.0.1", 9, "raylet"), open_port])
     assert told.seen and found.level == level and f"{open_port}" in found.seen
@@ -131,7 +133,7 @@ def test_no_token_at_all_is_a_warning_with_the_fix(monkeypatch):
 def test_the_dashboard_is_asked_without_the_token(monkeypatch, status, level, words):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
     with serving() as told:
-        told.answers["/api/version"] = (status, {})
+        told.responses["/api/version"] = (status, {})
         found = dashboard_finding(told.address.removeprefix("http://"))
     assert found.level == level and words in found.seen
     assert "canary" not in str(told.seen)

@@ -92,7 +92,7 @@ def test_what_the_driver_says():
         lambda: answering("[GPU is lost], 1"),
     ],
 )
-def test_a_driver_that_does_not_answer_is_a_failure_and_not_no_gpu(find):
+def test_a_driver_that_does_not_respond_is_a_failure_and_not_no_gpu(find):
     with pytest.raises((ValueError, subprocess.SubprocessError)):
         find()
     found, count = machine_finding(find)

@@ -30,7 +30,7 @@ def test_every_version_that_differs_is_named_with_its_nodes():
     assert found[1].seen == "torch differs: 2.12.0 on b; 2.13.0 on a, c"
 
 
-def test_a_node_that_did_not_answer_is_not_compared():
+def test_a_node_that_did_not_respond_is_not_compared():
     assert between(JudgeConfig(), [NodeReport("gone", ())], None) == []
 
 

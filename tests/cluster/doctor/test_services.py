@@ -14,7 +14,7 @@ from tests.cluster.web import serving
 @pytest.fixture
 def server():
     with serving() as told:
-        told.answers["/v1/models"] = (200, {"data": [{"id": "judge"}, {"id": "other"}]})
+        told.responses["/v1/models"] = (200, {"data": [{"id": "judge"}, {"id": "other"}]})
         yield told
 
 
@@ -26,7 +26,7 @@ def test_a_judge_that_serves_the_model_is_ok_and_gets_the_key(server, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("answer", "words", "fix"),
+    ("response", "words", "fix"),
     [
         ((200, {"data": [{"id": "other"}]}), "serves other, not judge", "--served-model-name judge"),
         ((401, "no"), "rejects the API key (401)", "set LOCUS_JUDGE_API_KEY"),
@@ -35,9 +35,9 @@ def test_a_judge_that_serves_the_model_is_ok_and_gets_the_key(server, monkeypatc
         ((200, {"data": None}), "does not respond as a judge", "start the server"),
     ],
 )
-def test_what_is_wrong_with_a_judge_is_said(server, monkeypatch, answer, words, fix):
+def test_what_is_wrong_with_a_judge_is_said(server, monkeypatch, response, words, fix):
     monkeypatch.delenv("LOCUS_JUDGE_API_KEY", raising=False)
-    server.answers["/v1/models"] = answer
+    server.responses["/v1/models"] = response
     found = judge_finding("qwen_vl", f"{server.address}/v1", "judge")
     assert found.level == "fail" and words in found.seen and fix in found.fix
 
@@ -75,6 +75,6 @@ def test_a_cache_that_listens():
     # Not below pytest's folder: the path of a socket has 107 letters at most.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as local:
         local.bind(f"{folder}/s")
-        assert redis_finding(f"unix://{folder}/s").level == "warn"  # nobody listens
+        assert redis_finding(f"unix://{folder}/s").level == "warn"  # nothing listens
         local.listen()
         assert redis_finding(f"unix://{folder}/s").level == "ok"

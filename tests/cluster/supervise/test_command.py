@@ -24,7 +24,7 @@ from tests.cluster.web import Answers, serving
 )
 def test_a_wrong_request_is_a_sentence_and_code_2(capsys, monkeypatch, arguments, sentence):
     monkeypatch.setattr("cluster.supervise.__main__.use_token", lambda: None)
-    monkeypatch.setattr("cluster.supervise.__main__.Watch", None)
+    monkeypatch.setattr("cluster.supervise.__main__.Supervisor", None)
     assert main(arguments) == exits.WRONG_REQUEST
     assert sentence in capsys.readouterr().err
 
@@ -33,7 +33,7 @@ def test_a_wrong_request_is_a_sentence_and_code_2(capsys, monkeypatch, arguments
 def dashboard(monkeypatch) -> Iterator[Answers]:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")  # an address that is given comes first
     with serving() as board:
-        board.answers["/api/version"] = (200, {"ray_version": "2.60.0", "version": "4"})
+        board.responses["/api/version"] = (200, {"ray_version": "2.60.0", "version": "4"})
         yield board
 
 
@@ -63,33 +63,33 @@ def details(**fields) -> dict[str, object]:
     ],
 )
 def test_what_ray_says_of_a_job(dashboard, fields, expected):
-    dashboard.answers["/api/jobs/r-1"] = (200, details(**fields))
+    dashboard.responses["/api/jobs/r-1"] = (200, details(**fields))
     assert RayJobs(dashboard.address, None).look("r-1") == expected
 
 
 def test_unknown_jobs_and_running_ones(dashboard):
-    dashboard.answers["/api/jobs/r-1"] = (404, "Job r-1 does not exist")
-    dashboard.answers["/api/jobs/"] = (200, [details(), details(status="RUNNING", submission_id="r-2")])
+    dashboard.responses["/api/jobs/r-1"] = (404, "Job r-1 does not exist")
+    dashboard.responses["/api/jobs/"] = (200, [details(), details(status="RUNNING", submission_id="r-2")])
     jobs = RayJobs(dashboard.address, None)
     assert jobs.look("r-1") is None and jobs.running() == {"r-1": False, "r-2": True}
 
 
 def test_a_job_is_submitted_without_environment_variables(dashboard):
-    dashboard.answers["/api/jobs/"] = (200, {"job_id": "r-1", "submission_id": "r-1"})
+    dashboard.responses["/api/jobs/"] = (200, {"job_id": "r-1", "submission_id": "r-1"})
     RayJobs(dashboard.address, None).submit("r-1", "train --x 1")
     *_, body = next(entry for entry in dashboard.seen if entry[0] == "POST")
     assert body["submission_id"] == "r-1" and body["entrypoint"] == "train --x 1" and body["runtime_env"] == {}
 
 
-def test_who_does_not_answer_is_waited_for_and_who_refuses_is_not(dashboard):
+def test_a_silent_server_is_waited_for_and_a_refusing_one_is_not(dashboard):
     with pytest.raises(Unreachable, match="does not respond"):
         RayJobs("http://127.0.0.1:9", None).running()
-    dashboard.answers["/api/jobs/"] = (503, "starting up")
+    dashboard.responses["/api/jobs/"] = (503, "starting up")
     with pytest.raises(Unreachable, match="responds with a server error"):
         RayJobs(dashboard.address, None).running()
-    dashboard.answers["/api/jobs/"] = (401, "Unauthorized")
+    dashboard.responses["/api/jobs/"] = (401, "Unauthorized")
     with pytest.raises(JobRefused, match="a different token"):
         RayJobs(dashboard.address, None).running()
-    dashboard.answers["/api/jobs/"] = (500, "ValueError: Job with submission_id r-1 already exists.")
+    dashboard.responses["/api/jobs/"] = (500, "ValueError: Job with submission_id r-1 already exists.")
     with pytest.raises(JobRefused, match="already exists"):
         RayJobs(dashboard.address, None).submit("r-1", "train")

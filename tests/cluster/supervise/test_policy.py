@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.supervise.policy import POLICY, Again, Ended, Stop, decide, is_retryable
+from cluster.supervise.policy import POLICY, Again, Ended, Stop, decide, is_retryable_exit
 from configs import exits
 from locus.common.restarts import RestartPolicy
 
@@ -49,7 +49,7 @@ def test_a_done_run_ends_well_and_a_stopped_job_does_not():
 @given(limits, codes, st.integers(0, 20), st.floats(0, 1e6))
 def test_what_a_person_must_see_to_is_never_tried_again(rules, code, failures, lasted):
     decision = decide(rules, failures, Ended(code, ""), lasted)
-    if not is_retryable(code):
+    if not is_retryable_exit(code):
         assert isinstance(decision, Stop) and decision.exit_code == code
 
 

@@ -119,7 +119,7 @@ def test_condition_holds_what_the_brief_says(editor):
     assert condition.key == condition_key(task.source, task.instruction)
 
 
-def test_conditions_are_kept_by_picture_and_instruction(editor):
+def test_conditions_are_kept_by_image_and_instruction(editor):
     first = editor.encode(make_task())
     assert editor.encode(make_task()) is first
     assert editor.encode(make_task(seed=1)).key != first.key

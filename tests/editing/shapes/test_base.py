@@ -21,12 +21,12 @@ def editor():
     return load_editor("shapes")
 
 
-def test_plain_diffusers_loads_it_and_gives_the_pictures_of_our_sampler(editor):
+def test_plain_diffusers_loads_it_and_gives_the_images_of_our_sampler(editor):
     stock = FluxKontextPipeline.from_pretrained(resolve_editor("shapes"))
     assert_same_as_stock(editor, stock, ShapesDataset("validation", 1, 0)[0])
 
 
-def test_plain_diffusers_with_an_exported_adapter_gives_the_pictures_of_our_adapted_sampler(tmp_path):
+def test_plain_diffusers_with_an_exported_adapter_gives_the_images_of_our_adapted_sampler(tmp_path):
     editor, task = load_editor("shapes"), ShapesDataset("validation", 1, 0)[0]
     before = sample(editor, task, seed=5, steps=4, solver="euler").astype(int)
     attach_lora(editor.transformer, rank=8, alpha=16, seed=0)

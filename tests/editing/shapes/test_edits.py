@@ -14,7 +14,7 @@ indices = st.integers(0, 10**6)
 
 @settings(max_examples=40, deadline=None)
 @given(indices, st.sampled_from(SPLITS))
-def test_outside_the_mask_source_and_target_are_the_same_picture(index, split):
+def test_outside_the_mask_source_and_target_are_the_same_image(index, split):
     edit = edit_at(split, 0, index)
     source, target = to_uint8(paint(edit.scene)), to_uint8(paint(edit.target_scene))
     mask = edit_mask(edit)

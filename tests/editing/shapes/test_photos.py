@@ -47,7 +47,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("kind", FAULTY)
-def test_a_faulty_picture_is_a_sentence_when_the_folder_is_opened(tmp_path, kind):
+def test_a_faulty_image_is_a_sentence_when_the_folder_is_opened(tmp_path, kind):
     make, says = FAULTY[kind]
     Image.fromarray(noise()).save(tmp_path / "good.png")
     make(tmp_path / "faulty.png")
@@ -56,7 +56,7 @@ def test_a_faulty_picture_is_a_sentence_when_the_folder_is_opened(tmp_path, kind
     assert f"{tmp_path / 'faulty.png'}" in str(caught.value) and says in str(caught.value)
 
 
-def test_a_background_is_as_upright_as_a_viewer_shows_the_picture(tmp_path):
+def test_a_background_is_as_upright_as_a_viewer_shows_the_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter
     stored, shown = tmp_path / "stored", tmp_path / "shown"

@@ -15,9 +15,9 @@ from editing.shapes.pretrain.__main__ import main
 from editing.shapes.pretrain.autoencoder import make_autoencoder
 from editing.shapes.pretrain.base import draw_times
 from editing.shapes.pretrain.errors import RecipeError
+from editing.shapes.pretrain.images import autoencoder_images, imperfect_target
 from editing.shapes.pretrain.making import CONTENTS, make_base
 from editing.shapes.pretrain.parallel import share
-from editing.shapes.pretrain.pictures import autoencoder_pictures, imperfect_target
 from editing.shapes.pretrain.recipe import AUTOENCODER_BATCH, BASE_BATCH, Recipe, default_processes
 from editing.shapes.scenes import paint, to_uint8
 
@@ -40,7 +40,7 @@ def test_one_command_makes_a_base_that_loads(tmp_path):
             "2",
             "--autoencoder-steps",
             "2",
-            "--autoencoder-pictures",
+            "--autoencoder-images",
             "33",
             "--pairs",
             "101",
@@ -78,7 +78,7 @@ RECIPE = {
     "processes": 2,
     "device": "cpu",
     "autoencoder_steps": 1500,
-    "autoencoder_pictures": 6000,
+    "autoencoder_images": 6000,
     "steps": 2000,
     "pairs": 8000,
     "scenes": 512,
@@ -92,7 +92,7 @@ RECIPE = {
         ({"processes": 17}, "--processes: expected 1 to 16, .* got 17; set --processes 16"),
         ({"processes": 65, "autoencoder_steps": 0}, "--processes: expected 1 to 64"),
         ({"pairs": 1}, "--pairs: expected at least 2, got 1"),
-        ({"autoencoder_pictures": 1}, "--autoencoder-pictures: expected at least 2"),
+        ({"autoencoder_images": 1}, "--autoencoder-images: expected at least 2"),
         ({"autoencoder_steps": -1}, "--autoencoder-steps: expected at least 0"),
         ({"steps": 0}, "--steps: expected at least 1"),
         ({"scenes": 1}, "--scenes: expected at least 2"),
@@ -144,7 +144,7 @@ def test_times_lie_in_the_unit_interval_and_start_where_the_sampler_starts():
     assert 0.15 < (times > 0.98).float().mean() < 0.25
 
 
-def test_autoencoder_pictures_are_repeatable_and_mixed():
-    one, other = autoencoder_pictures(3, 8), autoencoder_pictures(3, 8)
+def test_autoencoder_images_are_repeatable_and_mixed():
+    one, other = autoencoder_images(3, 8), autoencoder_images(3, 8)
     assert (one == other).all() and one.shape == (8, 64, 64, 3) and one.dtype == np.uint8
     assert len({image.tobytes() for image in one}) == 8

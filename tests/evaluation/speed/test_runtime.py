@@ -8,7 +8,7 @@ import pytest
 from configs.load import load_config
 from editing.trajectory import Lease
 from evaluation.speed import runtime
-from evaluation.speed.runtime import Watch, run_loop, shaped, step_and_busy
+from evaluation.speed.runtime import StepTimer, run_loop, shaped, step_and_busy
 from evaluation.speed.simulated import SimulatedBackend, Work, scores_of, simulated_config
 from learner.state.event_log import read_events
 
@@ -28,9 +28,9 @@ class Clock:
 
 def run(folder, work, workers=4, steps=6, groups=8, staleness=1):
     config, clock = shaped(load_config([]), workers, steps, groups, staleness), Clock()
-    watch = Watch(clock)
-    run_loop(config, SimulatedBackend(config, work, clock, clock.sleep), folder, watch)
-    return watch
+    timer = StepTimer(clock)
+    run_loop(config, SimulatedBackend(config, work, clock, clock.sleep), folder, timer)
+    return timer
 
 
 def test_alone_each_takes_what_was_asked_for(tmp_path):

@@ -70,7 +70,7 @@ def test_only_valid_candidates_are_compared_with(group):
     batch = batch_of(group)
     np.testing.assert_array_equal(batch.candidates, group.candidates[:, [0, 1, 3, 4]])
     assert batch.advantages.tolist() == [0, 1, 3, 4]
-    # Anchor 1 stays an anchor although nobody could score it.
+    # Anchor 1 stays an anchor although it has no score.
     assert batch_of(group, (True, False, True, True, True)).pairs == 4
 
 
@@ -101,10 +101,10 @@ def test_relative_distance_is_the_worst_relative_error_of_a_velocity(group):
     assert np.isnan(relative_distance(nan, batch.stored, batch, [0, 1]))
 
 
-def test_flat_means_no_advantage_at_all(group):
+def test_zero_variance_means_no_advantage_at_all(group):
     batch = batch_of(group)
-    assert not batch.is_flat
-    assert replace(batch, advantages=torch.zeros(4)).is_flat
+    assert not batch.is_zero_variance
+    assert replace(batch, advantages=torch.zeros(4)).is_zero_variance
 
 
 @pytest.mark.parametrize("name", ["sigma", "stored", "advantages", "edit_mask", "source", "candidates"])

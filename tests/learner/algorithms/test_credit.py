@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.algorithms.credit import group_advantages, is_flat
+from learner.algorithms.credit import group_advantages, is_zero_variance
 
 # Hundredths: different rewards differ by far more than rounding.
 rewards_lists = st.lists(st.integers(-500, 500).map(lambda n: n / 100), min_size=1, max_size=9)
@@ -78,24 +78,24 @@ def test_advantages_ignore_offset_and_scale(values, scale, offset):
 
 @pytest.mark.parametrize("kind", ["std", "quasi_norm"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e-30, 1e30])
-def test_flat_groups_give_exact_zeros_in_spite_of_rounding(kind, value):
+def test_zero_variance_groups_give_exact_zeros_in_spite_of_rounding(kind, value):
     rewards = torch.full((7,), value, dtype=torch.float32)
     rewards[3] = torch.nextafter(rewards[3], torch.tensor(2 * value))
-    assert is_flat(rewards)
+    assert is_zero_variance(rewards)
     assert torch.equal(group_advantages(rewards, kind=kind), torch.zeros(7))
 
 
-def test_is_flat_looks_at_valid_candidates_only():
+def test_is_zero_variance_looks_at_valid_candidates_only():
     rewards = torch.tensor([0.5, 0.5, 0.9])
-    assert not is_flat(rewards)
-    assert is_flat(rewards, torch.tensor([True, True, False]))
-    assert is_flat(rewards, torch.tensor([False, False, True]))
-    assert is_flat(rewards, torch.tensor([False, False, False]))
-    assert is_flat(torch.tensor([0.5, 0.5001]), flat_tolerance=1e-3)
-    assert not is_flat(torch.tensor([0.5, 0.5001]))
+    assert not is_zero_variance(rewards)
+    assert is_zero_variance(rewards, torch.tensor([True, True, False]))
+    assert is_zero_variance(rewards, torch.tensor([False, False, True]))
+    assert is_zero_variance(rewards, torch.tensor([False, False, False]))
+    assert is_zero_variance(torch.tensor([0.5, 0.5001]), tolerance=1e-3)
+    assert not is_zero_variance(torch.tensor([0.5, 0.5001]))
     # Population std .05, sample std .071.
-    assert is_flat(torch.tensor([0.9, 1.0]), flat_tolerance=0.06)
-    assert not is_flat(torch.tensor([0.9, 1.0]), flat_tolerance=0.04)
+    assert is_zero_variance(torch.tensor([0.9, 1.0]), tolerance=0.06)
+    assert not is_zero_variance(torch.tensor([0.9, 1.0]), tolerance=0.04)
 
 
 @pytest.mark.parametrize("kind", ["std", "quasi_norm"])
@@ -121,7 +121,7 @@ def test_faults_are_sentences():
     with pytest.raises(ValueError, match=r"must be finite, got \[nan, inf\] at candidate\(s\) \[1, 3\]"):
         group_advantages(rewards)
     with pytest.raises(ValueError, match=r"candidate\(s\) \[3\]"):
-        is_flat(rewards, torch.tensor([True, False, True, True]))
+        is_zero_variance(rewards, torch.tensor([True, False, True, True]))
     with pytest.raises(ValueError, match=r"valid must be bool \[4\]"):
         group_advantages(rewards, torch.tensor([True, False]))
     with pytest.raises(ValueError, match=r"valid must be bool \[4\]"):
@@ -151,6 +151,6 @@ def test_the_quasi_norm_of_a_small_exponent_neither_overflows_nor_is_nan(p):
 
 
 def test_a_tolerance_that_is_no_number_is_refused():
-    for asked in (group_advantages, is_flat):
-        with pytest.raises(ValueError, match="flat_tolerance >= 0"):
-            asked(torch.tensor([1.0, 2.0]), flat_tolerance=math.nan)
+    for asked in (group_advantages, is_zero_variance):
+        with pytest.raises(ValueError, match="tolerance >= 0"):
+            asked(torch.tensor([1.0, 2.0]), tolerance=math.nan)

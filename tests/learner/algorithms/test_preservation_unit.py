@@ -63,7 +63,7 @@ def test_groups_without_advantages_leave_the_preservation_terms_off(fresh):
     assert r.step(1).metrics["background_to_surrogate"] == pytest.approx(0.4, rel=1e-6)
 
 
-def test_flat_groups_do_not_count_for_the_freeze(fresh):
+def test_zero_variance_groups_do_not_count_for_the_freeze(fresh):
     r = fresh(learner=HELD)
     for step in range(3):
         r.publish()
@@ -142,7 +142,7 @@ def test_a_run_whose_groups_are_all_flat_says_so_and_trains_nothing(tiny_kontext
         {"rewards": {"min_std": 1e3}, "learner": {"steps": steps, "preservation": held}, "data": {"held_out_tasks": 0}},
     )
     summary = run(config, observers=[watcher])
-    assert [step.learner["flat_groups"] for step in watcher.steps] == [2] * steps  # it happened
+    assert [step.learner["zero_variance_groups"] for step in watcher.steps] == [2] * steps  # it happened
     told = [one for one in summary["notifications"] if one["metric"] == "preservation_unit"]
     assert [one["step"] for one in told] == [min(steps, 5)] and watcher.notices.count(told[0]["sentence"]) == 1
     assert summary["adapter_change"] == 0 and summary["verdict"]["outcome"] == "nothing_learnt"

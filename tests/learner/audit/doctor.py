@@ -1,4 +1,4 @@
-"""Event logs written anew by somebody who has something to hide."""
+"""Event logs rewritten by an attacker who recomputes the digests."""
 
 import json
 from pathlib import Path

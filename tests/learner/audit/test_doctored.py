@@ -1,4 +1,4 @@
-"""A doctored event log does not pass, whether its digests were made right again or not (F37)."""
+"""A doctored event log does not pass, whether its digests were recomputed or not (F37)."""
 
 import pytest
 
@@ -203,7 +203,7 @@ DOCTORED = {
 }
 
 
-@pytest.mark.parametrize("kept", [forge, write], ids=["digests made right again", "digests left"])
+@pytest.mark.parametrize("kept", [forge, write], ids=["digests recomputed", "digests left"])
 @pytest.mark.parametrize("doctored", DOCTORED, ids=lambda one: one.__name__)
 def test_every_doctoring_is_named(doctored, kept, finished, tmp_path):
     events = read(finished)

@@ -1,4 +1,4 @@
-"""Event logs of real runs hold every promise: finished, resumed, cut off anywhere, copied, on which somebody waits."""
+"""Event logs of real runs hold every promise: finished, resumed, cut off anywhere, copied, or still running."""
 
 import shutil
 

@@ -22,9 +22,9 @@ from learner.planning.memory import (
     RolePlan,
     group_bytes,
     groups_alive,
+    image_size_of,
     memory_plan,
     on_gpu,
-    picture_of,
     saved_bytes,
     text_tokens,
 )
@@ -49,7 +49,7 @@ def item(plan: RolePlan, name: str) -> int:
 
 
 def write_header(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file with a header and no weights: nobody may read beyond the header."""
+    """A safetensors file with a header and no weights: nothing may read beyond the header."""
     folder.mkdir(parents=True)
     header = json.dumps(
         {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
@@ -112,8 +112,8 @@ def test_flux_kontext_has_its_known_size(flux):
     assert item(learner, "transformer") == item(rollout, "transformer") == pytest.approx(23.8e9, rel=0.01)
     assert sizes.adapter_parameters(32) == 32 * (19 * 8 + 38 * 3) * 2 * 3072  # 52 million
     assert item(learner, "AdamW") == 8 * sizes.adapter_parameters(32)
-    # A packed latent of 512² pixels in float32 is 0.26 MB: 10 steps of 12 candidates and 2 anchors, and 12 pictures.
-    assert picture_of(config.data, sizes).tokens == 1024
+    # A packed latent of 512² pixels in float32 is 0.26 MB: 10 steps of 12 candidates and 2 anchors, and 12 images.
+    assert image_size_of(config.data, sizes).tokens == 1024
     assert group_bytes(config, 64, 1024, 512**2) == 10 * 14 * 1024 * 64 * 4 + 12 * 512**2 * 3 + 44 + 16
     assert text_tokens(config.editor, sizes) == 512
     assert len(learner.items) > 8 and all(one.bytes > 0 for one in learner.items)
@@ -145,9 +145,9 @@ def test_a_group_and_a_condition_have_the_planned_bytes(tiny_kontext, tmp_path, 
     task = tasks.train[lease.task_index]
     group = roll_out(editor, task, lease, config, config_hash(config))
     sizes = editor_sizes(tiny_kontext)
-    picture = picture_of(config.data, sizes)
-    assert picture.pixels == task.height * task.width and not picture.assumed
-    counted = group_bytes(config, sizes.channels, picture.tokens, picture.pixels)
+    size = image_size_of(config.data, sizes)
+    assert size.pixels == task.height * task.width and not size.assumed
+    counted = group_bytes(config, sizes.channels, size.tokens, size.pixels)
     assert counted == sum(value.nbytes for value in vars(group).values() if isinstance(value, np.ndarray))
     condition = editor.encode(task)
     held = sum(value.nbytes for value in vars(condition).values() if isinstance(value, torch.Tensor))

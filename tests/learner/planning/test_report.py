@@ -28,7 +28,7 @@ def test_what_is_printed_is_a_configuration_file(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("machine", "verdict"),
-    [(SMALL, "1 MB free: DOES NOT FIT"), (LARGE, "1 TB free: fits"), (Machine(None, []), "what is free is not known")],
+    [(SMALL, "1 MB free: DOES NOT FIT"), (LARGE, "1 TB free: fits"), (Machine(None, []), "free memory unknown")],
 )
 def test_it_says_whether_this_machine_has_room(machine, verdict):
     assert verdict in "\n".join(report(load_config([]), machine))

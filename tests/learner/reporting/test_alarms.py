@@ -167,13 +167,13 @@ def test_a_shift_that_nobody_can_see_is_none(name, noise):
         assert bool(held_out_alarms(start, [recent], 12)) == told, shift
 
 
-def test_what_can_be_seen_is_a_level_of_the_picture_or_a_blur():
+def test_what_can_be_seen_is_a_level_of_the_image_or_a_blur():
     levels = np.random.default_rng(0).integers(60, 180, size=(1, 32, 32, 1)).astype(np.uint8)
-    picture, region = np.repeat(levels, 3, axis=3), np.ones((32, 32), np.bool_)
-    brighter, blurred = picture + np.uint8(1), picture.copy()
-    blurred[:, 8:16, 8:16] = blurred[:, 8:16, 8:16].mean()  # a sixteenth of the picture is flat
-    assert appearance(brighter, picture[0], region)["brightness"][0] > VISIBLE["brightness"]
-    assert -appearance(blurred, picture[0], region)["sharpness"][0] > VISIBLE["sharpness"]
+    image, region = np.repeat(levels, 3, axis=3), np.ones((32, 32), np.bool_)
+    brighter, blurred = image + np.uint8(1), image.copy()
+    blurred[:, 8:16, 8:16] = blurred[:, 8:16, 8:16].mean()  # a sixteenth of the image is flat
+    assert appearance(brighter, image[0], region)["brightness"][0] > VISIBLE["brightness"]
+    assert -appearance(blurred, image[0], region)["sharpness"][0] > VISIBLE["sharpness"]
 
 
 def test_of_a_look_that_drifts_in_many_ways_the_worst_is_told_inside_and_outside():
@@ -221,7 +221,7 @@ def test_a_background_that_is_lost_is_told_of_like_an_edit():
         assert f"step 8: {alarm.metric} on the held-out tasks fell by " in alarm.sentence
         assert "while the training reward rose from 1.5 to 3.5" in alarm.sentence
         assert "raise learner.preservation.background_weight" in alarm.sentence
-        assert "not the edit" not in alarm.sentence
+        assert "do not measure the edit" not in alarm.sentence
     assert held_out_alarms(base, [base, lost], 8) == held_out_alarms(base, [lost, base], 8) == []  # not twice in a row
     assert held_out_alarms(base, [rows(29.3, 0.9)], 8) == []  # less than a decibel, less than a tenth
     assert held_out_alarms(base[:7], [lost[:7]], 8) == []

@@ -63,7 +63,7 @@ def start(folder: Path, first_step: int = 0) -> RunRecord:
 
 def test_a_step_is_one_line_with_everything_that_matters():
     assert step_line(step(), 14.0) == (
-        "step 3/10 · edit_score 0.457 ± 0.120 · background_psnr 24.50 ± 0.90 dB · flat 25% · age all fresh · "
+        "step 3/10 · edit_score 0.457 ± 0.120 · background_psnr 24.50 ± 0.90 dB · zero variance 25% · age all fresh · "
         "75 groups/min · left 0:14"
     )
     troubled = step(
@@ -135,7 +135,7 @@ def test_on_a_terminal_the_table_is_live_and_gone_after_close(tmp_path: Path):
         "± in group",
         "0.900",
         "▁█",
-        "flat groups 25%",
+        "zero-variance groups 25%",
         "75 groups/min",
         "left 0:16",
     ):
@@ -258,10 +258,10 @@ JUDGE = {
 
 def test_judges_have_their_words_where_there_are_any():
     line = step_line(
-        step(judge=JUDGE, invalid={"editscore_bad_answer": 2}, silent=("acd", "x"), floored={"qwen_vl": 3}), 1.0
+        step(judge=JUDGE, invalid={"editscore_bad_response": 2}, silent=("acd", "x"), floored={"qwen_vl": 3}), 1.0
     )
     assert "editscore p50 2.1 s, p95 3.4 s, errors 0.5%" in line and "qwen_vl not asked yet" in line
-    assert "cache hits 25%" in line and "invalid editscore_bad_answer 2" in line and "silent acd, x" in line
+    assert "cache hits 25%" in line and "invalid editscore_bad_response 2" in line and "silent acd, x" in line
     assert "groups below rewards.floors: qwen_vl in 3" in line
     plain = step_line(step(), 1.0)
     assert not any(word in plain for word in ("p50", "errors", "cache", "invalid", "silent", "floors"))

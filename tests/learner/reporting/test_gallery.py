@@ -1,4 +1,4 @@
-"""The gallery: pictures against plain loops, and a page that needs nothing, runs nothing and leaks nothing."""
+"""The gallery: images against plain loops, and a page that needs nothing, runs nothing and leaks nothing."""
 
 import base64
 import hashlib
@@ -20,8 +20,7 @@ from editing.data import open_tasks
 from editing.task import EditTask, TaskError
 from editing.trajectory import Lease, Shown
 from learner.reporting.gallery import Gallery, GalleryGroup, GalleryReport, GalleryTask, write_gallery
-from learner.reporting.gallery.page import GalleryError, render
-from learner.reporting.gallery.pictures import (
+from learner.reporting.gallery.images import (
     ACCENT,
     attention_overlay,
     change_map,
@@ -31,6 +30,7 @@ from learner.reporting.gallery.pictures import (
     outline,
     shrink,
 )
+from learner.reporting.gallery.page import GalleryError, render
 from learner.reporting.records import Counters, EvaluationRecord, GroupRecord, RunRecord, StepRecord
 from rewards.result import GroupScores, Score
 
@@ -120,7 +120,7 @@ def test_shrinking_keeps_what_fits_and_the_proportions():
     assert shrink(np.zeros((2, 5000, 3), np.uint8)).shape == (1, 384, 3)
 
 
-def test_a_data_uri_gives_the_picture_back():
+def test_a_data_uri_gives_the_image_back():
     source = task().source
     np.testing.assert_array_equal(decoded(data_uri(source)), source)
 
@@ -187,7 +187,7 @@ def test_every_text_is_escaped_and_nothing_can_run_or_be_fetched():
     assert "http" not in outside.replace("http-equiv", "") and "url(" not in outside and "@import" not in outside
 
 
-def test_the_policy_allows_the_own_style_and_data_pictures_only():
+def test_the_policy_allows_the_own_style_and_data_images_only():
     text = render(page())
     (policy,) = [a["content"] for tag, a in tags(text) if a.get("http-equiv") == "Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
@@ -209,14 +209,14 @@ def test_candidates_are_sorted_by_reward_and_those_without_come_last():
     text = render(page(groups=(group(task(), (0.1, None, 0.3, -2.0)),)))
     captions = re.findall(r"<figcaption><b>(\d\. [^<]*)</b>", text)
     assert captions == ["1. reward 0.30", "2. reward 0.10 · ref", "3. reward -2.00", "4. no reward"]
-    pictures = [decoded(a["src"] or "") for tag, a in tags(text) if tag == "img"][1:]
-    assert [int(picture[0, 0, 0]) for picture in pictures] == [80, 0, 120, 40]
+    shown = [decoded(a["src"] or "") for tag, a in tags(text) if tag == "img"][1:]
+    assert [int(image[0, 0, 0]) for image in shown] == [80, 0, 120, 40]
     bars = [float(a["width"] or 0) for tag, a in tags(text) if tag == "rect" and a.get("class") == "value"]
     # Candidate 1 has no score: no bar. The others run from the group's worst to its best.
     assert bars == pytest.approx([100.0, round(100 * 2.1 / 2.3, 1), 0.0])
 
 
-def test_a_task_shows_its_pictures_in_order():
+def test_a_task_shows_its_images_in_order():
     given_task = task(target=task().source)
     heat = np.full((2, 3), 1 / 6, np.float32)
     shown = GalleryTask(
@@ -328,20 +328,20 @@ def test_of_steps_that_are_done_again_the_later_groups_are_shown(tmp_path: Path)
 @pytest.mark.parametrize("refused", [OSError(28, "No space left on device"), TaskError("t-1: its source is gone")])
 def test_a_page_that_cannot_be_written_is_said_and_written_the_next_time(tmp_path: Path, monkeypatch, refused):
     config = load_config(["--data.held-out-tasks", "1"])
-    report, picture = GalleryReport(), np.zeros((64, 64, 3), np.uint8)
+    report, pixels = GalleryReport(), np.zeros((64, 64, 3), np.uint8)
     report.on_start(RunRecord(config, "c" * 64, tmp_path, 0, 4096, 1))
 
     def measure(label: str) -> None:
-        shown = Shown(0, "t0", picture, np.full((8, 8), 1 / 64, np.float32))
+        shown = Shown(0, "t0", pixels, np.full((8, 8), 1 / 64, np.float32))
         report.on_evaluation(EvaluationRecord(label, 1, 1, {"edit_psnr": 18.0}, {}, 1.0, (shown,)))
 
     def refuse(*arguments: object, **named: object) -> None:
         raise refused
 
     with monkeypatch.context() as broken, structlog.testing.capture_logs() as said:
-        pictures = "learner.reporting.gallery.observer.picture_numbers"
+        measured = "learner.reporting.gallery.observer.image_metrics"
         page = "learner.reporting.gallery.page.write_whole"
-        broken.setattr(page if isinstance(refused, OSError) else pictures, refuse)
+        broken.setattr(page if isinstance(refused, OSError) else measured, refuse)
         measure("training")
     assert [(line["event"], str(refused) in line["reason"]) for line in said] == [("gallery_not_written", True)]
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

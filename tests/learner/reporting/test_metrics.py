@@ -199,13 +199,13 @@ def test_judges_invalid_candidates_and_silent_components_have_names():
     record = dataclasses.replace(
         step(1),
         judge={"editscore_p50_seconds": 2.5, "cache_hits": 7.0},
-        invalid={"editscore_bad_answer": 3},
+        invalid={"editscore_bad_response": 3},
         silent=("acd",),
         floored={"qwen_vl": 2},
     )
     found = step_metrics(record)
     assert found["judge/editscore_p50_seconds"] == 2.5 and found["judge/cache_hits"] == 7
-    assert found["reward/invalid/editscore_bad_answer"] == 3 and found["reward/silent/acd"] == 1
+    assert found["reward/invalid/editscore_bad_response"] == 3 and found["reward/silent/acd"] == 1
     assert found["reward/floored/qwen_vl"] == 2
     prefixes = {name.rpartition("/")[0] for name in step_metrics(step(1))}
     assert not {"judge", "reward/invalid", "reward/silent"} & prefixes

@@ -46,7 +46,7 @@ def test_only_candidates_that_are_whole_count():
     assert got.zero_std_share == 0
 
 
-def test_flat_groups_are_counted_in_spite_of_rounding():
+def test_zero_variance_groups_are_counted_in_spite_of_rounding():
     flat = group("a", edit_score=[0.1 + 0.2, 0.3, 0.3], acd=[0.0, 0.0, 0.0])
     zero = group("b", edit_score=[0.0, 0.0, 0.0], acd=[0.0, 0.0, 0.0])
     varied = group("c", edit_score=[0.3, 0.31, 0.3], acd=[0.0, 0.0, 0.0])
@@ -85,17 +85,17 @@ def test_groups_whose_edit_nobody_tells_apart_teach_nothing(normalisation, noise
         for i in range(24)
     ]
     got = reward_statistics(groups, RewardsConfig(weights=JUDGED, judge=SERVED, normalisation=normalisation))
-    assert got.edit_flat_share == got.zero_std_share == (24 - told_apart) / 24
+    assert got.edit_zero_variance_share == got.zero_std_share == (24 - told_apart) / 24
 
 
 def test_what_rewards_the_edit_is_said_by_the_kind_of_a_component():
     groups = [group("a", mine=[0.5, 0.5], acd=[1.0, 2.0]), group("b", mine=[0.1, 0.9], acd=[1.0, 2.0])]
     mine = {"scorers": {"mine": "my_scorers:mine"}, "weights": {"mine": 1.0, "acd": 1.0}}
     edit = reward_statistics(groups, RewardsConfig(**mine))
-    assert edit.edit_flat_share == edit.zero_std_share == 0.5
+    assert edit.edit_zero_variance_share == edit.zero_std_share == 0.5
     for without in (RewardsConfig(**mine, scorer_kinds={"mine": "preservation"}), RewardsConfig(weights={"acd": 1.0})):
         kept = reward_statistics(groups, without)
-        assert kept.edit_flat_share == kept.zero_std_share == 0
+        assert kept.edit_zero_variance_share == kept.zero_std_share == 0
 
 
 def test_mean_and_standard_error_over_the_rows_that_have_the_metric():

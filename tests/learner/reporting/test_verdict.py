@@ -52,7 +52,7 @@ def test_a_run_that_gained_or_lost_a_little_is_trained():
     ("given", "reason"),
     [
         ({"skipped": 21}, "21 of 40 steps were skipped"),
-        ({"change": 0.0}, "it changes no weight"),
+        ({"change": 0.0}, "it alters no weight"),
         ({"change": 3e-30}, "no weight matrix by more than 3.0e-30 of its size"),
         ({"gain": dict.fromkeys(BASE, 0.0), "error": dict.fromkeys(BASE, 0.0)}, "what the base makes of it"),
     ],
@@ -119,7 +119,7 @@ def test_an_editor_that_copies_its_source_is_ruined_where_no_truth_says_more():
     ],
 )
 def test_only_a_metric_that_knows_the_asked_outcome_of_every_task_says_more(truth, gain, tasks, outcome):
-    """A target is one right picture of many: a copy of the source may be as near to it as a real edit."""
+    """A target is one right image of many: a copy of the source may be as near to it as a real edit."""
     base = {"edit_change": 0.25, "background_psnr": 28.0, truth: 12.0 if truth == "edit_psnr" else 0.6}
     gains = {"edit_change": -0.245, "background_psnr": 12.0, truth: gain}
     found = judged(

@@ -1,4 +1,5 @@
-"""Whatever gets lost, doubled, mixed up or delayed: each step trains on its own groups, once, and the books balance."""
+"""Whatever gets lost, doubled, mixed up or delayed: each step trains on its own groups, once, and the lease counters
+balance."""
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,7 @@ def test_every_step_trains_on_its_own_groups_once(tmp_path_factory, data, stale,
     seeds = [d.lease.seed for consumed in backend.consumed for d in consumed]
     assert len(set(seeds)) == len(seeds)
 
-    # The books, derived again from the diary alone.
+    # The lease counters, derived again from the event log alone.
     events = list(read_events(path))
     kinds = {
         kind: [e["group"] for e in events if e["event"] == kind]

@@ -66,8 +66,8 @@ def test_on_ray_it_is_found_in_its_chunk_and_not_done_again():
                 job.done(None, indices)
 
     jobs = HeldOutJobs(Fleet(), lambda indices, images, call: call(indices), base=False, max_attempts=3)
-    jobs._measured = lambda chunk, answer: (
-        jobs._metrics.update({index: {"edit_psnr": 1.0} for index in answer}),
+    jobs._measured = lambda chunk, response: (
+        jobs._metrics.update({index: {"edit_psnr": 1.0} for index in response}),
         setattr(jobs, "_open", jobs._open - 1),
     )
     found = jobs.measure(range(3), shown=0, wait=lambda: None)

@@ -60,7 +60,7 @@ def test_without_judges_nothing_is_asked_again():
 
 
 def watched(*looks: tuple[int, int]) -> list[int]:
-    """The faults that are told of a cache that has so many, and is away or not, at the start and at each look."""
+    """The faults that are reported of a cache that has so many, and is away or not, at the start and at each look."""
     told = []
     watch = JudgeMonitor(
         Numbers(*({"cache_faults": float(faults), "cache_away": float(away)} for faults, away in looks)),

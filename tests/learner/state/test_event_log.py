@@ -1,4 +1,4 @@
-"""The diary is appended to, survives a cut line, and counts on."""
+"""The event log is appended to, survives a cut line, and counts on."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def test_every_event_has_a_record():
 def test_a_line_that_is_no_event_is_refused_with_a_sentence(tmp_path, line):
     path = tmp_path / "events.jsonl"
     path.write_bytes(line + b"\n")
-    with pytest.raises(EventError, match=r"line 1 of the event log .* is no event: expected a JSON object"):
+    with pytest.raises(EventError, match=r"line 1 of the event log .* is not an event: expected a JSON object"):
         EventLog(path)
 
 

@@ -39,7 +39,7 @@ def test_the_run_goes_back_to_before_the_trouble_and_ends_well(tiny_kontext, tmp
     assert back["step"] == 2 and rolled_back_to(tmp_path / "back") == 2
     assert any("The run goes back to step 2 and on with other noise" in notice for notice in watcher.notices)
     assert [step.step for step in watcher.steps] == [1, 2, 3, 4, 5, 6, 7, *range(3, 11)]
-    # Nothing of what came after is left, in the weights or in the books.
+    # Nothing of what came after is left, in the weights or in the lease counters.
     assert all(step.learner["skipped_updates"] == 0 for step in watcher.steps[-8:])
     assert all(np.isfinite(array).all() for array in load_file(summary["adapter"]).values())
     assert summary["counters"]["trained"] == 20 and summary["first_step"] == 2

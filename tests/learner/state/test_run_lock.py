@@ -73,5 +73,5 @@ def test_a_file_system_without_locks_is_a_sentence(tmp_path, number, monkeypatch
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(RunFailed, match=r"has no locks .*mount it with locks"):
+    with pytest.raises(RunFailed, match=r"without locks .*mount it with locks"):
         RunLock(tmp_path)

@@ -27,9 +27,9 @@ def processes(forkserver, tmp_path):
     def run(requests):
         """Trains with one process per request; what each left."""
         where, size = data_parallel.meeting_point(), len(requests)
-        answers = [tmp_path / f"{rank}.json" for rank in range(size)]
+        responses = [tmp_path / f"{rank}.json" for rank in range(size)]
         started = [
-            forkserver.Process(target=train, args=(rank, size, where, requests[rank], answers[rank]))
+            forkserver.Process(target=train, args=(rank, size, where, requests[rank], responses[rank]))
             for rank in range(size)
         ]
         for one in started:
@@ -38,7 +38,7 @@ def processes(forkserver, tmp_path):
             one.join(240)
         assert [one.exitcode for one in started] == [request.get("exit", 0) for request in requests]
         assert not Path(where).parent.exists()
-        return [json.loads(answer.read_text()) for answer in answers]
+        return [json.loads(response.read_text()) for response in responses]
 
     return run
 
@@ -62,33 +62,33 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processe
     reports = [alone.step(step) for step in range(2)]
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 2}
     # The last one has larger roundings; the checkpoint, which the first one writes, has those of all.
-    answers = processes([request] * (size - 1) + [{**request, "noise": 1e-4}])
-    assert [one["leap_noise"] for one in answers] == [1e-4] * size
-    assert len({one["fingerprint"] for one in answers}) == 1  # to the bit
+    responses = processes([request] * (size - 1) + [{**request, "noise": 1e-4}])
+    assert [one["leap_noise"] for one in responses] == [1e-4] * size
+    assert len({one["fingerprint"] for one in responses}) == 1  # to the bit
     mine = alone.learner.publish().arrays
     for name, array in mine.items():
-        theirs = np.array(answers[0]["arrays"][name], dtype=np.float32)
+        theirs = np.array(responses[0]["arrays"][name], dtype=np.float32)
         np.testing.assert_allclose(theirs, array, rtol=1e-4, atol=1e-6)
     fresh = [name for name in mine if ".lora_B." in name]
     assert any(np.abs(mine[name]).max() > 1e-4 for name in fresh)  # they all moved
     # Each had a share, and the shares together say what one says alone.
-    assert [one["metrics"][0]["groups"] for one in answers] == [
+    assert [one["metrics"][0]["groups"] for one in responses] == [
         sum(place % size == rank for place in range(config.learner.groups_per_step)) for rank in range(size)
     ]
     for step, report in enumerate(reports):
-        both = {key: np.mean([one["metrics"][step][key] for one in answers]) for key in ("gradient_norm", "lr")}
+        both = {key: np.mean([one["metrics"][step][key] for one in responses]) for key in ("gradient_norm", "lr")}
         assert both["lr"] == report.metrics["lr"]
         assert both["gradient_norm"] == pytest.approx(report.metrics["gradient_norm"], rel=1e-3)
-        assert sum(one["metrics"][step]["groups"] for one in answers) == report.metrics["groups"]
+        assert sum(one["metrics"][step]["groups"] for one in responses) == report.metrics["groups"]
 
 
 def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(processes, tiny_kontext, tmp_path):
     config = tiny_config(tiny_kontext)
     request = {"config": config.model_dump(mode="json"), "folder": str(tmp_path / "peers"), "steps": 1}
-    answers = processes([request, {**request, "spoil": True}])
-    assert [one["applied"] for one in answers] == [[False], [False]]
+    responses = processes([request, {**request, "spoil": True}])
+    assert [one["applied"] for one in responses] == [[False], [False]]
     untouched = Rig(config, tmp_path / "alone").learner.publish().fingerprint
-    assert {one["fingerprint"] for one in answers} == {untouched}
+    assert {one["fingerprint"] for one in responses} == {untouched}
 
 
 def test_what_is_left_of_a_group_says_so_and_listens_on_this_machine_only(processes, tiny_kontext, tmp_path):

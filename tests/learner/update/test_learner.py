@@ -1,4 +1,4 @@
-"""The learner's books, steps and checkpoints, with a tiny random Kontext and real rollouts."""
+"""The learner's intake, steps and checkpoints, with a tiny random Kontext and real rollouts."""
 
 from dataclasses import replace
 
@@ -182,13 +182,13 @@ def test_a_group_whose_task_went_bad_is_not_taken(rig):
     assert r.learner.update().metrics["groups"] == 2
 
 
-def test_flat_groups_are_counted_and_leave_the_surrogate_out(rig):
+def test_zero_variance_groups_are_counted_and_leave_the_surrogate_out(rig):
     r = rig(learner={"preservation": {"background_weight": 0.1}})
     groups = r.groups(0)
     r.learner.consume(groups[0], made_scores(groups[0], [1.0] * 4))
     r.learner.consume(groups[1], made_scores(groups[1], [1.0, None, None, 1.0]))
     metrics = r.learner.update().metrics
-    assert metrics["flat_groups"] == 2 and metrics["invalid_candidates"] == 2 and metrics["groups"] == 2
+    assert metrics["zero_variance_groups"] == 2 and metrics["invalid_candidates"] == 2 and metrics["groups"] == 2
     assert "surrogate" not in metrics and metrics["background"] > 0
 
 
@@ -201,7 +201,7 @@ def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
     r.learner.consume(groups[0], made_scores(groups[0], [0.50, 0.51, 0.50, 0.49]))
     r.learner.consume(groups[1], made_scores(groups[1], [0.5, 0.5, 0.5, 0.5]))
     metrics = r.learner.update().metrics
-    assert metrics["flat_groups"] == 2 and metrics["filtered_groups"] == 1
+    assert metrics["zero_variance_groups"] == 2 and metrics["filtered_groups"] == 1
     assert "surrogate" not in metrics and metrics["background"] > 0
 
 
@@ -222,7 +222,7 @@ def test_what_else_is_rewarded_is_not_learnt_alone_where_there_are_rewards_for_t
             ),
         )
     metrics = r.learner.update().metrics
-    assert metrics["filtered_groups"] == metrics["flat_groups"] == (0 if learnt else 2)
+    assert metrics["filtered_groups"] == metrics["zero_variance_groups"] == (0 if learnt else 2)
     assert ("surrogate" in metrics) == learnt == (metrics["gradient_norm"] > 0)
 
 

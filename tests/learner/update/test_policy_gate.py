@@ -61,7 +61,7 @@ def test_weights_one_version_old_are_refused(rig):
         consumed(rig, group)
 
 
-def test_another_instruction_or_source_picture_is_refused(rig):
+def test_another_instruction_or_source_image_is_refused(rig):
     task = rig.tasks.train[rig.group(STEPS, 1).lease.task_index]
     other = next(t for t in rig.tasks.train if t.instruction != task.instruction)
     for condition in ({"instruction": other.instruction}, {"source": other.source}):

@@ -1,4 +1,4 @@
-"""What is told of an error that came through Ray."""
+"""The message of an error that came through Ray."""
 
 import pytest
 from ray.exceptions import NodeDiedError, RayActorError, RayTaskError

@@ -131,7 +131,7 @@ def test_what_is_not_finite_is_refused_with_all_that_comes_along(server, value):
     used(server, use)
 
 
-def test_many_questions_at_once_need_few_connections(server):
+def test_many_requests_at_once_need_few_connections(server):
     async def use(cache):
         await cache.put(SCORES)
         assert await asyncio.gather(*(cache.get(KEYS) for _ in range(300))) == [list(SCORES.values())] * 300
@@ -148,15 +148,15 @@ def test_no_secret_of_the_address_shows():
     assert repr(RedisCache("unix:///run/a%20b/socket", "", 0.1)) == "RedisCache('unix:///run/a%20b/socket')"
 
 
-def test_a_question_that_was_given_up_leaves_no_answer_behind(server):
+def test_a_request_that_was_given_up_leaves_no_response_behind(server):
     async def use(cache):
         await cache.put(SCORES)
         with redis.Redis.from_url(server) as client:
             client.execute_command("CLIENT", "PAUSE", "2000", "ALL")
         asked = [asyncio.ensure_future(cache.get([key])) for key in KEYS[:4]]
         await asyncio.sleep(0.05)
-        for question in asked:
-            question.cancel()
+        for one in asked:
+            one.cancel()
         ended = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(one, asyncio.CancelledError) for one in ended)
         for key, value in reversed(SCORES.items()):

@@ -183,7 +183,7 @@ def test_no_server_outlives_a_killed_guard_even_with_its_run_killed_too(tmp_path
         os.kill(guard, signal.SIGKILL)
         assert eventually(lambda: not alive(server)) and run.poll() is None
         run.kill()
-    # Killed both, nobody is left to remove the folder; there is nothing in it but this.
+    # Both killed, no process is left to remove the folder; there is nothing in it but this.
     home = Path(url.removeprefix("unix://")).parent
     assert sorted(path.name for path in home.iterdir()) == ["log", "socket"]
     shutil.rmtree(home)

@@ -21,7 +21,7 @@ def settings(folder, **fields) -> EmbeddingModelConfig:
     return EmbeddingModelConfig(path=str(folder), device="cpu", **fields)
 
 
-def pictures(number: int, height: int = 40, width: int = 56) -> np.ndarray:
+def random_images(number: int, height: int = 40, width: int = 56) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (number, height, width, 3), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def embedded(model, images: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", LOAD)
 def test_an_image_has_its_embedding_whatever_is_embedded_with_it(tiny, kind):
-    images = pictures(7)
+    images = random_images(7)
     found = embedded(LOAD[kind](settings(tiny(kind))), images)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:-1]))
@@ -45,7 +45,7 @@ def test_an_image_has_its_embedding_whatever_is_embedded_with_it(tiny, kind):
 
 @pytest.mark.parametrize(("kind", "grid"), [("dinov2", (3, 5)), ("dinov3", (3, 5))])
 def test_patches_are_those_of_the_whole_image_without_class_and_register_tokens(tiny, kind, grid):
-    images = pictures(2)
+    images = random_images(2)
     found = load_patches(settings(tiny(kind))).patches(images)
     assert found.shape[1:3] == grid
     changed = images.copy()
@@ -77,7 +77,7 @@ def test_components_with_one_path_share_one_model(tiny):
 
 @pytest.mark.parametrize("kind", LOAD)
 def test_reduced_precision_gives_about_the_same_in_float32(tiny, kind):
-    images = pictures(3)
+    images = random_images(3)
     exact = embedded(LOAD[kind](settings(tiny(kind))), images)
     reduced = embedded(LOAD[kind](settings(tiny(kind), dtype="bfloat16")), images)
     assert reduced.dtype == torch.float32
@@ -95,7 +95,7 @@ def test_nothing_is_fetched(tiny, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", connect)
     models._loaded.cache_clear()
     load_image_text(settings(tiny("siglip"))).texts(["a red cat"])
-    load_patches(settings(tiny("dinov3"))).patches(pictures(1))
+    load_patches(settings(tiny("dinov3"))).patches(random_images(1))
     assert tried == []
     with pytest.raises(EmbeddingError, match="expected a folder"):
         load_image_text(EmbeddingModelConfig(path="openai/clip-vit-large-patch14"))

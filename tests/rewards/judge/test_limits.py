@@ -9,10 +9,10 @@ from rewards.judge.messages import JudgesDown
 
 
 @given(st.integers(1, 6), st.lists(st.booleans(), max_size=60))
-def test_questions_in_a_row_without_an_answer(limit, answers):
+def test_requests_in_a_row_without_a_response(limit, responses):
     limits = FailureLimits("editscore", limit, 0.25)
     row = 0
-    for answered in answers:
+    for answered in responses:
         row = 0 if answered else row + 1
         if answered:
             limits.answered()
@@ -24,7 +24,7 @@ def test_questions_in_a_row_without_an_answer(limit, answers):
 
 
 @given(st.floats(0.01, 1.0), st.lists(st.integers(0, 9).map(lambda n: n > 2), max_size=3 * WINDOW))
-def test_share_of_bad_answers_in_the_window(share, usable):
+def test_share_of_bad_responses_in_the_window(share, usable):
     limits = FailureLimits("editscore", 8, share)
     for i, good in enumerate(usable):
         bad = usable[max(0, i + 1 - WINDOW) : i + 1].count(False)
@@ -43,7 +43,7 @@ def test_a_quarter_of_the_window_is_allowed_and_one_more_is_not():
         limits.noted(False, "no digit")
 
 
-def test_bad_answers_are_forgotten_with_the_window():
+def test_bad_responses_are_forgotten_with_the_window():
     limits = FailureLimits("qwen_vl", 8, 0.25)
     for _ in range(20):
         for _ in range(10):

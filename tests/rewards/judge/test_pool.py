@@ -1,4 +1,4 @@
-"""The judge pool over scripted servers that work: answers, routing, requests, secrets."""
+"""The judge pool over scripted servers that work: responses, routing, requests, secrets."""
 
 import asyncio
 import logging
@@ -9,24 +9,24 @@ import structlog
 
 from rewards.judge.messages import JudgeRefused, JudgeUnavailable
 from rewards.judge.pool import JudgePool
-from tests.judges.pools import KEY, PNG, pool_of, question, settings, until
+from tests.judges.pools import KEY, PNG, pool_of, request, settings, until
 from tests.judges.scripted import ScriptedServer
 
 
-def test_an_answer_and_the_request_that_it_answers():
+def test_a_response_and_its_request():
     async def main():
         with ScriptedServer() as server:
             async with pool_of([server.url]) as pool:
-                answer = await pool.ask(question(seed=3, top_k=20, top_p=0.9))
-                asked = server.questions[0]
-                assert answer.text.startswith('{"reasoning"') and answer.finish_reason == "stop"
-                assert answer.server == server.url and 0 < answer.seconds < 20 and answer.logprobs == {}
-                assert asked.pictures == (PNG, PNG) and asked.urls == 0
+                response = await pool.ask(request(seed=3, top_k=20, top_p=0.9))
+                asked = server.requests[0]
+                assert response.text.startswith('{"reasoning"') and response.finish_reason == "stop"
+                assert response.server == server.url and 0 < response.seconds < 20 and response.logprobs == {}
+                assert asked.images == (PNG, PNG) and asked.urls == 0
                 assert (asked.seed, asked.temperature, asked.max_tokens) == (3, 0.7, 64)
                 assert asked.fields["top_k"] == 20 and asked.authorization == f"Bearer {KEY}"
                 found = pool.statistics()
                 assert (found.asked, found.answered, found.in_rotation) == (1, 1, 1)
-                assert found.p50_seconds == found.p95_seconds == answer.seconds
+                assert found.p50_seconds == found.p95_seconds == response.seconds
 
     asyncio.run(main())
 
@@ -39,26 +39,26 @@ def test_digits_come_with_their_log_probabilities():
                 assert digits == [15, 16, 17, 18, 19, 20]
                 await pool.token_ids("5")
                 assert server.scripted.tokenized == 6  # asked once per text
-                answer = await pool.ask(question(max_tokens=1, top_logprobs=20, allowed_token_ids=tuple(digits)))
-                assert answer.text == "2" and max(answer.logprobs, key=answer.logprobs.get) == 17
-                assert len(answer.logprobs) == 20
+                response = await pool.ask(request(max_tokens=1, top_logprobs=20, allowed_token_ids=tuple(digits)))
+                assert response.text == "2" and max(response.logprobs, key=response.logprobs.get) == 17
+                assert len(response.logprobs) == 20
 
     asyncio.run(main())
 
 
-def test_start_waits_for_every_server_to_answer_a_picture():
+def test_start_waits_for_every_server_to_respond_to_an_image():
     async def main():
         with ScriptedServer(probes="503*2,good") as late, ScriptedServer() as early:
             async with pool_of([late.url, early.url]) as pool:
                 assert [probe.behaviour for probe in late.probes] == ["503", "503", "good"]
-                assert all(len(probe.pictures) == 1 and probe.max_tokens == 1 for probe in late.probes)
-                assert late.probes[0].pictures[0].startswith(b"\x89PNG")
+                assert all(len(probe.images) == 1 and probe.max_tokens == 1 for probe in late.probes)
+                assert late.probes[0].images[0].startswith(b"\x89PNG")
                 assert pool.statistics().in_rotation == 2
 
     asyncio.run(main())
 
 
-def test_start_names_every_server_that_did_not_answer_and_why():
+def test_start_names_every_server_that_did_not_respond_and_why():
     async def main():
         with ScriptedServer(probes="503") as ill, ScriptedServer(probes="hang") as hung, ScriptedServer() as well:
             with ScriptedServer() as gone:
@@ -67,9 +67,9 @@ def test_start_names_every_server_that_did_not_answer_and_why():
                 async with pool_of([ill.url, hung.url, well.url, gone.url], patience=6.0, deadline=2.0):
                     pass
             said = str(caught.value)
-            assert "3 of 4 servers did not answer an image" in said
+            assert "3 of 4 servers did not respond to a test image" in said
             assert f"{ill.url}: status 503: scripted 503" in said
-            assert f"{hung.url}: no answer to an image within 2 s" in said
+            assert f"{hung.url}: no response to a test image within 2 s" in said
             assert f"{gone.url}: the connection failed" in said
             assert well.url not in said
             assert ill.probes and hung.probes
@@ -98,30 +98,30 @@ def test_a_start_that_failed_leaves_no_probe_behind():
                 await pool.start()
             assert asyncio.all_tasks() == {asyncio.current_task()}
             with pytest.raises(JudgeUnavailable):
-                await pool.ask(question())
+                await pool.ask(request())
 
     asyncio.run(main())
 
 
-def test_start_without_servers_and_questions_before_start_are_sentences():
+def test_start_without_servers_and_requests_before_start_are_sentences():
     async def main():
         async with pool_of([], start=False) as pool:
             with pytest.raises(JudgeUnavailable, match=r"set rewards.judge.editscore.urls"):
                 await pool.start()
         async with pool_of(["http://127.0.0.1:9/v1"], start=False) as pool:
             with pytest.raises(RuntimeError, match="start comes before"):
-                await pool.ask(question())
+                await pool.ask(request())
 
     asyncio.run(main())
 
 
-def test_questions_spread_evenly_and_never_exceed_the_concurrency_of_a_server():
+def test_requests_spread_evenly_and_never_exceed_the_concurrency_of_a_server():
     async def main():
         with ExitStack() as stack:
             servers = [stack.enter_context(ScriptedServer("slow:0.4")) for _ in range(3)]
             async with pool_of([server.url for server in servers], concurrency=3) as pool:
-                await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(27)))
-                counts = [len(server.questions) for server in servers]
+                await asyncio.gather(*(pool.ask(request(seed=seed)) for seed in range(27)))
+                counts = [len(server.requests) for server in servers]
                 assert sum(counts) == 27 and min(counts) >= 6
                 assert [server.peak for server in servers] == [3, 3, 3]
 
@@ -132,22 +132,22 @@ def test_a_slow_server_gets_less():
     async def main():
         with ScriptedServer("slow:0.4") as slow, ScriptedServer("slow:0.01") as fast:
             async with pool_of([slow.url, fast.url], concurrency=2) as pool:
-                await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(40)))
-                assert len(fast.questions) > 2 * len(slow.questions) > 0
+                await asyncio.gather(*(pool.ask(request(seed=seed)) for seed in range(40)))
+                assert len(fast.requests) > 2 * len(slow.requests) > 0
 
     asyncio.run(main())
 
 
-def test_a_question_that_is_refused_is_not_sent_again():
+def test_a_request_that_is_refused_is_not_sent_again():
     async def main():
         with ScriptedServer("400,good") as server:
             async with pool_of([server.url]) as pool:
-                with pytest.raises(JudgeRefused, match=r"refused the question, status 400: scripted 400"):
-                    await pool.ask(question())
-                assert [asked.behaviour for asked in server.questions] == ["400"]
+                with pytest.raises(JudgeRefused, match=r"refused the request, status 400: scripted 400"):
+                    await pool.ask(request())
+                assert [asked.behaviour for asked in server.requests] == ["400"]
                 found = pool.statistics()
                 assert (found.refused, found.retries, found.unanswered, found.in_rotation) == (1, 0, 0, 1)
-                await pool.ask(question())
+                await pool.ask(request())
 
     asyncio.run(main())
 
@@ -170,18 +170,18 @@ def test_servers_come_and_go():
     async def main():
         with ScriptedServer("slow:4") as one, ScriptedServer(probes="503*2,good") as two:
             async with pool_of([one.url]) as pool:
-                working = asyncio.create_task(pool.ask(question()))
-                await until(lambda: len(one.questions) == 1)
+                working = asyncio.create_task(pool.ask(request()))
+                await until(lambda: len(one.requests) == 1)
                 pool.set_urls([one.url, two.url])
                 assert pool.statistics().in_rotation == 1  # not before its probe
                 await until(lambda: pool.statistics().in_rotation == 2)
                 assert [probe.behaviour for probe in two.probes] == ["503", "503", "good"]
                 pool.set_urls([two.url + "/"])
                 assert pool.statistics().in_rotation == 1 and not working.done()
-                answers = await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(8)))
-                assert {answer.server for answer in answers} == {two.url}
+                responses = await asyncio.gather(*(pool.ask(request(seed=seed)) for seed in range(8)))
+                assert {response.server for response in responses} == {two.url}
                 assert (await working).server == one.url  # it could finish what it had
-                assert len(one.questions) == 1 and pool.statistics().retries == 0
+                assert len(one.requests) == 1 and pool.statistics().retries == 0
 
     asyncio.run(main())
 
@@ -190,29 +190,29 @@ def test_close_ends_what_waits_and_what_is_being_worked_on():
     async def main():
         with ScriptedServer("hang") as server:
             async with pool_of([server.url], concurrency=2, patience=600.0, deadline=600.0) as pool:
-                tasks = [asyncio.create_task(pool.ask(question(seed=seed))) for seed in range(5)]
+                tasks = [asyncio.create_task(pool.ask(request(seed=seed))) for seed in range(5)]
                 await until(lambda: server.scripted.active == 2)
                 await pool.close()
                 async with asyncio.timeout(10):
                     found = await asyncio.gather(*tasks, return_exceptions=True)
                 assert [type(error) for error in found] == [JudgeUnavailable] * 5
                 assert all("closed" in str(error) for error in found)
-                assert pool.statistics().unanswered == 0  # nobody's fault
+                assert pool.statistics().unanswered == 0  # no server's fault
                 await until(lambda: server.scripted.left == 2)  # the server was told
 
     asyncio.run(main())
 
 
-def test_a_cancelled_question_frees_its_place():
+def test_a_cancelled_request_frees_its_slot():
     async def main():
         with ScriptedServer("hang,good") as server:
             async with pool_of([server.url], concurrency=1, deadline=600.0) as pool:
-                task = asyncio.create_task(pool.ask(question()))
+                task = asyncio.create_task(pool.ask(request()))
                 await until(lambda: server.served("hang") == 1)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                await pool.ask(question())
+                await pool.ask(request())
                 assert server.scripted.left == 1
 
     asyncio.run(main())
@@ -223,9 +223,9 @@ def test_a_redirect_is_not_followed():
         with ScriptedServer() as elsewhere, ScriptedServer(f"redirect:{elsewhere.url}/chat/completions") as server:
             async with pool_of([server.url], attempts=1) as pool:
                 with pytest.raises(JudgeUnavailable, match="status 307"):
-                    await pool.ask(question())
+                    await pool.ask(request())
                 assert server.served("redirect") == 1
-                assert elsewhere.log == []  # neither pictures nor key went there
+                assert elsewhere.log == []  # neither images nor key went there
 
     asyncio.run(main())
 
@@ -237,8 +237,8 @@ def test_servers_on_this_machine_are_not_reached_through_a_proxy(monkeypatch):
 
         async def main():
             async with pool_of([server.url]) as pool:
-                await pool.ask(question())
-            assert len(server.questions) == 1 and proxy.log == []
+                await pool.ask(request())
+            assert len(server.requests) == 1 and proxy.log == []
 
         asyncio.run(main())
 
@@ -272,7 +272,7 @@ def test_the_key_is_nowhere(caplog, capsys):
                 await pool.start()
                 for _ in range(2):
                     try:
-                        await pool.ask(question())
+                        await pool.ask(request())
                     except Exception as error:
                         said.append(repr(error))
                         assert error.__cause__ is None or KEY not in repr(error.__cause__)

@@ -10,7 +10,7 @@ import pytest
 from rewards.judge import pool as pool_module
 from rewards.judge import servers as servers_module
 from rewards.judge.messages import JudgesDown, JudgeUnavailable
-from tests.judges.pools import pool_of, question, until
+from tests.judges.pools import pool_of, request, until
 from tests.judges.scripted import ScriptedServer
 
 
@@ -22,21 +22,21 @@ def short_delays(monkeypatch):
 
 
 async def ask_many(pool, count):
-    return await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(count)))
+    return await asyncio.gather(*(pool.ask(request(seed=seed)) for seed in range(count)))
 
 
 BREAKS = ["500", "502", "503", "529", "reset", "drop", "hang", "html", "no_choices", "401", "404", "307"]
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-def test_a_server_that_fails_leaves_the_rotation_and_another_one_answers(fault):
+def test_a_server_that_fails_leaves_the_rotation_and_another_one_responds(fault):
     async def main():
         with ScriptedServer([fault], probes=["good", "503"]) as ill, ScriptedServer("good") as well:
             async with pool_of([ill.url, well.url], deadline=2.0) as pool:
-                answers = await ask_many(pool, 12)
+                responses = await ask_many(pool, 12)
                 kind = fault.partition(":")[0]
                 assert ill.served(kind) > 0  # the fault happened
-                assert {answer.server for answer in answers} == {well.url}
+                assert {response.server for response in responses} == {well.url}
                 found = pool.statistics()
                 assert (found.answered, found.unanswered, found.in_rotation) == (12, 0, 1)
                 assert found.retries == ill.served(kind) <= 4  # those in flight at that moment, and no later one
@@ -49,8 +49,8 @@ def test_it_comes_back_only_after_a_probe_has_generated(fault):
     async def main():
         with ScriptedServer([fault, "good"], probes="good,503,reset,good") as server:
             async with pool_of([server.url], deadline=2.0 if fault == "hang" else 20.0) as pool:
-                answer = await pool.ask(question())
-                assert answer.server == server.url
+                response = await pool.ask(request())
+                assert response.server == server.url
                 order = [(asked.behaviour, asked.probe) for asked in server.log]
                 assert order == [
                     ("good", True),
@@ -72,16 +72,16 @@ def test_a_server_that_comes_back_is_asked_again():
                 await ask_many(pool, 4)
                 assert one.served("500") == 1
                 await until(lambda: pool.statistics().in_rotation == 2)
-                assert {answer.server for answer in await ask_many(pool, 8)} == {one.url, two.url}
+                assert {response.server for response in await ask_many(pool, 8)} == {one.url, two.url}
 
     asyncio.run(main())
 
 
-def test_a_slow_answer_within_the_deadline_is_an_answer():
+def test_a_slow_response_within_the_deadline_counts():
     async def main():
         with ScriptedServer("slow:0.5") as server:
             async with pool_of([server.url], deadline=5.0) as pool:
-                assert (await pool.ask(question())).seconds >= 0.5
+                assert (await pool.ask(request())).seconds >= 0.5
                 assert pool.statistics().retries == 0
 
     asyncio.run(main())
@@ -91,7 +91,7 @@ def test_a_hanging_request_is_dropped_at_the_deadline_at_the_server_too():
     async def main():
         with ScriptedServer("hang,good") as server:
             async with pool_of([server.url], deadline=0.3) as pool:
-                await pool.ask(question())
+                await pool.ask(request())
                 await until(lambda: server.scripted.left == 1)
                 assert server.served("hang") == 1
 
@@ -102,8 +102,8 @@ def test_429_delays_a_server_for_as_long_as_it_says_and_keeps_it_in_rotation():
     async def main():
         with ScriptedServer("429:0.7,good") as server:
             async with pool_of([server.url]) as pool:
-                await pool.ask(question())
-                busy, good = server.questions
+                await pool.ask(request())
+                busy, good = server.requests
                 assert (busy.behaviour, good.behaviour) == ("429:0.7", "good")
                 assert good.time - busy.time >= 0.69
                 assert pool.statistics().in_rotation == 1 and len(server.probes) == 1  # that of the start
@@ -111,14 +111,14 @@ def test_429_delays_a_server_for_as_long_as_it_says_and_keeps_it_in_rotation():
     asyncio.run(main())
 
 
-def test_while_a_server_is_delayed_the_others_answer():
+def test_while_a_server_is_delayed_the_others_respond():
     async def main():
         with ScriptedServer("429:60") as busy, ScriptedServer() as free:
             async with pool_of([busy.url, free.url], concurrency=2) as pool:
                 async with asyncio.timeout(20):
-                    answers = await ask_many(pool, 20)
+                    responses = await ask_many(pool, 20)
                 assert 1 <= busy.served("429") <= 2
-                assert {answer.server for answer in answers} == {free.url}
+                assert {response.server for response in responses} == {free.url}
                 assert pool.statistics().in_rotation == 2
 
     asyncio.run(main())
@@ -128,8 +128,8 @@ def test_429_without_a_time_and_408_are_tried_again_a_little_later():
     async def main():
         with ScriptedServer("429,408,good") as server:
             async with pool_of([server.url]) as pool:
-                await pool.ask(question())
-                assert [asked.behaviour for asked in server.questions] == ["429", "408", "good"]
+                await pool.ask(request())
+                assert [asked.behaviour for asked in server.requests] == ["429", "408", "good"]
 
     asyncio.run(main())
 
@@ -141,22 +141,22 @@ def test_requests_that_get_429_together_delay_the_server_once():
                 await ask_many(pool, 8)
                 assert server.served("429") == 8
                 # One delay of a quarter of a second, not one that was doubled eight times.
-                assert server.questions[8].time - server.questions[7].time < 3.0
+                assert server.requests[8].time - server.requests[7].time < 3.0
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("status", ["429", "503"])
-def test_a_retry_after_beyond_patience_holds_neither_question_nor_server_longer(status):
+def test_a_retry_after_beyond_patience_holds_neither_request_nor_server_longer(status):
     async def main():
         with ScriptedServer(f"{status}:86400,good") as server:
             async with pool_of([server.url], patience=3.0) as pool:
                 async with asyncio.timeout(20):
                     with pytest.raises(JudgeUnavailable, match=rf"1 of 4 attempts.*status {status}"):
-                        await pool.ask(question())
+                        await pool.ask(request())
                     assert server.served(status) == 1
                     await until(lambda: pool.statistics().in_rotation == 1)
-                    await pool.ask(question())
+                    await pool.ask(request())
 
     asyncio.run(main())
 
@@ -166,10 +166,10 @@ def test_attempts_are_bounded():
         with ScriptedServer("500") as server:
             async with pool_of([server.url], attempts=3) as pool:
                 with pytest.raises(JudgeUnavailable) as caught:
-                    await pool.ask(question())
+                    await pool.ask(request())
                 assert server.served("500") == 3
                 said = str(caught.value)
-                assert "editscore: no answer in 3 of 3 attempts (rewards.judge.attempts)" in said
+                assert "editscore: no response in 3 of 3 attempts (rewards.judge.attempts)" in said
                 assert f"The last attempt: {server.url}: status 500: scripted 500." in said
                 found = pool.statistics()
                 assert (found.unanswered, found.retries, found.answered) == (1, 2, 0)
@@ -177,13 +177,13 @@ def test_attempts_are_bounded():
     asyncio.run(main())
 
 
-def test_a_question_is_over_after_patience_and_the_server_is_not_to_blame():
+def test_a_request_is_over_after_patience_and_the_server_is_not_to_blame():
     async def main():
         with ScriptedServer("hang") as server:
             async with pool_of([server.url], patience=3.0, deadline=60.0) as pool:
                 async with asyncio.timeout(20):
-                    with pytest.raises(JudgeUnavailable, match="before the question's time was over"):
-                        await pool.ask(question())
+                    with pytest.raises(JudgeUnavailable, match="before the request's time was over"):
+                        await pool.ask(request())
                 assert server.served("hang") == 1 and pool.statistics().in_rotation == 1
 
     asyncio.run(main())
@@ -194,41 +194,41 @@ def test_a_long_queue_is_no_failure():
         with ScriptedServer("slow:0.3") as server:
             async with pool_of([server.url], concurrency=1, patience=2.0) as pool:
                 assert len(await ask_many(pool, 10)) == 10  # the last one waited for longer than anybody's patience
-                assert server.questions[-1].time - server.questions[0].time > 2.0
+                assert server.requests[-1].time - server.requests[0].time > 2.0
                 assert pool.statistics().unanswered == 0
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("content", ["garbage", "truncated", "nan", "over", "count", "empty", "null", "text:11/10"])
-def test_what_an_answer_says_is_not_the_pools_business(content):
+def test_what_a_response_says_is_not_the_pools_business(content):
     async def main():
         with ScriptedServer([content]) as server:
             async with pool_of([server.url]) as pool:
-                answer = await pool.ask(question())
+                response = await pool.ask(request())
                 assert server.served(content.partition(":")[0]) == 1
-                assert answer.finish_reason == ("length" if content == "truncated" else "stop")
-                assert (answer.text == "") == (content in ("empty", "null"))
+                assert response.finish_reason == ("length" if content == "truncated" else "stop")
+                assert (response.text == "") == (content in ("empty", "null"))
                 assert pool.statistics().in_rotation == 1
 
     asyncio.run(main())
 
 
-def test_the_run_is_to_stop_when_too_many_questions_in_a_row_get_no_answer():
+def test_the_run_is_to_stop_when_too_many_requests_in_a_row_get_no_response():
     async def main():
         with ScriptedServer("500") as server:
             async with pool_of([server.url], attempts=1, max_unanswered=3) as pool:
                 for _ in range(2):
                     with pytest.raises(JudgeUnavailable):
-                        await pool.ask(question())
+                        await pool.ask(request())
                 with pytest.raises(JudgesDown, match=r"3 requests in a row .*max_unanswered is 3.*status 500"):
-                    await pool.ask(question())
+                    await pool.ask(request())
                 assert server.served("500") == 3
                 server.play("good")
-                await pool.ask(question())  # an answer ends the row
+                await pool.ask(request())  # a response ends the row
                 server.play("500")
                 with pytest.raises(JudgeUnavailable):
-                    await pool.ask(question())
+                    await pool.ask(request())
 
     asyncio.run(main())
 
@@ -242,7 +242,7 @@ def test_all_judges_gone_is_noticed_within_patience():
                 two.stop()
                 begin = asyncio.get_running_loop().time()
                 found = await asyncio.gather(
-                    *(pool.ask(question(seed=seed)) for seed in range(20)), return_exceptions=True
+                    *(pool.ask(request(seed=seed)) for seed in range(20)), return_exceptions=True
                 )
                 took = asyncio.get_running_loop().time() - begin
                 assert sum(type(error) is JudgeUnavailable for error in found) == 7
@@ -250,12 +250,12 @@ def test_all_judges_gone_is_noticed_within_patience():
                 assert "0 of 2 servers in rotation" in str(found[-1]) and "connection failed" in str(found[-1])
                 assert 2.9 < took < 20
                 begin = asyncio.get_running_loop().time()
-                with pytest.raises(JudgesDown):  # nobody waits for the same outage twice
-                    await pool.ask(question())
+                with pytest.raises(JudgesDown):  # no request waits for the same outage twice
+                    await pool.ask(request())
                 assert asyncio.get_running_loop().time() - begin < 2.0
                 one.start()  # and when they are back, so is the pool
                 await until(lambda: pool.statistics().in_rotation == 1)
-                await pool.ask(question())
+                await pool.ask(request())
 
     asyncio.run(main())
 
@@ -265,28 +265,28 @@ def test_a_judge_that_gives_no_scores_stops_the_run():
         with ScriptedServer("garbage") as server:
             async with pool_of([server.url], max_bad_answers=0.05) as pool:
                 for _ in range(10):
-                    await pool.ask(question())
+                    await pool.ask(request())
                     pool.note(usable=False)
-                await pool.ask(question())
-                with pytest.raises(JudgesDown, match=r"11 of the last 11 responses were no scores"):
+                await pool.ask(request())
+                with pytest.raises(JudgesDown, match=r"11 of the last 11 responses had no score"):
                     pool.note(usable=False)
                 assert server.served("garbage") == pool.statistics().bad == 11
 
     asyncio.run(main())
 
 
-def test_a_judge_that_refuses_every_question_stops_the_run():
+def test_a_judge_that_refuses_every_request_stops_the_run():
     async def main():
         with ScriptedServer("400") as server:
             async with pool_of([server.url], max_bad_answers=0.05) as pool:
-                found = [await asyncio.gather(pool.ask(question()), return_exceptions=True) for _ in range(11)]
-                assert isinstance(found[-1][0], JudgesDown) and "refused the question" in str(found[-1][0])
+                found = [await asyncio.gather(pool.ask(request()), return_exceptions=True) for _ in range(11)]
+                assert isinstance(found[-1][0], JudgesDown) and "refused the request" in str(found[-1][0])
                 assert server.served("400") == pool.statistics().refused == 11
 
     asyncio.run(main())
 
 
-def test_a_long_mixture_of_faults_loses_no_question(monkeypatch):
+def test_a_long_mixture_of_faults_loses_no_request(monkeypatch):
     """Three servers that fail a third of the time, each in its own way every time; probes fail too."""
     monkeypatch.setattr(pool_module, "LONGEST_DELAY", 0.2)
     monkeypatch.setattr(servers_module, "LONGEST_PROBE", 0.2)
@@ -306,14 +306,14 @@ def test_a_long_mixture_of_faults_loses_no_question(monkeypatch):
             async with pool_of([server.url for server in servers], attempts=50, deadline=1.0, patience=60.0) as pool:
                 for server in servers:
                     server.play(probes=lambda asked: chance.choice(["good", "500", "reset"]))
-                answers = await ask_many(pool, 150)
-                assert all(answer.text.startswith("{") for answer in answers)
-                played = {asked.behaviour for server in servers for asked in server.questions}
+                responses = await ask_many(pool, 150)
+                assert all(response.text.startswith("{") for response in responses)
+                played = {asked.behaviour for server in servers for asked in server.requests}
                 assert played == {"good", *faults}
                 found = pool.statistics()
                 assert (found.asked, found.answered, found.unanswered) == (150, 150, 0)
                 # One attempt less is seen where its deadline passed before the server had read it.
-                assert sum(len(server.questions) for server in servers) <= 150 + found.retries
+                assert sum(len(server.requests) for server in servers) <= 150 + found.retries
                 assert sum(server.served("good") + server.served("slow") for server in servers) >= 150
                 assert all(server.peak <= 4 + 1 for server in servers)  # a probe is one more
 

@@ -2,34 +2,34 @@
 
 import asyncio
 
-from tests.judges.pools import pool_of, question, until
+from tests.judges.pools import pool_of, request, until
 from tests.judges.processes import ScriptedProcess
 
 
-def test_kill_9_of_one_of_two_servers_loses_no_question_and_its_restart_is_noticed(tmp_path):
+def test_kill_9_of_one_of_two_servers_loses_no_request_and_its_restart_is_noticed(tmp_path):
     async def main():
         with (
             ScriptedProcess(tmp_path / "one", "slow:0.15") as one,
             ScriptedProcess(tmp_path / "two", "slow:0.15") as two,
         ):
             async with pool_of([one.url, two.url], concurrency=4) as pool:
-                tasks = [asyncio.create_task(pool.ask(question(seed=seed))) for seed in range(48)]
+                tasks = [asyncio.create_task(pool.ask(request(seed=seed))) for seed in range(48)]
                 await until(lambda: pool.statistics().answered >= 8)
                 await asyncio.to_thread(one.kill)
                 reached = len(one.log)
-                answers = await asyncio.gather(*tasks)
+                responses = await asyncio.gather(*tasks)
 
                 found = pool.statistics()
-                assert found.answered == len(answers) == 48 and found.unanswered == 0
-                assert found.retries > 0  # it died with questions in its hands
+                assert found.answered == len(responses) == 48 and found.unanswered == 0
+                assert found.retries > 0  # it died with requests in its hands
                 assert found.in_rotation == 1 and reached == len(one.log)
-                by_one = [answer for answer in answers if answer.server == one.url]
+                by_one = [response for response in responses if response.server == one.url]
                 assert 0 < len(by_one) < reached - 1  # it answered some, and took others with it
 
                 await asyncio.to_thread(one.start)  # on the same port
                 await until(lambda: pool.statistics().in_rotation == 2)
-                assert one.log[reached]["probe"] and one.log[reached]["pictures"]  # the first thing it was asked
-                again = await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(8)))
-                assert {answer.server for answer in again} == {one.url, two.url}
+                assert one.log[reached]["probe"] and one.log[reached]["images"]  # the first thing it was asked
+                again = await asyncio.gather(*(pool.ask(request(seed=seed)) for seed in range(8)))
+                assert {response.server for response in again} == {one.url, two.url}
 
     asyncio.run(main())

@@ -24,7 +24,7 @@ def test_a_change_of_wording_needs_a_new_version():
     assert (prompts.QWEN_VL_PROMPT_VERSION, qwen_vl) == ("1", "c46b60ae1d6993ed")
 
 
-def test_the_edited_picture_comes_last_and_all_before_it_is_shared_by_a_group():
+def test_the_edited_image_comes_last_and_all_before_it_is_shared_by_a_group():
     for build, words in ((success_parts, ("Add a cat",)), (digit_parts, ("Add a cat", "Fur"))):
         first, second = build(*words, SOURCE, b"candidate 0"), build(*words, SOURCE, b"candidate 1")
         assert first[:-1] == second[:-1] and (first[-1], second[-1]) == (b"candidate 0", b"candidate 1")
@@ -32,12 +32,12 @@ def test_the_edited_picture_comes_last_and_all_before_it_is_shared_by_a_group():
         assert "cat" not in str(first[0])  # the rubric is the same for all tasks
 
 
-def test_the_question_about_quality_sees_the_edited_picture_alone():
-    text, picture = quality_parts(EDITED)
-    assert isinstance(text, str) and picture == EDITED
+def test_the_request_about_quality_sees_the_edited_image_alone():
+    text, image = quality_parts(EDITED)
+    assert isinstance(text, str) and image == EDITED
 
 
-def test_each_question_says_what_it_wants():
+def test_each_request_says_what_it_wants():
     success, quality = str(success_parts("x", SOURCE, EDITED)[0]), str(quality_parts(EDITED)[0])
     for text in (success, quality):
         assert "from 0 to 25" in text and '{"reasoning": "...", "score": [' in text and "JSON object" in text

@@ -1,4 +1,4 @@
-"""Questions as request bodies, and what is read of answers."""
+"""Requests as request bodies, and what is read of responses."""
 
 import base64
 import json
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.judge.messages import JudgeRefused, Question
+from rewards.judge.messages import JudgeRefused, JudgeRequest
 from rewards.judge.protocol import advice, chat_request, read_completion, read_tokens, shortened
 from rewards.judge.retries import ServerFault
 from tests.judges.pools import PNG
 
-PLAIN = Question(parts=("hello",), max_tokens=8)
-DIGITS = Question(parts=("hello",), max_tokens=1, top_logprobs=20, allowed_token_ids=(15, 16))
+PLAIN = JudgeRequest(parts=("hello",), max_tokens=8)
+DIGITS = JudgeRequest(parts=("hello",), max_tokens=1, top_logprobs=20, allowed_token_ids=(15, 16))
 
 
 def completion(**choice):
@@ -24,8 +24,8 @@ def token(name, logprob, **more):
     return {"token": name, "logprob": logprob, "bytes": None, **more}
 
 
-def test_pictures_travel_as_data_and_only_what_is_asked_for_is_sent():
-    body = chat_request(Question(parts=(PNG, "what", PNG), max_tokens=9, seed=3), "judge")
+def test_images_travel_as_data_and_only_what_is_asked_for_is_sent():
+    body = chat_request(JudgeRequest(parts=(PNG, "what", PNG), max_tokens=9, seed=3), "judge")
     content = body["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url", "text", "image_url"]
     head, data = content[0]["image_url"]["url"].split(",")
@@ -36,12 +36,12 @@ def test_pictures_travel_as_data_and_only_what_is_asked_for_is_sent():
 
 def test_a_schema_goes_into_response_format_and_digits_into_vllms_fields():
     schema = {"type": "object", "properties": {}}
-    body = chat_request(Question(parts=("x",), max_tokens=9, json_schema=schema, top_k=20), "judge")
+    body = chat_request(JudgeRequest(parts=("x",), max_tokens=9, json_schema=schema, top_k=20), "judge")
     assert body["response_format"]["json_schema"]["schema"] == schema and body["top_k"] == 20
     body = chat_request(DIGITS, "judge")
     assert body["allowed_token_ids"] == [15, 16] and body["return_tokens_as_token_ids"] is True
     assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["logprob_token_ids"] == [15, 16]
-    assert "logprob_token_ids" not in chat_request(Question(parts=("x",), max_tokens=1, top_logprobs=20), "judge")
+    assert "logprob_token_ids" not in chat_request(JudgeRequest(parts=("x",), max_tokens=1, top_logprobs=20), "judge")
 
 
 def test_the_first_tokens_log_probabilities_by_token_id():
@@ -51,7 +51,7 @@ def test_the_first_tokens_log_probabilities_by_token_id():
     assert (text, finish, logprobs) == ("4", "stop", {15: -4.0, 19: -0.1, 7: -3.0})
 
 
-def test_an_answer_may_have_no_text():
+def test_a_response_may_have_no_text():
     assert read_completion(completion(message={"content": None}), PLAIN) == ("", "stop", {}, "content")
     empty = completion(message={"content": ""}, logprobs={"content": []})
     assert read_completion(empty, DIGITS) == ("", "stop", {}, "content")
@@ -82,7 +82,7 @@ def test_what_servers_may_leave_out_or_set_to_null_is_no_fault():
     ],
 )
 def test_what_is_no_completion_is_a_fault_of_the_server(body):
-    with pytest.raises(ServerFault, match="no chat completion"):
+    with pytest.raises(ServerFault, match="not a chat completion"):
         read_completion(body, PLAIN)
 
 
@@ -100,10 +100,10 @@ def test_what_is_no_completion_is_a_fault_of_the_server(body):
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_any_body_is_an_answer_or_a_fault(body):
-    for question in (PLAIN, DIGITS):
+def test_any_body_is_a_response_or_a_fault(body):
+    for request in (PLAIN, DIGITS):
         try:
-            text, _, logprobs, _ = read_completion(body, question)
+            text, _, logprobs, _ = read_completion(body, request)
         except (ServerFault, JudgeRefused):
             continue
         assert isinstance(text, str) and isinstance(logprobs, dict)

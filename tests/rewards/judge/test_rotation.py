@@ -30,7 +30,7 @@ async def waiting(*awaitables):
     return tasks
 
 
-def test_questions_get_servers_in_the_order_they_came_and_repeated_ones_first():
+def test_requests_get_servers_in_the_order_they_came_and_repeated_ones_first():
     async def main():
         rotation, server = Rotation(60.0), Server()
         rotation.enter(server)
@@ -67,7 +67,7 @@ def test_a_busy_server_is_waited_for_longer_than_patience():
     asyncio.run(main())
 
 
-def test_a_repeated_question_gives_up_at_its_time():
+def test_a_repeated_request_gives_up_at_its_time():
     async def main():
         rotation = Rotation(60.0)
         rotation.enter(Server())
@@ -89,14 +89,14 @@ def test_without_servers_everyone_gives_up_when_patience_is_over_until_one_is_ba
         begin = now()
         with pytest.raises(NoServer):
             await rotation.take()
-        assert now() - begin < 0.1  # an outage is waited for once, not once per question
+        assert now() - begin < 0.1  # an outage is waited for once, not once per request
         rotation.enter(server)
         assert await rotation.take() is server
 
     asyncio.run(main())
 
 
-def test_a_server_that_comes_back_in_time_takes_the_questions_that_wait():
+def test_a_server_that_comes_back_in_time_takes_the_requests_that_wait():
     async def main():
         rotation, server = Rotation(60.0), Server(concurrency=2)
         rotation.enter(server)
@@ -127,7 +127,7 @@ def test_an_outage_that_ended_before_patience_was_over_leaves_no_trace():
     asyncio.run(main())
 
 
-def test_after_an_outage_questions_wait_for_a_busy_server_again():
+def test_after_an_outage_requests_wait_for_a_busy_server_again():
     async def main():
         rotation, server = Rotation(0.01), Server()
         rotation.enter(server)
@@ -143,7 +143,7 @@ def test_after_an_outage_questions_wait_for_a_busy_server_again():
     asyncio.run(main())
 
 
-def test_a_question_withdrawn_from_the_queue_is_passed_over():
+def test_a_request_withdrawn_from_the_queue_is_passed_over():
     async def main():
         rotation, server = Rotation(60.0), Server()
         rotation.enter(server)
@@ -173,7 +173,7 @@ def test_a_held_server_gets_nothing_until_its_time():
     asyncio.run(main())
 
 
-def test_a_withdrawn_question_gives_its_server_back():
+def test_a_withdrawn_request_gives_its_server_back():
     async def main():
         rotation, server = Rotation(60.0), Server()
         rotation.enter(server)
@@ -237,7 +237,7 @@ def test_no_server_is_ever_overfull_and_no_slot_is_lost(moves):
                     held.append(task.result())
             for server in servers:
                 assert server.outstanding == held.count(server) <= server.concurrency
-            if tasks:  # nobody waits while there is room
+            if tasks:  # no request waits while there is room
                 assert all(server.outstanding == 1 for server in servers if server in rotation)
         rotation.close()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -31,9 +31,9 @@ def test_the_chosen_server_has_room_is_not_held_and_none_such_is_less_busy(pool,
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 40))
-def test_servers_fill_evenly(count, concurrency, questions):
+def test_servers_fill_evenly(count, concurrency, requests):
     pool = [Server(concurrency=concurrency) for _ in range(count)]
-    for turn in range(1, questions + 1):
+    for turn in range(1, requests + 1):
         chosen = choose(pool, 0.0)
         if chosen is None:
             assert turn > count * concurrency
@@ -41,7 +41,7 @@ def test_servers_fill_evenly(count, concurrency, questions):
         chosen.outstanding, chosen.turn = chosen.outstanding + 1, turn
     busy = [server.outstanding for server in pool]
     assert max(busy) - min(busy) <= 1
-    assert sum(busy) == min(questions, count * concurrency)
+    assert sum(busy) == min(requests, count * concurrency)
 
 
 def test_equally_busy_servers_take_turns():

@@ -1,4 +1,4 @@
-"""Percentiles of the newest answers."""
+"""Percentiles of the newest responses."""
 
 import numpy as np
 from hypothesis import given
@@ -16,7 +16,7 @@ def test_there_is_no_percentile_of_nothing():
     assert percentile([], 0.5) is None
 
 
-def test_only_the_newest_answers_count():
+def test_only_the_newest_responses_count():
     tally = Tally()
     tally.seconds.extend([100.0] * 50 + [1.0] * LATENCIES)
     found = tally.statistics(in_rotation=2)

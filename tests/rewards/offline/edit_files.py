@@ -1,4 +1,4 @@
-"""A folder of edits for tests: sources, masks, edited pictures, and a manifest that names them."""
+"""A folder of edits for tests: sources, masks, edited images, and a manifest that names them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDE = (24, 32)
 
 
 def write_edits(folder: Path, sources: int = 3, candidates: int = 4, header: bool = True) -> Path:
-    """Pictures of 32 × 24 pixels; candidate c changes the background by noise of size c."""
+    """Images of 32 × 24 pixels; candidate c changes the background by noise of size c."""
     rng = np.random.default_rng(0)
     lines = [{"locus_manifest": 1, "mask_polarity": "edit_is_white"}] if header else []
     mask = np.zeros(SIDE, np.uint8)
@@ -22,10 +22,10 @@ def write_edits(folder: Path, sources: int = 3, candidates: int = 4, header: boo
         source = rng.integers(40, 200, (*SIDE, 3))
         edited = []
         for candidate in range(candidates):
-            picture = source + rng.normal(0, 1 + 2 * candidate, source.shape)
-            picture[mask > 0] = (200, 10 * number, 10)
+            image = source + rng.normal(0, 1 + 2 * candidate, source.shape)
+            image[mask > 0] = (200, 10 * number, 10)
             edited.append(f"edited_{number}_{candidate}.png")
-            Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / edited[-1])
+            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / edited[-1])
         Image.fromarray(source.astype(np.uint8)).save(folder / f"source_{number}.png")
         lines.append(
             {

@@ -46,9 +46,9 @@ def test_noise_and_signal_of_a_simulated_judge_are_found():
     rng = np.random.default_rng(0)
     signal, noise, passes = 0.1, 0.15, 4
     truth = rng.normal(0.5, 0.3, size=(400, 1)) + rng.normal(0, signal, size=(400, 12))  # per source, per candidate
-    answers = truth[..., None] + rng.normal(0, noise, size=(*truth.shape, passes))
-    scores = answers.mean(axis=2)
-    found_noise = calibration.noise_variance(answers.reshape(-1, passes))
+    responses = truth[..., None] + rng.normal(0, noise, size=(*truth.shape, passes))
+    scores = responses.mean(axis=2)
+    found_noise = calibration.noise_variance(responses.reshape(-1, passes))
     between = calibration.candidate_variance(list(scores))
     found = calibration.dynamic_range(between, found_noise, passes)
     assert math.sqrt(found_noise) == pytest.approx(noise, rel=0.03)

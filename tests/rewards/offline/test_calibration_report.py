@@ -13,8 +13,8 @@ from rewards.result import Score
 def judged(rng, sources=20, candidates=6, passes=4, signal=0.1, noise=0.05):
     """Scores with passes, per source."""
     truth = rng.normal(0.5, signal, (sources, candidates))
-    answers = truth[..., None] + rng.normal(0, noise, (*truth.shape, passes))
-    return [[Score(value=float(a.mean()), passes=tuple(a.tolist())) for a in row] for row in answers], truth
+    responses = truth[..., None] + rng.normal(0, noise, (*truth.shape, passes))
+    return [[Score(value=float(a.mean()), passes=tuple(a.tolist())) for a in row] for row in responses], truth
 
 
 def plain(values):
@@ -27,7 +27,7 @@ def found():
     good, truth = judged(rng)
     bad, _ = judged(rng, signal=0.01, noise=0.2)
     exact = plain(truth)
-    good[3][2] = Score(error="good: no answer")
+    good[3][2] = Score(error="good: no response")
     scored = [{"good": g, "bad": b, "exact": e} for g, b, e in zip(good, bad, exact, strict=True)]
     return scored, report(scored, ["acd is not there"])
 
@@ -39,7 +39,7 @@ def test_numbers_of_a_component_are_the_formulas(found):
     values = np.array([s.value for group in valid for s in group])
     of = result.components["good"]
     assert (result.sources, result.edits) == (20, 120)
-    assert (of.edits, of.errors, of.first_error, of.passes) == (119, 1, "good: no answer", 4)
+    assert (of.edits, of.errors, of.first_error, of.passes) == (119, 1, "good: no response", 4)
     assert of.range == calibration.value_range(values)
     assert sum(of.histogram) == 119
     assert of.noise == pytest.approx(math.sqrt(passes.var(axis=1, ddof=1).mean()))
@@ -54,14 +54,14 @@ def test_verdicts(found):
     components = found[1].components
     assert verdict(components["good"]).startswith("suffices")
     assert verdict(components["bad"]).startswith(("too noisy", "no signal"))
-    assert verdict(components["exact"]) == "one answer per edit, so no noise to compare with"
+    assert verdict(components["exact"]) == "one response per edit, so no noise to compare with"
     flat = report([{"a": plain([[1, 1]])[0]}], []).components["a"]
     assert verdict(flat) == "the same for all candidates"
     single = report([{"a": plain([[1]])[0]}, {"a": plain([[2]])[0]}], []).components["a"]
     assert verdict(single) == "needs several edits of one source"
     rng = np.random.default_rng(1)
-    answers, _ = judged(rng, sources=200, signal=0.1, noise=0.4, passes=2)
-    noisy = report([{"a": group} for group in answers], []).components["a"]
+    responses, _ = judged(rng, sources=200, signal=0.1, noise=0.4, passes=2)
+    noisy = report([{"a": group} for group in responses], []).components["a"]
     assert verdict(noisy) == f"too noisy: SNR 2 takes {noisy.dynamic.passes_needed} passes"
     assert noisy.dynamic.snr < 2 and 40 < noisy.dynamic.passes_needed < 100  # (2 * .4 / .1)^2 = 64
 

@@ -95,7 +95,7 @@ def test_polarity_is_stated_or_asked_for(tmp_path):
 )
 def test_faulty_lines_are_named(tmp_path, change, sentence):
     path = write_edits(tmp_path, sources=2)
-    (tmp_path / "mask.txt").write_text("no picture")
+    (tmp_path / "mask.txt").write_text("no image")
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "small.png")
     rewrite(path, lambda line: {**line, **change} if line["id"] == "task-0" else line)
     with pytest.raises(EditsError) as caught:

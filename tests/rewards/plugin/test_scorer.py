@@ -121,7 +121,7 @@ def test_what_a_scorer_raises_costs_its_candidates_and_nothing_else(attribute, h
 @pytest.mark.parametrize(
     ("how", "deadline", "words"),
     [
-        (0, PATIENT, "its process ended with exit code 0 before it had answered"),
+        (0, PATIENT, "its process ended with exit code 0 before it had responded"),
         (2, PATIENT, "its process ended by SIGSEGV"),
         (1, 2.0, "gave no scores within 2 s (rewards.scorer_deadline), so its process was ended"),
     ],
@@ -136,7 +136,7 @@ def test_a_scorer_that_exits_crashes_or_hangs_costs_its_candidates_and_is_replac
         until(lambda: scorer.alive)
 
 
-def test_one_that_ends_again_and_again_answers_with_errors_and_comes_back():
+def test_one_that_ends_again_and_again_gives_errors_and_comes_back():
     with loaded("by_the_first_value") as scorer:
         for _ in range(3):
             assert all(one.error for one in ask(scorer, asking_for(0)))

@@ -42,7 +42,7 @@ def test_one_pixel_that_is_left_is_measured(scorer):
         (background_ssim, metrics.structural_similarity_index_measure),
     ],
 )
-def test_an_empty_mask_measures_the_whole_picture(scorer, reference):
+def test_an_empty_mask_measures_the_whole_image(scorer, reference):
     """No task has one (it would ask for no edit), so this is the scorer's own promise, by a mask put in afterwards."""
     given = given_of(2, 23, 17)
     empty = np.zeros((23, 17), dtype=bool)

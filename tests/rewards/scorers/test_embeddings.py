@@ -178,7 +178,7 @@ def test_a_pool_scores_by_all_three_together(tiny):
 
     async def scored():
         pool = open_pool(config, NO_TASKS)
-        assert pool.waits  # in a thread, so that a service answers meanwhile
+        assert pool.waits  # in a thread, so that a service responds meanwhile
         try:
             return await pool.score_task(given.task, given.images)
         finally:

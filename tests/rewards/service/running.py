@@ -30,7 +30,7 @@ TOKEN = "a-token-of-more-than-thirty-two-characters"
 
 @dataclass
 class ScriptedPool:
-    """Scores by a function of the task and the pictures; `held` keeps every request waiting until it is set, and
+    """Scores by a function of the task and the images; `held` keeps every request waiting until it is set, and
     `lingers` is how many seconds it takes to give one up."""
 
     scores: Callable[[EditTask, np.ndarray], Mapping[str, tuple[Score, ...]]]
@@ -62,7 +62,7 @@ class ScriptedPool:
 
 
 def brightness(task: EditTask, images: np.ndarray) -> Mapping[str, tuple[Score, ...]]:
-    """Two components: mean grey level, and passes; black pictures are an error of the second."""
+    """Two components: mean grey level, and passes; black images are an error of the second."""
     means = [float(image.mean()) for image in images]
     return {
         "background_psnr": tuple(Score(value=mean) for mean in means),
@@ -84,7 +84,7 @@ def config(**service: Any) -> RunConfig:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -112,30 +112,32 @@ class Client:
     def port(self) -> int:
         return urlsplit(self.url).port
 
-    def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = {}, **options: Any) -> Answer:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = {}, **options: Any
+    ) -> HttpResponse:
         connection = http.client.HTTPConnection(urlsplit(self.url).hostname, self.port, timeout=60)
         try:
             connection.request(method, path, body, {**self.headers, **headers}, **options)
             got = connection.getresponse()
-            return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
+            return HttpResponse(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
         finally:
             connection.close()
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> HttpResponse:
         return self.ask("GET", path, headers=headers)
 
-    def score(self, request: Any = None, headers: Mapping[str, str] = {}, **changes: Any) -> Answer:
+    def score(self, request: Any = None, headers: Mapping[str, str] = {}, **changes: Any) -> HttpResponse:
         """Posts a request (a small one with `changes`), or the bytes given."""
         body = request if isinstance(request, bytes) else json.dumps(request or small_request(**changes)).encode()
         return self.ask("POST", "/v1/score", body, {"Content-Type": "application/json", **headers})
 
 
-def encoded(picture: Any, kind: str = "PNG", **options: Any) -> str:
-    """An array or PIL picture as a file in base64."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+def encoded(image: Any, kind: str = "PNG", **options: Any) -> str:
+    """An array or PIL image as a file in base64."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -163,7 +165,7 @@ def serving(
     loopback: bool = True,
     release: bool = True,
 ) -> Iterator[tuple[Client, ScriptedPool]]:
-    """A running service; without a pool over one that answers at once. At its end requests that are `held` are let go,
+    """A running service; without a pool over one that responds at once. At its end requests that are `held` are let go,
     unless `release` is False."""
     if pool is None:
         pool = ScriptedPool(brightness)
@@ -193,13 +195,13 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def in_threads(count: int, work: Callable[[], Answer]) -> tuple[list[threading.Thread], list[Answer]]:
-    """`count` threads that each ask once; join them before looking at the answers."""
-    answers: list[Answer] = []
-    threads = [threading.Thread(target=lambda: answers.append(work())) for _ in range(count)]
+def in_threads(count: int, work: Callable[[], HttpResponse]) -> tuple[list[threading.Thread], list[HttpResponse]]:
+    """`count` threads that each ask once; join them before looking at the responses."""
+    responses: list[HttpResponse] = []
+    threads = [threading.Thread(target=lambda: responses.append(work())) for _ in range(count)]
     for thread in threads:
         thread.start()
-    return threads, answers
+    return threads, responses
 
 
 def metric(client: Client, line: str) -> float:

@@ -1,4 +1,4 @@
-"""Tests of rewards.service.access: where the service may listen, and whom it answers."""
+"""Tests of rewards.service.access: where the service may listen, and who may call it."""
 
 import socket
 
@@ -54,9 +54,7 @@ def test_a_taken_port_is_a_sentence():
     access = decide(ServiceConfig(), {})
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(
-            AccessError, match=r"service\.port: 127\.0\.0\.1 port \d+ cannot be listened on .*0 for a free one"
-        ),
+        pytest.raises(AccessError, match=r"service\.port: 127\.0\.0\.1 port \d+ cannot be bound .*0 for a free one"),
     ):
         bind(access, taken.getsockname()[1])
 

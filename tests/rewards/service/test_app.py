@@ -29,10 +29,10 @@ def service():
 
 def test_scores_rewards_and_what_the_pool_was_given(service):
     client, pool = service
-    answer = client.score(caption="all black", target=encoded(SOURCE[::-1].copy()))
-    assert answer.status == 200
+    response = client.score(caption="all black", target=encoded(SOURCE[::-1].copy()))
+    assert response.status == 200
     mean = float(SOURCE.mean())
-    assert answer.json == {
+    assert response.json == {
         "components": {
             "background_psnr": [
                 {"value": mean, "error": None, "passes": []},
@@ -70,7 +70,7 @@ def test_masks_say_the_same_in_every_form(service):
         assert np.array_equal(pool.asked[-1][0].edit_mask, MASK)
 
 
-def test_jpeg_and_webp_are_pictures_too(service):
+def test_jpeg_and_webp_are_images_too(service):
     client, pool = service
     webp = encoded(SOURCE, "WEBP", lossless=True)
     assert client.score(source=webp, edited=[encoded(SOURCE, "JPEG")]).status == 200
@@ -194,10 +194,10 @@ TALL = encoded(np.zeros((9, 6, 3), dtype=np.uint8))
 def test_wrong_input_is_refused_in_a_sentence(service, changes, status, says):
     client, pool = service
     before = pool.begun
-    answer = client.score(**changes)
-    assert answer.status == status
-    assert re.search(says, answer.detail), answer.detail
-    assert len(answer.detail) < 400
+    response = client.score(**changes)
+    assert response.status == status
+    assert re.search(says, response.detail), response.detail
+    assert len(response.detail) < 400
     assert pool.begun == before
 
 
@@ -215,8 +215,8 @@ def test_wrong_input_is_refused_in_a_sentence(service, changes, status, says):
     ],
 )
 def test_what_is_no_json_is_400(service, body):
-    answer = service[0].score(body)
-    assert answer.status == 400 and answer.detail.startswith("The body must be a JSON object; it cannot be read: ")
+    response = service[0].score(body)
+    assert response.status == 400 and response.detail.startswith("The body must be a JSON object; it cannot be read: ")
 
 
 @pytest.mark.parametrize(
@@ -240,16 +240,16 @@ def test_other_types_of_body_are_415_and_not_read(service, headers, says):
         def __reduce__(self):
             return (opened.append, (1,))
 
-    answer = client.score(pickle.dumps(Poisoned()), headers)
-    assert answer.status == 415 and re.search(says, answer.detail)
-    assert not opened and len(answer.detail) < 300
+    response = client.score(pickle.dumps(Poisoned()), headers)
+    assert response.status == 415 and re.search(says, response.detail)
+    assert not opened and len(response.detail) < 300
 
 
 def test_unknown_paths_and_methods(service):
     client, _ = service
     assert client.get("/").status == 404 and "POST /v1/score" in client.get("/").detail
-    answer = client.get("/v1/score")
-    assert answer.status == 405 and answer.headers["allow"] == "POST" and "Allow" in answer.detail
+    response = client.get("/v1/score")
+    assert response.status == 405 and response.headers["allow"] == "POST" and "Allow" in response.detail
     assert client.ask("OPTIONS", "/v1/score", headers={"Origin": "http://evil.example"}).status == 405
     assert "access-control-allow-origin" not in client.ask("GET", "/healthz", headers={"Origin": "http://e"}).headers
 
@@ -260,8 +260,8 @@ def test_a_fault_of_the_service_is_500_and_says_nothing_more(capfd):
 
     with serving(ScriptedPool(scores)) as (client, pool):
         pool.held.set()
-        answer = client.score(instruction="canary-in-the-instruction")
-        assert answer.status == 500 and answer.detail == "The service failed; its log says where."
+        response = client.score(instruction="canary-in-the-instruction")
+        assert response.status == 500 and response.detail == "Internal error; see the log of the service."
         assert client.get("/healthz").status == 200
     logged = capfd.readouterr().err
     assert "inner workings" in logged and "canary" not in logged
@@ -282,9 +282,9 @@ def test_with_a_token_nothing_but_healthz_is_open():
         )
         for path in ("/v1/score", "/readyz", "/metrics", "/docs", "/openapi.json", "/x"):
             for value in wrong:
-                answer = client.ask("GET", path, headers={"Authorization": value})
-                assert answer.status == 401 and "Authorization: Bearer" in answer.detail
-                assert answer.headers["www-authenticate"] == "Bearer" and TOKEN not in answer.detail
+                response = client.ask("GET", path, headers={"Authorization": value})
+                assert response.status == 401 and "Authorization: Bearer" in response.detail
+                assert response.headers["www-authenticate"] == "Bearer" and TOKEN not in response.detail
         assert client.score().status == 401 and pool.begun == 0
         holder = Client(client.url, {"Authorization": f"Bearer {TOKEN}"})
         assert holder.score().status == 200
@@ -292,12 +292,12 @@ def test_with_a_token_nothing_but_healthz_is_open():
         assert holder.score(headers={"Host": "rewards.example"}).status == 200
 
 
-def test_without_a_token_only_names_of_this_machine_are_answered(service):
+def test_without_a_token_only_names_of_this_machine_are_served(service):
     client, pool = service
     before = pool.begun
     for host in ("rewards.example", "127.0.0.1.evil.example", "", "[::1", "10.0.0.1:8460"):
-        answer = client.score(headers={"Host": host})
-        assert answer.status == 421 and "127.0.0.1" in answer.detail
+        response = client.score(headers={"Host": host})
+        assert response.status == 421 and "127.0.0.1" in response.detail
     assert pool.begun == before
     for host in ("localhost", "localhost:9000", "127.0.0.1:8460", "[::1]:1"):
         assert client.score(headers={"Host": host}).status == 200

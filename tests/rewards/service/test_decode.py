@@ -29,14 +29,14 @@ def whole(**changes):
         return refusal
 
 
-def test_pictures_mask_and_words_arrive_as_they_were():
+def test_images_mask_and_words_arrive_as_they_were():
     task, edited = whole(caption="dark")
     assert np.array_equal(task.source, SOURCE) and np.array_equal(task.edit_mask, MASK)
     assert np.array_equal(edited, np.stack([SOURCE, np.zeros_like(SOURCE)]))
     assert (task.task_id, task.instruction, task.caption, task.target) == ("request 1", "make it black", "dark", None)
 
 
-def test_a_turned_picture_is_compared_as_it_is_seen():
+def test_a_turned_image_is_compared_as_it_is_seen():
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
     stored = encoded(np.ascontiguousarray(np.rot90(SOURCE)), exif=exif.tobytes())
@@ -49,7 +49,7 @@ def test_a_turned_picture_is_compared_as_it_is_seen():
 @pytest.mark.parametrize("side", [9_110, 12_125, 16_200])  # 83, 147 and 262 megapixels: silence, a warning, an error
 def test_bombs_are_refused_by_their_header(side, monkeypatch, recwarn):
     bomb = base64.b64encode(png_by_header(side, side)).decode()
-    monkeypatch.setattr(images, "open_picture", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(images, "open_image", lambda *_: pytest.fail("it was decoded"))
     for changes in (
         {"source": bomb},
         {"edited": [bomb]},
@@ -71,7 +71,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_unread():
 
 @settings(max_examples=300)
 @given(kind=st.sampled_from(["PNG", "JPEG", "WEBP"]), data=st.data())
-def test_damaged_files_are_refusals_or_pictures(kind, data):
+def test_damaged_files_are_refusals_or_images(kind, data):
     file = bytearray(base64.b64decode(encoded(SOURCE, kind)))
     for _ in range(data.draw(st.integers(0, 4))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))

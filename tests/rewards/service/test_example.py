@@ -68,11 +68,11 @@ def test_a_full_queue_is_waited_for_and_an_error_is_raised(monkeypatch, samples)
         threads, _ = in_threads(1, client.score)
         until(lambda: pool.begun == 1)
         module = example(monkeypatch, client.url)
-        waiting, answers = in_threads(1, lambda: module.locus_reward(images[:1], prompts[:1], metadata[:1]))
+        waiting, responses = in_threads(1, lambda: module.locus_reward(images[:1], prompts[:1], metadata[:1]))
         until(lambda: 'status="429"' in client.get("/metrics").body.decode())
         pool.held.set()
         for thread in (*threads, *waiting):
             thread.join()
-        assert answers[0][0].shape == (1,)
+        assert responses[0][0].shape == (1,)
         with pytest.raises(RuntimeError, match="could not be scored: editscore: it is black"):
             module.locus_reward(np.zeros_like(images[:1]), prompts[:1], metadata[:1])

@@ -44,9 +44,11 @@ def test_a_socket_that_sends_twice_the_limit_before_it_reads(service, more):
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as sender:
         sender.sendall(head(2 * MIB, *more))
         sender.sendall(b" " * 2 * MIB)
-        answer = read(sender)
-    assert answer.startswith(b"HTTP/1.1 413") and json.loads(answer.partition(b"\r\n\r\n")[2]) == {"detail": SENTENCE}
-    assert re.search(rb"(?im)^connection: close\r$", answer) and b"100 Continue" not in answer
+        response = read(sender)
+    assert response.startswith(b"HTTP/1.1 413") and json.loads(response.partition(b"\r\n\r\n")[2]) == {
+        "detail": SENTENCE
+    }
+    assert re.search(rb"(?im)^connection: close\r$", response) and b"100 Continue" not in response
 
 
 def test_who_waits_to_be_told_to_send_is_told_not_to(service):

@@ -1,4 +1,4 @@
-"""Tests of rewards.service.lanes over real HTTP: small requests are answered while large ones are still open."""
+"""Tests of rewards.service.lanes over real HTTP: small requests are served while large ones are still open."""
 
 import json
 import socket
@@ -64,32 +64,32 @@ def computing(scorer):
         yield client
 
 
-def small_ones_are_answered_beside(client, held: Held, count: int, begun: int) -> None:
+def small_ones_are_served_meanwhile(client, held: Held, count: int, begun: int) -> None:
     """Asks as many large requests, and small ones once so many large ones are held."""
-    threads, answers = in_threads(count, lambda: client.score(small_request(**large_request())))
+    threads, responses = in_threads(count, lambda: client.score(small_request(**large_request())))
     try:
         until(lambda: held.begun == begun and metric(client, "locus_queue_taken") == count)
         for _ in range(3):
             assert client.score(tiny_request()).json["rewards"] == [2.1]
-        assert not answers and metric(client, "locus_queue_taken") == count
+        assert not responses and metric(client, "locus_queue_taken") == count
     finally:
         held.released.set()
         for thread in threads:
             thread.join()
-    assert [answer.status for answer in answers] == [200] * count
+    assert [response.status for response in responses] == [200] * count
 
 
 def test_beside_large_images_that_are_scored_and_that_wait_for_pixels():
     scorer = Held(ones)
     with computing(scorer) as client:
-        small_ones_are_answered_beside(client, scorer, count=4, begun=1)
+        small_ones_are_served_meanwhile(client, scorer, count=4, begun=1)
 
 
 def test_beside_large_images_that_are_decoded(monkeypatch):
     decode = Held(scoring.decode)
     monkeypatch.setattr(scoring, "decode", decode)
     with computing(ones) as client:
-        small_ones_are_answered_beside(client, decode, count=3, begun=2)
+        small_ones_are_served_meanwhile(client, decode, count=3, begun=2)
 
 
 def test_beside_large_bodies_that_take_all_the_memory_for_them():

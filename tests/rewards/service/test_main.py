@@ -55,7 +55,7 @@ def refused(monkeypatch, capsys):
             "only a training run starts",
         ),
         (["--rewards.weights", "{own: 1}", "--rewards.scorers", "{own: 'no.such:thing'}"], "no.such"),
-        (["--resume"], "--resume: the service keeps nothing"),
+        (["--resume"], "--resume: the service has no state"),
         (["--service.prot", "1"], "service.port"),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_short_token_is_refused_without_showing_it(refused):
     assert code == 2 and "LOCUS_SERVICE_TOKEN: expected 32 or more" in words and "canary" not in words
 
 
-def test_judges_that_do_not_answer_end_it_with_a_sentence(refused):
+def test_judges_that_do_not_respond_end_it_with_a_sentence(refused):
     code, words = refused(
         "--service.port",
         "0",
@@ -163,33 +163,33 @@ def test_a_judge_scores_through_the_service():
     ):
         client = running.client
         assert client.get("/readyz").json["judges"] == {"editscore": 1}
-        answer = client.score()
-        assert answer.status == 200
-        scores = answer.json["components"]["editscore"]
+        response = client.score()
+        assert response.status == 200
+        scores = response.json["components"]["editscore"]
         assert all(0 <= score["value"] <= 1 and len(score["passes"]) == 2 for score in scores)
-        assert answer.json["rewards"][0] == pytest.approx(
+        assert response.json["rewards"][0] == pytest.approx(
             2 * scores[0]["value"]
-            + 0.1 * answer.json["components"]["background_psnr"][0]["value"]
-            + answer.json["components"]["background_ssim"][0]["value"]
+            + 0.1 * response.json["components"]["background_psnr"][0]["value"]
+            + response.json["components"]["background_ssim"][0]["value"]
         )
         page = client.get("/metrics").body.decode()
         assert 'locus_judge_in_rotation{judge="editscore"} 1.0' in page
         assert re.search(r'locus_judge_asked_total\{judge="editscore"\} [1-9]', page)
         judge.play("500", "500")
-        answer = client.score(instruction="another one")
+        response = client.score(instruction="another one")
         # A judge that fails is an error per score, never a number.
-        assert answer.status == 503 or answer.json["rewards"] == [None, None]
+        assert response.status == 503 or response.json["rewards"] == [None, None]
         until(lambda: client.get("/readyz").status == 503)
         assert client.get("/readyz").json["judges"] == {"editscore": 0}
 
 
-def test_large_pictures_do_not_hold_up_the_other_answers():
+def test_large_images_do_not_hold_up_the_other_responses():
     side = 1000
     noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    picture = encoded(noise, "JPEG")
+    image = encoded(noise, "JPEG")
     request = {
-        "source": picture,
-        "edited": [picture] * 5,
+        "source": image,
+        "edited": [image] * 5,
         "instruction": "x",
         "mask": {"rle": {"size": [side, side], "counts": [0, side, side * side - side]}},
     }

@@ -80,29 +80,29 @@ def test_bombs_leave_the_memory_flat(running, name, data, status):
     bomb = text(file)
     peak = Peak(running)
     for _ in range(3):
-        answer = running.client.score(source=bomb, edited=[bomb], mask=SMALL)
-        assert answer.status == status, answer.body[:300]
+        response = running.client.score(source=bomb, edited=[bomb], mask=SMALL)
+        assert response.status == status, response.body[:300]
         if status == 413:
-            assert "must have at most 16,000,000 pixels" in answer.detail
+            assert "must have at most 16,000,000 pixels" in response.detail
     assert peak.growth < 16 * MIB, f"{name}: {peak.growth / MIB:.0f} MiB"
     assert running.client.get("/healthz").status == 200
 
 
-def test_many_allowed_pictures_together_are_a_bomb_too(running):
+def test_many_allowed_images_together_are_a_bomb_too(running):
     side = 4_000
     black = text(black_png(side, side))
     peak = Peak(running)
     mask = {"rle": {"size": [side, side], "counts": [0, side * side]}}
-    answer = running.client.score(source=black, edited=[black] * 15, mask=mask)
-    assert answer.status == 413 and "256,000,000 together; at most 64,000,000" in answer.detail
+    response = running.client.score(source=black, edited=[black] * 15, mask=mask)
+    assert response.status == 413 and "256,000,000 together; at most 64,000,000" in response.detail
     assert peak.growth < 16 * MIB
 
 
-def test_ten_thousand_pictures(running):
+def test_ten_thousand_images(running):
     request = small_request(edited=[small_request()["source"]] * 10_000)
     peak = Peak(running)
-    answer = running.client.score(request)
-    assert answer.status == 413 and "10,001 images" in answer.detail
+    response = running.client.score(request)
+    assert response.status == 413 and "10,001 images" in response.detail
     assert peak.growth < 32 * MIB
 
 
@@ -110,8 +110,8 @@ def test_ten_thousand_pictures(running):
 def test_bodies_of_very_many_values(running, piece):
     body = b'{"edited": [' + piece * (16 * MIB // len(piece))
     peak = Peak(running)
-    answer = running.client.score(body)
-    assert answer.status == 413 and "values" in answer.detail
+    response = running.client.score(body)
+    assert response.status == 413 and "values" in response.detail
     assert peak.growth < 4 * len(body)
 
 
@@ -127,8 +127,8 @@ def test_endless_bodies_are_not_kept(running, mebibytes):
     peak = Peak(running)
     whole = mebibytes < THROWN_AWAY * 32
     with nullcontext() if whole else pytest.raises(ConnectionError):
-        answer = running.client.ask("POST", "/v1/score", endless(), headers, encode_chunked=True)
-        assert answer.status == 413
+        response = running.client.ask("POST", "/v1/score", endless(), headers, encode_chunked=True)
+        assert response.status == 413
     # No more than the 32 MiB that a body may have, in a buffer that doubles as it grows.
     assert peak.growth < 96 * MIB, peak.growth / MIB
 
@@ -164,14 +164,14 @@ def test_many_large_bodies_at_once_wait_at_their_clients(running):
     assert running.client.score().status == 200
 
 
-def test_the_measure_sees_a_picture_that_is_decoded(running):
+def test_the_measure_sees_an_image_that_is_decoded(running):
     """Otherwise what follows would prove nothing: 12 megapixels are within the limits, and are seen."""
     side = 3_464
     black = text(black_png(side, side))
     peak = Peak(running)
     mask = {"rle": {"size": [side, side], "counts": [0, side * side]}}  # nothing to measure: decoded, not scored
-    answer = running.client.score(source=black, edited=[black], mask=mask)
-    assert answer.status == 200 and "no background" in answer.json["components"]["background_psnr"][0]["error"]
+    response = running.client.score(source=black, edited=[black], mask=mask)
+    assert response.status == 200 and "no background" in response.json["components"]["background_psnr"][0]["error"]
     assert peak.growth > 2 * 3 * side * side * 0.9
 
 
@@ -180,7 +180,7 @@ def test_large_images_are_scored_in_little_more_memory_than_they_take(running):
     black = text(black_png(side, side))
     mask = {"rle": {"size": [side, side], "counts": [0, side, side * (side - 1)]}}
     peak = Peak(running)
-    answer = running.client.score(source=black, edited=[black], mask=mask)
-    assert answer.status == 200 and answer.json["components"]["background_ssim"][0]["value"] == 1.0
+    response = running.client.score(source=black, edited=[black], mask=mask)
+    assert response.status == 200 and response.json["components"]["background_ssim"][0]["value"] == 1.0
     # Whole maps of float64 would take twenty times; allocators and threads make five to six of it.
     assert peak.growth < 8 * 2 * 3 * side * side, peak.growth / MIB

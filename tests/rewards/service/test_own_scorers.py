@@ -32,9 +32,9 @@ def mine(given):
 def asking(client, how):
     image = SOURCE.copy()
     image[0, 0, 0] = how
-    answer = client.score(edited=[encoded(image)])
-    assert answer.status == 200, answer.body
-    return answer.json["components"]["mine"][0], answer.json["rewards"][0]
+    response = client.score(edited=[encoded(image)])
+    assert response.status == 200, response.body
+    return response.json["components"]["mine"][0], response.json["rewards"][0]
 
 
 def test_a_scorer_that_misbehaves_is_an_error_of_its_request_and_readyz_tells_until_it_is_back(tmp_path, monkeypatch):
@@ -73,8 +73,8 @@ def test_a_pool_that_has_ended_makes_healthz_say_so():
     with serving(pool) as (client, _):
         assert client.get("/healthz").status == 200
         pool.alive = False
-        answer = client.get("/healthz")
-        assert answer.status == 503 and "start the service again" in answer.json["status"]
+        response = client.get("/healthz")
+        assert response.status == 503 and "start the service again" in response.json["status"]
 
 
 def test_the_thread_of_a_pool_that_ends_is_not_alive():

@@ -18,7 +18,7 @@ class Pool:
         self.threads: set[int] = set()
         self.cancelled = self.closed = False
         self.begun, self.busy = threading.Event(), threading.Event()
-        self.answers = 0
+        self.responses = 0
 
     def _seen(self) -> None:
         self.threads.add(threading.get_ident())
@@ -40,8 +40,8 @@ class Pool:
 
     async def statistics(self):
         self._seen()
-        self.answers += 1
-        return {"answers": float(self.answers)}
+        self.responses += 1
+        return {"responses": float(self.responses)}
 
     async def close(self):
         self._seen()
@@ -53,7 +53,7 @@ def test_everything_of_the_pool_happens_in_one_other_thread():
     pool.busy.set()
     with PoolThread(lambda: pool) as opened:
         assert asyncio.run(opened.score_task("compute", None)) == {"c": (Score(value=1.0),)}
-        assert asyncio.run(opened.statistics()) == {"answers": 2.0}
+        assert asyncio.run(opened.statistics()) == {"responses": 2.0}
     assert pool.closed and len(pool.threads) == 1 and threading.get_ident() not in pool.threads
     assert not any(thread.name == "reward pool" for thread in threading.enumerate())
 
@@ -99,11 +99,11 @@ def test_a_pool_that_computes_tells_its_last_numbers(monkeypatch):
     async def both() -> None:
         scoring = asyncio.create_task(opened.score_task("compute", None))
         assert await asyncio.to_thread(pool.begun.wait, 30)
-        assert await opened.statistics() == {"answers": 1.0}  # of the start
+        assert await opened.statistics() == {"responses": 1.0}  # of the start
         monkeypatch.setattr(pool_thread, "STATISTICS_SECONDS", 20.0)
         pool.busy.set()
         await scoring
-        assert (await opened.statistics())["answers"] > 1.0
+        assert (await opened.statistics())["responses"] > 1.0
 
     with PoolThread(lambda: pool) as opened:
         asyncio.run(both())

@@ -21,7 +21,7 @@ def connect(client) -> socket.socket:
     return socket.create_connection(("127.0.0.1", client.port), timeout=30)
 
 
-def answers(client) -> bool:
+def responses(client) -> bool:
     with connect(client) as probe:
         try:
             probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -72,14 +72,14 @@ def test_a_body_that_nobody_reads_is_cut_off(service):
         assert dribble(slow, b"a") < 15
 
 
-def test_an_idle_connection_is_cut_off_after_its_answer(service):
+def test_an_idle_connection_is_cut_off_after_its_response(service):
     with connect(service) as idle:
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(65536).startswith(b"HTTP/1.1 200")
         assert ended(idle)
 
 
-def test_a_request_that_takes_longer_than_that_is_answered(monkeypatch):
+def test_a_request_that_takes_longer_than_that_gets_a_response(monkeypatch):
     monkeypatch.setattr(protocol, "IDLE_SECONDS", 1.0)
     pool = ScriptedPool(brightness)
     with serving(pool) as (client, _), connect(client) as patient:
@@ -93,7 +93,7 @@ def test_a_request_that_takes_longer_than_that_is_answered(monkeypatch):
         assert patient.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_requests_sent_together_are_all_answered(service):
+def test_requests_sent_together_all_get_a_response(service):
     with connect(service) as hurried:
         hurried.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
         seen = b""
@@ -139,7 +139,7 @@ def test_hundreds_of_half_sent_headers_keep_out_nobody(service, monkeypatch):
     for _ in range(60):
         held.append(connect(service))
         held[-1].sendall(HALF)
-    assert answers(service)
+    assert responses(service)
     other.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # was silent, but is of another client
     assert other.recv(65536).startswith(b"HTTP/1.1 200")
     for connection in (other, *held):
@@ -152,8 +152,8 @@ def test_where_all_connections_have_asked_a_further_one_is_closed(monkeypatch):
     with serving(pool) as (client, _):
         threads, got = in_threads(2, client.score)
         until(lambda: pool.begun == 2)
-        assert not answers(client)
+        assert not responses(client)
         pool.held.set()
         for thread in threads:
             thread.join()
-        assert [one.status for one in got] == [200, 200] and answers(client)
+        assert [one.status for one in got] == [200, 200] and responses(client)

@@ -1,4 +1,4 @@
-"""Tests of rewards.service.queue: places and budgets are never exceeded, and nobody waits for ever."""
+"""Tests of rewards.service.queue: slots and budgets are never exceeded, and no request waits indefinitely."""
 
 import asyncio
 
@@ -12,13 +12,13 @@ from rewards.service.refusal import Refusal
 
 def test_places_run_out_and_come_back():
     admission = Admission(2)
-    with admission.place():
-        with admission.place():
+    with admission.slot():
+        with admission.slot():
             assert admission.taken == 2
-            with pytest.raises(Refusal, match="All 2 slots") as refused, admission.place():
+            with pytest.raises(Refusal, match="All 2 slots") as refused, admission.slot():
                 pass
             assert refused.value.status == 429 and refused.value.headers == {"Retry-After": "1"}
-        with pytest.raises(ZeroDivisionError), admission.place():
+        with pytest.raises(ZeroDivisionError), admission.slot():
             raise ZeroDivisionError
         assert admission.taken == 1
     assert admission.taken == 0
@@ -29,11 +29,11 @@ def test_the_time_to_come_back_follows_what_requests_took(monkeypatch):
     monkeypatch.setattr("rewards.service.queue.monotonic", lambda: clock[0])
     admission = Admission(1)
     for _ in range(30):
-        with admission.place():
+        with admission.slot():
             clock[0] += 12.5
     assert admission.retry_after == 13
     for _ in range(30):
-        with admission.place():
+        with admission.slot():
             clock[0] += 3600
     assert admission.retry_after == 60
 

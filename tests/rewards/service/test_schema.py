@@ -11,7 +11,7 @@ import pytest
 from tests.rewards.service.running import ScriptedPool, brightness, serving
 
 ROOT = Path(__file__).parents[3]
-# What the schema cannot say, that pictures must be of one size and masks of two colours, is refused as it should be.
+# What the schema cannot say, that images must be of one size and masks of two colours, is refused as it should be.
 CHECKS = ["--checks", "all", "--exclude-checks", "positive_data_acceptance"]
 
 

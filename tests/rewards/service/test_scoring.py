@@ -42,8 +42,8 @@ def test_a_body_that_is_too_long_is_413_whatever_its_length_says():
         chunked = client.ask("POST", "/v1/score", pieces(), {"Content-Type": "application/json"}, encode_chunked=True)
         assert chunked.status == 413 and chunked.detail == declared.detail
         # Shorter than it is: the rest is no request, and is refused as such.
-        answer = client.score(b"{}" + b" " * 100, {"Content-Length": "2"})
-        assert answer.status == 422
+        response = client.score(b"{}" + b" " * 100, {"Content-Length": "2"})
+        assert response.status == 422
         assert pool.begun == 0
         assert client.score().status == 200
 
@@ -54,7 +54,7 @@ def test_a_body_is_let_go_of_before_its_images_are_scored():
     tracemalloc.start()
     try:
         with serving(ScriptedPool(brightness)) as (client, pool):
-            threads, answers = in_threads(1, lambda: client.score(json.dumps(small_request()).encode() + b" " * size))
+            threads, responses = in_threads(1, lambda: client.score(json.dumps(small_request()).encode() + b" " * size))
             until(lambda: pool.begun == 1)
             held = [
                 trace.size
@@ -66,21 +66,21 @@ def test_a_body_is_let_go_of_before_its_images_are_scored():
             threads[0].join()
     finally:
         tracemalloc.stop()
-    assert answers[0].status == 200 and sum(held) < size // 16
+    assert responses[0].status == 200 and sum(held) < size // 16
 
 
-def test_pixels_of_a_picture_and_of_a_request_have_limits():
+def test_pixels_of_an_image_and_of_a_request_have_limits():
     with serving(settings=config(max_megapixels=0.001, max_total_megapixels=0.002)) as (client, pool):
         large = encoded(np.zeros((40, 26, 3), dtype=np.uint8))
-        answer = client.score(source=large, edited=[large])
-        assert answer.status == 413
-        assert "source must have at most 1,000 pixels; its header announces 26 × 40" in answer.detail
-        answer = client.score(edited=[large])
-        assert answer.status == 413 and "edited[0] must have at most 1,000 pixels" in answer.detail
+        response = client.score(source=large, edited=[large])
+        assert response.status == 413
+        assert "source must have at most 1,000 pixels; its header announces 26 × 40" in response.detail
+        response = client.score(edited=[large])
+        assert response.status == 413 and "edited[0] must have at most 1,000 pixels" in response.detail
         fits = encoded(np.zeros((25, 40, 3), dtype=np.uint8))
         mask = {"rle": {"size": [25, 40], "counts": [0, 1000]}}
-        answer = client.score(source=fits, edited=[fits, fits], mask=mask)
-        assert answer.status == 413 and "3 images of 1,000 pixels, 3,000 together; at most 2,000" in answer.detail
+        response = client.score(source=fits, edited=[fits, fits], mask=mask)
+        assert response.status == 413 and "3 images of 1,000 pixels, 3,000 together; at most 2,000" in response.detail
         assert pool.begun == 0
         assert client.score(source=fits, edited=[fits], mask=mask).status == 200
 
@@ -88,7 +88,7 @@ def test_pixels_of_a_picture_and_of_a_request_have_limits():
 def test_a_full_queue_is_429_with_a_time_to_come_back():
     pool = ScriptedPool(brightness)
     with serving(pool, config(queue=2)) as (client, _):
-        threads, answers = in_threads(2, client.score)
+        threads, responses = in_threads(2, client.score)
         until(lambda: pool.begun == 2)
         assert metric(client, "locus_queue_taken") == 2
         refused = client.score()
@@ -98,7 +98,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_back():
         pool.held.set()
         for thread in threads:
             thread.join()
-        assert [answer.status for answer in answers] == [200, 200] and pool.begun == 2
+        assert [response.status for response in responses] == [200, 200] and pool.begun == 2
         assert client.score().status == 200
 
 
@@ -106,7 +106,7 @@ def test_requests_wait_for_pixels_in_turn():
     pool = ScriptedPool(brightness)
     # Each request holds 3 × 54 pixels: two at a time.
     with serving(pool, config(max_total_megapixels=0.0004)) as (client, _):
-        threads, answers = in_threads(5, client.score)
+        threads, responses = in_threads(5, client.score)
         until(lambda: metric(client, "locus_queue_taken") == 5)
         until(lambda: pool.begun == 2)
         time.sleep(0.3)
@@ -114,18 +114,18 @@ def test_requests_wait_for_pixels_in_turn():
         pool.held.set()
         for thread in threads:
             thread.join()
-        assert [answer.status for answer in answers] == [200] * 5
+        assert [response.status for response in responses] == [200] * 5
 
 
 def test_a_deadline_is_504_while_scoring_and_503_while_waiting():
     pool = ScriptedPool(brightness, lingers=6.0)  # so that the second does not get its turn just before its end
     with serving(pool, config(deadline=3.0, max_total_megapixels=0.0002)) as (client, _):
-        threads, answers = in_threads(1, client.score)
+        threads, responses = in_threads(1, client.score)
         until(lambda: pool.begun == 1)
         waiting = client.score()
         threads[0].join()
-        assert (answers[0].status, waiting.status) == (504, 503)
-        assert "still being scored after 3 s" in answers[0].detail and "waiting for its turn" in waiting.detail
+        assert (responses[0].status, waiting.status) == (504, 503)
+        assert "still being scored after 3 s" in responses[0].detail and "waiting for its turn" in waiting.detail
         assert waiting.headers["retry-after"]
         assert pool.begun == 1 and pool.given_up == 1
         pool.held.set()
@@ -150,10 +150,10 @@ def test_a_body_that_does_not_arrive_is_408(monkeypatch, sent):
     monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 0.3)
     with serving() as (client, _), socket.create_connection(("127.0.0.1", client.port), timeout=30) as slow:
         slow.sendall(HEAD % 1_000_000 + sent)
-        answer = b""
-        while not answer.endswith(b'end."}'):
-            answer += slow.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s and at 1,048,576 bytes/s" in answer
+        response = b""
+        while not response.endswith(b'end."}'):
+            response += slow.recv(65536)
+        assert response.startswith(b"HTTP/1.1 408") and b"must arrive within 0.3 s and at 1,048,576 bytes/s" in response
         monkeypatch.setattr(incoming, "PATIENCE_SECONDS", 30.0)
         assert client.score().status == 200
 
@@ -179,12 +179,12 @@ def test_large_bodies_are_read_only_when_there_is_room(monkeypatch):
         first = socket.create_connection(("127.0.0.1", client.port))
         first.sendall(HEAD % 2**20 + b" " * incoming.FIRST_PIECE)
         until(lambda: metric(client, "locus_queue_taken") == 1)
-        threads, answers = in_threads(1, lambda: client.score(LARGE_BODY))
+        threads, responses = in_threads(1, lambda: client.score(LARGE_BODY))
         until(lambda: metric(client, "locus_queue_taken") == 2)
-        assert not answers and pool.begun == 0
+        assert not responses and pool.begun == 0
         first.close()
         threads[0].join()
-        assert answers[0].status == 200
+        assert responses[0].status == 200
 
 
 def test_one_client_never_holds_all_the_memory_for_bodies():
@@ -205,14 +205,14 @@ def test_one_client_never_holds_all_the_memory_for_bodies():
 def test_a_body_whose_length_is_announced_in_two_ways_is_refused_unread():
     with serving(settings=config(max_body_megabytes=1)) as (client, pool):
         for length in ("0", "10"):
-            answer = client.ask(
+            response = client.ask(
                 "POST",
                 "/v1/score",
                 iter([b"{}"]),
                 {"Content-Type": "application/json", "Content-Length": length, "Transfer-Encoding": "chunked"},
                 encode_chunked=True,
             )
-            assert answer.status == 400 and "Content-Length or Transfer-Encoding, not both" in answer.detail
+            assert response.status == 400 and "Content-Length or Transfer-Encoding, not both" in response.detail
         assert metric(client, "locus_queue_taken") == 0 and pool.begun == 0
         assert client.score().status == 200
 
@@ -228,14 +228,14 @@ def test_what_is_being_decoded_when_its_time_is_over_stays_in_the_budget(monkeyp
     monkeypatch.setattr(scoring, "decode", slow)
     # One request's pixels, 3 × 54, at a time.
     with serving(settings=config(deadline=3.0, max_total_megapixels=0.0002)) as (client, _):
-        first, answers = in_threads(1, client.score)
+        first, responses = in_threads(1, client.score)
         until(lambda: len(begun) == 1)
         waiting = client.score()
         assert waiting.status == 503 and "waiting for its turn" in waiting.detail
-        assert len(begun) == 1 and not answers and metric(client, "locus_queue_taken") == 1
+        assert len(begun) == 1 and not responses and metric(client, "locus_queue_taken") == 1
         release.set()
         first[0].join()
-        assert answers[0].status == 503
+        assert responses[0].status == 503
         assert client.score().status == 200
 
 
@@ -250,9 +250,9 @@ def test_judges_that_are_gone_are_503_and_come_back():
 
     with serving(ScriptedPool(scores)) as (client, pool):
         pool.held.set()
-        answer = client.score()
-        assert answer.status == 503 and "The judges give no scores: editscore: 8 requests" in answer.detail
-        assert answer.headers["retry-after"]
+        response = client.score()
+        assert response.status == 503 and "The judges give no scores: editscore: 8 requests" in response.detail
+        assert response.headers["retry-after"]
         down.clear()
         assert client.score().status == 200
 
@@ -264,16 +264,16 @@ def test_errors_of_scores_are_bounded():
         )
     ) as (client, pool):
         pool.held.set()
-        answer = client.score()
-        assert answer.json["rewards"] == [None, None]
-        assert len(answer.json["components"]["editscore"][0]["error"]) == 500
+        response = client.score()
+        assert response.json["rewards"] == [None, None]
+        assert len(response.json["components"]["editscore"][0]["error"]) == 500
 
 
 def test_requests_that_wait_when_the_service_ends_are_told_so(monkeypatch):
     monkeypatch.setattr(server, "GRACE_SECONDS", 1)
     pool = ScriptedPool(brightness)
     with serving(pool, release=False) as (client, _):
-        threads, answers = in_threads(1, client.score)
+        threads, responses = in_threads(1, client.score)
         until(lambda: pool.begun == 1)
     threads[0].join()
-    assert answers[0].status == 503 and "being stopped" in answers[0].detail and pool.given_up == 1
+    assert responses[0].status == 503 and "being stopped" in responses[0].detail and pool.given_up == 1

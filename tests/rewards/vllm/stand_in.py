@@ -4,7 +4,7 @@ As vLLM's API server it starts an engine, which starts a worker; both outlive it
 command line is read from `serve.arguments`, which come last:
 
     --pids=FILE      writes "server engine worker" there
-    --behaviour=B    good | refuse (a 500 on pictures) | mute (never healthy) | fail (an error at once) |
+    --behaviour=B    good | refuse (a 500 on images) | mute (never healthy) | fail (an error at once) |
                      stubborn (engine and worker ignore SIGTERM and sit in a session of their own)
     --log=FILE       appends one JSON line per request
 """
@@ -32,12 +32,12 @@ BEHAVIOUR = value("--behaviour", "good")
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.answer(503 if BEHAVIOUR == "mute" else 200, {})
+        self.response(503 if BEHAVIOUR == "mute" else 200, {})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = os.environ.get("VLLM_API_KEY")
-        pictures = json.dumps(body).count("data:image/png;base64,")
+        images = json.dumps(body).count("data:image/png;base64,")
         status = 200
         if BEHAVIOUR == "refuse":
             status = 500
@@ -47,10 +47,10 @@ class Handler(BaseHTTPRequestHandler):
             status = 404
         if value("--log"):
             with open(value("--log"), "a") as log:
-                log.write(json.dumps({"pid": os.getpid(), "status": status, "pictures": pictures}) + "\n")
-        self.answer(status, {"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]})
+                log.write(json.dumps({"pid": os.getpid(), "status": status, "images": images}) + "\n")
+        self.response(status, {"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]})
 
-    def answer(self, status, value):
+    def response(self, status, value):
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def live_on(start_another):
-    """A process below this one; answers with the pids of it and what it starts."""
+    """A process below this one; responds with the pids of it and what it starts."""
     read, write = os.pipe()
     pid = os.fork()
     if pid:

@@ -41,10 +41,10 @@ def test_a_judge_that_is_to_be_started_is_started_asked_and_ended(tmp_path, stan
         )
         == 1
     )
-    # The stand-in answers 4 to everything, which is no answer to EditScore's questions.
+    # The stand-in answers 4 to everything, which is no response to EditScore's requests.
     scores = json.loads(capsys.readouterr().out)["edited"][0]["scores"]
-    assert scores["editscore"]["reason"] == "bad_answer" and scores["background_psnr"]["error"] is None
+    assert scores["editscore"]["reason"] == "bad_response" and scores["background_psnr"]["error"] is None
     asked = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
-    assert sum(one["pictures"] for one in asked) >= 3 * 4
+    assert sum(one["images"] for one in asked) >= 3 * 4
     assert gone_within(tree_pids(tmp_path / "pids"))
     assert list((tmp_path / "runs" / ".scoring" / "judges").iterdir())

@@ -1,4 +1,4 @@
-"""Judge servers as processes: they start, they are checked by a picture, and nothing of them is ever left behind.
+"""Judge servers as processes: they start, they are checked by an image, and nothing of them is ever left behind.
 
 The server is a stand-in with vLLM's process tree; `make test-vllm` does the same with vLLM itself.
 """
@@ -24,12 +24,12 @@ def server_of(config, folder, **more):
     return VllmServer(config, config.path, "judge", folder / "logs" / "judge-0.log", **more)
 
 
-def test_a_server_is_ready_once_it_answered_a_picture(stand_in, tmp_path):
+def test_a_server_is_ready_once_it_responded_to_an_image(stand_in, tmp_path):
     with server_of(stand_in(), tmp_path, api_key="secret-of-the-run") as server:
         server.wait()
         pids = tree_pids(tmp_path / "pids")
         asked = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
-        assert asked == [{"pid": pids[0], "status": 200, "pictures": 1}]  # with the key, else it would be 401
+        assert asked == [{"pid": pids[0], "status": 200, "images": 1}]  # with the key, else it would be 401
         assert all(alive(pid) for pid in [server.pid, *pids])
         command = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in [server.pid, *pids])
         assert b"secret-of-the-run" not in command and b"--served-model-name" in command
@@ -127,7 +127,7 @@ def test_a_stubborn_server_is_stopped_too(stand_in, tmp_path):
         ("fail", "ended with exit code 3"),
         ("fail", "ValueError: no weights in that folder"),
         ("refuse", "got status 500"),
-        ("mute", "did not answer an image within 2 s (serve.start_timeout)"),
+        ("mute", "did not respond to a test image within 2 s (serve.start_timeout)"),
     ],
 )
 def test_a_server_that_does_not_start_says_why_and_is_gone(stand_in, tmp_path, behaviour, sentence):

@@ -1,4 +1,4 @@
-"""What a judge server answers at all, and to whom."""
+"""What a judge server responds at all, and to whom."""
 
 import asyncio
 

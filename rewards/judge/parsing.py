@@ -1,4 +1,4 @@
-"""From a judge's response to numbers: strict, and never a number that was not said. Pure."""
+"""Parsing of judge responses into numbers: strict, nothing is guessed. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.judge.messages import BadAnswer
+from rewards.judge.messages import BadResponse
 
 PAIR_RANGE = 25
 """Best score of EditScore's requests; the worst is 0."""
@@ -42,7 +42,7 @@ def parse_pair(text: str) -> tuple[float, float]:
     as 12.5 are taken, and nothing else is.
 
     Raises:
-        BadAnswer: for anything else, with what was expected and an excerpt of what was seen.
+        BadResponse: for anything else, with what was expected and an excerpt of what was seen.
     """
     try:
         found = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
@@ -52,12 +52,12 @@ def parse_pair(text: str) -> tuple[float, float]:
     if not isinstance(found, dict) or found.keys() != {"reasoning", "score"}:
         raise _no_pair(text, "not an object with these two keys")
     if not isinstance(found["reasoning"], str):
-        raise _no_pair(text, "the reasoning is no text")
+        raise _no_pair(text, "the reasoning is not text")
     scores = found["score"]
     if not isinstance(scores, list) or len(scores) != 2:
-        raise _no_pair(text, f"{len(scores)} scores" if isinstance(scores, list) else "the score is no list")
+        raise _no_pair(text, f"{len(scores)} scores" if isinstance(scores, list) else "the score is not a list")
     if any(isinstance(x, str) for x in scores):
-        raise _no_pair(text, "a score is text, not a number (does the server keep to the JSON schema?)")
+        raise _no_pair(text, "a score is text, not a number (does the server enforce the JSON schema?)")
     # A bool is an int for Python, not for JSON; NaN and infinity fail the comparison.
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= PAIR_RANGE for x in scores):
         raise _no_pair(text, f"a score is not a number from 0 to {PAIR_RANGE}")
@@ -81,7 +81,7 @@ def unwrapped(text: str) -> str:
 def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_mass: float) -> float:
     """R = sum_s s p(s) / 5 in [0, 1], p the softmax over the log-probabilities of the digits s = 0..5.
 
-    Edit-R1 (arXiv 2510.16888): the expectation of the judge's one-token answer, so it is deterministic and continuous.
+    Edit-R1 (arXiv 2510.16888): the expectation of the judge's one-token response, deterministic and continuous.
     Because p is normalised over the digits, it does not matter whether the server reports probabilities over the whole
     vocabulary or over the digits only; but `min_mass` can tell a judge that wanted to say something else only from the
     former.
@@ -99,30 +99,30 @@ def expected_digit(logprobs: Mapping[int, float], digit_ids: Sequence[int], min_
         min_mass: least probability that the digits must hold together, in (0, 1].
 
     Raises:
-        BadAnswer: when there are no log-probabilities, when some are none (NaN, above 0, adding up to more than 1), or
-            when the digits hold too little or are not reported well enough.
+        BadResponse: when there are no log-probabilities, when some are invalid (NaN, above 0, adding up to more than
+            1), or when the digits hold too little or are not reported well enough.
     """
     if not logprobs:
-        raise BadAnswer("expected log-probabilities with the response, got none (does the server support logprobs?)")
+        raise BadResponse("expected log-probabilities with the response, got none (does the server support logprobs?)")
     impossible = [logprob for logprob in logprobs.values() if not logprob <= 1e-3]  # NaN is not <= anything
     if impossible:
-        raise BadAnswer(f"expected log-probabilities of at most 0, got {impossible[0]}")
+        raise BadResponse(f"expected log-probabilities of at most 0, got {impossible[0]}")
     probabilities = {token: math.exp(logprob) for token, logprob in logprobs.items()}
     total = math.fsum(probabilities.values())
     if total > 1.01:
-        raise BadAnswer(f"expected probabilities that add up to at most 1, got {total:.3f}")
+        raise BadResponse(f"expected probabilities that add up to at most 1, got {total:.3f}")
     visible = {s: probabilities[token] for s, token in enumerate(digit_ids) if token in probabilities}
     mass = math.fsum(visible.values())
     shares = ", ".join(f"{s}: {p:.3g}" for s, p in visible.items()) or "none of them"
     if mass < min_mass:
-        raise BadAnswer(
+        raise BadResponse(
             f"expected the digits {DIGITS[0]} to {DIGITS[-1]} to hold a probability of at least {min_mass:g} "
-            f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to answer something else"
+            f"(min_mass) together; got {mass:.3g} ({shares}): the judge wanted to say something else"
         )
     unseen = len(digit_ids) - len(visible)
     hidden = min(unseen * min(probabilities.values()), max(0.0, 1.0 - total))
     if hidden > MAX_HIDDEN_SHIFT * (mass + hidden):
-        raise BadAnswer(
+        raise BadResponse(
             f"expected the probabilities of all six digits, or of enough tokens to bound the missing ones; got "
             f"{len(visible)} ({shares}) among {len(logprobs)} tokens, and the others may hold {hidden:.3g}"
         )
@@ -139,8 +139,8 @@ def excerpt(text: str, limit: int = 160) -> str:
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
 
 
-def _no_pair(text: str, why: str) -> BadAnswer:
-    return BadAnswer(
+def _no_pair(text: str, why: str) -> BadResponse:
+    return BadResponse(
         f'expected {{"reasoning": "...", "score": [a, b]}} with two numbers from 0 to {PAIR_RANGE}; '
         f"got {excerpt(text)}: {why}"
     )
@@ -154,4 +154,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

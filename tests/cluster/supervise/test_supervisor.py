@@ -7,7 +7,7 @@ import pytest
 
 from cluster.supervise.jobs import JobRefused, Unreachable
 from cluster.supervise.policy import POLICY, Ended
-from cluster.supervise.watch import LOG_LINES, LOOK_EVERY, Clock, Watch, next_name
+from cluster.supervise.supervisor import LOG_LINES, LOOK_EVERY, Clock, Supervisor, next_name
 from configs import exits
 
 DONE, KILLED, WRONG = Ended(0, "Job finished."), Ended(-9, "killed"), Ended(2, "wrong")
@@ -44,7 +44,7 @@ class Cluster:
 
     def _reach(self):
         if self.away():
-            raise Unreachable("nobody answers")
+            raise Unreachable("no server responds")
 
     def sleep(self, seconds):
         self.time += seconds
@@ -54,7 +54,7 @@ def watch(cluster: Cluster, said: list[str] | None = None, patience: float = 100
     said = [] if said is None else said
     policy = replace(POLICY, **{"first_delay": 10.0, **rules})
     clock = Clock(lambda: cluster.time, cluster.sleep)
-    return Watch(cluster, "cats", "train", policy, patience, said.append, clock).until_it_ends()
+    return Supervisor(cluster, "cats", "train", policy, patience, said.append, clock).until_it_ends()
 
 
 def test_a_run_that_is_done_is_submitted_once():
@@ -105,8 +105,8 @@ def test_a_cluster_that_comes_back_is_waited_for_and_one_that_does_not_ends_it()
     cluster, said = Cluster(DONE), []
     cluster.away = lambda: 2.0 <= cluster.time < 50.0
     assert watch(cluster, said) == exits.DONE
-    assert [line for line in said if "nobody answers" in line] == [
-        "nobody answers; waiting up to 100 s for it to come back."
+    assert [line for line in said if "no server responds" in line] == [
+        "no server responds; waiting up to 100 s for it to come back."
     ]
     cluster = Cluster(DONE)
     cluster.away = lambda: cluster.time >= 2.0
@@ -120,14 +120,14 @@ def test_a_supervisor_that_starts_again_waits_for_the_attempt_that_runs():
     assert cluster.entrypoints == []
 
 
-def test_a_submission_whose_answer_was_lost_is_not_repeated():
+def test_a_submission_whose_response_was_lost_is_not_repeated():
     cluster = Cluster(DONE, DONE)
     submit = cluster.submit
 
     def lossy(name, entrypoint):
         submit(name, entrypoint)
         if len(cluster.jobs) == 1:
-            raise Unreachable("the answer was lost")
+            raise Unreachable("the response was lost")
 
     cluster.submit = lossy
     assert watch(cluster) == exits.DONE and list(cluster.jobs) == ["cats-1"]

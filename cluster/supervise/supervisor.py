@@ -27,7 +27,7 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
-class Watch:
+class Supervisor:
     """One run, and the jobs `<run>-1`, `<run>-2`, ... that are its attempts."""
 
     def __init__(

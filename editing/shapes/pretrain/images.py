@@ -25,7 +25,7 @@ def dead_leaves(rng: np.random.Generator) -> np.ndarray:
     return to_uint8(image)
 
 
-def autoencoder_pictures(seed: int, count: int) -> np.ndarray:
+def autoencoder_images(seed: int, count: int) -> np.ndarray:
     """uint8 [count, 64, 64, 3]: three scenes of the training split to one dead-leaves image."""
     images = []
     for index in range(count):

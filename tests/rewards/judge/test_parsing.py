@@ -7,25 +7,25 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from rewards.judge.answers import DIGITS, MAX_HIDDEN_SHIFT, PAIR_SCHEMA, excerpt, expected_digit, parse_pair, unwrapped
-from rewards.judge.messages import BadAnswer
+from rewards.judge.messages import BadResponse
+from rewards.judge.parsing import DIGITS, MAX_HIDDEN_SHIFT, PAIR_SCHEMA, excerpt, expected_digit, parse_pair, unwrapped
 
 IDS = (15, 16, 17, 18, 19, 20)
 
 
-def answer(score="[20, 15]", reasoning='"well done"'):
+def response(score="[20, 15]", reasoning='"well done"'):
     return f'{{"reasoning": {reasoning}, "score": {score}}}'
 
 
 @pytest.mark.parametrize(
     ("text", "pair"),
     [
-        (answer(), (20.0, 15.0)),
-        (answer("[0,25]"), (0.0, 25.0)),
-        (answer("[12.5, 2.5e1]"), (12.5, 25.0)),
-        (" \n" + answer("[\n 1 ,\t2 ]") + "  \n\n", (1.0, 2.0)),
+        (response(), (20.0, 15.0)),
+        (response("[0,25]"), (0.0, 25.0)),
+        (response("[12.5, 2.5e1]"), (12.5, 25.0)),
+        (" \n" + response("[\n 1 ,\t2 ]") + "  \n\n", (1.0, 2.0)),
         ('{"score": [3, 4], "reasoning": ""}', (3.0, 4.0)),
-        (answer("[1, 2]", '"say \\"no\\" {\\u00e9} [9, 9]"'), (1.0, 2.0)),
+        (response("[1, 2]", '"say \\"no\\" {\\u00e9} [9, 9]"'), (1.0, 2.0)),
     ],
 )
 def test_a_pair_is_read(text, pair):
@@ -43,10 +43,10 @@ BAD = [
     '"[20, 15]"',
     "I like this picture very much.",
     "20, 15",
-    "```json\n" + answer() + "\n```",
-    "Sure: " + answer(),
-    answer() + " [3, 4]",
-    answer() + answer(),
+    "```json\n" + response() + "\n```",
+    "Sure: " + response(),
+    response() + " [3, 4]",
+    response() + response(),
     "{}",
     '{"score": [20, 15]}',
     '{"reasoning": "x"}',
@@ -54,11 +54,11 @@ BAD = [
     '{"reasoning": "x", "score": [20, 15], "more": 1}',
     '{"reasoning": "x", "score": [1, 2], "score": [20, 15]}',
     '{"reasoning": "x", "reasoning": "y", "score": [20, 15]}',
-    answer(reasoning="null"),
-    answer(reasoning="3"),
-    answer(reasoning='["x"]'),
+    response(reasoning="null"),
+    response(reasoning="3"),
+    response(reasoning='["x"]'),
     *(
-        answer(score)
+        response(score)
         for score in (
             "[]",
             "[20]",
@@ -100,29 +100,29 @@ BAD = [
     ),
     "[" * 100_000,
     '{"a":' * 50_000,
-    answer("[" * 50_000 + "1, 2" + "]" * 50_000),
-    "\ufeff" + answer(),
+    response("[" * 50_000 + "1, 2" + "]" * 50_000),
+    "\ufeff" + response(),
     "\x00",
     "\ud800",
-    answer(reasoning='"a\nb"'),
-    "'" + answer() + "'",
-    answer().replace('"', "'"),
+    response(reasoning='"a\nb"'),
+    "'" + response() + "'",
+    response().replace('"', "'"),
 ]
 
 
 @pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
-def test_anything_else_is_a_bad_answer_and_the_sentence_is_short(text):
-    with pytest.raises(BadAnswer, match=r"expected .*two numbers from 0 to 25; got ") as caught:
+def test_anything_else_is_a_bad_response_and_the_sentence_is_short(text):
+    with pytest.raises(BadResponse, match=r"expected .*two numbers from 0 to 25; got ") as caught:
         parse_pair(text)
     sentence = str(caught.value)
     assert len(sentence) < 700 and "\n" not in sentence
     sentence.encode()
 
 
-@pytest.mark.parametrize("text", [answer(), answer("[12.5, 25]", '"a, [1, 2]} \\" b"')])
-def test_no_truncated_answer_is_read(text):
+@pytest.mark.parametrize("text", [response(), response("[12.5, 25]", '"a, [1, 2]} \\" b"')])
+def test_no_truncated_response_is_read(text):
     for length in range(len(text)):
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             parse_pair(text[:length])
 
 
@@ -146,14 +146,14 @@ NEARLY = st.fixed_dictionaries({"reasoning": st.text(max_size=8) | ANY_JSON, "sc
 
 @settings(max_examples=250)
 @given(st.text(st.characters(codec=None)) | ANY_JSON.map(json.dumps) | NEARLY.map(json.dumps))
-def test_fuzz_never_anything_but_a_valid_pair_or_a_bad_answer(text):
+def test_fuzz_never_anything_but_a_valid_pair_or_a_bad_response(text):
     check_against_jsonschema(text)
 
 
 @settings(max_examples=250)
 @given(st.data())
-def test_fuzz_a_good_answer_with_damage(data):
-    text = answer(json.dumps(data.draw(st.lists(st.integers(-3, 30) | st.floats(), min_size=1, max_size=3))))
+def test_fuzz_a_good_response_with_damage(data):
+    text = response(json.dumps(data.draw(st.lists(st.integers(-3, 30) | st.floats(), min_size=1, max_size=3))))
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(text)))
         cut = data.draw(st.integers(0, 3))
@@ -181,7 +181,7 @@ def check_against_jsonschema(text):
     if valid:
         assert parse_pair(text) == tuple(found["score"])
     else:
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             parse_pair(text)
 
 
@@ -253,7 +253,7 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
         return expected_digit({t: math.log(mass / 6) for t in IDS} | {99: math.log(1 - mass)}, IDS, 0.5)
 
     assert judged(0.51) == pytest.approx(0.5)
-    with pytest.raises(BadAnswer, match=r"at least 0\.5 .*got 0\.49 .*answer something else"):
+    with pytest.raises(BadResponse, match=r"at least 0\.5 .*got 0\.49 .*say something else"):
         judged(0.49)
 
 
@@ -272,7 +272,7 @@ def test_too_little_mass_is_an_error_on_one_side_of_the_limit_only():
     ],
 )
 def test_no_or_impossible_probabilities_are_errors(logprobs):
-    with pytest.raises(BadAnswer, match=r"expected .*got"):
+    with pytest.raises(BadResponse, match=r"expected .*got"):
         expected_digit(logprobs, IDS, 0.1)
 
 
@@ -284,7 +284,7 @@ def test_too_few_visible_digits_are_an_error():
     """Two digits of .3 each among 20 tokens: four more could hold up to .08 of what is left, R would be a guess."""
     reported = {15: 0.3, 20: 0.3} | {100 + i: 0.02 for i in range(18)}
     assert sum(reported.values()) == pytest.approx(0.96)
-    with pytest.raises(BadAnswer, match=r"got 2 .*among 20 tokens"):
+    with pytest.raises(BadResponse, match=r"got 2 .*among 20 tokens"):
         expected_digit({t: math.log(p) for t, p in reported.items()}, IDS, 0.5)
 
 
@@ -292,7 +292,7 @@ def test_too_few_visible_digits_are_an_error():
 @given(st.lists(st.floats(0, 12), min_size=12, max_size=40), st.integers(1, 20), st.randoms(use_true_random=False))
 @example([0.0] * 6 + [1.0] * 20, 3, None)
 def test_what_hidden_digits_could_change_is_bounded(logits, reported, shuffle):
-    """A server that reports its most likely tokens, and the answer's own: an error, or close to the full sum."""
+    """A server that reports its most likely tokens, and the response's own: an error, or close to the full sum."""
     assume(shuffle is not None or len(logits) == 26)
     logprobs = np.asarray(logits) - np.log(np.exp(logits).sum())
     order = list(range(len(logits)))
@@ -304,7 +304,7 @@ def test_what_hidden_digits_could_change_is_bounded(logits, reported, shuffle):
     seen = {token: float(logprobs[token]) for token in {*top, drawn}}
     try:
         got = expected_digit(seen, ids, 0.05)
-    except BadAnswer:
+    except BadResponse:
         return
     assert got == pytest.approx(brute([logprobs[token] for token in ids]), abs=MAX_HIDDEN_SHIFT)
 
@@ -316,36 +316,36 @@ def test_digits_are_those_of_the_expectation():
 @pytest.mark.parametrize(
     "text",
     [
-        answer(),
-        f"  {answer()}\n",
-        f"```json\n{answer()}\n```",
-        f"```\n{answer()}```",
-        f"<think>let me look</think>\n{answer()}",
-        f"let me look\n</think>\n\n```json\n{answer()}\n```",
-        '<think>{"reasoning": "", "score": [1, 1]}</think>' + answer(),
+        response(),
+        f"  {response()}\n",
+        f"```json\n{response()}\n```",
+        f"```\n{response()}```",
+        f"<think>let me look</think>\n{response()}",
+        f"let me look\n</think>\n\n```json\n{response()}\n```",
+        '<think>{"reasoning": "", "score": [1, 1]}</think>' + response(),
     ],
 )
 def test_what_servers_put_around_a_response_is_taken_off(text):
-    assert parse_pair(unwrapped(text)) == parse_pair(answer())
+    assert parse_pair(unwrapped(text)) == parse_pair(response())
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        f"Sure: {answer()}",
-        f"{answer()} {answer()}",
-        f"```json\n{answer()}\n```\n```json\n{answer()}\n```",
-        f"<think>{answer()}",
-        f"{answer()}</think>",
+        f"Sure: {response()}",
+        f"{response()} {response()}",
+        f"```json\n{response()}\n```\n```json\n{response()}\n```",
+        f"<think>{response()}",
+        f"{response()}</think>",
         "```json\n```",
         "<think></think>",
     ],
 )
 def test_and_nothing_else_is(text):
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         parse_pair(unwrapped(text))
 
 
 def test_scores_in_quotes_are_named_as_such():
-    with pytest.raises(BadAnswer, match="a score is text, not a number"):
+    with pytest.raises(BadResponse, match="a score is text, not a number"):
         parse_pair('{"reasoning": "ok", "score": ["8/10", "7/10"]}')

@@ -14,7 +14,7 @@ import psutil
 import ray
 
 
-class RayletWatch:
+class RayletMonitor:
     """Calls `lost`, in its own thread, as soon as this node's raylet exits. Linux only."""
 
     def __init__(self, lost: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Images on their way to a judge: PNG bytes, and the name of their content in the score cache."""
+"""Images for a judge: PNG bytes, and content fingerprints for the score cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     """The image as a lossless 8-bit RGB PNG; the bytes depend on the pixels alone.
 
     One filter for all rows and run-length compression: about a third of the time that choosing the best filter row by
-    row takes, for files a tenth larger. A judge sees every candidate once, and nobody keeps the files.
+    row takes, for files a tenth larger. A judge sees every candidate once, and the files are not kept.
 
     Args:
         image: uint8 [H, W, 3], sRGB.
