@@ -27,7 +27,7 @@ from rewards.service.__main__ import main as service
 from tests.documents import PAGES, README, ROOT, page, text_of
 from tests.rewards.offline.edit_files import write_edits
 from tests.rewards.service.running import serving
-from tests.test_import_direction import FLOORS, MAY_IMPORT
+from tests.test_import_direction import LAYERS, MAY_IMPORT
 
 TEXT = text_of(*PAGES)
 REWARDS = page("docs/rewards.md")
@@ -108,7 +108,7 @@ def test_every_package_is_in_the_layout_table():
 def test_the_rooms_of_the_learner_are_drawn_as_they_lie():
     drawing = next(block for block in blocks("text") if "algorithms" in block)
     rooms = [line.partition("  ")[0] for line in drawing.splitlines()]
-    assert [set(re.findall(r"\w+", line)) for line in rooms] == list(reversed(FLOORS))
+    assert [set(re.findall(r"\w+", line)) for line in rooms] == list(reversed(LAYERS))
 
 
 def blocks(language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which runs a person is warned of while they train: on series that real runs left (`alarm_series`), and real runs."""
+"""Alarms raised during training: on series of real runs (`alarm_series`), and in real runs."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ def test_scoring_goes_on_while_the_server_is_gone_and_the_cache_heals():
             for _ in range(200):
                 assert await cache.get(KEYS) == [None] * 5
                 await cache.put(SCORES)
-            # The witness: the fault was met, and 400 further questions did not meet it 400 times.
+            # The witness: the fault was met, and 400 further requests did not meet it 400 times.
             assert 1 <= cache.statistics().faults < 20
         with shared_valkey(port):
             while await cache.get(KEYS[:1]) != [0.0]:
@@ -46,7 +46,7 @@ def test_scoring_goes_on_while_the_server_is_gone_and_the_cache_heals():
     assert [log["event"] for log in logs] == ["score_cache_away", "score_cache_back"]
 
 
-def test_the_delay_grows_to_a_limit_and_ends_with_the_first_answer(monkeypatch):
+def test_the_delay_grows_to_a_limit_and_ends_with_the_first_response(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(redis_cache, "time", SimpleNamespace(monotonic=lambda: clock.now))
     port = free_port()
@@ -59,7 +59,7 @@ def test_the_delay_grows_to_a_limit_and_ends_with_the_first_answer(monkeypatch):
             assert faults == before + 1
             clock.now += expected - 0.01
             await asyncio.gather(*(cache.get(KEYS) for _ in range(50)))
-            assert cache.statistics().faults == faults  # nobody asked yet
+            assert cache.statistics().faults == faults  # no request yet
             clock.now += 0.02
         await asyncio.gather(*(cache.get(KEYS) for _ in range(50)))
         assert cache.statistics().faults == faults + 1  # one tried for all
@@ -89,7 +89,7 @@ def test_a_wrong_password_is_a_fault_that_never_shows_it():
     assert CANARY not in f"{logs!r} {right!r} {right!s} {wrong!r}"
 
 
-def test_a_full_server_that_forgets_nothing_keeps_answering():
+def test_a_full_server_that_evicts_nothing_keeps_serving():
     port = free_port()
 
     async def use(cache):
@@ -126,12 +126,12 @@ def test_a_server_that_talks_nonsense_gives_no_score(name):
     async def run() -> None:
         asked = []
 
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             asked.append(await reader.read(1))
             writer.write(REPLIES[name])
             writer.close()
 
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as nonsense:
+        async with await asyncio.start_server(response, "127.0.0.1", 0) as nonsense:
             cache = RedisCache(address(nonsense.sockets[0].getsockname()[1]), "", 5.0)
             assert await cache.get(KEYS) == [None] * 5
             counts = cache.statistics()
@@ -193,11 +193,11 @@ def test_a_shared_server_that_is_away_at_the_start_is_reported_once(monkeypatch)
     with capture_logs() as logs:
         asyncio.run(run())
     assert [log["event"] for log in logs] == ["score_cache_away", "score_cache_back"]
-    assert f"redis://127.0.0.1:{port}/0 does not answer" in logs[0]["reason"] and CANARY not in repr(logs)
+    assert f"redis://127.0.0.1:{port}/0 does not respond" in logs[0]["reason"] and CANARY not in repr(logs)
 
 
 def test_a_server_that_is_busy_at_the_start_is_waited_for_and_nothing_is_said():
-    """Stopped, it takes connections and does not answer: five times as long as a question may take."""
+    """Stopped, it takes connections and does not respond: five times as long as a request may take."""
     port, woken = free_port(), []
 
     async def run() -> None:
