@@ -176,13 +176,18 @@ def headlines(mean: Mapping[str, float]) -> dict[str, float]:
     return {name: mean[name] for name in HEADLINES if name in mean}
 
 
+def held_out(tasks: int) -> str:
+    """How many held-out tasks."""
+    return f"{tasks} held-out task{'' if tasks == 1 else 's'}"
+
+
 def final_table(base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]) -> Table:
     """Held-out means, base against trained.
 
     `gain_error` is the standard error of the difference; both were measured on the same tasks and noise, so it
     is smaller than that of either.
     """
-    table = Table(title=f"{final.tasks} held-out tasks, mean ± standard error", title_justify="left")
+    table = Table(title=f"{held_out(final.tasks)}, mean ± standard error", title_justify="left")
     for title, justify in (("metric", "left"), ("base", "right"), ("trained", "right"), ("difference", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
 
@@ -327,7 +332,7 @@ class ConsoleReport:
             self._base = record
         values = ", ".join(f"{name} {amount(name, value)}" for name, value in headlines(record.mean).items())
         title = "base" if record.label == "base" else f"after step {record.step}"
-        self._print(f"{title} on {record.tasks} held-out tasks: {values}  ({record.seconds:.0f} s)")
+        self._print(f"{title} on {held_out(record.tasks)}: {values}  ({record.seconds:.0f} s)")
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         self.close()

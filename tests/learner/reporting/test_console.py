@@ -123,6 +123,11 @@ def test_without_a_terminal_every_step_is_a_plain_line(tmp_path: Path):
     assert any(line.startswith("base on 256 held-out tasks: edit_score 0.500, edit_psnr 18.00 dB") for line in lines)
 
 
+def test_one_held_out_task_is_one():
+    one = EvaluationRecord(1, "final", 1, {"edit_score": 0.5}, {}, 2.0)
+    assert final_table(None, one, {}).title == "1 held-out task, mean ± standard error"
+
+
 def test_on_a_terminal_the_table_is_live_and_gone_after_close(tmp_path: Path):
     console, stream = report(terminal=True)
     console.on_start(start(tmp_path))
