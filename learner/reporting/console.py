@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.commands import command
+from configs.text import counted
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
 
 TREND_STEPS = 30
@@ -176,18 +177,13 @@ def headlines(mean: Mapping[str, float]) -> dict[str, float]:
     return {name: mean[name] for name in HEADLINES if name in mean}
 
 
-def held_out(tasks: int) -> str:
-    """How many held-out tasks."""
-    return f"{tasks} held-out task{'' if tasks == 1 else 's'}"
-
-
 def final_table(base: EvaluationRecord | None, final: EvaluationRecord, gain_error: Mapping[str, float]) -> Table:
     """Held-out means, base against trained.
 
     `gain_error` is the standard error of the difference; both were measured on the same tasks and noise, so it
     is smaller than that of either.
     """
-    table = Table(title=f"{held_out(final.tasks)}, mean ± standard error", title_justify="left")
+    table = Table(title=f"{counted(final.tasks, 'held-out task')}, mean ± standard error", title_justify="left")
     for title, justify in (("metric", "left"), ("base", "right"), ("trained", "right"), ("difference", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
 
@@ -296,7 +292,7 @@ class ConsoleReport:
         self._print(Text.assemble((config.name, "bold"), f"  {record.folder}  config {record.config_hash[:12]}{begun}"))
         self._print(
             f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
-            f"{config.learner.steps} steps of {config.learner.groups_per_step} groups of "
+            f"{counted(config.learner.steps, 'step')} of {counted(config.learner.groups_per_step, 'group')} of "
             f"{config.exploration.group_size}; cluster {config.cluster.mode}"
         )
         for sentence in record.refused_checkpoints:
@@ -332,7 +328,7 @@ class ConsoleReport:
             self._base = record
         values = ", ".join(f"{name} {amount(name, value)}" for name, value in headlines(record.mean).items())
         title = "base" if record.label == "base" else f"after step {record.step}"
-        self._print(f"{title} on {held_out(record.tasks)}: {values}  ({record.seconds:.0f} s)")
+        self._print(f"{title} on {counted(record.tasks, 'held-out task')}: {values}  ({record.seconds:.0f} s)")
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         self.close()
