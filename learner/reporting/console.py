@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +25,12 @@ SECONDS = ("rollout", "update", "publish", "checkpoint")
 
 
 def amount(name: str, value: float, spread: float | None = None) -> str:
-    """A component's value, formatted: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`."""
+    """A component's value, formatted: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`; more places where these would show zeros,
+    as of a scorer of the user's own in small units."""
     places, unit = (2, " dB") if name.endswith("psnr") else (3, "")
+    size = max(abs(value), spread or 0.0)
+    if 1e-9 < size < 0.5 * 10**-places:
+        places = 1 - math.floor(math.log10(size))
     return f"{value:.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}") + unit
 
 
