@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.judges import JUDGES
 from configs.schema import RunConfig
+from configs.text import counted
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -158,7 +159,8 @@ def placement_lines(config: RunConfig) -> list[str]:
     if config.cluster.mode == "inline":
         return ["placement: everything in a single process (cluster.mode inline)"]
     where = config.cluster.address or "the enclosing Ray job's cluster, or a local one"
-    lines = [f"placement on Ray: {where}; CPUs are not reserved, {config.cluster.threads_per_process} thread(s) each"]
+    threads = counted(config.cluster.threads_per_process, "thread")
+    lines = [f"placement on Ray: {where}; CPUs are not reserved, {threads} each"]
     for role in roles(config):
         gpus = f"{role.gpus:g} GPU" + "s" * (role.gpus != 1) + " each" * (role.count > 1)
         nodes = f"; on nodes with the resource {role.resource!r} if there are any" if role.resource else ""

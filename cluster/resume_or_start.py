@@ -24,9 +24,13 @@ from configs.run_files import EVENTS, LOCK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Replace this process with the training command; return an exit code only if that is impossible."""
+    """Replace this process with the training command; return an exit code for --help, or if that is impossible."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     flags = arguments[1:] if arguments[:1] == ["--"] else arguments
+    if {"-h", "--help"} & set(flags):
+        print(__doc__)
+        print("For FLAGS see `python -m learner.main --help`.")
+        return exits.DONE
     try:
         config = parse_command_line(flags).config
     except ConfigError as error:

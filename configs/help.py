@@ -31,7 +31,7 @@ FLAGS = (
     ("--config NAME_OR_PATH", "a preset or a YAML file with any of the keys below; default quickstart"),
     (
         "--dry-run",
-        "validate everything and exit; print the resolved YAML with its hash and, as comments, the placement of\n"
+        "validate everything and exit; print the resolved YAML with its hash and, as comments, the placement of "
         "processes and the memory they need",
     ),
     ("--resume", "resume the run of this name from its newest complete checkpoint, with the groups accepted since"),
@@ -40,6 +40,12 @@ FLAGS = (
         "with --resume: accept a change of this key or section; `code` means sources and libraries, "
         "`data` includes the tasks; repeatable",
     ),
+)
+FILES = (
+    "A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` inherits from another one. "
+    "Lists and mappings are replaced as a whole, not merged. Flags override files, and values are JSON or YAML: 3, "
+    "1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys are read as underscores. Secrets come from the environment "
+    "only (HF_TOKEN), never from a config."
 )
 
 
@@ -56,13 +62,7 @@ def help_parts() -> Iterator[RenderableType]:
     yield _pairs("Flags", FLAGS)
     yield _pairs("Examples", EXAMPLES)
     yield _pairs("Presets", [(name, preset_summary(PRESETS / f"{name}.yaml")) for name in preset_names()])
-    yield Text.assemble(
-        ("Configuration files\n", "bold"),
-        "  A YAML file holds any of the keys below, in nested sections; `extends: NAME_OR_PATH` inherits from\n"
-        "  another one. Lists and mappings are replaced as a whole, not merged. Flags override files, and\n"
-        "  values are JSON or YAML: 3, 1e-4, true, null, [1, 2], '{acd: 1}'. Dashes in keys are read as\n"
-        "  underscores. Secrets come from the environment only (HF_TOKEN), never from a config.\n",
-    )
+    yield Group(Text("Configuration files", style="bold"), _indented(2, FILES), Text())
     for section in sections():
         yield from _section_parts(section)
 
@@ -70,8 +70,13 @@ def help_parts() -> Iterator[RenderableType]:
 def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold")]
     for left, right in rows:
-        parts += [Padding(Text(left, style="cyan"), (0, 0, 0, 2)), Padding(Text(right), (0, 0, 0, 6))]
+        parts += [_indented(2, Text(left, style="cyan")), _indented(6, right)]
     return Group(*parts, Text())
+
+
+def _indented(columns: int, text: str | Text) -> RenderableType:
+    """Text that keeps its indentation where it is wrapped."""
+    return Padding(Text(text) if isinstance(text, str) else text, (0, 0, 0, columns))
 
 
 def _section_parts(section: SectionKeys) -> Iterator[RenderableType]:
@@ -79,11 +84,11 @@ def _section_parts(section: SectionKeys) -> Iterator[RenderableType]:
     if section.variant:
         title += f"  (with --{section.variant[0]} {section.variant[1]})"
     yield Rule(Text(title, style="bold"), align="left", style="dim")
-    yield Padding(Text(section.doc, style="italic"), (0, 0, 0, 2))
+    yield _indented(2, Text(section.doc, style="italic"))
     for key in section.keys:
-        yield Padding(_key_line(key), (0, 0, 0, 2))
+        yield _indented(2, _key_line(key))
         if key.doc:
-            yield Padding(Text(key.doc.replace("None", "null")), (0, 0, 0, 6))
+            yield _indented(6, key.doc.replace("None", "null"))
     yield Text()
 
 

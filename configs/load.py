@@ -24,12 +24,14 @@ from configs.layers import Layers, find_config, parse_yaml, refuse_tokens, unkno
 from configs.run_files import hash_in, run_of
 from configs.schema import RunConfig
 from configs.text import shown
-from configs.tree import default_of, find_field, members, sections
+from configs.tree import default_of, find_field, known_paths, members, sections
 from configs.validate import validated
 
 DEFAULT_PRESET = "quickstart"
 SWITCHES = ("dry-run", "resume")
 ALLOW = "allow-changed"
+OWN_FLAGS = ("config", *SWITCHES, ALLOW)
+"""The flags that are no keys of the configuration."""
 CODE = "code"
 """What `--allow-changed` accepts besides configuration keys and sections: sources and libraries."""
 
@@ -120,11 +122,16 @@ def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 def _needed(flag: str, value: str | None) -> str:
     if value is None:
-        if "." not in flag and flag != ALLOW and (near := nearest(flag, (*SWITCHES, ALLOW))):
+        if flag not in OWN_FLAGS and (near := _own_flag(flag)):
             raise ConfigError(f"--{flag}: unknown flag; did you mean --{near}?")
         raise ConfigError(f"--{flag}: expected a value after it; write --{flag} VALUE")
     refuse_tokens(value, f"--{flag}")
     return value
+
+
+def _own_flag(flag: str) -> str:
+    """The flag of the command itself that was probably meant, or an empty string where it looks like a key."""
+    return "" if "." in flag else nearest(flag, OWN_FLAGS)
 
 
 def _key_or_section(text: str) -> str:
@@ -153,6 +160,8 @@ def _add_override(layers: Layers, path: str, label: str, text: str) -> None:
     names = path.split(".")
     info, depth = find_field(names)
     if info is None:
+        if not nearest(path, known_paths()) and (near := _own_flag(label.removeprefix("--"))):
+            raise ConfigError(f"{label}: unknown flag; did you mean --{near}?")
         raise ConfigError(f"{label}: {unknown_key(path).partition(': ')[2]}")
     current: Any = layers.values
     for name in names[:depth]:

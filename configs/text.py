@@ -1,8 +1,13 @@
-"""Untrusted text in messages: one printable line of bounded length, whatever it contains."""
+"""Parts of messages: counts, and untrusted text as one printable line of bounded length, whatever it contains."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: `1 node`, `2 nodes`."""
+    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def one_line(text: str, longest: int = 60) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.commands import command
 from configs.rewards import RewardsConfig
 from configs.schema import ManifestData, RunConfig, ShapesData
+from configs.text import counted
 from editing.editors.base import EditorError
 from editing.editors.load import resolve_editor
 from editing.manifest import FaultyLines, ManifestDataset, ManifestError
@@ -134,7 +135,7 @@ def open_tasks(config: RunConfig) -> Tasks:
         kept = min(kept, len(train) - 1)
     if kept < 1:
         raise ManifestError(
-            f"data.path: {data.path} has {len(train)} valid task(s), too few to hold out "
+            f"data.path: {data.path} has {counted(len(train), 'valid task')}, too few to hold out "
             f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
         )
     trained, held = split(train.items, len(train) - kept)

@@ -63,8 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m editing.validate", description="Check a manifest.")
     parser.add_argument("manifest", type=path_argument, help="the JSONL file")
     parser.add_argument("--mask-polarity", choices=POLARITIES, help="for lines that do not state their own")
-    parser.add_argument("--root", type=path_argument, help="folder that the paths start from (default: see the header)")
-    parser.add_argument("--max-faulty-fraction", type=float, default=0.05, help="default 0.05")
+    parser.add_argument(
+        "--root",
+        type=path_argument,
+        help="folder that the paths start from (default: the header's, or else the manifest's)",
+    )
+    parser.add_argument(
+        "--max-faulty-fraction", type=float, default=0.05, help="largest accepted share of faulty lines (default 0.05)"
+    )
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the root")
     parser.add_argument(
         "--sheet", type=path_argument, metavar="HTML", help="write a contact sheet: masks drawn on their images"

@@ -71,13 +71,28 @@ def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
     """Run the ablation and write report.md and report.json; 0 if all runs finished, with whatever outcome."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.ablation", description=__doc__.split("\n")[0], allow_abbrev=False
+        prog="python -m evaluation.ablation",
+        description=__doc__.split("\n")[0],
+        epilog="Further flags are those of learner.main, such as --learner.steps 20, and go to every run.",
+        allow_abbrev=False,
     )
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
-    parser.add_argument("--out", type=path_argument, default=Path("runs/ablation"), help="folder of runs and report")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="concurrent runs; with more than one, timings are not comparable"
+        "--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files (default {' '.join(ROWS)})"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of every row each (default 0 1 2)"
+    )
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        default=Path("runs/ablation"),
+        help="folder of runs and report (default %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="concurrent runs; with more than one, timings are not comparable (default %(default)s)",
     )
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)

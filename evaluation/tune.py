@@ -200,17 +200,24 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     """Run the search and write the rows; 0 if every row is tuned, `exits.UNUSABLE` if one has no usable run."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.tune", description=__doc__.split("\n")[0], allow_abbrev=False
+        prog="python -m evaluation.tune",
+        description=__doc__.split("\n")[0],
+        epilog="Further flags are those of learner.main, such as --learner.steps 20, and go to every run.",
+        allow_abbrev=False,
     )
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files ({' '.join(ROWS)})")
-    parser.add_argument("--out", type=path_argument, default=Path("runs/tuning"), help="folder of the runs")
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ROWS), help=f"presets or YAML files (default {' '.join(ROWS)})"
+    )
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("runs/tuning"), help="folder of the runs (default %(default)s)"
+    )
     parser.add_argument(
         "--write",
         type=path_argument,
         default=Path("evaluation/rows/tuned"),
-        help="folder of the tuned rows and of tuning.json",
+        help="folder of the tuned rows and of tuning.json (default %(default)s)",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="concurrent runs (default %(default)s)")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
     record = options.write / "tuning.json"

@@ -19,6 +19,7 @@ from configs.load import ALLOW, SWITCHES, load_config, parse_command_line
 from configs.schema import RunConfig
 from configs.tree import find_field
 from editing.shapes.pretrain import __main__ as pretrain
+from editing.shapes.pretrain import making
 from editing.validate import main as validate
 from evaluation import photos
 from learner.audit.report import main as audit
@@ -251,7 +252,7 @@ def test_the_photos_are_trained_on_by_what_is_told(tmp_path: Path, monkeypatch, 
 
 
 def test_a_new_base_is_trained_by_what_is_told(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain, "make_base", lambda out, recipe: None)
+    monkeypatch.setattr(making, "make_base", lambda out, recipe: None)
     assert pretrain.main(["--out", str(tmp_path / "my base")]) == 0
     config = load_config(typed(capsys.readouterr().out))
     check_edit_signal(config)

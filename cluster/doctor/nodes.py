@@ -19,6 +19,7 @@ from cluster.doctor.storage import marker, store_finding
 from cluster.placement import most
 from configs.judges import JudgeConfig
 from configs.schema import RunConfig
+from configs.text import counted
 
 NODE_SECONDS = 420.0
 HEAD = "node:__internal_head__"
@@ -48,7 +49,7 @@ def examine_cluster(config: RunConfig) -> list[NodeReport]:
         NodeReport(
             "cluster",
             (
-                Finding("ray", "ok", f"{ray.__version__}, {len(nodes)} node(s)"),
+                Finding("ray", "ok", f"{ray.__version__}, {counted(len(nodes), 'node')}"),
                 enough(config, [node["Resources"].get("GPU", 0.0) for node in nodes], most("GPU")),
                 *between(config.rewards.judge, reports, most("judge")),
             ),

@@ -14,6 +14,7 @@ from typing import Literal
 from cluster.placement import LEARNER, POOL, ROLLOUT
 from configs.rewards import RewardsConfig
 from configs.schema import EditorConfig, ManifestData, RunConfig, ShapesData
+from configs.text import counted
 from editing.editors.folder import CACHED_CONDITIONS, EditorSizes, read_json, tensor_shapes
 from rewards.embedding.folder import checked_folder, weighted_models
 
@@ -219,7 +220,7 @@ class _Plan:
             Item("gradients, float32", self.adapter, True, "editor"),
             Item("AdamW moments, float32", 2 * self.adapter, True, "editor"),
             Item(
-                f"activations of {batch} sample(s), {how}",
+                f"activations of {counted(batch, 'sample')}, {how}",
                 batch * saved_bytes(config.editor, self.sizes, self.tokens),
                 False,
                 "editor",
@@ -231,7 +232,7 @@ class _Plan:
                 True,
                 "host",
             ),
-            Item(f"{held} group(s) in training", held * self.group, True, "host"),
+            Item(f"{counted(held, 'group')} in training", held * self.group, True, "host"),
             *(added if config.learner.num_workers > 1 else []),
         ]
 
@@ -241,7 +242,7 @@ class _Plan:
         batch = min(self.config.editor.micro_batch or size, size)
         decoding = batch * self.image.pixels * self.sizes.vae_channels * DECODING * self.item
         return [
-            Item(f"working set of {batch} sample(s)", max(self.working(batch), decoding), False, "editor"),
+            Item(f"working set of {counted(batch, 'sample')}", max(self.working(batch), decoding), False, "editor"),
             Item("states of a group", self.group, True, "editor"),
             Item("the finished group", self.group, True, "host"),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.commands import command
+from configs.text import counted
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
 
 TREND_STEPS = 30
@@ -23,8 +25,12 @@ SECONDS = ("rollout", "update", "publish", "checkpoint")
 
 
 def amount(name: str, value: float, spread: float | None = None) -> str:
-    """A component's value, formatted: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`."""
+    """A component's value, formatted: `24.53 ± 0.61 dB`, or `0.462 ± 0.120`; more places where these would show zeros,
+    as of a scorer of the user's own in small units."""
     places, unit = (2, " dB") if name.endswith("psnr") else (3, "")
+    size = max(abs(value), spread or 0.0)
+    if 1e-9 < size < 0.5 * 10**-places:
+        places = 1 - math.floor(math.log10(size))
     return f"{value:.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}") + unit
 
 
@@ -184,7 +190,7 @@ def final_table(base: EvaluationRecord | None, final: EvaluationRecord, gain_err
     `gain_error` is the standard error of the difference; both were measured on the same tasks and noise, so it
     is smaller than that of either.
     """
-    table = Table(title=f"{final.tasks} held-out tasks, mean ± standard error", title_justify="left")
+    table = Table(title=f"{counted(final.tasks, 'held-out task')}, mean ± standard error", title_justify="left")
     for title, justify in (("metric", "left"), ("base", "right"), ("trained", "right"), ("difference", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
 
@@ -293,7 +299,7 @@ class ConsoleReport:
         self._print(Text.assemble((config.name, "bold"), f"  {record.folder}  config {record.config_hash[:12]}{begun}"))
         self._print(
             f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
-            f"{config.learner.steps} steps of {config.learner.groups_per_step} groups of "
+            f"{counted(config.learner.steps, 'step')} of {counted(config.learner.groups_per_step, 'group')} of "
             f"{config.exploration.group_size}; cluster {config.cluster.mode}"
         )
         for sentence in record.refused_checkpoints:
@@ -329,7 +335,7 @@ class ConsoleReport:
             self._base = record
         values = ", ".join(f"{name} {amount(name, value)}" for name, value in headlines(record.mean).items())
         title = "base" if record.label == "base" else f"after step {record.step}"
-        self._print(f"{title} on {record.tasks} held-out tasks: {values}  ({record.seconds:.0f} s)")
+        self._print(f"{title} on {counted(record.tasks, 'held-out task')}: {values}  ({record.seconds:.0f} s)")
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         self.close()

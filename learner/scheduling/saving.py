@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from configs.text import counted
 from learner.backends.base import Unsaved
 from learner.errors import RunFailed
 from learner.scheduling.active_run import ActiveRun
@@ -27,7 +28,7 @@ def save(run: ActiveRun, last: bool = False) -> None:
     run.reporter.announce("not_saved", step=progress.done, reason=outcome.reason)
     if last or progress.not_saved >= MAX_DISK_FAILURES:
         raise RunFailed(
-            f"The disk has refused a checkpoint {progress.not_saved} time(s) in a row: {outcome.reason}. "
+            f"The disk has refused a checkpoint {counted(progress.not_saved, 'time')} in a row: {outcome.reason}. "
             "Make room, and continue with --resume."
         )
 

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import structlog
 from rich.console import Console
+from rich.text import Text
 
 from configs.errors import ConfigError
 from configs.exits import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
@@ -124,7 +125,7 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
         JudgeUnavailable: when a judge does not respond.
     """
     async with AsyncExitStack() as stack:
-        with Console(stderr=True).status("Waiting for the judges ..."):
+        with _said(waiting_for(config)):
             urls: dict[str, list[str]] = {
                 name: stack.enter_context(_served(config.rewards.judge, name, Path(config.folder) / LOGS))
                 for name in get_args(Name)
@@ -134,6 +135,24 @@ async def opened(config: RunConfig) -> AsyncIterator[RewardPool]:
             stack.push_async_callback(pool.close)
             await pool.start()
         yield pool
+
+
+def waiting_for(config: RunConfig) -> str:
+    """Which judge servers are waited for, and how long; empty without judges."""
+    judges = config.rewards.judge
+    urls = dict.fromkeys(url for name in judges.configured for url in getattr(judges, name).urls)
+    where = f" at {', '.join(urls)} for {judges.patience:g} s at most (rewards.judge.patience)" if urls else ""
+    return f"Waiting for the judges{where} ..." if judges.configured else ""
+
+
+@contextmanager
+def _said(sentence: str) -> Iterator[None]:
+    """What is waited for: on a terminal while it lasts, elsewhere once."""
+    console = Console(stderr=True)
+    with console.status(Text(sentence)) if console.is_terminal and sentence else nullcontext():
+        if sentence and not console.is_terminal:
+            print(sentence, file=sys.stderr, flush=True)
+        yield
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def _serve(config: RunConfig, access: Access) -> int:
     from rewards.cache.base import CacheError
     from rewards.embedding.folder import EmbeddingError
     from rewards.judge.messages import JudgeError
-    from rewards.offline.command import NO_TASKS
+    from rewards.offline.command import NO_TASKS, waiting_for
     from rewards.open import open_pool
     from rewards.plugin.process import ScorerError
     from rewards.pool import PoolError, weighted
@@ -99,8 +99,8 @@ def _serve(config: RunConfig, access: Access) -> int:
     bound = bind(access, config.service.port)
     host, port = bound.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if config.rewards.judge.configured:
-        print("Waiting for the judges ...", flush=True)
+    if waited := waiting_for(config):
+        print(waited, flush=True)
     try:
         with bound, PoolThread(lambda: open_pool(config, NO_TASKS, small_pixels=small_pixels(config.service))) as pool:
             who = "with the token" if access.token else "for everyone on this machine"

@@ -31,6 +31,11 @@ def test_a_run_that_is_new_starts(become, tmp_path: Path):
     assert become == [[*FLAGS, "--folder", str(tmp_path), "--name", "r"]]
 
 
+def test_help_is_answered_and_starts_nothing(become, capsys):
+    assert resume_or_start.main(["--", "--help"]) == exits.DONE
+    assert "python -m learner.main --help" in capsys.readouterr().out and become == []
+
+
 def test_a_run_with_a_checkpoint_resumes(become, tmp_path: Path):
     (tmp_path / "r" / "checkpoints" / "step_000025").mkdir(parents=True)
     resume_or_start.main([*FLAGS, "--folder", str(tmp_path)])

@@ -129,6 +129,9 @@ def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
         (["--learner.steps.x", "1"], "--learner.steps.x: unknown key; did you mean learner.steps?"),
         (["--qwertz", "1"], "--qwertz: unknown key; --help lists every key"),
         (["--dryrun"], "--dryrun: unknown flag; did you mean --dry-run?"),
+        (["--confg", "my_images"], "--confg: unknown flag; did you mean --config?"),
+        (["--confg"], "--confg: unknown flag; did you mean --config?"),
+        (["--config"], "--config: expected a value after it; write --config VALUE"),
         (
             ["--config", "quikstart"],
             "--config quikstart: expected a preset or the path of a YAML file; did you mean quickstart?",

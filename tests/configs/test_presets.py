@@ -120,6 +120,13 @@ def test_help_shows_every_key_with_its_meaning():
         assert f"  {name} " in text
 
 
+def test_help_is_indented_at_every_width():
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    print_help(console)
+    section = console.file.getvalue().partition("Configuration files\n")[2].partition("\n\n")[0]
+    assert all(line.startswith("  ") for line in section.splitlines())
+
+
 def test_every_key_has_a_docstring():
     missing = [key.path for section in sections() for key in section.keys if not key.doc]
     assert missing == []

@@ -1,10 +1,10 @@
-"""Text of others in our sentences: whatever it is, one printable line of bounded length."""
+"""Counts in our sentences; text of others in them: whatever it is, one printable line of bounded length."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from configs.text import one_line, shown, told
+from configs.text import counted, one_line, shown, told
 
 
 class Lines:
@@ -15,6 +15,14 @@ class Lines:
 class Unreadable(Exception):
     def __str__(self):
         raise ValueError("no")
+
+
+def test_one_of_a_thing_is_one():
+    assert [counted(number, "held-out task") for number in (0, 1, 12)] == [
+        "0 held-out tasks",
+        "1 held-out task",
+        "12 held-out tasks",
+    ]
 
 
 @given(st.text(max_size=200), st.integers(3, 80))

@@ -72,7 +72,7 @@ def test_images_have_about_the_asked_size_in_steps_that_the_editor_takes(tiny_ko
 
 def test_too_few_tasks_and_a_folder_that_is_no_editor_are_sentences(tiny_kontext, tmp_path):
     path = write_manifest(tmp_path / "m.jsonl", 1)
-    with pytest.raises(ManifestError, match=r"data.path: .* has 1 valid task\(s\), too few to hold out"):
+    with pytest.raises(ManifestError, match=r"data.path: .* has 1 valid task, too few to hold out"):
         open_tasks(config(tiny_kontext, path))
     with pytest.raises(EditorError, match=r"editor.path: expected a model folder"):
         open_tasks(config(tmp_path, path))

@@ -231,7 +231,7 @@ def test_a_checkpoint_that_the_disk_refused_is_tried_again_after_the_next_step(t
 
 def test_a_disk_that_stays_full_stops_the_run(tmp_path, monkeypatch):
     full(monkeypatch, lambda call: call > 0)
-    with pytest.raises(RunFailed, match=r"has refused a checkpoint 3 time\(s\) in a row: No space.*one is of step 0"):
+    with pytest.raises(RunFailed, match=r"has refused a checkpoint 3 times in a row: No space.*one is of step 0"):
         run(tmp_path, learner={"steps": 50, "groups_per_step": 2})
     assert [e["step"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "step"] == [1, 2, 3]
 

@@ -80,6 +80,7 @@ def test_judges_are_asked_and_their_passes_shown(files, tmp_path, capsys):
         ]
         assert main([*files, "--edited", *edited, *judge, "--json"]) == 0
         captured = capsys.readouterr()
+        assert f"Waiting for the judges at {server.url} for 600 s at most" in captured.err
         assert len(server.requests) == 3 * (3 * 2 + 1)
         values = json.loads(captured.out)
         assert [one["file"] for one in values["edited"]] == [files[3], *edited]

@@ -18,7 +18,6 @@ from configs.output import protect_output
 from configs.paths import path_argument
 from editing.editors.load import BUILT_IN, resolve_editor
 from editing.shapes.pretrain.errors import RecipeError
-from editing.shapes.pretrain.making import make_base
 from editing.shapes.pretrain.recipe import MOST_PROCESSES, Recipe, default_processes
 
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=resolve_editor(BUILT_IN),
         help="folder of the new base, diffusers format (default: the embedded one)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
     parser.add_argument(
         "--processes",
         type=int,
@@ -43,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"data-parallel processes (default: one per core, at most {MOST_PROCESSES})",
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the transformer")
-    parser.add_argument("--autoencoder-steps", type=int, default=1500, help="0 keeps the one in OUT/vae")
+    parser.add_argument("--autoencoder-steps", type=int, default=1500, help="0 keeps the one in OUT/vae (default 1500)")
     parser.add_argument("--autoencoder-images", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=2000, help="transformer steps")
-    parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=2000, help="transformer steps (default 2000)")
+    parser.add_argument("--pairs", type=int, default=8000, help="training pairs of the transformer (default 8000)")
     parser.add_argument("--scenes", type=int, default=512, help="validation scenes for the card's numbers")
     settings = vars(parser.parse_args(arguments))
     out = settings.pop("out")
+    from editing.shapes.pretrain.making import make_base  # late: it loads diffusers, which --help need not wait for
+
     try:
         make_base(out, Recipe(**settings))
     except RecipeError as error:

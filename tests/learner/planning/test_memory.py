@@ -273,9 +273,9 @@ def test_learner_processes_hold_a_share_of_the_step_s_groups_and_all_else_each_f
 
     one, three = learner(1), learner(3)
     assert (one.count, three.count) == (1, 3)
-    assert item(one, "7 group(s) in training") * 3 == item(three, "3 group(s) in training") * 7
+    assert item(one, "7 groups in training") * 3 == item(three, "3 groups in training") * 7
     only_here = {entry.name for entry in three.items} - {entry.name for entry in one.items}
-    assert only_here == {"3 group(s) in training", "gradients that the processes add up"}
+    assert only_here == {"3 groups in training", "gradients that the processes add up"}
     assert item(three, "gradients that") == 2 * item(three, "gradients, float32")
     assert three.bytes("editor") == one.bytes("editor")
 

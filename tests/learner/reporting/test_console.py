@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from configs.schema import RunConfig
-from learner.reporting.console import BARS, ConsoleReport, account, clock, colour, final_table, step_line, trend
+from learner.reporting.console import BARS, ConsoleReport, account, amount, clock, colour, final_table, step_line, trend
 from learner.reporting.records import Counters, EvaluationRecord, RunRecord, StepRecord
 
 ACCOUNT = {
@@ -121,6 +121,27 @@ def test_without_a_terminal_every_step_is_a_plain_line(tmp_path: Path):
         step_line(step(2, 2.0), 8 * 3.0),
     ]
     assert any(line.startswith("base on 256 held-out tasks: edit_score 0.500, edit_psnr 18.00 dB") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "spread", "text"),
+    [
+        ("edit_psnr", 24.529, 0.61, "24.53 ± 0.61 dB"),
+        ("acd", 0.4622, None, "0.462"),
+        ("mine", 0.000103, 0.000174, "0.00010 ± 0.00017"),
+        ("mine", -0.00002, None, "-0.000020"),
+        ("mine", 0.0002, 0.12, "0.000 ± 0.120"),
+        ("mine", 0.0, 0.0, "0.000 ± 0.000"),
+        ("mine", float("nan"), None, "nan"),
+    ],
+)
+def test_an_amount_shows_what_it_is(name, value, spread, text):
+    assert amount(name, value, spread) == text
+
+
+def test_one_held_out_task_is_one():
+    one = EvaluationRecord(1, "final", 1, {"edit_score": 0.5}, {}, 2.0)
+    assert final_table(None, one, {}).title == "1 held-out task, mean ± standard error"
 
 
 def test_on_a_terminal_the_table_is_live_and_gone_after_close(tmp_path: Path):
