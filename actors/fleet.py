@@ -188,8 +188,7 @@ class Fleet:
             )
             if (worker.jobs or behind) and now - worker.since > limit:
                 self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
-        if self._too_few is not None:
-            raise self._too_few
+        self.raise_if_too_few()
         self._end_drained()
         self._start_due()
         if self.pids() or self._sent is None:
@@ -200,6 +199,11 @@ class Fleet:
                 "takes longer to load; if the cluster lacks the GPUs that cluster.gpus_per_rollout_worker asks for, "
                 "lower that or cluster.rollout_workers."
             )
+
+    def raise_if_too_few(self) -> None:
+        """Raises FleetError when too many workers were given up; their jobs have been handed back."""
+        if self._too_few is not None:
+            raise self._too_few
 
     def close(self) -> None:
         """Ends all workers."""
@@ -287,7 +291,7 @@ class Fleet:
         self._lose(worker, reason, error)
 
     def _lose(self, worker: Worker, reason: str, error: Exception | None = None) -> None:
-        """Gives the worker up, and its jobs back. If too few are left, `check` raises that, from `error`."""
+        """Gives the worker up, and its jobs back. If too few are left, `raise_if_too_few` says so, from `error`."""
         slot = self.slots.slot_of(worker)
         if slot is None:
             return

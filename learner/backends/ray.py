@@ -301,6 +301,7 @@ class RayBackend:
         while True:
             with _fleet_faults():
                 resumed = self._coroutines.resume()
+                self.fleet.raise_if_too_few()
             # Only now: a job that ended while this process was busy elsewhere is not overdue.
             if not resumed or time.monotonic() > self._looked_at + WAIT_SECONDS:
                 self._look()
