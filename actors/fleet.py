@@ -1,7 +1,7 @@
 """The rollout workers as Ray actors: weights, jobs, and what follows from the loss of a worker.
 
-A fleet does not wait by itself: its owner waits on Ray objects and calls back (`WhenReady`), so that one place
-sees everything that happens.
+A fleet does not wait by itself: what waits for a worker is a coroutine, and the fleet's owner resumes it, so that one
+place sees everything that happens.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from configs.schema import RunConfig
 from editing.task import Image, TaskError
 from editing.trajectory import Shown
 from editing.weights import WeightProof
+from locus.common.ray_coroutines import Coroutines, ready
 from locus.common.ray_errors import GONE, reason_of
 from locus.common.restarts import RestartPolicy
-
-WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
-"""`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
 
 FETCH_SECONDS = 60.0
 """For an answer that is there already."""
@@ -39,26 +37,20 @@ class WrongWeights(RuntimeError):
     """Workers take over other weights than those that are trained: a fault of code or installation, not of a worker."""
 
 
+class JobFailed(RuntimeError):
+    """A job has no result. `spoiled` tells that a task went bad, so that another attempt is in vain."""
+
+    def __init__(self, reason: str, spoiled: bool = False) -> None:
+        super().__init__(reason)
+        self.spoiled = spoiled
+
+
 @dataclass(eq=False)
 class _Sent:
     """Weights on their way; they need not wait for what they are announced as."""
 
     weights: ray.ObjectRef
     announced: WeightProof | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One call of a worker's method that returns a small message and a large object.
-
-    Exactly one of `done(message, reference of the object)` and `failed(reason, spoiled)` is called, once; `spoiled`
-    tells that a task went bad, so that another attempt is in vain.
-    """
-
-    method: str
-    arguments: tuple[Any, ...]
-    done: Callable[[Any, ray.ObjectRef], None]
-    failed: Callable[[str, bool], None]
 
 
 class RolloutActor(RolloutWorker):
@@ -90,22 +82,23 @@ class Fleet:
         self,
         config: RunConfig,
         options: dict[str, object],
-        when_ready: WhenReady,
+        coroutines: Coroutines,
         notify: Callable[..., None],
         policy: RestartPolicy | None = None,
         tasks: ray.ObjectRef | None = None,
     ) -> None:
         """`options` are Ray's for a worker; `notify(event, **fields)` hears of workers started, lost and drained.
 
-        The restart policy is the configuration's, unless given. `tasks` are the run's, which every worker is handed;
-        without them each opens its own.
+        The owner resumes `coroutines`, to which the fleet adds its own. The restart policy is the configuration's,
+        unless given. `tasks` are the run's, which every worker is handed; without them each opens its own.
         """
         cluster = config.cluster
-        self._config, self._when_ready, self._notify, self._tasks = config, when_ready, notify, tasks
+        self._config, self._coroutines, self._notify, self._tasks = config, coroutines, notify, tasks
         self._actor = ray.remote(RolloutActor).options(scheduling_strategy="SPREAD", **options)
         self._sent: _Sent | None = None
         self._last_proof = time.monotonic()
         self._errors: dict[str, Worker] = {}  # who first raised what
+        self._too_few: FleetError | None = None
         self.slots = Slots(
             cluster.rollout_workers,
             policy or RestartPolicy(cluster.max_restarts),
@@ -139,12 +132,41 @@ class Fleet:
         limit = self._config.cluster.groups_in_flight
         return sum(max(0, limit - len(worker.jobs)) for worker in self._proved())
 
-    def submit(self, job: Job) -> None:
-        """Gives a job to the least busy worker; only when `capacity` is above zero."""
+    async def run(self, method: str, *arguments: Any) -> tuple[Any, ray.ObjectRef]:
+        """A job: calls a method of the least busy worker, which returns a small message and a large object.
+
+        Only when `capacity` is above zero. Returns the message and the reference of the object.
+
+        Raises:
+            JobFailed: when the worker is lost first, or for the reason that the worker gives.
+            FleetError: when the fleet gives up, instead; also WrongWeights.
+        """
         worker = min(self._proved(), key=lambda one: len(one.jobs))
-        self.slots.give(worker, job, time.monotonic())
-        message, result = getattr(worker.handle, job.method).options(num_returns=2).remote(*job.arguments)
-        self._when_ready(message, lambda ref: self._finished(worker, job, ref, result))
+        message, result = getattr(worker.handle, method).options(num_returns=2).remote(*arguments)
+        self.slots.give(worker, message, time.monotonic())
+        await ready(message)
+        if message not in worker.jobs:
+            raise JobFailed(worker.lost)  # it was given up with its worker
+        try:
+            small = ray.get(message, timeout=FETCH_SECONDS)
+        except (*GONE, GetTimeoutError) as error:
+            self._lose(worker, reason_of(error), error)
+            raise JobFailed(reason_of(error)) from error
+        except GROUP_FAULTS as error:
+            self.slots.settle(worker, message, time.monotonic())
+            if isinstance(error, WrongVersion) and worker.version is not None:
+                # It proved weights that it does not work with. Its next jobs, already in line, say the same.
+                self._wrong(worker, self._announced, reason_of(error))
+            raise JobFailed(reason_of(error), isinstance(error, TaskError)) from error
+        except ObjectLostError as error:
+            self.slots.settle(worker, message, time.monotonic())
+            raise JobFailed(f"its message was lost: {reason_of(error)}") from error
+        except RayTaskError as error:
+            self._raised(worker, error)
+            raise JobFailed(reason_of(error)) from error
+        self.slots.settle(worker, message, time.monotonic())
+        self.slots.succeed(worker)
+        return small, result
 
     def pids(self) -> list[int]:
         """The processes of the workers that have proved weights."""
@@ -166,6 +188,7 @@ class Fleet:
             )
             if (worker.jobs or behind) and now - worker.since > limit:
                 self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
+        self.raise_if_too_few()
         self._end_drained()
         self._start_due()
         if self.pids() or self._sent is None:
@@ -176,6 +199,11 @@ class Fleet:
                 "takes longer to load; if the cluster lacks the GPUs that cluster.gpus_per_rollout_worker asks for, "
                 "lower that or cluster.rollout_workers."
             )
+
+    def raise_if_too_few(self) -> None:
+        """Raises FleetError when too many workers were given up; their jobs have been handed back."""
+        if self._too_few is not None:
+            raise self._too_few
 
     def close(self) -> None:
         """Ends all workers."""
@@ -202,27 +230,28 @@ class Fleet:
             self._notify("worker_drained", pid=worker.pid, left=self.slots.left())
 
     def _send_weights(self, worker: Worker) -> None:
+        assert self._sent is not None, "send() comes first"
+        self._coroutines.start(self._prove(worker, self._sent))
+
+    async def _prove(self, worker: Worker, sent: _Sent) -> None:
+        """Sends weights to a worker, and sees to it that it holds what they were announced as meanwhile."""
         if not worker.jobs:
             worker.since = time.monotonic()
-        sent = self._sent
-        assert sent is not None, "send() comes first"
-        receipt = worker.handle.set_weights.remote(sent.weights)
-        self._when_ready(receipt, lambda ref: self._proof(worker, sent.announced, ref))
-
-    def _proof(self, worker: Worker, announced: WeightProof | None, ref: ray.ObjectRef) -> None:
+        answer = worker.handle.set_weights.remote(sent.weights)
+        await ready(answer)
         if self.slots.slot_of(worker) is None:
             return
         try:
-            receipt: Receipt = ray.get(ref)
+            receipt: Receipt = ray.get(answer)
         except GONE as error:
             self._lose(worker, reason_of(error), error)
             return
         except (RayTaskError, ObjectLostError) as error:  # refused, or lost on the way
-            self._wrong(worker, announced, reason_of(error), isinstance(error, ObjectLostError))
+            self._wrong(worker, sent.announced, reason_of(error), isinstance(error, ObjectLostError))
             return
         held = receipt.proof
-        if held != announced:
-            self._wrong(worker, announced, f"it holds {held} instead of {announced}")
+        if held != sent.announced:
+            self._wrong(worker, sent.announced, f"it holds {held} instead of {sent.announced}")
             return
         worker.version = held.version
         if worker.pid is None:
@@ -250,32 +279,6 @@ class Fleet:
         else:
             self._lose(worker, f"wrong weights, after they were sent again: {reason}")
 
-    def _finished(self, worker: Worker, job: Job, message: ray.ObjectRef, result: ray.ObjectRef) -> None:
-        if job not in worker.jobs:
-            return  # it was given up with its worker
-        try:
-            small = ray.get(message, timeout=FETCH_SECONDS)
-        except (*GONE, GetTimeoutError) as error:
-            self._lose(worker, reason_of(error), error)
-            return
-        except GROUP_FAULTS as error:
-            self.slots.settle(worker, job, time.monotonic())
-            if isinstance(error, WrongVersion) and worker.version is not None:
-                # It proved weights that it does not work with. Its next jobs, already in line, say the same.
-                self._wrong(worker, self._announced, reason_of(error))
-            job.failed(reason_of(error), isinstance(error, TaskError))
-            return
-        except ObjectLostError as error:
-            self.slots.settle(worker, job, time.monotonic())
-            job.failed(f"its message was lost: {reason_of(error)}", False)
-            return
-        except RayTaskError as error:
-            self._raised(worker, error)
-            return
-        self.slots.settle(worker, job, time.monotonic())
-        self.slots.succeed(worker)
-        job.done(small, result)
-
     def _raised(self, worker: Worker, error: RayTaskError) -> None:
         """A worker raised what it should not: it is replaced, unless it is not the worker.
 
@@ -288,14 +291,11 @@ class Fleet:
         self._lose(worker, reason, error)
 
     def _lose(self, worker: Worker, reason: str, error: Exception | None = None) -> None:
-        """Gives the worker up, and its jobs back.
-
-        Raises:
-            FleetError: from `error`, when too few are left.
-        """
+        """Gives the worker up, and its jobs back. If too few are left, `raise_if_too_few` says so, from `error`."""
         slot = self.slots.slot_of(worker)
         if slot is None:
             return
+        worker.lost = reason
         loss = self.slots.lose(worker, time.monotonic())
         # Dead already, unless it hangs or Ray has only lost sight of it: it must not keep its GPU.
         ray.kill(worker.handle, no_restart=True)
@@ -304,12 +304,13 @@ class Fleet:
         )
         if slot.given_up:
             self._notify("worker_given_up", slot=slot.number, losses=slot.losses, left=self.slots.left(), reason=reason)
-        for job in loss.jobs:
-            job.failed(reason, False)
+        for message in loss.jobs:
+            self._coroutines.wake(message)
         if self.slots.too_few():
-            raise FleetError(
+            self._too_few = FleetError(
                 f"{self.slots.left()} rollout workers are left, expected at least "
                 f"{min(self.slots.floor, self.slots.desired)} (cluster.min_rollout_workers): each of the others "
                 f"was lost {slot.losses} times in a row without finishing a group (cluster.max_restarts); the last "
                 f"time: {reason}"
-            ) from error
+            )
+            self._too_few.__cause__ = error

@@ -23,6 +23,7 @@ class Worker:
         pid: known with the first proof.
         wrong: how often it held other weights than it should since its last finished job.
         jobs: what it was given and has not finished, oldest first.
+        lost: why it was given up; empty while it was not.
     """
 
     handle: Any
@@ -31,6 +32,7 @@ class Worker:
     pid: int | None = None
     wrong: int = 0
     jobs: list[Any] = field(default_factory=list)
+    lost: str = ""
 
 
 @dataclass(eq=False)

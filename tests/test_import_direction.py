@@ -53,6 +53,7 @@ HEAVY = {
     "transformers": {"editing.editors.tokenizers", "editing.shapes.pretrain"},
     "peft": {"editing.editors.lora"},
     "ray": {
+        "locus.common.ray_coroutines",
         "locus.common.ray_errors",
         "actors.fleet",
         "learner.backends.ray",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.fleet import Fleet, WhenReady
+from actors.fleet import Fleet
 from actors.slots import Worker
 from actors.worker import Receipt, WrongVersion
 from configs.load import config_hash
@@ -30,6 +30,7 @@ from evaluation.speed.simulated import Work, scores_of
 from learner.backends.learner_group import LearnerGroup
 from learner.backends.ray import RayBackend
 from learner.update.step_report import StepReport, StepTotals
+from locus.common.ray_coroutines import Coroutines
 from rewards.result import GroupScores
 
 CONCURRENCY = 2048
@@ -149,9 +150,9 @@ class _Handle:
 class SimulatedFleet(Fleet):
     """The real fleet, with workers that all live in one process."""
 
-    def __init__(self, config: RunConfig, carrier: Any, when_ready: WhenReady, notify: Callable[..., None]) -> None:
+    def __init__(self, config: RunConfig, carrier: Any, coroutines: Coroutines, notify: Callable[..., None]) -> None:
         self._carrier = carrier
-        super().__init__(config, OPTIONS, when_ready, notify)
+        super().__init__(config, OPTIONS, coroutines, notify)
 
     def _start_due(self) -> None:
         for slot in self.slots.due(time.monotonic()):
@@ -178,5 +179,5 @@ class SimulatedRayBackend(RayBackend):
         self._learner = learner = LearnerGroup(self._config, [process(SimulatedLearner, self._work, self._arrays)])
         self._pool = process(SimulatedPool, max_concurrency=CONCURRENCY)
         carrier = process(Carrier, self._config, self._work, self._tokens, max_concurrency=CONCURRENCY)
-        self._fleet = SimulatedFleet(self._config, carrier, self._when_ready, self._notify)
+        self._fleet = SimulatedFleet(self._config, carrier, self._coroutines, self._notify)
         learner.start(step, allowed)

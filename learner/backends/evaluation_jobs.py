@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors.fleet import FETCH_SECONDS, Fleet, Job
+from actors.fleet import Fleet, JobFailed
 from editing.task import NOT_FINITE
 from editing.trajectory import Shown
 from learner.backends.base import HeldOut
-from learner.backends.ray_results import GroupLost, Spoiled, result_of
+from learner.backends.ray_results import GroupLost, Spoiled
 from learner.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
 
 CHUNK = 8  # tasks per job: enough to be worth a call, few enough to spread over the workers
 
-AskPool = Callable[[list[int], "ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
-"""`ask(indices, images, call)`: has the pool measure the images of these tasks, and calls `call(answer)`."""
+Rows = Sequence[Mapping[str, float]]
+AskPool = Callable[[list[int], "ray.ObjectRef"], Coroutine[Any, Any, Rows]]
+"""`await ask_pool(indices, images)`: has the pool measure the images of these tasks."""
+Start = Callable[[Coroutine[Any, Any, None]], None]
+"""`start(coroutine)`: runs it, and resumes it while `wait` waits, see `HeldOutJobs.measure`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class _Chunk:
 class HeldOutJobs:
     """One measurement."""
 
-    def __init__(self, fleet: Fleet, ask_pool: AskPool, base: bool, max_attempts: int) -> None:
+    def __init__(self, fleet: Fleet, ask_pool: AskPool, start: Start, base: bool, max_attempts: int) -> None:
         """`base` measures the editor without adapter; a lost job is done again `max_attempts` times."""
-        self._fleet, self._ask_pool, self._base, self._max_attempts = fleet, ask_pool, base, max_attempts
+        self._fleet, self._ask_pool, self._start = fleet, ask_pool, start
+        self._base, self._max_attempts = base, max_attempts
         self._todo: deque[_Chunk] = deque()
         self._open = 0
         self._metrics: dict[int, Mapping[str, float]] = {}
@@ -54,15 +57,7 @@ class HeldOutJobs:
         self._add("shown", ((index,) for index in indices[:shown]))
         while self._open:
             while self._todo and self._fleet.capacity() > 0:
-                chunk = self._todo.popleft()
-                self._fleet.submit(
-                    Job(
-                        chunk.method,
-                        (list(chunk.indices), self._base),
-                        partial(self._made, chunk),
-                        partial(self._failed, chunk),
-                    )
-                )
+                self._start(self._measure(self._todo.popleft()))
             wait()
         return HeldOut(
             [self._metrics[index] for index in indices],
@@ -76,21 +71,19 @@ class HeldOutJobs:
             self._todo.append(_Chunk(method, chunk))
             self._open += 1
 
-    def _made(self, chunk: _Chunk, message: Any, pictures: ray.ObjectRef) -> None:
-        if chunk.method == "held_out":
-            self._ask_pool(list(chunk.indices), pictures, partial(self._measured, chunk))
-        else:
-            self._shown.update({one.index: one for one in message})
-            self._open -= 1
-
-    def _measured(self, chunk: _Chunk, answer: ray.ObjectRef) -> None:
+    async def _measure(self, chunk: _Chunk) -> None:
+        """Has a worker make the chunk's images and the pool measure them, unless they are only shown."""
         try:
-            rows = result_of("reward pool", answer, FETCH_SECONDS)
-        except (GroupLost, Spoiled) as error:
-            self._failed(chunk, str(error), isinstance(error, Spoiled))
-            return
-        self._metrics.update(zip(chunk.indices, rows, strict=True))
-        self._open -= 1
+            message, images = await self._fleet.run(chunk.method, list(chunk.indices), self._base)
+            if chunk.method == "shown":
+                self._shown.update({one.index: one for one in message})
+            else:
+                rows = await self._ask_pool(list(chunk.indices), images)
+                self._metrics.update(zip(chunk.indices, rows, strict=True))
+        except (JobFailed, GroupLost, Spoiled) as error:
+            self._failed(chunk, str(error), error.spoiled)
+        else:
+            self._open -= 1
 
     def _failed(self, chunk: _Chunk, why: str, spoiled: bool) -> None:
         not_finite = NOT_FINITE in why  # done again, the same weights would make the same latents

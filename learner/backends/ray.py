@@ -1,7 +1,8 @@
 """The backend on Ray: rollout workers, a reward pool and a learner, each a process of its own.
 
-Groups go worker -> pool -> learner by reference; this process sees only leases, scores and reports. Everything
-that happens arrives at one place (`_poll`), which calls back whoever waits for it.
+Groups go worker -> pool -> learner by reference; this process sees only leases, scores and reports. What waits for
+another process is a coroutine: a lease's way to the inbox is `_deliver`, and on to the learner `consume`. All of them
+go on at one place, `_poll`, which the main loop calls whenever it waits for something.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.fleet import FETCH_SECONDS, Fleet, FleetError, Job, WrongWeights
+from actors.fleet import FETCH_SECONDS, Fleet, FleetError, JobFailed, WrongWeights
 from cluster.placement import beside_the_driver, custom
 from cluster.raylet_monitor import RayletMonitor
 from cluster.runtime import actor_options, connect
@@ -29,7 +30,7 @@ from configs.judges import JUDGES
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
-from editing.trajectory import Generated, Lease
+from editing.trajectory import Lease
 from editing.weights import WeightProof
 from learner.backends.base import (
     Delivered,
@@ -44,7 +45,7 @@ from learner.backends.base import (
     step_limit,
     taking_limit,
 )
-from learner.backends.evaluation_jobs import HeldOutJobs
+from learner.backends.evaluation_jobs import HeldOutJobs, Rows
 from learner.backends.learner_group import LearnerGroup
 from learner.backends.ray_calls import Calls, outcome
 from learner.backends.ray_results import GroupLost, Spoiled, result_of
@@ -52,14 +53,13 @@ from learner.backends.reward_worker import PoolActor, secrets
 from learner.errors import LearnerLost, RunFailed, RunInterrupted
 from learner.reporting.records import Notify
 from learner.update.step_report import StepReport
-from rewards.result import GroupScores
+from locus.common.ray_coroutines import Coroutines, ready
 from rewards.vllm.replicas import ServersFailed
 
 if TYPE_CHECKING:
     from rewards.vllm.actor import JudgeServers
 
 WAIT_SECONDS = 1.0  # deadlines are looked at this often
-PAUSE_SECONDS = 0.1
 CLOSING_SECONDS = 10.0
 
 
@@ -73,14 +73,14 @@ class RayBackend:
         self._tasks = tasks
         self._runtime = connect(config.cluster)
         self._watch = RayletMonitor(self._raylet_lost)
-        self._waiting: dict[ray.ObjectRef, Callable[[ray.ObjectRef], None]] = {}
+        self._coroutines = Coroutines()
         self._inbox: deque[Delivered | Taken | Lost] = deque()
         self._learner: LearnerGroup | None = None
         self._fleet: Fleet | None = None
         self._desired = DesiredFile(self._folder, config.cluster)
         self._pool: Any = None
         self._judge_servers: list[JudgeServers] = []
-        self._pool_calls, self._learner_calls = Calls(), Calls()
+        self._pool_calls, self._learner_calls = Calls("reward pool"), Calls("learner")
         self._looked_at = 0.0
         self._failure: RunFailed | None = None
 
@@ -97,7 +97,7 @@ class RayBackend:
         self._fleet = Fleet(
             config,
             actor_options(cluster, cluster.gpus_per_rollout_worker, custom("rollout")),
-            self._when_ready,
+            self._coroutines,
             self._notify,
             tasks=tasks,
         )
@@ -107,8 +107,7 @@ class RayBackend:
 
     def _start_judge_servers(self) -> None:
         def urls_changed(judge: str, urls: list[str]) -> None:
-            done = self._pool.set_urls.remote(judge, urls)
-            self._when_answered(self._pool_calls, done, lambda ref: result_of("reward pool", ref, FETCH_SECONDS))
+            self._coroutines.start(self._pool_calls.result(self._pool.set_urls.remote(judge, urls)))
 
         for judge in JUDGES:
             if getattr(self._config.rewards.judge, judge).serve.replicas:
@@ -118,7 +117,7 @@ class RayBackend:
                     self._config,
                     judge,
                     self._folder,
-                    self._when_ready,
+                    self._coroutines,
                     self._notify,
                     partial(urls_changed, judge),
                     custom("judge"),
@@ -163,7 +162,12 @@ class RayBackend:
         return self.fleet.capacity()
 
     def submit(self, lease: Lease) -> None:
-        def done(generated: Generated, group: ray.ObjectRef) -> None:
+        self._coroutines.start(self._deliver(lease))
+
+    async def _deliver(self, lease: Lease) -> None:
+        """Has a worker roll the lease out and the pool score the group, which arrives in the inbox, or is lost."""
+        try:
+            generated, group = await self.fleet.run("roll_out", lease)
             self._notify(
                 "generated",
                 group=lease.group_id,
@@ -171,22 +175,11 @@ class RayBackend:
                 version=generated.policy_version,
                 seconds=round(generated.seconds, 4),
             )
-            self._when_answered(
-                self._pool_calls, self._pool.score.remote(group), lambda ref: self._scored(generated, group, ref)
-            )
-
-        def failed(why: str, spoiled: bool) -> None:
-            self._inbox.append(Lost(lease, why, spoiled))
-
-        self.fleet.submit(Job("roll_out", (lease,), done, failed))
-
-    def _scored(self, generated: Generated, group: ray.ObjectRef, ref: ray.ObjectRef) -> None:
-        try:
-            scores: GroupScores = result_of("reward pool", ref, FETCH_SECONDS)
-        except (GroupLost, Spoiled) as error:
-            self._inbox.append(Lost(generated.lease, str(error), isinstance(error, Spoiled)))
-            return
-        self._inbox.append(Delivered(generated, scores, handle=group))
+            scores = await self._pool_calls.result(self._pool.score.remote(group))
+        except (JobFailed, GroupLost, Spoiled) as error:
+            self._inbox.append(Lost(lease, str(error), error.spoiled))
+        else:
+            self._inbox.append(Delivered(generated, scores, handle=group))
 
     def next_delivery(self, timeout: float) -> Delivered | Taken | Lost | None:
         if not self._inbox:
@@ -205,9 +198,9 @@ class RayBackend:
         refs = self.learner.consume(delivered)
         losses: list[GroupLost | Spoiled | None] = []
 
-        def answered(ref: ray.ObjectRef) -> None:
+        async def hand_over(ref: ray.ObjectRef) -> None:
             try:
-                result_of("learner", ref, FETCH_SECONDS)
+                await self._learner_calls.result(ref)
                 losses.append(None)
             except (GroupLost, Spoiled) as error:
                 losses.append(error)
@@ -215,17 +208,18 @@ class RayBackend:
                 self._inbox.append(outcome(delivered.lease, losses))
 
         for ref in refs:
-            self._when_answered(self._learner_calls, ref, answered)
+            self._coroutines.start(hand_over(ref))
 
     def update(self, meanwhile: Callable[[], None]) -> StepReport:
         refs, limit = self.learner.update(), step_limit(self._config)
         reports: dict[ray.ObjectRef, StepReport] = {}
 
-        def reported(ref: ray.ObjectRef) -> None:
+        async def report(ref: ray.ObjectRef) -> None:
+            await ready(ref)
             reports[ref] = result_of("learner", ref, FETCH_SECONDS)
 
         for ref in refs:
-            self._when_ready(ref, reported)
+            self._coroutines.start(report(ref))
         deadline = time.monotonic() + limit
         while len(reports) < len(refs):
             left = deadline - time.monotonic()
@@ -248,18 +242,18 @@ class RayBackend:
         return self.learner.step_of([reports[ref] for ref in refs])
 
     def images(self, delivered: Delivered) -> Image | None:
-        pictures = self._pool.images.remote(delivered.handle)
+        images = self._pool.images.remote(delivered.handle)
         try:
-            found: Image = result_of("reward pool", pictures, scoring_limit(self._config))
+            found: Image = result_of("reward pool", images, scoring_limit(self._config))
         except GroupLost:  # the learner has the group; a gallery does without
             return None
         return found
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
-        def ask(chunk: list[int], pictures: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
-            self._when_answered(self._pool_calls, self._pool.measure.remote(chunk, pictures, "held_out"), call)
+        def ask_pool(indices: list[int], images: ray.ObjectRef) -> Coroutine[Any, Any, Rows]:
+            return self._pool_calls.result(self._pool.measure.remote(indices, images, "held_out"))
 
-        jobs = HeldOutJobs(self.fleet, ask, base, self._config.cluster.max_attempts)
+        jobs = HeldOutJobs(self.fleet, ask_pool, self._coroutines.start, base, self._config.cluster.max_attempts)
         return jobs.measure(indices, shown, wait=lambda: self._poll(WAIT_SECONDS))
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
@@ -297,37 +291,23 @@ class RayBackend:
         )
         os._exit(exits.RESUMABLE)
 
-    def _when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
-        self._waiting[ref] = call
-
-    def _when_answered(self, calls: Calls, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], None]) -> None:
-        """As `_when_ready`, of a process that must not hang (see `_look`)."""
-        calls.began()
-
-        def answered(ref: ray.ObjectRef) -> None:
-            calls.ended()
-            call(ref)
-
-        self._when_ready(ref, answered)
-
     def _poll(self, timeout: float) -> None:
-        """Waits until something happens and calls back for all that did; looks after the processes meanwhile."""
+        """Waits until coroutines can go on and resumes them; looks after the processes meanwhile."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
         deadline = time.monotonic() + timeout
         while True:
-            happened, arrived = self._call_back(), len(self._inbox)
+            with _fleet_faults():
+                resumed = self._coroutines.resume()
+                self.fleet.raise_if_too_few()
             # Only now: a job that ended while this process was busy elsewhere is not overdue.
-            if not happened or time.monotonic() > self._looked_at + WAIT_SECONDS:
+            if not resumed or time.monotonic() > self._looked_at + WAIT_SECONDS:
                 self._look()
             left = deadline - time.monotonic()
-            if happened or len(self._inbox) > arrived or left <= 0:
+            if resumed or left <= 0:
                 return
-            if self._waiting:
-                ray.wait(list(self._waiting), num_returns=1, timeout=min(left, WAIT_SECONDS), fetch_local=False)
-            else:  # everybody waits to be started again
-                time.sleep(min(left, PAUSE_SECONDS))
+            self._coroutines.wait(min(left, WAIT_SECONDS))
 
     def _look(self) -> None:
         """Does what is due, and ends what takes too long."""
@@ -355,15 +335,6 @@ class RayBackend:
             return
         if desired is not None:
             self.fleet.resize(desired)
-
-    def _call_back(self) -> bool:
-        """Calls back for everything that is ready; whether there was anything."""
-        waiting = list(self._waiting)
-        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-        for ref in ready:
-            with _fleet_faults():
-                self._waiting.pop(ref)(ref)
-        return bool(ready)
 
 
 @contextmanager

@@ -12,16 +12,22 @@ from learner.errors import LearnerLost, RunFailed, RunInterrupted
 from locus.common.ray_errors import GONE, cause_of, reason_of
 from rewards.judge.messages import JudgeError
 
+Who = Literal["learner", "reward pool"]
+
 
 class GroupLost(RunInterrupted):
     """A group is gone, with the node that held it. Before it is trained on it can be made again."""
+
+    spoiled = False
 
 
 class Spoiled(RunFailed):
     """A task went bad: its files are gone or have changed. Another one can take its place."""
 
+    spoiled = True
 
-def result_of(who: Literal["learner", "reward pool"], ref: ray.ObjectRef, limit: float) -> Any:
+
+def result_of(who: Who, ref: ray.ObjectRef, limit: float) -> Any:
     """The response of the learner or the reward pool within `limit` seconds.
 
     Raises:

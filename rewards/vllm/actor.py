@@ -1,6 +1,6 @@
 """Judge servers on Ray: each in an actor of its own, wherever the cluster has the GPUs.
 
-The owner waits on Ray objects and calls back (`WhenReady`), as for the rollout workers: nothing waits here.
+What waits for a server is a coroutine that the owner resumes, as for the rollout workers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from configs.errors import ConfigError
 from configs.judges import ServeConfig
 from configs.schema import RunConfig
+from locus.common.ray_coroutines import Coroutines, ready
 from locus.common.ray_errors import sentence_of
 from rewards.vllm.attended import Attended
 from rewards.vllm.merge import merged
@@ -31,9 +32,6 @@ from rewards.vllm.replicas import (
     settings,
 )
 from rewards.vllm.server import VllmServer
-
-WhenReady = Callable[["ray.ObjectRef", Callable[["ray.ObjectRef"], None]], None]
-"""`when_ready(ref, call)`: call `call(ref)` once the object is there or has failed."""
 
 LOOK_SECONDS = 2.0
 STOPPING_SECONDS = 60.0
@@ -90,14 +88,14 @@ class _Actor:
 
 
 class JudgeServers:
-    """The servers of one judge on Ray, kept alive. All calls come from one thread, as do all callbacks."""
+    """The servers of one judge on Ray, kept alive. All calls come from the thread that resumes `coroutines`."""
 
     def __init__(
         self,
         config: RunConfig,
         name: Name,
         folder: Path,
-        when_ready: WhenReady,
+        coroutines: Coroutines,
         notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
         resources: Mapping[str, float] | None = None,
@@ -107,12 +105,12 @@ class JudgeServers:
             config: of the run.
             name: which judge.
             folder: of the run, absolute; logs go to its `judges`.
-            when_ready: the owner's.
+            coroutines: the owner's.
             notify: hears `judge_server_started` and `judge_server_lost`.
             urls_changed: hears the addresses of the servers that are up whenever they change.
             resources: Ray's custom resources that a server's node must have.
         """
-        self._config, self._name, self._folder, self._when_ready = config, name, folder, when_ready
+        self._config, self._name, self._folder, self._coroutines = config, name, folder, coroutines
         self._resources = dict(resources or {})
         self._replicas = Replicas(config.rewards.judge, name, self._launch, notify, urls_changed)
         self.urls, self.check = self._replicas.urls, self._replicas.check
@@ -142,7 +140,7 @@ class JudgeServers:
             ray.kill(actor, no_restart=True)
 
     def _launch(
-        self, replica: int, attempt: int, ready: Callable[[Served], None], lost: Callable[[str], None]
+        self, replica: int, attempt: int, is_up: Callable[[Served], None], lost: Callable[[str], None]
     ) -> Launched:
         serve, model = settings(self._config.rewards.judge, self._name)
         loopback = sum(node["Alive"] for node in ray.nodes()) == 1
@@ -151,22 +149,8 @@ class JudgeServers:
             .options(**self._options(serve))
             .remote(serve, model, self._name, str(self._folder), replica, attempt, os.environ.get(KEY, ""), loopback)
         )
-
         launched = _Actor(actor)
-
-        def looked(ref: ray.ObjectRef) -> None:
-            if launched.given_up:
-                return
-            found, reason = _answer(ref)
-            if isinstance(found, Served):
-                ready(found)
-            elif found or reason:
-                launched.end()
-                lost(found or reason)
-                return
-            self._when_ready(actor.look.remote(), looked)
-
-        self._when_ready(actor.look.remote(), looked)
+        self._coroutines.start(_attend(launched, is_up, lost))
         return launched
 
     def _options(self, serve: ServeConfig) -> dict[str, Any]:
@@ -181,6 +165,22 @@ class JudgeServers:
             "max_concurrency": 2,  # stop while looking
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         }
+
+
+async def _attend(launched: _Actor, is_up: Callable[[Served], None], lost: Callable[[str], None]) -> None:
+    """Looks at an actor until its server is gone or it was given up."""
+    while True:
+        look = launched.handle.look.remote()
+        await ready(look)
+        if launched.given_up:
+            return
+        found, reason = _answer(look)
+        if isinstance(found, Served):
+            is_up(found)
+        elif found or reason:
+            launched.end()
+            lost(found or reason)
+            return
 
 
 def _answer(ref: ray.ObjectRef) -> tuple[Any, str]:

@@ -36,7 +36,7 @@ class LocalJudgeServers:
         notify: Callable[..., None],
         urls_changed: Callable[[list[str]], None],
     ) -> None:
-        """As `rewards.vllm.actor.JudgeServers`, without Ray's `when_ready`."""
+        """As `rewards.vllm.actor.JudgeServers`, without coroutines."""
         self._judge, self._name, self._folder = judge, name, folder.absolute()
         self._happened: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._replicas = Replicas(judge, name, self._launch, notify, urls_changed)

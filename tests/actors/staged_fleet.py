@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from ray.exceptions import ObjectLostError
 
 import actors.fleet
-from actors.fleet import Fleet, Job
+from actors.fleet import Fleet, JobFailed
 from configs.schema import RunConfig
 from editing.weights import WeightProof
+from locus.common.ray_coroutines import Coroutines
 from locus.common.restarts import RestartPolicy
 
 
@@ -71,20 +72,17 @@ class Scene:
         import ray
 
         monkeypatch.setattr(actors.fleet, "RolloutActor", stub_worker(folder))
-        self.waiting, self.events, self.done, self.failed, self.spoiled = {}, [], [], [], []
+        self.coroutines, self.events, self.done, self.failed, self.spoiled = Coroutines(), [], [], [], []
         settings = RunConfig.model_validate({"cluster": {"rollout_workers": 2, "group_timeout": 60, **cluster}})
         self.ray, self.folder = ray, folder
         policy = RestartPolicy(settings.cluster.max_restarts, first_delay=0.2)
         self.fleet = Fleet(
             settings,
             {"num_cpus": 0, "max_restarts": 0},
-            self._when_ready,
+            self.coroutines,
             lambda event, **fields: self.events.append((event, fields)),
             policy,
         )
-
-    def _when_ready(self, ref, call):
-        self.waiting[ref] = call
 
     def limit(self, seconds):
         """Sets `cluster.group_timeout` now that the workers are up, which on a busy machine takes longer."""
@@ -99,28 +97,22 @@ class Scene:
         self.fleet.announce(WeightProof(version, f"sha-{version}", 3))
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
-        self.fleet.submit(
-            Job(
-                method,
-                arguments or (name, seconds),
-                lambda small, big: self.done.append((small, big)),
-                lambda why, spoiled: self.fail(name, why, spoiled),
-            )
-        )
+        async def job():
+            try:
+                self.done.append(await self.fleet.run(method, *(arguments or (name, seconds))))
+            except JobFailed as error:
+                self.failed.append((name, str(error)))
+                self.spoiled += [name] * error.spoiled
 
-    def fail(self, name, why, spoiled):
-        self.failed.append((name, why))
-        self.spoiled += [name] * spoiled
+        self.coroutines.start(job())
 
     def until(self, condition, seconds=60):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"nothing came of it: {self.events} {self.done} {self.failed}"
-            self.ray.wait(list(self.waiting), num_returns=1, timeout=0.2)
+            self.coroutines.wait(0.2)
             # All that has come comes first, or a slow test would take it for overdue; the real owner does so, too.
-            ready, _ = self.ray.wait(list(self.waiting), num_returns=len(self.waiting), timeout=0)
-            for ref in ready:
-                self.waiting.pop(ref)(ref)
+            self.coroutines.resume()
             self.fleet.check()
 
     def named(self, event):

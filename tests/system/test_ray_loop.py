@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from actors.fleet import Fleet
+from actors.slots import Slots
 from learner.errors import RunFailed
 from learner.run import run
 from learner.state.event_log import read_events
@@ -108,15 +108,15 @@ def test_a_worker_killed_in_a_measurement_changes_no_result(ray_cluster, tiny_ko
     overrides = {"learner": {"steps": 1}, "data": {"held_out_tasks": 17}}
     inline, on_ray = Watcher(), Watcher()
     run(tiny_run(tiny_kontext, tmp_path, "inline", overrides), observers=[inline])
-    submit, victims = Fleet.submit, []
+    give, victims = Slots.give, []
 
-    def submit_and_kill(fleet, job):
-        submit(fleet, job)
-        if job.method == "held_out" and on_ray.steps and not victims:
-            victims.append(next(worker.pid for worker in fleet.slots.workers() if job in worker.jobs))
+    def give_and_kill(slots, worker, job, now):
+        give(slots, worker, job, now)
+        if on_ray.steps and not victims:  # all that is left to do is to measure
+            victims.append(worker.pid)
             os.kill(victims[0], signal.SIGKILL)
 
-    monkeypatch.setattr(Fleet, "submit", submit_and_kill)
+    monkeypatch.setattr(Slots, "give", give_and_kill)
     run(tiny_run(tiny_kontext, tmp_path, "ray", {**overrides, "cluster": {"mode": "ray"}}), observers=[on_ray])
     (lost,) = [e for e in read_events(tmp_path / "ray" / "events.jsonl") if e["event"] == "worker_lost"]
     assert lost["pid"] == victims[0] and lost["jobs"] >= 1

@@ -2,12 +2,14 @@
 
 import pytest
 
+from actors.fleet import JobFailed
 from actors.worker import RolloutWorker
 from editing.task import NOT_FINITE
 from editing.trajectory import MessageError
 from learner.backends.evaluation_jobs import HeldOutJobs
 from learner.run import run
 from learner.state.event_log import read_events
+from locus.common.ray_coroutines import Coroutines
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
@@ -57,19 +59,16 @@ def test_on_ray_it_is_found_in_its_chunk_and_not_done_again():
         def capacity(self):
             return 1
 
-        def submit(self, job):
-            indices = job.arguments[0]
+        async def run(self, method, indices, base):
             asked.append(indices)
             if BROKEN in indices:
-                job.failed(f"MessageError: task t: its latents {NOT_FINITE}", False)
-            else:
-                job.done(None, indices)
+                raise JobFailed(f"MessageError: task t: its latents {NOT_FINITE}")
+            return None, indices
 
-    jobs = HeldOutJobs(Fleet(), lambda indices, images, call: call(indices), base=False, max_attempts=3)
-    jobs._measured = lambda chunk, response: (
-        jobs._metrics.update({index: {"edit_psnr": 1.0} for index in response}),
-        setattr(jobs, "_open", jobs._open - 1),
-    )
+    async def ask_pool(indices, images):
+        return [{"edit_psnr": 1.0} for _ in images]
+
+    jobs = HeldOutJobs(Fleet(), ask_pool, Coroutines().start, base=False, max_attempts=3)
     found = jobs.measure(range(3), shown=0, wait=lambda: None)
     assert found.metrics == [{"edit_psnr": 1.0}, {}, {"edit_psnr": 1.0}]
     assert list(found.not_finite) == [BROKEN] and found.spoiled == {} and asked == [[0, 1, 2], [0], [1], [2]]

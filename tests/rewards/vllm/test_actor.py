@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 
 from configs.errors import ConfigError
 from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
+from locus.common.ray_coroutines import Coroutines
 from rewards.vllm import guard
 from rewards.vllm.actor import JudgeServers
 from rewards.vllm.replicas import ServersFailed
@@ -24,22 +24,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 
 class Owner:
-    """Waits on Ray objects and calls back, as the backend does."""
+    """Resumes the coroutines, as the backend does."""
 
     def __init__(self, serve, folder):
-        self.waiting, self.told = {}, Told()
+        self.coroutines, self.told = Coroutines(), Told()
         config = RunConfig(rewards=RewardsConfig(judge=judge_of(serve)))
         self.servers = JudgeServers(
-            config, "editscore", folder, self.waiting.__setitem__, self.told.notify, self.told.urls.append
+            config, "editscore", folder, self.coroutines, self.told.notify, self.told.urls.append
         )
 
     def until(self, done, seconds=120.0):
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, self.told.events
-            ready, _ = ray.wait(list(self.waiting), timeout=0.2)
-            for ref in ready:
-                self.waiting.pop(ref)(ref)
+            self.coroutines.wait(0.2)
+            self.coroutines.resume()
             self.servers.check()
 
     def started(self):

@@ -1,0 +1,73 @@
+"""Coroutines that wait for Ray's objects, run in the thread of whoever resumes them.
+
+They are no tasks of an event loop, where `await ref` would do, for three reasons. That fetches the object itself into
+this process, by a thread of Ray's and for as long as it takes; here only its being ready is awaited. A loop learns of
+an object some turns after Ray has it, and would take what has ended for overdue; here whatever is ready goes on before
+anybody looks at a deadline. And a task keeps what it raises until somebody asks; here it is raised at once, in the
+caller's loop.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections import deque
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import ray
+
+PAUSE_SECONDS = 0.1
+
+
+@types.coroutine
+def ready(ref: ray.ObjectRef) -> Generator[ray.ObjectRef, None, None]:
+    """Wait until the object is there or has failed, or until somebody wakes the coroutine; nothing is fetched."""
+    yield ref
+
+
+class Coroutines:
+    """Coroutines that have begun and wait. What one raises is raised by the `start` or `resume` that ran it.
+
+    They await `ready(ref)` and nothing else, and no two of them the same object.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[ray.ObjectRef, Coroutine[ray.ObjectRef, None, Any]] = {}
+        self._woken: deque[Coroutine[ray.ObjectRef, None, Any]] = deque()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine up to the first object that it waits for."""
+        self._run(coroutine)
+
+    def wake(self, ref: ray.ObjectRef) -> None:
+        """Let the one that waits for this object go on at the next `resume`, whether or not the object ever comes."""
+        if ref in self._waiting:
+            self._woken.append(self._waiting.pop(ref))
+
+    def resume(self) -> bool:
+        """Run all that can go on, those whose object is ready in the order in which they began to wait; whether there
+        were any."""
+        waiting = list(self._waiting)
+        for ref in ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)[0]:
+            self.wake(ref)
+        resumed = bool(self._woken)
+        while self._woken:
+            self._run(self._woken.popleft())
+        return resumed
+
+    def wait(self, timeout: float) -> None:
+        """Return when one can go on, or after `timeout` seconds; after a moment when none waits for anything."""
+        if self._woken:
+            return
+        if self._waiting:
+            ray.wait(list(self._waiting), num_returns=1, timeout=timeout, fetch_local=False)
+        else:
+            time.sleep(min(timeout, PAUSE_SECONDS))
+
+    def _run(self, coroutine: Coroutine[ray.ObjectRef, None, Any]) -> None:
+        try:
+            ref = coroutine.send(None)
+        except StopIteration:
+            return
+        self._waiting[ref] = coroutine
