@@ -187,7 +187,7 @@ class Fleet:
                 worker.pid is not None and self._announced is not None and (worker.version != self._announced.version)
             )
             if (worker.jobs or behind) and now - worker.since > limit:
-                self._lose(worker, f"no answer within {limit:g} s (cluster.group_timeout)")
+                self._lose(worker, f"no response within {limit:g} s (cluster.group_timeout)")
         self.raise_if_too_few()
         self._end_drained()
         self._start_due()

@@ -60,7 +60,7 @@ def test_a_worker_that_hangs_is_ended_at_the_deadline_and_the_others_go_on(scene
     stage.submit("works")
     stage.until(lambda: stage.failed)
     assert [small[0] for small, _ in stage.done] == ["works"]
-    assert stage.failed == [("hangs", "no answer within 3 s (cluster.group_timeout)")]
+    assert stage.failed == [("hangs", "no response within 3 s (cluster.group_timeout)")]
     stage.until(lambda: stage.fleet.capacity() == 2)
     assert len(stage.named("worker_started")) == 3
 

@@ -31,7 +31,7 @@ def test_a_worker_that_hangs_over_new_weights_is_replaced_by_one_that_takes_them
     stage.until(lambda: stage.fleet.capacity() == 2)
     (lost,) = stage.named("worker_lost")
     assert (lost["pid"], lost["jobs"], lost["again_in"]) == (victim, 0, 0.2)
-    assert lost["reason"] == "no answer within 3 s (cluster.group_timeout)"
+    assert lost["reason"] == "no response within 3 s (cluster.group_timeout)"
     assert [started["version"] for started in stage.named("worker_started")] == [1, 1, 2]
 
 

@@ -64,7 +64,7 @@ def test_workers_that_die_or_hang_in_the_middle_of_a_group_cost_that_group_an_at
     lost = events_of(tmp_path, "faulty", "worker_lost")
     assert sorted(event["pid"] for event in lost) == sorted(victims.values())
     (hung,) = [event for event in lost if event["pid"] == victims["000001.003.0"]]
-    assert hung["reason"] == "no answer within 45 s (cluster.group_timeout)"
+    assert hung["reason"] == "no response within 45 s (cluster.group_timeout)"
     assert {event["group"] for event in events_of(tmp_path, "faulty", "requeued")} == set(plan)
     assert summary["counters"] == {
         "leased": 16,
