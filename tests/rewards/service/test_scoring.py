@@ -276,4 +276,4 @@ def test_requests_that_wait_when_the_service_ends_are_told_so(monkeypatch):
         threads, responses = in_threads(1, client.score)
         until(lambda: pool.begun == 1)
     threads[0].join()
-    assert responses[0].status == 503 and "being stopped" in responses[0].detail and pool.given_up == 1
+    assert responses[0].status == 503 and "shutting down" in responses[0].detail and pool.given_up == 1
