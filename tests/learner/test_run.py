@@ -208,9 +208,7 @@ def test_a_run_whose_event_log_is_none_is_refused_and_nothing_of_it_changed(unbr
         (tmp_path / "copy" / "events.jsonl").write_text(log)
     before = contents(tmp_path / "copy")
     config = load_config(["--config", str(tmp_path / "copy" / "config.yaml")])
-    with pytest.raises(
-        RunRefused, match=r"^--resume: .*the event log .* Put a sound copy back, or train from the start"
-    ):
+    with pytest.raises(RunRefused, match=r"^--resume: .*the event log .* Put a sound copy back, or train from"):
         run(config, resume=True)
     assert contents(tmp_path / "copy") == before
 
@@ -223,9 +221,7 @@ def test_a_run_whose_event_log_is_gone_is_refused_and_nothing_of_it_changed(unbr
         (tmp_path / "copy" / "events.jsonl").write_text(log)
     before = contents(tmp_path / "copy")
     config = load_config(["--config", str(tmp_path / "copy" / "config.yaml")])
-    with pytest.raises(
-        RunRefused, match=r"has no checkpoint.* Put .*events.jsonl back, or train from the start"
-    ) as refused:
+    with pytest.raises(RunRefused, match=r"has no checkpoint.* Put .*events.jsonl back, or train from") as refused:
         run(config, resume=True)
     assert "step_0000" in str(refused.value) and contents(tmp_path / "copy") == before
 
