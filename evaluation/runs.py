@@ -269,7 +269,9 @@ def collect(runs: Sequence[Run], jobs: int, runner: Runner, say: Callable[[str],
     with ThreadPoolExecutor(jobs) as pool:
         try:  # runs start as soon as they are submitted
             futures = [pool.submit(one, run) for run in missing]
-            wait(futures)
+            # In turns: a signal that the system hands to another thread of this process does not end a wait.
+            while wait(futures, POLL_SECONDS).not_done:
+                pass
         except KeyboardInterrupt:
             failed.set()
             stop.set()
