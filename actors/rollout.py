@@ -18,17 +18,18 @@ from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
 from editing.noise import NoiseRecipe, noise_digest
+from editing.rollout_spec import rollout_spec
 from editing.task import EditTask, Image, NotFinite
-from editing.trajectory import Lease, MessageError, Shown, TrajectoryGroup, derive_seed, not_finite
+from editing.trajectory import Lease, MessageError, Shown, TrajectoryGroup, not_finite
 
 
 def roll_out(editor: Editor, task: EditTask, lease: Lease, config: RunConfig, config_hash: str) -> TrajectoryGroup:
     """The group of G candidates that the lease stands for, under the weights the editor holds.
 
-    One reference noise, perturbed inside the mask (RDP, arXiv 2604.09386 Eq. 10-11), integrated by the
-    deterministic ODE in one batch. Kept are the states that training needs: of every trained step t_j the
-    candidates at sigma[t_j + 1] and the anchors' predecessors at sigma[t_j]. ACD is measured over all T steps
-    and the last blocks when `rewards.weights` gives `acd` a weight.
+    One reference noise, perturbed inside the mask (RDP, arXiv 2604.09386 Eq. 10-11) or as the method wants it
+    (`editing.rollout_spec`), integrated in one batch. Kept are the states that training needs: of every kept step t_j
+    the candidates at sigma[t_j + 1] and the anchors' predecessors at sigma[t_j]. ACD is measured over all T steps and
+    the last blocks when `rewards.weights` gives `acd` a weight.
 
     Raises:
         EditorError: when the editor cannot take the task.
@@ -36,57 +37,47 @@ def roll_out(editor: Editor, task: EditTask, lease: Lease, config: RunConfig, co
     """
     start = time.monotonic()
     # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
-    condition = editor.encode(task)
-    exploration, steps = config.exploration, config.sampler.trained_steps
-    anchors = draw_anchors(lease.seed, exploration.group_size, config.learner.surrogate.anchors)
-    recipe = NoiseRecipe(lease.seed, exploration.alpha_edit, exploration.alpha_base, exploration.group_size)
+    condition, spec = editor.encode(task), rollout_spec(config, lease)
+    recipe = spec.recipe(lease)
     edit_mask = editor.token_mask(task.edit_mask, condition, config.token_masks.noise)
     drawn = recipe.draw(edit_mask, condition.source_latents.shape[-1])
-    digest, noise = noise_digest(drawn), drawn.to(editor.device)
-    sigmas = editor.sigmas(config.sampler.steps, condition)
-    kept = {state for step in steps for state in (step, step + 1)}
+    sigmas = editor.sigmas(spec.steps, condition)
+    kept = {state for step in spec.kept for state in (step, step + 1)}
     measured = config.rewards.weights.get("acd", 0) != 0
     with torch.inference_mode():
         attended = editor.token_mask(task.edit_mask, condition, config.token_masks.attention)
         with editor.attention_probe(attended, config.rewards.acd_blocks) if measured else nullcontext() as probe:
             trajectory = integrate(
                 lambda x, sigma: editor.velocity(x, sigma, condition),
-                noise,
+                drawn.to(editor.device),
                 sigmas,
-                config.sampler.solver,
+                spec.solver,
                 keep=kept,
+                added=spec.added(recipe, drawn),
+                shared=spec.shared,
             )
             acd = None if probe is None else _numpy(probe.take())
         try:
             images = editor.decode(trajectory.final, condition)
         except NotFinite as error:
             raise not_finite(lease, str(error)) from error
+    anchors = np.array(spec.anchors)
     chosen = torch.from_numpy(anchors).to(editor.device)
     return TrajectoryGroup(
         lease=lease,
         task_id=task.task_id,
         policy_version=lease.policy_version,
         config_hash=config_hash,
-        noise=digest,
+        noise=noise_digest(drawn),
         sigmas=_numpy(sigmas),
-        trained_steps=steps,
+        kept_steps=spec.kept,
         anchors=anchors,
-        candidates=np.stack([_numpy(trajectory.states[step + 1]) for step in steps]),
-        predecessors=np.stack([_numpy(trajectory.states[step][chosen]) for step in steps]),
+        candidates=np.stack([_numpy(trajectory.states[step + 1]) for step in spec.kept]),
+        predecessors=np.stack([_numpy(trajectory.states[step][chosen]) for step in spec.kept]),
         images=images,
         acd=acd,
         seconds=time.monotonic() - start,
     )
-
-
-def draw_anchors(seed: int, group_size: int, count: int) -> NDArray[np.int64]:
-    """`count` of the perturbed candidates 1..G-1, uniform without replacement, rising, int64 [B].
-
-    The reference is never an anchor (arXiv 2604.09386, sec. 1.1 item 3). Ranks of raw Philox words, which
-    unlike numpy's `choice` are fixed for all time.
-    """
-    words = np.random.Philox(key=derive_seed(seed, "anchors")).random_raw(group_size - 1)
-    return np.sort(np.argsort(words, kind="stable")[:count] + 1)
 
 
 def sample(editor: Editor, task: EditTask, seed: int, steps: int, solver: Solver) -> Image:

@@ -6,9 +6,10 @@ editor to copy the source: on the embedded benchmark, 40 such steps take edit ac
 
 from __future__ import annotations
 
+from configs.algorithms import PreservationConfig
 from configs.errors import ConfigError
 from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES, RewardsConfig
-from configs.schema import PreservationConfig, RunConfig
+from configs.schema import RunConfig
 
 NEGLIGIBLE = 0.01
 """A reward whose weight times range is below this share of the total is drowned out by the others and ignored."""
@@ -24,8 +25,8 @@ WAYS_OUT = (
     ("your own scorer", "--rewards.scorers.mine my_scorers:mine --rewards.weights.mine 1"),
     (
         KEPT,
-        "--learner.preservation.velocity_weight 2 --learner.preservation.velocity_region edit "
-        "--learner.preservation.undone_weight 30",
+        "--algorithm.preservation.velocity_weight 2 --algorithm.preservation.velocity_region edit "
+        "--algorithm.preservation.undone_weight 30",
     ),
 )
 """What to add to a configuration that would train no edit: (description, flags)."""
@@ -81,15 +82,15 @@ def check_edit_signal(config: RunConfig) -> None:
                 f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
                 "reward not making the edit"
             )
-    rewarding, used = edit_rewards(config.rewards), config.learner.surrogate.weight > 0
-    through = "" if used else " --learner.surrogate.weight 1"
+    rewarding, used = edit_rewards(config.rewards), config.algorithm.weight > 0
+    through = "" if used else " --algorithm.weight 1"
     if rewarding and not used:
         raise ConfigError(
-            f"learner.surrogate.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but "
-            "rewards train nothing without the surrogate. Add --learner.surrogate.weight 1, or remove "
+            f"algorithm.weight: expected a weight above 0, got 0; {rewarding[0]} rewards the edit, but "
+            "rewards train nothing without the method's own term. Add --algorithm.weight 1, or remove "
             f"{rewarding[0]} from rewards.weights"
         )
-    if rewarding or keeps_the_edit(config.learner.preservation):
+    if rewarding or keeps_the_edit(config.algorithm.preservation):
         return
     kinds = kinds_of(config.rewards)
     negligible = (

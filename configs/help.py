@@ -63,8 +63,9 @@ def help_parts() -> Iterator[RenderableType]:
     yield _pairs("Examples", EXAMPLES)
     yield _pairs("Presets", [(name, preset_summary(PRESETS / f"{name}.yaml")) for name in preset_names()])
     yield Group(Text("Configuration files", style="bold"), _indented(2, FILES), Text())
+    told: dict[str, Key] = {}
     for section in sections():
-        yield from _section_parts(section)
+        yield from _section_parts(section, told)
 
 
 def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
@@ -79,15 +80,22 @@ def _indented(columns: int, text: str | Text) -> RenderableType:
     return Padding(Text(text) if isinstance(text, str) else text, (0, 0, 0, columns))
 
 
-def _section_parts(section: SectionKeys) -> Iterator[RenderableType]:
+def _section_parts(section: SectionKeys, told: dict[str, Key]) -> Iterator[RenderableType]:
+    """The section without those keys that stood the same in a variant before; `told` are the keys so far."""
+    keys = [key for key in section.keys if told.get(key.path) != key]
+    if section.variant and not keys:
+        return
     title = section.path or "run"
     if section.variant:
         title += f"  (with --{section.variant[0]} {section.variant[1]})"
     yield Rule(Text(title, style="bold"), align="left", style="dim")
     yield _indented(2, Text(section.doc, style="italic"))
-    for key in section.keys:
+    if len(keys) < len(section.keys):
+        yield _indented(2, Text("Other keys and their defaults are as above.", style="italic"))
+    for key in keys:
         yield _indented(2, _key_line(key))
-        if key.doc:
+        before = told.setdefault(key.path, key)
+        if key.doc and (before is key or before.doc != key.doc):
             yield _indented(6, key.doc.replace("None", "null"))
     yield Text()
 

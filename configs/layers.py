@@ -166,17 +166,21 @@ def merged(model: type[BaseModel], lower: Mapping[str, Any], upper: Mapping[str,
     """
     result = dict(lower)
     for name, value in upper.items():
-        info, below = model.model_fields[name], result.get(name)
+        info, below = model.model_fields.get(name), result.get(name)
+        if info is None:  # of another variant: refused when all layers are validated
+            result[name] = value
+            continue
         below = below if isinstance(below, Mapping) else {}
         if not isinstance(value, Mapping):
             result[name] = value
         elif is_section(info.annotation):
             result[name] = merged(info.annotation, below, value)  # type: ignore[arg-type]
-        elif variants(info):  # flat models: merging two mappings is enough
-            discriminator = str(info.discriminator)
+        elif choices := variants(info):
             tag = tag_of(info, {**below, **value})
             kept = below if tag == tag_of(info, below) else {}
-            result[name] = {**kept, discriminator: tag, **value}
+            chosen = {str(info.discriminator): tag, **value}
+            # An unknown type is refused when all layers are validated.
+            result[name] = merged(choices[tag], kept, chosen) if tag in choices else {**kept, **chosen}
         else:
             result[name] = value
     return result
@@ -193,8 +197,13 @@ def _unknown(model: type[BaseModel], values: Mapping[str, Any], path: str) -> It
             yield from _unknown(info.annotation, value, dotted)  # type: ignore[arg-type]
         elif isinstance(value, Mapping) and variants(info):
             # A key of another variant is known; whether it applies is decided after merging.
-            known = {key for choice in variants(info).values() for key in choice.model_fields}
-            yield from (unknown_key(join(dotted, key)) for key in value if key not in known)
+            choices = variants(info).values()
+            for key, inner in value.items():
+                owners = [choice for choice in choices if key in choice.model_fields]
+                if not owners:
+                    yield unknown_key(join(dotted, key))
+                elif isinstance(inner, Mapping) and is_section(owners[0].model_fields[key].annotation):
+                    yield from _unknown(owners[0].model_fields[key].annotation, inner, join(dotted, key))  # type: ignore[arg-type]
 
 
 def unknown_key(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.algorithms import AlgorithmConfig, RcGrpoConfig
 from configs.paths import PathText
 from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
@@ -83,26 +84,15 @@ class ManifestData(Section):
     """Images are resized to about resolution² pixels, keeping their aspect ratio; None keeps their size."""
 
 
-class ExplorationConfig(Section):
-    """Region-decoupled perturbation of the initial noise (arXiv 2604.09386, Eq. 10-11)."""
+class SamplerConfig(Section):
+    """The sampler of rollouts."""
 
     group_size: int = Field(8, ge=2)
     """Candidates per task, the unperturbed reference included (G)."""
-    alpha_edit: float = Field(0.8, gt=0, le=1)
-    """Perturbation strength inside the edit mask."""
-    alpha_base: float = Field(0.05, ge=0, le=1)
-    """Perturbation strength outside it; global perturbation if equal to `alpha_edit`."""
-
-
-class SamplerConfig(Section):
-    """The deterministic ODE sampler."""
-
     steps: int = Field(4, ge=1)
     """Solver steps of a rollout (T)."""
     solver: Literal["euler", "dpm2m"] = "euler"
     """First-order Euler, or second-order multistep DPM-Solver++(2M)."""
-    trained_steps: tuple[int, ...] = (1, 2, 3)
-    """Steps whose one-step prediction is trained: step j goes from sigma_j to sigma_{j+1}."""
     evaluation_steps: int = Field(4, ge=1)
     """Solver steps of held-out evaluations and galleries."""
 
@@ -123,60 +113,6 @@ class TokenMasksConfig(Section):
     """The edit region of the background term and the velocity anchor."""
     attention: TokenMask = "any"
     """The mask of attention concentration (ACD)."""
-
-
-class AdvantageConfig(Section):
-    """Group-relative advantages."""
-
-    kind: Literal["std", "quasi_norm"] = "std"
-    """std: (r - mean) / std (arXiv 2604.09386, Eq. 4); quasi_norm: arXiv 2511.16955, Eq. 11."""
-    p: float = Field(0.8, gt=0, le=2)
-    """Exponent of the quasi-norm."""
-    clip: float = Field(5.0, gt=0)
-    """Advantages are clipped to ± this value."""
-    damping: float = Field(0.0, ge=0)
-    """Added to the spread that advantages are divided by, in units of the combined reward: groups with little spread
-    count less."""
-
-
-class SurrogateConfig(Section):
-    """The masked surrogate policy (arXiv 2604.09386, Eq. 13-15) and its clipped objective (Eq. 5)."""
-
-    weight: float = Field(1.0, ge=0)
-    """Weight of the surrogate; 0 trains on the preservation terms alone, whatever the rewards."""
-    anchors: int = Field(2, ge=1)
-    """Anchors per group, drawn among the perturbed candidates (B)."""
-    tau_edit: float = Field(0.9, gt=0)
-    """Bandwidth inside the mask."""
-    tau_base: float = Field(1.1, gt=0)
-    """Bandwidth outside the mask."""
-    tau_power: Literal[1, 2] = 2
-    """Power of the bandwidths in the metric."""
-    clip: float = Field(1e-3, gt=0, lt=1)
-    """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
-    kl_weight: float = Field(0.0, ge=0)
-    """Weight of the exact categorical KL(old || new)."""
-
-
-class PreservationConfig(Section):
-    """Terms that preserve what must not change; all off for the paper's exact recipe.
-
-    Weights are in units of the surrogate's gradient at the start of the run (see
-    `learner.algorithms.preservation_unit`), so that they mean the same for every editor; without a surrogate (weight 0)
-    they are plain factors.
-    """
-
-    background_weight: float = Field(0.2, ge=0)
-    """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
-    the run; 1 = as strong as the surrogate's."""
-    background_tolerance: float = Field(0.0, ge=0)
-    """Per-token mean squared difference below which the background term is zero (a hinge)."""
-    velocity_weight: float = Field(0.0, ge=0)
-    """Weight of the velocity anchor to the frozen base, mean ||v - v_base||², in the background term's unit."""
-    velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"
-    """Where the velocity anchor acts; `edit` preserves the base's edit (preset keep_the_rest)."""
-    undone_weight: float = Field(0.0, ge=0)
-    """Weight of the squared share of the base's edit that is undone inside the mask, in the background term's unit."""
 
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -210,9 +146,6 @@ class LearnerConfig(Section):
     """Updates on the same groups; above one the ratio departs from 1 and the clip takes effect."""
     num_workers: int = Field(1, ge=1, le=64)
     """Data-parallel learner processes, on one node, that share the groups of a step; cluster.mode ray."""
-    advantage: AdvantageConfig = AdvantageConfig()
-    surrogate: SurrogateConfig = SurrogateConfig()
-    preservation: PreservationConfig = PreservationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -284,9 +217,9 @@ class RunConfig(Section):
     """Seed of all randomness in the run."""
     editor: EditorConfig = EditorConfig()
     data: Annotated[ShapesData | ManifestData, Field(discriminator="type")] = ShapesData()
-    exploration: ExplorationConfig = ExplorationConfig()
-    token_masks: TokenMasksConfig = TokenMasksConfig()
+    algorithm: AlgorithmConfig = RcGrpoConfig()
     sampler: SamplerConfig = SamplerConfig()
+    token_masks: TokenMasksConfig = TokenMasksConfig()
     rewards: RewardsConfig = RewardsConfig()
     redis: RedisConfig = RedisConfig()
     service: ServiceConfig = ServiceConfig()
@@ -297,18 +230,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
-        steps = self.sampler.trained_steps
-        if not steps or sorted(set(steps)) != list(steps) or steps[0] < 0 or steps[-1] >= self.sampler.steps:
-            raise ValueError(
-                f"sampler.trained_steps: expected increasing step numbers in 0..{self.sampler.steps - 1} "
-                f"(sampler.steps is {self.sampler.steps}), got {list(steps)}"
-            )
-        if self.learner.surrogate.anchors > self.exploration.group_size - 1:
-            raise ValueError(
-                f"learner.surrogate.anchors: expected at most exploration.group_size - 1 = "
-                f"{self.exploration.group_size - 1} (the reference is never an anchor), "
-                f"got {self.learner.surrogate.anchors}"
-            )
+        if (fault := self.algorithm.fault(self.sampler.steps, self.sampler.group_size)) is not None:
+            raise ValueError(fault)
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
             raise ValueError(
                 f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
@@ -320,15 +243,10 @@ class RunConfig(Section):
                 f"{self.learner.groups_per_step} (a learner process takes whole groups), "
                 f"got {self.learner.num_workers}"
             )
-        if self.rewards.min_valid > self.exploration.group_size:
+        if self.rewards.min_valid > self.sampler.group_size:
             raise ValueError(
-                f"rewards.min_valid: expected at most exploration.group_size = "
-                f"{self.exploration.group_size}, got {self.rewards.min_valid}"
-            )
-        if self.exploration.alpha_base > self.exploration.alpha_edit:
-            raise ValueError(
-                "exploration.alpha_base: expected at most exploration.alpha_edit, got "
-                f"{self.exploration.alpha_base} > {self.exploration.alpha_edit}"
+                f"rewards.min_valid: expected at most sampler.group_size = "
+                f"{self.sampler.group_size}, got {self.rewards.min_valid}"
             )
         if self.cluster.publish_every > self.cluster.staleness + 1:
             raise ValueError(

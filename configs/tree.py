@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -90,22 +91,26 @@ def type_words(annotation: Any) -> str:
 
 
 def sections(
-    model: type[BaseModel] = RunConfig, path: str = "", variant: tuple[str, str] | None = None
+    model: type[BaseModel] = RunConfig,
+    path: str = "",
+    variant: tuple[str, str] | None = None,
+    default: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[SectionKeys]:
-    """Every section in schema order, the root (path "") first."""
+    """Every section in schema order, the root (path "") first; `default` is that of the section's place."""
     keys: list[Key] = []
-    below: list[tuple[Any, str, tuple[str, str] | None]] = []
+    below: list[tuple[Any, str, tuple[str, str] | None, Mapping[str, Any]]] = []
     for name, field in model.model_fields.items():
         dotted = join(path, name)
         if choices := variants(field):
             below += [
-                (choice, dotted, (join(dotted, str(field.discriminator)), tag)) for tag, choice in choices.items()
+                (choice, dotted, (join(dotted, str(field.discriminator)), tag), {}) for tag, choice in choices.items()
             ]
         elif is_section(field.annotation):
-            below.append((field.annotation, dotted, variant))
+            below.append((field.annotation, dotted, variant, default.get(name) or default_of(field)))
         else:
             kind = type_words(field.annotation)
-            keys.append(Key(dotted, kind, default_of(field), " ".join((field.description or "").split())))
+            value = default[name] if name in default else default_of(field)
+            keys.append(Key(dotted, kind, value, " ".join((field.description or "").split())))
     yield SectionKeys(path, " ".join((model.__doc__ or "").split()), variant, tuple(keys))
     for part in below:
         yield from sections(*part)
@@ -131,7 +136,7 @@ def find_field(names: list[str]) -> tuple[FieldInfo | None, int]:
         if choices := variants(info):
             models = list(choices.values())
         elif is_section(info.annotation):
-            models = [info.annotation]  # type: ignore[list-item]
+            models = list(dict.fromkeys(field.annotation for field in found))  # type: ignore[misc]
         elif depth == len(names) or (get_origin(info.annotation) is dict and names[depth]):
             return info, depth
         else:

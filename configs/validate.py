@@ -69,10 +69,10 @@ def _variant_fault(error: ErrorDetails, section: FieldInfo, name: str, below: li
         return _sentence(name, "a section of keys and values", error["input"], layers)
     where, tag = f"{name}.{section.discriminator}", tag_of(section, layers.values.get(name))
     if error["type"] == "extra_forbidden":
-        owner = next(value for value, model in choices.items() if below[0] in model.model_fields)
+        owners = [value for value, model in choices.items() if below[0] in model.model_fields]
         return (
-            f"{path}: expected only with {where} {owner}, but {where} is {tag} "
-            f"(set by {layers.origin(path)}); add --{where} {owner} or remove it"
+            f"{path}: expected only with {where} {' or '.join(owners)}, but {where} is {tag} "
+            f"(set by {layers.origin(path)}); add --{where} {owners[0]} or remove it"
         )
     if error["type"] == "missing":
         return f"{path}: expected a value, got none; {where} {tag} requires one, for example --{path} VALUE"

@@ -1,4 +1,4 @@
-"""The deterministic ODE from noise (sigma = 1) to image (sigma = 0), and single steps of it.
+"""The deterministic ODE from noise (sigma = 1) to image (sigma = 0), single steps of it, and random steps.
 
 Convention: x_sigma = (1 - sigma) * x0 + sigma * eps and v = eps - x0, so dx/dsigma = v. State j of a
 trajectory is x at sigmas[j], j = 0..T. Everything is float32 at least and differentiable; callers choose
@@ -6,7 +6,7 @@ trajectory is x at sigmas[j], j = 0..T. Everything is float32 at least and diffe
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -21,6 +21,9 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 Solver = Literal["euler", "dpm2m"]
 """`euler`: first order. `dpm2m`: DPM-Solver++(2M), second order. Both make one velocity call per step."""
+
+SdeKind = Literal["sde", "cps", "dance"]
+"""`sde`: Flow-GRPO's step. `dance`: DanceGRPO's, with constant noise. `cps`: the one that preserves coefficients."""
 
 
 MAX_STRETCH = 10.0
@@ -57,6 +60,28 @@ def predicted_clean(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tenso
     return x - _per_sample(sigma, x) * velocity
 
 
+def forward_noised(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """x_sigma = (1 - sigma) * x0 + sigma * noise, the state [B, N, C] on the straight line from clean latents to noise.
+
+    The inverse of `predicted_clean` along the line: predicted_clean(x_sigma, noise - x0, sigma) = x0.
+
+    Args:
+        x0: [B, N, C]; half precision is taken to float32 first.
+        noise: [B, N, C], drawn by the caller.
+        sigma: a number, or one per sample [B], in [0, 1].
+
+    Raises:
+        ValueError: for mismatched shapes, or a sigma outside [0, 1] (NaN included).
+    """
+    if noise.shape != x0.shape:
+        raise ValueError(f"noise: expected the shape of x0, {list(x0.shape)}, got {list(noise.shape)}.")
+    x0, noise = at_least_float32(x0), at_least_float32(noise)
+    level = _per_sample(sigma, x0)
+    if not bool(((level >= 0) & (level <= 1)).all()):  # NaN fails too
+        raise ValueError(f"sigma: expected values in [0, 1] (1 = noise, 0 = image), got {sigma}.")
+    return (1 - level) * x0 + level * noise
+
+
 def leap(velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_next: Tensor | float) -> Tensor:
     """The anchor state [B, N, C]: one Euler step from the stored state, gradient through one velocity call.
 
@@ -84,8 +109,120 @@ def leap(velocity: Velocity, x_prev: Tensor, sigma_prev: Tensor | float, sigma_n
     return euler_step(x_prev, _evaluate(velocity, x_prev, sigma), sigma_prev, sigma_next)
 
 
+def sde_moments(
+    x: Tensor,
+    velocity: Tensor,
+    sigma: Tensor | float,
+    sigma_next: Tensor | float,
+    kind: SdeKind,
+    level: float,
+    sigma_max: float,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the Gaussian that a random step to sigma_next draws from.
+
+    With t = sigma, t' = sigma_next, dt = t' - t < 0, x0_hat = x - t v and eps_hat = x + (1 - t) v:
+
+        sde    mean = x (1 + s^2 dt / (2t)) + v (1 + s^2 (1 - t) / (2t)) dt,    std = s sqrt(-dt),
+               s = level * sqrt(t / (1 - min(t, sigma_max)))
+        dance  the same with s = level
+        cps    mean = (1 - t') x0_hat + sqrt(t'^2 - std^2) eps_hat,              std = t' sin(level * pi / 2)
+
+    `sde` is Flow-GRPO (arXiv 2505.05470), `cps` its later variant, both as in the released code, yifan123/flow_grpo @
+    ac4c86e; `dance` is DanceGRPO, XueZeyue/DanceGRPO @ 15cc71d. That one writes mean = x + v dt - (s^2 / 2) score dt
+    with score = -(x - (1 - t) x0_hat) / t^2. Since x - (1 - t) x0_hat = t eps_hat, the score is -eps_hat / t, and
+    both are x + v dt + (s^2 dt / (2t)) eps_hat, the mean of `sde`.
+
+    `sde` and `dance` have the marginals of the ODE in the limit of small steps. `cps` keeps the coefficient 1 - t' of
+    x0_hat and the noise's variance t'^2 at any step, yet not those marginals, however small the steps: x0_hat, a
+    posterior mean, varies less than images do.
+
+    All three are computed as Euler step + pull * eps_hat, so at level 0 each is bit-equal to `euler_step`. The noise
+    of `sde` would be infinite at t = 1: the first step of a grid takes sigma_max in the denominator. It is told by its
+    place above sigma_max, since some grids start at .9999.
+
+    Args:
+        x: [B, N, C]; half precision is taken to float32 first.
+        velocity: [B, N, C].
+        sigma: a number, or one per sample [B], within (0, 1].
+        sigma_next: likewise, below sigma, at least 0.
+        kind: "sde", "cps" or "dance".
+        level: strength of the noise: at least 0 and finite, for `cps` at most 1.
+        sigma_max: the grid's second noise level, sigmas[1], within [0, 1).
+
+    Returns:
+        mean [B, N, C], differentiable, and std, [B, 1, 1] or 0-dim, without gradient.
+
+    Raises:
+        ValueError: for another kind, mismatched shapes, or values out of range (NaN included).
+    """
+    if kind not in get_args(SdeKind):
+        raise ValueError(f"kind: expected one of {', '.join(get_args(SdeKind))}, got {kind!r}.")
+    if not 0 <= level < math.inf or (kind == "cps" and level > 1):
+        raise ValueError(f"level: expected a finite value of at least 0, for cps at most 1, got {level} for {kind}.")
+    if not 0 <= sigma_max < 1:
+        raise ValueError(f"sigma_max: expected the grid's second noise level, in [0, 1), got {sigma_max}.")
+    if velocity.shape != x.shape:
+        raise ValueError(f"velocity: expected the shape of x, {list(x.shape)}, got {list(velocity.shape)}.")
+    x = at_least_float32(x)
+    t, t_next = _per_sample(sigma, x), _per_sample(sigma_next, x)
+    if not bool(((t_next >= 0) & (t_next < t) & (t <= 1)).all()):
+        raise ValueError(
+            f"a random step goes down the noise levels within [0, 1]: expected sigma_next below sigma, got "
+            f"{sigma_next} after {sigma}."
+        )
+    if kind == "cps":
+        std = t_next * math.sin(level * math.pi / 2)
+        pull = t_next * (math.cos(level * math.pi / 2) - 1)
+    else:
+        scale = level * (t / (1 - t.clamp(max=sigma_max))).sqrt() if kind == "sde" else torch.full_like(t, level)
+        std = scale * (t - t_next).sqrt()
+        pull = -std.square() / (2 * t)
+    noise_estimate = x + (1 - t) * velocity.to(x.dtype)
+    return euler_step(x, velocity, sigma, sigma_next) + pull * noise_estimate, std
+
+
+def sde_step(
+    x: Tensor,
+    velocity: Tensor,
+    sigma: Tensor | float,
+    sigma_next: Tensor | float,
+    kind: SdeKind,
+    level: float,
+    noise: Tensor,
+    sigma_max: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One random step: (mean + std * noise [B, N, C], mean [B, N, C], std [B, 1, 1] or 0-dim).
+
+    Args:
+        noise: [B, N, C], drawn from N(0, I).
+        x, velocity, sigma, sigma_next, kind, level, sigma_max: see `sde_moments`.
+
+    Raises:
+        ValueError: as `sde_moments`, and for noise of another shape than x.
+    """
+    if noise.shape != x.shape:
+        raise ValueError(f"noise: expected the shape of x, {list(x.shape)}, got {list(noise.shape)}.")
+    mean, std = sde_moments(x, velocity, sigma, sigma_next, kind, level, sigma_max)
+    return mean + std * noise.to(mean.dtype), mean, std
+
+
+@dataclass(frozen=True, eq=False)
+class StepNoise:
+    """Noise on the way: `noise[j]` [B, N, C] is added at step j by `sde_step` of this kind and level."""
+
+    noise: Mapping[int, Tensor]
+    kind: SdeKind
+    level: float
+
+
 def integrate(
-    velocity: Velocity, noise: Tensor, sigmas: Tensor, solver: Solver, keep: Collection[int] = ()
+    velocity: Velocity,
+    noise: Tensor,
+    sigmas: Tensor,
+    solver: Solver,
+    keep: Collection[int] = (),
+    added: StepNoise | None = None,
+    shared: int = 0,
 ) -> Trajectory:
     """The trajectory from `noise` along the grid, T velocity calls for T steps.
 
@@ -107,6 +244,9 @@ def integrate(
         solver: "euler" or "dpm2m".
         keep: steps j in 0..T whose states are returned; state 0 is `noise` itself, not a copy, when that is
             float32.
+        added: noise at some of the steps, which are first-order steps then; None for the ODE.
+        shared: steps at the start that are made once, from the first sample, for all; the noise of all samples must
+            be the same.
 
     Raises:
         ValueError: for a bad grid, solver, step, or a velocity of another shape than x.
@@ -122,15 +262,22 @@ def integrate(
     sigmas = sigmas.to(device=x.device, dtype=x.dtype)
     states = {0: x} if 0 in keep else {}
     previous: Tensor | None = None
+    batch = x.shape[0]
+    x = x[:1] if shared else x
     for step in range(steps):
+        x = x.expand(batch, *x.shape[1:]) if step == shared else x
         v = _evaluate(velocity, x, sigmas[step].expand(x.shape[0]))
-        if solver == "euler":
+        if added is not None and step in added.noise:
+            # The next step starts anew: its slope would be that of the noise.
+            given = added.noise[step].to(x)
+            x, previous = sde_step(x, v, grid[step], grid[step + 1], added.kind, added.level, given, grid[1])[0], None
+        elif solver == "euler":
             x = euler_step(x, v, sigmas[step], sigmas[step + 1])
         else:
             clean = predicted_clean(x, v, sigmas[step])
             x, previous = _multistep(x, v, clean, previous, grid, step), clean
         if step + 1 in keep:
-            states[step + 1] = x
+            states[step + 1] = x.expand(batch, *x.shape[1:])
     return Trajectory(final=x, states=states)
 
 

@@ -10,6 +10,7 @@ part: that is the global perturbation of Neighbor GRPO (arXiv 2511.16955, Eq. 7)
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,13 +127,22 @@ class NoiseRecipe:
         perturbed = perturb(reference, torch.stack(deltas), edit_mask.cpu(), self.alpha_edit, self.alpha_base)
         return torch.cat([reference[None], perturbed])
 
+    def draw_step(self, step: int, candidates: Sequence[int], tokens: int, channels: int) -> Tensor:
+        """Noise that is added to some candidates at a solver step, float32 [len(candidates), N, C] on the CPU."""
+        streams = (f"step {step} candidate {index}" for index in candidates)
+        return torch.stack([self._standard_normal(stream, tokens, channels) for stream in streams])
+
     def _standard_normal(self, stream: str, tokens: int, channels: int) -> Tensor:
-        # torch's CPU generator keeps only the low 32 bits of its seed, and its normal numbers depend on the
-        # vector unit of the processor. Philox takes a 128-bit key and is scalar code: a recipe means the same
-        # noise on every machine.
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{stream}".encode(), digest_size=16).digest(), "little")
-        values = np.random.Generator(np.random.Philox(key=key)).standard_normal((tokens, channels), dtype=np.float32)
-        return torch.from_numpy(values)
+        return standard_normal(self.seed, stream, tokens, channels)
+
+
+def standard_normal(seed: int, stream: str, tokens: int, channels: int) -> Tensor:
+    """Noise float32 [N, C] on the CPU, which depends on seed and stream alone."""
+    # torch's CPU generator keeps only the low 32 bits of its seed, and its normal numbers depend on the vector unit of
+    # the processor. Philox takes a 128-bit key and is scalar code: a recipe means the same noise on every machine.
+    key = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=16).digest(), "little")
+    values = np.random.Generator(np.random.Philox(key=key)).standard_normal((tokens, channels), dtype=np.float32)
+    return torch.from_numpy(values)
 
 
 def noise_digest(noise: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The token edit mask as a checked tensor: the one place that asserts its shape, range and polarity."""
+"""Token masks as checked tensors: the one place that asserts their shape, range and polarity."""
 
 import torch
 from torch import Tensor
@@ -24,6 +24,25 @@ def checked_token_mask(edit_mask: Tensor, tokens: int, like: Tensor) -> Tensor:
             f"{mask.max().item():g}. A mask read from an 8-bit image must be divided by 255 first."
         )
     return mask
+
+
+def checked_regions(regions: Tensor, tokens: int, like: Tensor) -> Tensor:
+    """`regions` [R, tokens] on the device and in the dtype of `like`, R >= 1, every value in [0, 1].
+
+    Row r is the share of each token that belongs to region r. Regions may be soft, overlap, be empty or leave
+    tokens out.
+
+    Raises:
+        ValueError: for another shape, or a value outside [0, 1] (NaN included).
+    """
+    if regions.ndim != 2 or regions.shape[0] < 1 or regions.shape[1] != tokens:
+        raise ValueError(f"regions: expected at least one row of {tokens} token(s), [R, N], got {list(regions.shape)}.")
+    shares = regions.to(device=like.device, dtype=like.dtype)
+    if not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise ValueError(
+            f"regions: expected values in [0, 1], got values from {shares.min().item():g} to {shares.max().item():g}."
+        )
+    return shares
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

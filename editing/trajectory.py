@@ -12,8 +12,6 @@ import numpy as np
 
 from editing.task import NOT_FINITE
 
-REFERENCE_INDEX = 0  # the unperturbed candidate
-
 
 class MessageError(ValueError):
     """An inconsistent message; the error names the part."""
@@ -55,9 +53,10 @@ def not_finite(lease: Lease, what: str) -> MessageError:
 class TrajectoryGroup:
     """G candidates of one task under one policy version, whole or not at all.
 
-    For the j-th trained step t_j (from sigma[t_j] to sigma[t_j + 1]):
+    For the j-th kept step t_j (from sigma[t_j] to sigma[t_j + 1]):
     `candidates[j]` are the states x at sigma[t_j + 1] of all candidates, `predecessors[j]` the states at
-    sigma[t_j] of the anchors only. Latents are float32, images uint8. `acd` is None if no reward uses it.
+    sigma[t_j] of the anchors only. Which steps and anchors those are, the method says (`editing.rollout_spec`).
+    Latents are float32, images uint8. `acd` is None if no reward uses it.
     """
 
     lease: Lease
@@ -66,8 +65,8 @@ class TrajectoryGroup:
     config_hash: str
     noise: str  # digest of the initial noise, see editing.noise.noise_digest
     sigmas: np.ndarray  # [T+1] float32
-    trained_steps: tuple[int, ...]
-    anchors: np.ndarray  # [B] int64, among 1..G-1
+    kept_steps: tuple[int, ...]
+    anchors: np.ndarray  # [B] int64, rising
     candidates: np.ndarray  # [K, G, N, C] float32
     predecessors: np.ndarray  # [K, B, N, C] float32
     images: np.ndarray  # [G, H, W, 3] uint8
@@ -75,7 +74,7 @@ class TrajectoryGroup:
     seconds: float  # wall time of the rollout
 
     def __post_init__(self) -> None:
-        steps, anchors = len(self.trained_steps), len(self.anchors)
+        steps, anchors = len(self.kept_steps), len(self.anchors)
         if self.candidates.ndim != 4 or self.candidates.shape[0] != steps:
             raise MessageError(
                 f"group {self.lease.group_id}: candidates: expected [{steps}, G, N, C], got {self.candidates.shape}"
@@ -95,14 +94,13 @@ class TrajectoryGroup:
             raise MessageError(f"group {self.lease.group_id}: acd: expected [{size}], got {self.acd.shape}")
         if (
             anchors == 0
-            or REFERENCE_INDEX in self.anchors
             or len(set(self.anchors.tolist())) != anchors
             or self.anchors.min() < 0
             or self.anchors.max() >= size
         ):
             raise MessageError(
-                f"group {self.lease.group_id}: anchors: expected distinct perturbed candidates "
-                f"in 1..{size - 1}, got {self.anchors.tolist()}"
+                f"group {self.lease.group_id}: anchors: expected distinct candidates in 0..{size - 1}, "
+                f"got {self.anchors.tolist()}"
             )
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
             raise not_finite(self.lease, f"latents {NOT_FINITE}")
@@ -110,6 +108,13 @@ class TrajectoryGroup:
     @property
     def group_size(self) -> int:
         return int(self.candidates.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        acd = 0 if self.acd is None else self.acd.nbytes
+        parts = (self.sigmas, self.anchors, self.candidates, self.predecessors, self.images)
+        return acd + sum(part.nbytes for part in parts)
 
 
 @dataclass(frozen=True)

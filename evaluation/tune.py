@@ -30,10 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import exits
+from configs.algorithms import MethodConfig
 from configs.load import load_config
 from configs.output import protect_output
 from configs.paths import path_argument
-from configs.schema import LearnerConfig, ShapesData
+from configs.schema import ShapesData
 from configs.text import shown
 from evaluation.ablation import ROWS
 from evaluation.runs import (
@@ -83,10 +84,10 @@ class Trial:
 
     def settings(self) -> dict[str, Any]:
         """The trial as part of a configuration."""
-        learner: dict[str, Any] = {"optimizer": {"lr": self.lr}}
+        settings: dict[str, Any] = {"learner": {"optimizer": {"lr": self.lr}}}
         if self.background_weight is not None:
-            learner["preservation"] = {"background_weight": self.background_weight}
-        return {"learner": learner}
+            settings["algorithm"] = {"preservation": {"background_weight": self.background_weight}}
+        return settings
 
 
 def next_trials(row: str, background_weight: float | None, done: Sequence[Trial]) -> list[Trial]:
@@ -126,10 +127,10 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.objective)
 
 
-def _background_weight(learner: LearnerConfig) -> float | None:
+def _background_weight(method: MethodConfig) -> float | None:
     """What is searched over: not where it is off, and not where it is the only term, so that Adam removes its scale."""
-    weight = learner.preservation.background_weight
-    return weight if weight > 0 and learner.surrogate.weight > 0 else None
+    weight = method.preservation.background_weight
+    return weight if weight > 0 and method.weight > 0 else None
 
 
 def search(
@@ -158,7 +159,7 @@ def search(
     while further := [
         trial
         for row, config in configs.items()
-        for trial in next_trials(row, _background_weight(config.learner), [one for one in done if one.row == row])
+        for trial in next_trials(row, _background_weight(config.algorithm), [one for one in done if one.row == row])
     ]:
         done += _run(further, out, overrides, jobs, runner, say)
     return done

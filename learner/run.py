@@ -202,7 +202,7 @@ def began(
         "steps": config.learner.steps,
         "groups_per_step": config.learner.groups_per_step,
         "updates_per_step": config.learner.updates_per_step,
-        "group_size": config.exploration.group_size,
+        "group_size": config.sampler.group_size,
         "min_valid": config.rewards.min_valid,
         "staleness": config.cluster.staleness,
         "publish_every": config.cluster.publish_every,

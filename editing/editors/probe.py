@@ -57,6 +57,9 @@ class AttentionProbe:
             self._sum = torch.zeros(batch, device=condition.source_latents.device)
             if self._capture_map:
                 self._map = self._sum.new_zeros(batch, condition.tokens)
+        elif self._sum.shape[0] == 1:  # a group that forks: what was measured before is every sample's
+            self._sum = self._sum.repeat(batch)
+            self._map = None if self._map is None else self._map.repeat(batch, 1)
         elif self._sum.shape[0] != batch:
             raise EditorError(f"The probe: expected {self._sum.shape[0]} samples as before, got {batch}; take() first.")
         self._text_valid = condition.text_valid

@@ -90,7 +90,7 @@ class SimulatedBackend:
     def __post_init__(self) -> None:
         workers, now = self.config.cluster.rollout_workers, self.clock()
         self._free, self._jobs, self._proved = [now] * workers, [0] * workers, [now] * workers
-        self._hash, self._size = config_hash(self.config), self.config.exploration.group_size
+        self._hash, self._size = config_hash(self.config), self.config.sampler.group_size
 
     def start(self, step: int, allowed: Sequence[str] = ()) -> None:
         self.version = self._steps = step

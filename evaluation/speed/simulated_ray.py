@@ -24,6 +24,7 @@ from actors.worker import Receipt, WrongVersion
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.data import open_tasks
+from editing.rollout_spec import rollout_spec
 from editing.trajectory import Generated, Lease, TrajectoryGroup
 from editing.weights import WeightProof, WeightVersion, fingerprint
 from evaluation.speed.simulated import Work, scores_of
@@ -44,8 +45,8 @@ OPTIONS = {
 
 def group_of(lease: Lease, config: RunConfig, digest: str, tokens: int) -> TrajectoryGroup:
     """A group of the configured counts, full of zeros: `tokens` tokens of 64 channels, small images."""
-    size, steps = config.exploration.group_size, config.sampler.trained_steps
-    anchors = np.arange(1, config.learner.surrogate.anchors + 1)
+    spec = rollout_spec(config, lease)
+    size, steps, anchors = spec.group_size, spec.kept, np.array(spec.anchors)
     return TrajectoryGroup(
         lease,
         "task",

@@ -1,5 +1,10 @@
-"""From the rewards of one group to advantages that sum to zero over its valid candidates."""
+"""From the rewards of one group to advantages that sum to zero over its valid candidates.
 
+`group_advantages` takes one reward per candidate, `region_advantages` one per candidate and region, `step_advantages`
+the groups of a whole step, whose spread they share. `range_filter` and `mean_bound` say which groups to train on.
+"""
+
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -69,11 +74,7 @@ def group_advantages(
     """
     if kind not in get_args(Normaliser):
         raise ValueError(f"kind must be one of {', '.join(get_args(Normaliser))}, got {kind!r}.")
-    if not (0 < p <= 2 and clip > 0 and damping >= 0 and tolerance >= 0):  # NaN fails too
-        raise ValueError(
-            f"expected 0 < p <= 2, clip > 0, damping >= 0 and tolerance >= 0, got p={p}, clip={clip}, "
-            f"damping={damping}, tolerance={tolerance}."
-        )
+    _check_parameters(p, clip, damping, tolerance)
     mask, values = _valid_rewards(rewards, valid)
     advantages = torch.zeros_like(rewards, dtype=torch.promote_types(rewards.dtype, torch.float32))
     if _is_zero_variance(values, tolerance):
@@ -93,6 +94,116 @@ def group_advantages(
     scaled = centred / (norm / len(values) ** 0.5 + damping)
     advantages[mask] = scaled.clamp(-clip, clip).to(advantages.dtype)
     return advantages
+
+
+def region_advantages(
+    rewards: Tensor,
+    valid: Tensor | None = None,
+    kind: Normaliser = "std",
+    p: float = 0.8,
+    clip: float = 5.0,
+    damping: float = 0.0,
+    tolerance: float = ZERO_VARIANCE_TOLERANCE,
+) -> Tensor:
+    """Advantages [G, R]: `group_advantages` of each region's rewards by themselves.
+
+    Adopted for Edit-GRPO (arXiv 2605.16951) and SpatialFlow-GRPO (arXiv 2606.26872), whose normalisation is not public.
+    Each region sums to zero over the valid candidates; a region whose rewards do not vary gives zeros for itself only.
+
+    Args:
+        rewards: [G, R], floating point, R >= 1; rows of invalid candidates are never read.
+        valid: bool [G]; None = all valid.
+        kind, p, clip, damping, tolerance: see `group_advantages`.
+
+    Raises:
+        ValueError: for another shape, and as `group_advantages`.
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 1:
+        raise ValueError(f"rewards must be one number per candidate and region, [G, R], got {list(rewards.shape)}.")
+    columns = [group_advantages(region, valid, kind, p, clip, damping, tolerance) for region in rewards.unbind(1)]
+    return torch.stack(columns, dim=1)
+
+
+def step_advantages(
+    groups: Sequence[Tensor],
+    valid: Sequence[Tensor | None] | None = None,
+    clip: float = 5.0,
+    damping: float = 0.0,
+    tolerance: float = ZERO_VARIANCE_TOLERANCE,
+) -> list[Tensor]:
+    """Advantages [G] of each group of a step: rewards centred in the group, over the spread of the whole step.
+
+        A_gi = (r_gi - mean_g) / (std of all valid rewards of the step + damping)
+
+    Flow-GRPO's "global std" (arXiv 2505.05470; released code, yifan123/flow_grpo, with damping 1e-4): the population
+    std around the mean of all rewards, so the differences between groups are part of it. A group in which little
+    differs counts less than one in which much does. Zero-variance groups (`is_zero_variance`) give exact zeros. Each
+    group sums to zero unless the clip acts, which it may in groups of any size: one group that varies among many that
+    do not.
+
+    Args:
+        groups: rewards [G] of each group, floating point, groups of any size; invalid ones are never read.
+        valid: bool [G] or None (all valid) for each group; None = all valid.
+        clip, damping, tolerance: see `group_advantages`.
+
+    Returns:
+        [G] for each group, in the dtype of its rewards (at least float32); computed in float64.
+
+    Raises:
+        ValueError: as `group_advantages`, or for another number of masks than groups.
+    """
+    _check_parameters(1.0, clip, damping, tolerance)
+    masks = [None] * len(groups) if valid is None else valid
+    if len(masks) != len(groups):
+        raise ValueError(f"expected one mask of valid candidates per group, {len(groups)}, got {len(masks)}.")
+    checked = [_valid_rewards(rewards, mask) for rewards, mask in zip(groups, masks, strict=True)]
+    advantages = [
+        torch.zeros_like(rewards, dtype=torch.promote_types(rewards.dtype, torch.float32)) for rewards in groups
+    ]
+    varied = [not _is_zero_variance(values, tolerance) for _, values in checked]
+    if any(varied):
+        step = torch.cat([values.cpu() for _, values in checked])
+        centred = step - step.mean()
+        # Scaled by the largest deviation, so that squares of tiny rewards do not underflow.
+        largest = centred.abs().max().item()
+        spread = largest * (centred / largest).square().mean().sqrt().item() + damping
+        for group, (mask, values) in enumerate(checked):
+            if varied[group]:
+                scaled = (values - values.mean()) / spread
+                advantages[group][mask] = scaled.clamp(-clip, clip).to(advantages[group].dtype)
+    return advantages
+
+
+def range_filter(rewards: Tensor, bound: float, valid: Tensor | None = None) -> bool:
+    """True when a group [G] passes: largest minus smallest valid reward is at least `bound` (Qwen-Image-2.0-RL).
+
+    A group without a valid candidate does not pass. `bound` is finite and at least 0. Other arguments and errors as
+    `group_advantages`.
+    """
+    if not 0 <= bound < float("inf"):  # NaN fails too
+        raise ValueError(f"the bound of a range must be finite and at least 0, got {bound}.")
+    _, values = _valid_rewards(rewards, valid)
+    return len(values) > 0 and bool(values.max() - values.min() >= bound)
+
+
+def mean_bound(rewards: Tensor, bound: float, valid: Tensor | None = None) -> bool:
+    """True when a group [G] passes: the mean of its valid rewards is at most `bound`, so there is more to learn.
+
+    As in the released code of Edit-R1, PKU-YuanGroup/Edit-R1 @ 4217f25 (mean below .9). A group without a valid
+    candidate does not pass. `bound` is finite. Other arguments and errors as `group_advantages`.
+    """
+    if not -float("inf") < bound < float("inf"):  # NaN fails too
+        raise ValueError(f"the bound of a mean must be finite, got {bound}.")
+    _, values = _valid_rewards(rewards, valid)
+    return len(values) > 0 and bool(values.mean() <= bound)
+
+
+def _check_parameters(p: float, clip: float, damping: float, tolerance: float) -> None:
+    if not (0 < p <= 2 and clip > 0 and damping >= 0 and tolerance >= 0):  # NaN fails too
+        raise ValueError(
+            f"expected 0 < p <= 2, clip > 0, damping >= 0 and tolerance >= 0, got p={p}, clip={clip}, "
+            f"damping={damping}, tolerance={tolerance}."
+        )
 
 
 def _is_zero_variance(values: Tensor, tolerance: float) -> bool:

@@ -2,7 +2,7 @@
 
 Adam removes the common scale of a gradient, so a weight between two terms says something only as a proportion of their
 gradients, and that of the bare terms depends on the editor: on its latents, its steps, how far its background is off.
-So `learner.preservation` weights count in units of the surrogate's gradient:
+So `algorithm.preservation` weights count in units of the surrogate's gradient:
 
     loss = surrogate + unit * (background_weight * background + velocity_weight * velocity anchor + ...)
     unit = mean ||d surrogate / d v|| / mean ||d background / d v||       over the first groups of the run
@@ -22,7 +22,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.schema import LearnerConfig
+from configs.algorithms import MethodConfig
+from learner.algorithms.preservation_terms import preserves
 
 GROUPS = 8
 """Groups after which the unit is frozen; the norms of a single one are off by half."""
@@ -40,13 +41,13 @@ class Balance:
     background: float = 0.0
     groups: float = 0.0
 
-    def unit(self, config: LearnerConfig) -> float:
+    def unit(self, config: MethodConfig) -> float:
         """The factor of the preservation weights; 0 while it is not known."""
-        if config.surrogate.weight == 0:
+        if config.weight == 0:
             return 1.0
         return self.surrogate / self.background if self.groups else 0.0
 
-    def wanted(self, config: LearnerConfig) -> bool:
+    def wanted(self, config: MethodConfig) -> bool:
         """Whether groups have to be measured before they can be trained on."""
         return weighs(config) and self.groups < GROUPS
 
@@ -64,8 +65,6 @@ def tells(surrogate: float, background: float) -> bool:
     return 0 < surrogate < math.inf and LEAST_SHARE * surrogate < background < math.inf
 
 
-def weighs(config: LearnerConfig) -> bool:
+def weighs(config: MethodConfig) -> bool:
     """Whether preservation terms are weighed against a surrogate."""
-    weights = config.preservation
-    used = max(weights.background_weight, weights.velocity_weight, weights.undone_weight) > 0
-    return config.surrogate.weight > 0 and used
+    return config.weight > 0 and preserves(config.preservation)

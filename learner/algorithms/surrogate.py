@@ -11,7 +11,7 @@ A candidate without a valid score is taken out before the softmax, not masked in
 advantages) by the valid ones first. Otherwise probability would flow to and from a candidate without a score.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -116,14 +116,19 @@ def policy_ratio(log_new: Tensor, log_old: Tensor) -> Tensor:
     return torch.exp(log_new - log_old)
 
 
+Clip = float | tuple[float, float]
+"""How far a ratio may go before its gradient stops: epsilon in (0, 1), or one below and one above 1."""
+
+
 @dataclass(frozen=True)
 class ClippedObjective:
-    """The clipped objective of one group at one step.
+    """A clipped objective, and what clipping did.
 
     Attributes:
-        objective: J [B], to be maximised; differentiable.
-        clipped_fraction: share of (anchor, candidate) pairs whose clipped branch is the smaller one, so
-            that they carry no gradient; 0-dim, no gradient.
+        objective: J, to be maximised; differentiable. [B], one per anchor, from `clipped_objective`; one per ratio
+            from `clipped_terms`.
+        clipped_fraction: share of the ratios whose clipped branch is the smaller one, so that they carry no
+            gradient; 0-dim, no gradient.
         ratio_deviation: largest |rho - 1|; 0-dim, no gradient. Must be 0 before the first update.
     """
 
@@ -132,7 +137,7 @@ class ClippedObjective:
     ratio_deviation: Tensor
 
 
-def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip: float) -> ClippedObjective:
+def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip: Clip) -> ClippedObjective:
     """J_k = sum_i min(A_i rho_ik, A_i clip(rho_ik, 1 - clip, 1 + clip)) per anchor k; the caller averages.
 
     A plain sum over the candidates, as in Neighbor GRPO (arXiv 2511.16955 Eq. 9), not an expectation under
@@ -143,7 +148,7 @@ def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip
         log_new: [B, G], log-policy under the current weights.
         log_old: [B, G], under the weights of the rollout; constants (detached here).
         advantages: [G], constants.
-        clip: epsilon, 0 < clip < 1.
+        clip: see `clipped_terms`.
 
     Raises:
         ValueError: for mismatched shapes or a clip outside its range.
@@ -153,16 +158,33 @@ def clipped_objective(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip
             "log_new and log_old must be [B, G] and advantages [G], got "
             f"{list(log_new.shape)}, {list(log_old.shape)} and {list(advantages.shape)}."
         )
-    if not 0 < clip < 1:
+    terms = clipped_terms(log_new, log_old, advantages, clip)
+    return replace(terms, objective=terms.objective.sum(dim=-1))
+
+
+def clipped_terms(log_new: Tensor, log_old: Tensor, advantages: Tensor, clip: Clip) -> ClippedObjective:
+    """min(A rho, A clip(rho, 1 - low, 1 + high)) element by element, with rho = exp(log_new - log_old).
+
+    Args:
+        log_new: any shape, under the current weights.
+        log_old: broadcastable to it, constants (detached here).
+        advantages: likewise.
+        clip: epsilon for both sides, or (low, high); both in (0, 1).
+
+    Raises:
+        ValueError: for a clip outside its range.
+    """
+    low, high = clip if isinstance(clip, tuple) else (clip, clip)
+    if not (0 < low < 1 and 0 < high < 1):
         raise ValueError(f"clip must be in (0, 1), got {clip}.")
-    weight = advantages.detach().to(log_new)
-    # A candidate without an advantage has no part in J, however far its ratio has gone: 0 * inf would be NaN.
-    ratio = policy_ratio(*(torch.where(weight == 0, 0, logs) for logs in (log_new, log_old.detach())))
-    free, clipped = weight * ratio, weight * ratio.clamp(1 - clip, 1 + clip)
+    log_old, weight = log_old.detach(), advantages.detach().to(log_new)
+    # What has no advantage has no part in J, however far its ratio has gone: 0 * inf would be NaN.
+    ratio = policy_ratio(*(torch.where(weight == 0, 0, logs) for logs in (log_new, log_old)))
+    free, clipped = weight * ratio, weight * ratio.clamp(1 - low, 1 + high)
     with torch.no_grad():
         clipped_fraction = (clipped < free).to(ratio.dtype).mean()
         ratio_deviation = (policy_ratio(log_new, log_old) - 1).abs().max()
-    return ClippedObjective(torch.minimum(free, clipped).sum(dim=-1), clipped_fraction, ratio_deviation)
+    return ClippedObjective(torch.minimum(free, clipped), clipped_fraction, ratio_deviation)
 
 
 def categorical_kl(log_old: Tensor, log_new: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ SETTINGS = {
     "steps": "learner.steps",
     "groups_per_step": "learner.groups_per_step",
     "updates_per_step": "learner.updates_per_step",
-    "group_size": "exploration.group_size",
+    "group_size": "sampler.group_size",
     "min_valid": "rewards.min_valid",
     "staleness": "cluster.staleness",
     "publish_every": "cluster.publish_every",

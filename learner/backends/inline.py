@@ -124,8 +124,10 @@ class InlineBackend:
     def publish(self) -> WeightProof:
         published, weights = self._host.publish()
         first = self._weights is None
-        self._weights, self._moved = weights.copied(), False
-        self._worker.set_weights(weights)
+        self._weights = weights.copied()
+        with self._host.learner.behaviour.exported(published.version):  # the worker's is the same adapter
+            self._worker.set_weights(weights)
+        self._moved = self._config.algorithm.rolls_out_mean
         if first:
             self._notify("worker_started", pid=os.getpid(), version=published.version)
         return published
@@ -263,7 +265,7 @@ class InlineBackend:
         return _result(future)
 
     def _published_weights(self) -> AbstractContextManager[None]:
-        """The learner goes on between publications; workers do not."""
+        """The learner goes on between publications, or trains others than it publishes; workers do not."""
         if not self._moved:
             return nullcontext()
         assert self._weights is not None, "publish() comes first"

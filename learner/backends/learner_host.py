@@ -87,5 +87,6 @@ class LearnerHost:
         """The adapter as a file that stock diffusers loads."""
         from learner.update.export import export_adapter  # needs diffusers, which the driver does without
 
-        path = export_adapter(self.editor.transformer, folder, metadata)
-        return Exported(path, largest_change(self.editor.transformer))
+        with self.learner.behaviour.exported(self.learner.version):
+            path = export_adapter(self.editor.transformer, folder, metadata)
+            return Exported(path, largest_change(self.editor.transformer))

@@ -91,10 +91,10 @@ def text_tokens(editor: EditorConfig, sizes: EditorSizes) -> int:
 def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> int:
     """Bytes of the arrays of one trajectory group, see `editing.trajectory.TrajectoryGroup`.
 
-    With K trained steps, G candidates and B anchors, K (G + B) states [N, C] and G images; the rest is small.
+    With K kept steps, G candidates and B anchors, K (G + B) states [N, C] and G images; the rest is small.
     """
-    steps, size = len(config.sampler.trained_steps), config.exploration.group_size
-    anchors = config.learner.surrogate.anchors
+    size = config.sampler.group_size
+    steps, anchors = config.algorithm.kept(config.sampler.steps, size)
     states = 4 * steps * (size + anchors) * tokens * channels
     small = 4 * (config.sampler.steps + 1) + 8 * anchors
     acd = 4 * size if config.rewards.weights.get("acd", 0) != 0 else 0
@@ -207,7 +207,7 @@ class _Plan:
     def learner(self) -> list[Item]:
         """What training adds."""
         config = self.config
-        pairs = len(config.sampler.trained_steps) * config.learner.surrogate.anchors
+        pairs = config.algorithm.query_count(config.sampler.steps, config.sampler.group_size)
         batch = min(config.editor.micro_batch or pairs, pairs)
         how = "with gradient checkpointing" if config.editor.gradient_checkpointing else "without checkpointing"
         streaming = config.rewards.normalisation == "none" and config.learner.updates_per_step == 1
@@ -238,7 +238,7 @@ class _Plan:
 
     def rollout(self) -> list[Item]:
         """What a rollout adds."""
-        size = self.config.exploration.group_size
+        size = self.config.sampler.group_size
         batch = min(self.config.editor.micro_batch or size, size)
         decoding = batch * self.image.pixels * self.sizes.vae_channels * DECODING * self.item
         return [

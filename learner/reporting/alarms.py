@@ -195,7 +195,7 @@ def _copied(start: Reference, recent: Sequence[Group], step: int) -> list[Alarm]
             (
                 f"step {step}: {seen}: the editor learns to copy its source. Give the edit more weight in "
                 "rewards.weights, or "
-                "hold it with learner.preservation.velocity_weight."
+                "hold it with algorithm.preservation.velocity_weight."
             ),
         )
     ]
@@ -254,7 +254,7 @@ def _advice(name: str) -> str:
     if _is_background(name):
         return (
             "The editor changes what lies outside the edit mask: look at the gallery, raise "
-            "learner.preservation.background_weight, or lower learner.optimizer.lr."
+            "algorithm.preservation.background_weight, or lower learner.optimizer.lr."
         )
     return (
         "The rewards do not measure the edit: look at the gallery, change rewards.weights, or lower "
@@ -294,7 +294,7 @@ def _drift(
                     f"step {step}: the {look} of {what} {'inside' if where == 'edit' else 'outside'} the edit "
                     "mask has shifted by "
                     f"{shift:+.3g}, more than it varied {when} (±{sd:.2g}): the editor's look drifts. Raise "
-                    f"learner.preservation.{key}, or lower learner.optimizer.lr."
+                    f"algorithm.preservation.{key}, or lower learner.optimizer.lr."
                 ),
             ),
         )

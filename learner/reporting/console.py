@@ -234,7 +234,7 @@ WAYS_OUT = {
     "nothing_learnt": "where steps were skipped, lower learner.optimizer.lr or editor.lora.alpha; otherwise raise "
     "learner.optimizer.lr, or look whether the rewards of a group differ at all",
     "ruined": "lower learner.optimizer.lr or editor.lora.alpha, or reward or preserve what was lost (rewards.weights, "
-    "learner.preservation)",
+    "algorithm.preservation)",
 }
 """What to change before the next start."""
 
@@ -300,7 +300,7 @@ class ConsoleReport:
         self._print(
             f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
             f"{counted(config.learner.steps, 'step')} of {counted(config.learner.groups_per_step, 'group')} of "
-            f"{config.exploration.group_size}; cluster {config.cluster.mode}"
+            f"{config.sampler.group_size}; cluster {config.cluster.mode}"
         )
         for sentence in record.refused_checkpoints:
             self._print(sentence)

@@ -112,11 +112,11 @@ class ZeroVarianceAlarm:
                 f"{begin}between their candidates, no reward for the edit ({self._edit}) varied by more than its "
                 "floor. They are left out, because other rewards alone teach an editor to change nothing. Look at "
                 f"the scores of {self._edit} (a judge that always says the same?) and at rewards.floors, or raise "
-                "exploration.alpha_edit."
+                "algorithm.alpha_edit."
             )
         return (
             f"{begin}their candidates all got about the same reward. Look at the scores (a judge that always says "
-            "the same?), lower rewards.min_std, or raise exploration.alpha_edit."
+            "the same?), lower rewards.min_std, or raise algorithm.alpha_edit."
         )
 
 
@@ -130,6 +130,6 @@ def waiting(done: int, steps: int, unit: float | None) -> str | None:
         "gradient, which is not known before a group has candidates of different reward, tokens outside its edit "
         f"mask, and there a background whose gradient is more than {LEAST_SHARE:g} of the surrogate's. Until then "
         "nothing holds the rest of the image, or the edit. Look at the scores, lower "
-        "learner.preservation.background_tolerance where it is above 0, or train on preservation alone, as preset "
-        "keep_the_rest does, with --learner.surrogate.weight 0 and no reward for the edit."
+        "algorithm.preservation.background_tolerance where it is above 0, or train on preservation alone, as preset "
+        "keep_the_rest does, with --algorithm.weight 0 and no reward for the edit."
     )

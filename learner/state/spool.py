@@ -55,7 +55,7 @@ class Spooled:
     config_hash: str
     seconds: float
     noise: str
-    trained_steps: tuple[int, ...]
+    kept_steps: tuple[int, ...]
     scores: GroupScores
 
     def load(self) -> TrajectoryGroup:
@@ -67,7 +67,7 @@ class Spooled:
             policy_version=self.policy_version,
             config_hash=self.config_hash,
             noise=self.noise,
-            trained_steps=self.trained_steps,
+            kept_steps=self.kept_steps,
             seconds=self.seconds,
             **arrays,
         )
@@ -209,7 +209,7 @@ def read_spooled(path: Path, config_hash: str) -> Spooled:
             values["config_hash"],
             values["seconds"],
             values["noise"],
-            tuple(values["trained_steps"]),
+            tuple(values["kept_steps"]),
             _scores(values["scores"]),
         )
     except OSError as error:
@@ -233,7 +233,7 @@ def _description(group: TrajectoryGroup, scores: GroupScores, place: int) -> str
             "policy_version": group.policy_version,
             "config_hash": group.config_hash,
             "noise": group.noise,
-            "trained_steps": group.trained_steps,
+            "kept_steps": group.kept_steps,
             "seconds": group.seconds,
             "scores": {
                 "group_id": scores.group_id,

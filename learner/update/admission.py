@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from configs.load import config_hash
 from configs.schema import RunConfig
+from editing.rollout_spec import rollout_spec
 from editing.task import TaskSource
 from editing.trajectory import TrajectoryGroup
 from learner.update.step_report import Refusal
@@ -81,15 +82,11 @@ class Admission:
             return f"came with the scores of group {scores.group_id}"
         if len(scores.valid) != group.group_size:
             return f"has {group.group_size} candidates but scores for {len(scores.valid)}"
-        seen = (group.group_size, len(group.anchors), group.trained_steps, len(group.sigmas) - 1)
-        wanted = (
-            config.exploration.group_size,
-            config.learner.surrogate.anchors,
-            config.sampler.trained_steps,
-            config.sampler.steps,
-        )
+        spec = rollout_spec(config, lease)
+        seen = (group.group_size, tuple(group.anchors.tolist()), group.kept_steps, len(group.sigmas) - 1)
+        wanted = (spec.group_size, spec.anchors, spec.kept, spec.steps)
         if seen != wanted:
-            return f"has (candidates, anchors, trained steps, solver steps) = {seen}, the configuration says {wanted}"
+            return f"has (candidates, anchors, kept steps, solver steps) = {seen}, the configuration says {wanted}"
         if not 0 <= lease.task_index < len(self._tasks):
             return f"is for task {lease.task_index}, but there are {len(self._tasks)} training tasks here"
         task_id = self._tasks[lease.task_index].task_id

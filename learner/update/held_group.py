@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from configs.schema import AdvantageConfig, TokenMasksConfig
+from configs.algorithms import AdvantageConfig
+from configs.schema import RunConfig, TokenMasksConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
 from editing.flow import Velocity
+from editing.rollout_spec import rollout_spec
 from editing.task import EditTask
 from editing.trajectory import TrajectoryGroup
-from learner.algorithms import rc_grpo
-from learner.algorithms.anchors import AnchorBatch, anchor_batch
+from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, group_tensors
+from learner.algorithms.credit import group_advantages, step_advantages
+from learner.algorithms.replay import Replay, replay_of
+from learner.update.group_loss import GroupLoss
 from rewards.compose import GroupReward
 
 
@@ -25,7 +31,7 @@ class HeldGroup:
         group, staleness: as it came.
         condition: of its task.
         noise_mask, edit_mask, preservation_mask: [N], for the noise, the metric and the preservation terms.
-        behaviour: its leaps under the weights that made it, once they are known.
+        behaviour: velocities [P, N, C] at its queries under the weights that made it, once they are known.
     """
 
     group: TrajectoryGroup
@@ -35,6 +41,11 @@ class HeldGroup:
     edit_mask: Tensor = field(repr=False)
     preservation_mask: Tensor = field(repr=False)
     behaviour: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> Tensor:
+        """Clean source latents float32 [N, C]."""
+        return self.condition.source_latents[0]
 
 
 def hold(editor: Editor, kinds: TokenMasksConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
@@ -50,16 +61,73 @@ def hold(editor: Editor, kinds: TokenMasksConfig, task: EditTask, group: Traject
     )
 
 
-def batch_of(held: HeldGroup, reward: GroupReward, advantage: AdvantageConfig) -> AnchorBatch:
-    """The samples of a group under its rewards."""
-    return anchor_batch(
+@dataclass(frozen=True, eq=False)
+class Credit:
+    """The rewards of a group, and its advantages float32 [G]: zero where invalid, all zero for a filtered group."""
+
+    reward: GroupReward
+    advantages: Tensor
+
+
+def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Credit]:
+    """The credit of every group; with `kind` global_std, `rewards` must be those of the whole step."""
+    values = [torch.tensor(reward.rewards) for reward in rewards]
+    valid = [torch.tensor(reward.valid) for reward in rewards]
+    if config.kind == "global_std":
+        found = step_advantages(values, valid, config.clip, config.damping)
+    else:
+        kind, p, clip, damping = config.kind, config.p, config.clip, config.damping
+        found = [group_advantages(*pair, kind, p, clip, damping) for pair in zip(values, valid, strict=True)]
+    return [
+        Credit(reward, torch.zeros_like(one).float() if reward.filtered else one.float())
+        for reward, one in zip(rewards, found, strict=True)
+    ]
+
+
+def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
+    """The group under its rewards, as its method sees it."""
+    return group_tensors(
         held.group,
-        reward.valid,
-        rc_grpo.advantages_of(reward, advantage),
+        torch.tensor(credit.reward.valid),
+        credit.advantages,
         held.edit_mask,
-        held.preservation_mask,
-        held.condition.source_latents[0],
+        held.source,
+        held.condition.grid,
     )
+
+
+def loss_of(
+    held: HeldGroup, tensors: GroupTensors, method: AnyAlgorithm, editor: Editor, config: RunConfig
+) -> GroupLoss:
+    """What the group is trained on."""
+    return GroupLoss(
+        method,
+        config.algorithm,
+        method.queries(tensors),
+        tensors.is_silent,
+        held.source,
+        held.preservation_mask.to(held.source),
+        policy_velocity(editor, held.condition),
+        base_velocity(editor, held.condition),
+        config.editor.micro_batch,
+    )
+
+
+def replay(held: HeldGroup, tensors: GroupTensors, config: RunConfig) -> Replay:
+    """The group's stored transitions, with the noise that was added on the way drawn anew."""
+    spec = rollout_spec(config, held.group.lease)
+    if spec.sde is None:
+        return replay_of(tensors, None, None, 0.0)
+    recipe = spec.recipe(held.group.lease)
+    shape = tensors.predecessors.shape[2:]
+    noise = torch.cat([recipe.draw_step(step, spec.anchors, *shape) for step in spec.kept])
+    return replay_of(tensors, noise, spec.sde, spec.level)
+
+
+@torch.no_grad()
+def velocities_at(queries: Queries, velocity: Velocity, micro_batch: int | None) -> Tensor:
+    """[P, N, C] without gradient, in the batches of training."""
+    return torch.cat([velocity(queries.x[rows], queries.sigma[rows]) for rows in queries.chunks(micro_batch)])
 
 
 def policy_velocity(editor: Editor, condition: Condition) -> Velocity:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,30 @@ from editing.data import Tasks
 from editing.editors.base import Editor
 from editing.editors.lora import (
     AdapterError,
-    adapter_arrays,
     adapter_parameters,
     attach_lora,
     check_arrays,
     copy_arrays,
-    swapped_weights,
 )
-from editing.flow import Velocity
 from editing.trajectory import TrajectoryGroup
-from editing.weights import Arrays, WeightVersion
-from learner.algorithms import rc_grpo
-from learner.algorithms.anchors import AnchorBatch, leaps
+from editing.weights import WeightVersion
+from learner.algorithms.base import GroupTensors
 from learner.algorithms.preservation_unit import Balance, weighs
+from learner.algorithms.registry import open_algorithm
+from learner.algorithms.replay import replayed
 from learner.state.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
 from learner.update.adapter_optimizer import AdapterOptimizer
 from learner.update.admission import Admission
+from learner.update.behaviour import Behaviour
 from learner.update.data_parallel import ALONE, Peers
-from learner.update.held_group import HeldGroup, base_velocity, batch_of, hold, policy_velocity
+from learner.update.group_loss import GroupLoss
+from learner.update.held_group import Credit, HeldGroup, credited, hold, loss_of, replay, tensors_of, velocities_at
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
-from rewards.compose import GroupReward, composed, streaming
+from rewards.compose import composed, streaming
 from rewards.result import GroupScores
 
 
@@ -80,11 +80,11 @@ class Learner:
         self.parameters = adapter_parameters(editor.transformer)
         self.optimizer = AdapterOptimizer(self.parameters, config.learner.optimizer)
         self.version = 0
+        self._method = open_algorithm(config.algorithm)
         self._admission = Admission(config, tasks.train)
         self._gate = PolicyGate(config)
         self._balance = Balance()
-        self._adapters: dict[int, Arrays] = {}
-        self._keep_adapter()
+        self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, config.algorithm.rolls_out_mean)
         self._held: list[HeldGroup | None] = []  # None: a peer's
         self._scores: list[GroupScores] = []
         self._totals = StepTotals()
@@ -92,7 +92,8 @@ class Learner:
         self._offender: str | None = None  # the group that made the present gradient infinite or NaN
         self._refused: str | None = None  # the group that the policy gate refused
         # A group may leave as soon as its gradient is taken if nothing else needs it.
-        self._streaming = streaming(config.rewards.normalisation) and config.learner.updates_per_step == 1
+        whole_step = config.algorithm.advantage.kind == "global_std" or not streaming(config.rewards.normalisation)
+        self._streaming = not whole_step and config.learner.updates_per_step == 1
 
     def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
         """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible: not
@@ -119,12 +120,12 @@ class Learner:
             if held is not None:
                 self._put_on_disk(group, scores)
             self._admission.take(group)
-            if not self._streaming or self._balance.wanted(self.config.learner):
+            if not self._streaming or self._balance.wanted(self.config.algorithm):
                 self._held.append(held)
                 self._scores.append(scores)
             elif held is not None:
-                (reward,) = composed([scores], self.config.rewards)
-                self._accumulate(held, reward, first=True)
+                (credit,) = self._credited([scores])
+                self._accumulate(held, credit, first=True)
         word, reason = refusal or (None, None)
         return ConsumeReport(group.lease.group_id, refusal is None, staleness, word, reason, time.monotonic() - start)
 
@@ -148,14 +149,14 @@ class Learner:
                 "(learner.groups_per_step); consume the rest before update()"
             )
         totals.lr = learning_rate(self.version, config.steps, config.optimizer)
-        rewards = composed(self._scores, self.config.rewards)
-        if self._held and self._balance.wanted(config):
-            self._weigh(rewards)
+        credits = self._credited(self._scores)
+        if self._held and self._balance.wanted(self.config.algorithm):
+            self._weigh(credits)
         applied = False
         for update in range(config.updates_per_step):
-            for held, reward in zip(self._held, rewards, strict=True):
+            for held, credit in zip(self._held, credits, strict=True):
                 if held is not None:
-                    self._accumulate(held, reward, first=update == 0)
+                    self._accumulate(held, credit, first=update == 0)
             with self._timed("add_up"):
                 self.peers.add_up(self.parameters.values())
             with self._timed("optimizer"):
@@ -164,15 +165,15 @@ class Learner:
         self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
         self.version += 1
         self._admission.trained(self.version)
-        self._keep_adapter()
+        self.behaviour.follow(self.version, applied)
         totals.skipped_updates = self._skipped_updates
-        totals.unit = self._balance.unit(config) if weighs(config) else None
+        totals.unit = self._balance.unit(self.config.algorithm) if weighs(self.config.algorithm) else None
         self._begin_step()
         return StepReport(self.version, applied, self._skipped_in_a_row, totals)
 
     def publish(self) -> WeightVersion:
-        """The present adapter under the present version: not a copy, so send or copy it before the next update."""
-        return WeightVersion.capture(self.editor.transformer, self.version)
+        """The behaviour policy under the present version: not a copy, so send or copy it before the next update."""
+        return self.behaviour.published(self.version)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Learner:
             "skipped_updates": self._skipped_updates,
             "skipped_in_a_row": self._skipped_in_a_row,
             "trained_slots": self._admission.state(),
-            "adapters": sorted(self._adapters),
+            "adapters": self.behaviour.versions,
             "leap_noise": self._gate.noise,
             "balance": asdict(self._balance),
             "optimizer_counts": optimizer_tensors(self.optimizer.adamw, self.parameters)[1],
@@ -204,9 +205,8 @@ class Learner:
         tensors: dict[str, Mapping[str, Tensor]] = {
             "adapter": {name: parameter.detach() for name, parameter in self.parameters.items()},
             "optimizer": optimizer_tensors(self.optimizer.adamw, self.parameters)[0],
+            **self.behaviour.tensors(),
         }
-        for version, arrays in self._adapters.items():
-            tensors[f"adapter_of_version_{version}"] = {n: torch.tensor(array) for n, array in arrays.items()}
         path = save_checkpoint(
             self.checkpoints,
             self.version,
@@ -251,11 +251,7 @@ class Learner:
         self._admission.restore(state["trained_slots"])
         self._gate = PolicyGate(self.config, state["leap_noise"])
         self._balance = Balance(**state["balance"])
-        self._adapters = {
-            version: {n: t.numpy() for n, t in checkpoint.tensors[f"adapter_of_version_{version}"].items()}
-            for version in state["adapters"]
-        }
-        self._keep_adapter()
+        self.behaviour.restore(state["adapters"], checkpoint.tensors)
         self._begin_step()
         return dict(checkpoint.state["extra"])
 
@@ -284,50 +280,66 @@ class Learner:
         if seconds is not None:
             totals.spooled[name] = seconds
 
-    def _weigh(self, rewards: Sequence[GroupReward]) -> None:
+    def _credited(self, scores: Sequence[GroupScores]) -> list[Credit]:
+        return credited(composed(scores, self.config.rewards), self.config.algorithm.advantage)
+
+    def _weigh(self, credits: Sequence[Credit]) -> None:
         """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
         it."""
-        sums, micro_batch = [0.0, 0.0, 0.0], self.config.editor.micro_batch
-        for held, reward in zip(self._held, rewards, strict=True):
+        sums = [0.0, 0.0, 0.0]
+        for held, credit in zip(self._held, credits, strict=True):
             if held is None:
                 continue
-            batch = batch_of(held, reward, self.config.learner.advantage)
-            velocity = policy_velocity(self.editor, held.condition)
-            if batch.is_zero_variance:
+            tensors, loss = self._prepared(held, credit)
+            if tensors.is_silent:
                 continue
-            self._find_old_leaps(held, batch, velocity)
+            self._find_old_velocities(held, loss)
             with self._timed("accumulate"), self._setting_aside(held.group):
-                behaviour = leaps(velocity, batch, micro_batch) if held.behaviour is None else held.behaviour
-                self._gate.check_policy(held.group, batch, behaviour, velocity)
-                norms = rc_grpo.bare_norms(batch, velocity, self.config.learner, micro_batch)
-                sums = [total + norm for total, norm in zip(sums, norms, strict=True)]
+                old = held.behaviour
+                if old is None:
+                    old = velocities_at(loss.queries, loss.velocity, loss.micro_batch)
+                self._check_policy(held, tensors, loss, old)
+                sums = [total + norm for total, norm in zip(sums, loss.bare_norms(), strict=True)]
         with self._timed("add_up"):
             self._balance = self._balance.plus(self.peers.total(sums))
 
-    def _find_old_leaps(self, held: HeldGroup, batch: AnchorBatch, velocity: Velocity) -> None:
-        """The behaviour leaps of a stale group, under the weights that made it."""
-        if held.staleness > 0 and held.behaviour is None:
-            with (
-                self._timed("old_leaps"),
-                swapped_weights(self.editor.transformer, self._adapters[held.group.policy_version]),
-            ):
-                held.behaviour = leaps(velocity, batch, self.config.editor.micro_batch)
+    def _prepared(self, held: HeldGroup, credit: Credit) -> tuple[GroupTensors, GroupLoss]:
+        tensors = tensors_of(held, credit)
+        return tensors, loss_of(held, tensors, self._method, self.editor, self.config)
 
-    def _accumulate(self, held: HeldGroup, reward: GroupReward, first: bool) -> None:
-        """Adds the group's share of the gradient; at its `first` use, its behaviour leaps are found and checked."""
+    def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:
+        """The behaviour velocities of a group that other weights made than the trained ones."""
+        if held.behaviour is None and not self.behaviour.is_trained(held.staleness):
+            with self._timed("old_leaps"), self._behaviour_weights(held):
+                held.behaviour = velocities_at(loss.queries, loss.velocity, loss.micro_batch)
+
+    def _behaviour_weights(self, held: HeldGroup) -> AbstractContextManager[None]:
+        """The adapter that made the group, in place of the present one."""
+        return self.behaviour.weights(held.group.policy_version, held.staleness)
+
+    def _check_policy(
+        self, held: HeldGroup, tensors: GroupTensors, loss: GroupLoss, old: Tensor
+    ) -> tuple[float, float] | None:
+        """The policy gate; a group that it refuses is set aside. `old`: the behaviour velocities at the queries."""
+        stored = replay(held, tensors, self.config)
+        if torch.equal(stored.x, loss.queries.x) and torch.equal(stored.sigma, loss.queries.sigma):
+            made = stored.next_states(slice(None), old)
+        else:  # a method that asks elsewhere
+            with self._behaviour_weights(held):
+                made = replayed(loss.velocity, stored, loss.micro_batch)
+        with self._setting_aside(held.group):
+            return self._gate.check_policy(held.group, stored, made, loss.velocity)
+
+    def _accumulate(self, held: HeldGroup, credit: Credit, first: bool) -> None:
+        """Adds the group's share of the gradient; at its `first` use, the policy gate checks it."""
         config, group, totals = self.config, held.group, self._totals
-        batch, velocity = batch_of(held, reward, config.learner.advantage), policy_velocity(self.editor, held.condition)
-        self._find_old_leaps(held, batch, velocity)
+        tensors, loss = self._prepared(held, credit)
+        self._find_old_velocities(held, loss)
         with self._timed("accumulate"):
-            stats, leaped = rc_grpo.accumulate(
-                batch,
-                velocity,
-                base_velocity(self.editor, held.condition),
+            stats, velocities = loss.accumulate(
                 held.behaviour,
-                config.learner,
-                config.editor.micro_batch,
                 scale=1 / config.learner.groups_per_step,
-                unit=self._balance.unit(config.learner),
+                unit=self._balance.unit(config.algorithm),
             )
         totals.stats.append(stats)
         if self._offender is None and not self.optimizer.gradient_is_finite():
@@ -335,21 +347,20 @@ class Learner:
         if first:
             on_policy = held.behaviour is None
             if on_policy:
-                held.behaviour = leaped
+                held.behaviour = velocities
             if held.behaviour is not None:
-                with self._setting_aside(group):
-                    checked = self._gate.check_policy(group, batch, held.behaviour, velocity)
+                checked = self._check_policy(held, tensors, loss, held.behaviour)
                 if checked is not None:
                     error, tolerance = checked
                     totals.leap_errors.append(error)
                     totals.leap_tolerance = max(totals.leap_tolerance, tolerance)
             totals.counts.update(
                 groups=1,
-                zero_variance_groups=int(batch.is_zero_variance),
-                filtered_groups=int(reward.filtered),
-                full_mask_groups=int(bool(batch.edit_mask.min() == 1)),
-                invalid_candidates=int((~reward.valid).sum()),
-                stale_groups=int(not on_policy),
+                zero_variance_groups=int(tensors.is_silent),
+                filtered_groups=int(credit.reward.filtered),
+                full_mask_groups=int(bool(held.edit_mask.min() == 1)),
+                invalid_candidates=int((~credit.reward.valid).sum()),
+                stale_groups=int(held.staleness > 0),
             )
 
     def _apply(self, lr: float) -> bool:
@@ -363,13 +374,6 @@ class Learner:
                 self.spool.keep(self._offender)
         self._offender = None
         return finite
-
-    def _keep_adapter(self) -> None:
-        """Keeps the weights of the versions that groups may still come from; none but the present one on-policy."""
-        if self.config.cluster.staleness:
-            self._adapters[self.version] = adapter_arrays(self.editor.transformer)
-        oldest = self.version - self.config.cluster.staleness
-        self._adapters = {v: arrays for v, arrays in self._adapters.items() if v >= oldest}
 
     @contextmanager
     def _setting_aside(self, group: TrajectoryGroup) -> Iterator[None]:

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from configs.schema import RunConfig
-from editing.flow import Velocity, leap, takes_euler_step
-from editing.noise import NoiseRecipe, noise_digest
+from editing.flow import Velocity, takes_euler_step
+from editing.noise import noise_digest
+from editing.rollout_spec import rollout_spec
 from editing.trajectory import TrajectoryGroup
-from learner.algorithms.anchors import AnchorBatch, leaps, relative_distance
+from learner.algorithms.replay import Replay, relative_distance, replayed
 
 MARGIN, FIRST_MARGIN = 2.0, 4.0
 """Factors on the noise: of every group, and of groups of version 0, whose own errors are part of the noise."""
@@ -54,7 +55,7 @@ class PolicyGate:
         is measured here too."""
         self.noise = noise
         self._here: float | None = None
-        self._sampler, self._exploration = config.sampler, config.exploration
+        self._config = config
         self._dtype, self._micro_batch = config.editor.dtype, config.editor.micro_batch
 
     def check_made_from(self, group: TrajectoryGroup, noise_mask: Tensor, source: Tensor, grid: Tensor) -> None:
@@ -79,9 +80,7 @@ class PolicyGate:
                 f"group {name} was integrated over the grid {group.sigmas.tolist()}, the learner's editor has "
                 f"{grid.tolist()}: the schedulers differ"
             )
-        recipe = NoiseRecipe(
-            group.lease.seed, self._exploration.alpha_edit, self._exploration.alpha_base, group.group_size
-        )
+        recipe = rollout_spec(self._config, group.lease).recipe(group.lease)
         noise = recipe.draw(noise_mask, source.shape[-1])
         if noise_digest(noise) != group.noise:
             raise PolicyGateError(
@@ -96,35 +95,34 @@ class PolicyGate:
             )
 
     def check_policy(
-        self, group: TrajectoryGroup, batch: AnchorBatch, behaviour: Tensor, velocity: Velocity
+        self, group: TrajectoryGroup, replay: Replay, behaviour: Tensor, velocity: Velocity
     ) -> tuple[float, float] | None:
-        """The behaviour leaps' error and its tolerance; None where no trained step of the rollout is an Euler step.
+        """The replayed steps' error and its tolerance; None where no kept step of the rollout is of first order.
 
         Args:
             group: as it came.
-            batch: its anchors.
-            behaviour: [P, N, C], leaps under the weights of the rollout.
+            replay: its stored transitions.
+            behaviour: [P, N, C], next states under the weights of the rollout.
             velocity: under any weights; the noise is measured with it if it was not yet in this process.
 
         Raises:
             PolicyGateError: when the error is above the tolerance, or the noise above what can be trained with.
         """
-        pairs = [
-            pair
-            for pair in range(batch.pairs)
-            if takes_euler_step(
-                self._sampler.solver, torch.tensor(group.sigmas), group.trained_steps[batch.step_of(pair)]
-            )
+        solver, sigmas = self._config.sampler.solver, torch.tensor(group.sigmas)
+        rows = [
+            row
+            for row in range(replay.count)
+            if replay.sde is not None or takes_euler_step(solver, sigmas, group.kept_steps[replay.step_of(row)])
         ]
-        if not pairs:
+        if not rows:
             return None
-        here = self._measured(batch, velocity, group.group_size) if self._here is None else self._here
+        here = self._measured(replay, velocity, group.group_size) if self._here is None else self._here
         noise = here if self.noise is None else self.noise
         first = group.policy_version == 0
         # Of what was measured: else every group of version 0 would widen the tolerance of the next.
         known = here if first else max(noise, here)
         tolerance = (FIRST_MARGIN if first else MARGIN) * max(known, FLOOR[self._dtype])
-        error = relative_distance(behaviour, batch.stored, batch, pairs)
+        error = relative_distance(behaviour, replay.stored, replay, rows)
         if not error <= tolerance:  # NaN fails too
             raise PolicyGateError(
                 f"group {group.lease.group_id}: a solver step under policy version {group.policy_version} differs from "
@@ -136,8 +134,8 @@ class PolicyGate:
         self._here, self.noise = here, max(noise, min(error, tolerance / MARGIN)) if first else noise
         return error, tolerance
 
-    def _measured(self, batch: AnchorBatch, velocity: Velocity, group_size: int) -> float:
-        noise = measured_noise(batch, velocity, group_size, self._micro_batch)
+    def _measured(self, replay: Replay, velocity: Velocity, group_size: int) -> float:
+        noise = measured_noise(replay, velocity, group_size, self._micro_batch)
         if not noise <= CEILING[self._dtype]:
             raise PolicyGateError(
                 f"the editor's velocities of equal latents differ by {noise:.3g} of their length between batches, "
@@ -148,21 +146,21 @@ class PolicyGate:
 
 
 @torch.no_grad()
-def measured_noise(batch: AnchorBatch, velocity: Velocity, group_size: int, micro_batch: int | None) -> float:
-    """Largest relative difference of leaps from the same states between the batches in use.
+def measured_noise(replay: Replay, velocity: Velocity, group_size: int, micro_batch: int | None) -> float:
+    """Largest relative difference of steps from the same states between the batches in use.
 
-    Those are the training's (`micro_batch` pairs), single samples, and the rollout's (`group_size` samples of one
-    sigma, for the first anchor of every trained step).
+    Those are the training's (`micro_batch` rows), single samples, and the rollout's (`group_size` samples of one
+    sigma, for the first anchor of every kept step).
     """
-    training = leaps(velocity, batch, micro_batch)
-    alone = leaps(velocity, batch, 1)
-    found = [relative_distance(alone, training, batch, range(batch.pairs))]
-    firsts = range(0, batch.pairs, batch.pairs // int(batch.candidates.shape[0]))
+    training = replayed(velocity, replay, micro_batch)
+    alone = replayed(velocity, replay, 1)
+    found = [relative_distance(alone, training, replay, range(replay.count))]
+    firsts = range(0, replay.count, replay.count // replay.steps)
     rollout = training.clone()
-    for pair in firsts:
-        rows = [pair] * group_size
-        rollout[pair] = leap(velocity, batch.predecessors[rows], batch.sigma[rows], batch.sigma_next[rows])[0]
-    found += [relative_distance(rollout, other, batch, firsts) for other in (training, alone)]
+    for row in firsts:
+        rows = [row] * group_size
+        rollout[row] = replay.next_states(rows, velocity(replay.x[rows], replay.sigma[rows]))[0]
+    found += [relative_distance(rollout, other, replay, firsts) for other in (training, alone)]
     return float(np.max(found))  # np.max keeps a NaN, Python's max may lose it
 
 

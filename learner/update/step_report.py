@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from learner.algorithms.rc_grpo import GroupStats
+from learner.algorithms.loss_terms import GroupStats
 
 Refusal = Literal["stale", "duplicate", "mismatch", "scores"]
 """Why a group is not trained on: older than `cluster.staleness` allows; its slot is trained or waiting already; it

@@ -25,12 +25,12 @@ MINE = ["--rewards.scorers.mine", "m:f"]
     [
         COPYING,
         ["--rewards.weights", "{edit_score: 0, background_psnr: 1}"],
-        [*COPYING, "--learner.preservation.background_weight", "9"],
+        [*COPYING, "--algorithm.preservation.background_weight", "9"],
         [
             *COPYING,
-            "--learner.preservation.velocity_weight",
+            "--algorithm.preservation.velocity_weight",
             "1",
-            "--learner.preservation.velocity_region",
+            "--algorithm.preservation.velocity_region",
             "background",
         ],
         [*MINE, "--rewards.scorer_kinds.mine", "preservation", "--rewards.weights", "{mine: 1}"],
@@ -56,7 +56,7 @@ def test_what_neither_rewards_nor_keeps_the_edit_is_refused(flags):
         ["--rewards.weights", "{edit_psnr: 0.1, background_psnr: 5}"],
         ["--rewards.weights", "{edit_psnr: 1.0e-9}"],  # there is no other
         ["--rewards.weights", "{edit_score: 0.02, background_psnr: 1}", "--rewards.normalisation", "pooled"],
-        [*COPYING, "--learner.preservation.velocity_weight", "0.5"],
+        [*COPYING, "--algorithm.preservation.velocity_weight", "0.5"],
         [*MINE, "--rewards.weights", "{mine: 1}"],
         ["--rewards.weights", "{edit_score: 1, background_psnr: 1}", "--rewards.floors.edit_score", "0.4"],
         [*MINE, "--rewards.scorer_kinds.mine", "edit", "--rewards.weights", "{mine: 1, acd: 1}"],
@@ -111,7 +111,7 @@ def test_every_way_out_leads_out(flags):
 
 
 def test_every_way_out_leads_out_where_there_was_no_surrogate():
-    copying = ["--config", "keep_the_rest", "--learner.preservation.velocity_weight", "0"]
+    copying = ["--config", "keep_the_rest", "--algorithm.preservation.velocity_weight", "0"]
     with pytest.raises(ConfigError, match="expected a reward for the edit") as refused:
         check_edit_signal(load_config(copying))
     ways = [line.strip() for line in str(refused.value).splitlines() if line.startswith("  --")]
@@ -130,12 +130,10 @@ def test_a_scorer_of_ones_own_is_told_why_it_does_not_count():
 
 
 def test_a_reward_for_the_edit_that_reaches_no_weight_is_refused():
-    with pytest.raises(ConfigError, match=r"learner\.surrogate\.weight: expected a weight above 0, got 0; edit_psnr"):
+    with pytest.raises(ConfigError, match=r"algorithm\.weight: expected a weight above 0, got 0; edit_psnr"):
         check_edit_signal(load_config(["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1"]))
     check_edit_signal(
-        load_config(
-            ["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1", "--learner.surrogate.weight", "1"]
-        )
+        load_config(["--config", "keep_the_rest", "--rewards.weights.edit_psnr", "1", "--algorithm.weight", "1"])
     )
 
 

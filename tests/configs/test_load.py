@@ -52,13 +52,13 @@ def test_values_are_typed_by_their_keys():
             "--editor.gradient-checkpointing=true",
             "--name",
             "2026",
-            "--sampler.trained-steps",
+            "--algorithm.trained-steps",
             "[0, 1]",
             "--editor.max-text-tokens",
             "null",
             "--data.photo_folder",
             "null",
-            "--learner.surrogate.tau-power",
+            "--algorithm.tau-power",
             "1",
             "--learner.optimizer.betas",
             "[0.9, 0.95]",
@@ -67,9 +67,9 @@ def test_values_are_typed_by_their_keys():
     assert config.learner.optimizer.lr == 1e-4
     assert config.editor.gradient_checkpointing is True
     assert config.name == "2026"
-    assert config.sampler.trained_steps == (0, 1)
+    assert config.algorithm.trained_steps == (0, 1)
     assert config.editor.max_text_tokens is None and ShapesData.model_validate(config.data).photo_folder is None
-    assert config.learner.surrogate.tau_power == 1
+    assert config.algorithm.tau_power == 1
     assert config.learner.optimizer.betas == (0.9, 0.95)
 
 
@@ -294,7 +294,7 @@ def test_switches():
 
 
 def test_the_nearest_key_prefers_the_named_section():
-    assert nearest("learner.clip", known_paths()) in ("learner.advantage.clip", "learner.surrogate.clip")
+    assert nearest("learner.clip", known_paths()) in ("algorithm.advantage.clip", "algorithm.clip")
     assert nearest("sampler.seed", known_paths()) == "seed"
     assert nearest("zzz", known_paths()) == ""
 

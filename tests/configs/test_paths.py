@@ -88,7 +88,7 @@ def test_every_key_that_is_a_path_is_expanded_or_refused(variant, key, how, tmp_
         needed |= {
             "data.path": "m.jsonl",
             "rewards.weights": {"background_psnr": 1},
-            "learner.preservation.velocity_weight": 1,
+            "algorithm.preservation.velocity_weight": 1,
         }
     if "dino" in key:
         needed = {"rewards.weights": {"dino_background": 1, "edit_score": 1}}

@@ -39,10 +39,10 @@ def test_every_preset_begins_with_what_it_is_for(name):
 def test_the_comparison_rows_differ_in_one_thing_each():
     quickstart, rdp, glob, acd = (load_config(["--config", n]) for n in ("quickstart", "rdp", "global", "rdp_acd"))
     assert quickstart == RunConfig()
-    assert set(differences(quickstart, rdp)) == {"learner.preservation.background_weight"}
-    assert rdp.learner.preservation.background_weight == 0
-    assert set(differences(rdp, glob)) == {"exploration.alpha_base"}
-    assert glob.exploration.alpha_base == glob.exploration.alpha_edit
+    assert set(differences(quickstart, rdp)) == {"algorithm.preservation.background_weight"}
+    assert rdp.algorithm.preservation.background_weight == 0
+    assert set(differences(rdp, glob)) == {"algorithm.alpha_base"}
+    assert glob.algorithm.alpha_base == glob.algorithm.alpha_edit
     assert set(differences(rdp, acd)) == {"rewards.weights.acd"}
 
 
@@ -51,18 +51,19 @@ def test_the_papers_recipe_has_its_rewards_and_no_preservation():
     assert set(paper.rewards.weights) == {"editscore_truth", "acd"}
     control = load_config(["--config", "edit_only"])
     assert set(differences(paper, control)) == {"rewards.weights.editscore_truth", "rewards.weights.edit_score"}
-    assert paper.rewards.normalisation == "minibatch" and paper.learner.advantage.kind == "std"
-    assert paper.learner.preservation.background_weight == paper.learner.preservation.velocity_weight == 0
-    assert (paper.learner.surrogate.tau_edit, paper.learner.surrogate.tau_base) == (0.9, 1.1)
-    assert paper.exploration.alpha_base < paper.exploration.alpha_edit
+    assert paper.rewards.normalisation == "minibatch" and paper.algorithm.advantage.kind == "std"
+    assert paper.algorithm.preservation.background_weight == paper.algorithm.preservation.velocity_weight == 0
+    assert (paper.algorithm.tau_edit, paper.algorithm.tau_base) == (0.9, 1.1)
+    assert paper.algorithm.alpha_base < paper.algorithm.alpha_edit
     # What the paper does not publish stays comparable with the other rows.
     same = RunConfig()
-    assert paper.learner.optimizer == same.learner.optimizer and paper.exploration == same.exploration
+    assert paper.learner.optimizer == same.learner.optimizer and paper.sampler == same.sampler
+    assert (paper.algorithm.alpha_edit, paper.algorithm.alpha_base) == (0.8, 0.05)
 
 
 def test_kontext_trains_early_steps_and_never_the_last():
     kontext = load_config(["--config", "kontext_1gpu"])
-    steps, trained = kontext.sampler.steps, kontext.sampler.trained_steps
+    steps, trained = kontext.sampler.steps, kontext.algorithm.trained_steps
     assert max(trained) < 0.6 * steps < steps - 1
     assert kontext.editor.dtype == "bfloat16" and kontext.data.type == "manifest"
 
@@ -75,13 +76,13 @@ def test_kontext_with_judges_differs_in_its_rewards_and_holds_no_edit():
     assert judged.rewards.noise_floors["editscore"] == 0.02 and judged.rewards.min_std == 0
     # Nothing holds the edit where it is rewarded, and no reward is used where none is for the edit.
     assert set(differences(alone, judged)) - {k for k in differences(alone, judged) if k.startswith("rewards.")} == {
-        "learner.surrogate.weight",
-        "learner.preservation.background_weight",
-        "learner.preservation.velocity_weight",
-        "learner.preservation.undone_weight",
+        "algorithm.weight",
+        "algorithm.preservation.background_weight",
+        "algorithm.preservation.velocity_weight",
+        "algorithm.preservation.undone_weight",
     }
-    assert alone.learner.preservation.velocity_weight > 0 == judged.learner.preservation.velocity_weight
-    assert judged.learner.surrogate.weight > 0 == alone.learner.surrogate.weight
+    assert alone.algorithm.preservation.velocity_weight > 0 == judged.algorithm.preservation.velocity_weight
+    assert judged.algorithm.weight > 0 == alone.algorithm.weight
     elsewhere = load_config(
         [
             "--config",

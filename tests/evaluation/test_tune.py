@@ -31,8 +31,8 @@ class FakeRunner:
         self.configs.append(config)
         learner = config.learner
         gain = -abs(math.log(learner.optimizer.lr / BEST_LR))
-        if learner.preservation.background_weight:
-            gain -= abs(math.log(learner.preservation.background_weight / BEST_WEIGHT))
+        if config.algorithm.preservation.background_weight:
+            gain -= abs(math.log(config.algorithm.preservation.background_weight / BEST_WEIGHT))
         base = {"editscore_truth": 0.6, "edit_score": 0.6, "background_psnr": 28.0}
         lost = self.lost.get(next((lr for lr in self.lost if math.isclose(lr, learner.optimizer.lr)), 0.0))
         if lost == "diverged":
@@ -106,15 +106,12 @@ def test_the_best_settings_become_rows_that_change_nothing_else(searched):
     ):
         found, before = load_config(["--config", str(rows / f"{row}.yaml")]), load_config(["--config", preset])
         assert found.learner.optimizer.lr == pytest.approx(BEST_LR)
-        weight = before.learner.preservation.background_weight
-        assert found.learner.preservation.background_weight == pytest.approx(2 * weight)  # .2 -> .4, 0 stays 0
-        learner = before.learner.model_copy(
-            update={
-                "optimizer": before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr}),
-                "preservation": found.learner.preservation,
-            }
-        )
-        assert found == before.model_copy(update={"learner": learner})
+        weight = before.algorithm.preservation.background_weight
+        assert found.algorithm.preservation.background_weight == pytest.approx(2 * weight)  # .2 -> .4, 0 stays 0
+        optimizer = before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr})
+        learner = before.learner.model_copy(update={"optimizer": optimizer})
+        method = before.algorithm.model_copy(update={"preservation": found.algorithm.preservation})
+        assert found == before.model_copy(update={"learner": learner, "algorithm": method})
 
 
 def test_the_search_is_written_down(searched):
@@ -242,10 +239,10 @@ def test_control_rows_differ_from_the_tuned_quickstart_in_the_reward_alone(row):
 
 
 def test_the_background_control_has_no_other_term_and_the_learning_rate_of_the_tuned_quickstart():
-    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")]).learner
-    learner = load_config(["--config", str(CONTROLS / "background_only.yaml")]).learner
-    assert learner.optimizer == tuned.optimizer and learner.surrogate.weight == 0
-    terms = learner.preservation
+    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")])
+    control = load_config(["--config", str(CONTROLS / "background_only.yaml")])
+    assert control.learner.optimizer == tuned.learner.optimizer and control.algorithm.weight == 0
+    terms = control.algorithm.preservation
     assert terms.background_weight == 1 and terms.velocity_weight < 1e-6 and terms.undone_weight == 0
 
 

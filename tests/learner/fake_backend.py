@@ -21,7 +21,7 @@ from rewards.result import GroupScores, Score
 
 def delivery(config: RunConfig, lease: Lease, valid: int | None = None) -> Delivered:
     """A whole group of `lease`, whose first `valid` candidates have scores."""
-    size = config.exploration.group_size
+    size = config.sampler.group_size
     valid = size if valid is None else valid
     values = np.random.default_rng(lease.seed % 2**32).random(size)
     scores = tuple(Score(value=float(v)) if i < valid else Score(error="no") for i, v in enumerate(values))
@@ -138,7 +138,7 @@ class FakeBackend:
         return WeightProof(self.version, "0" * 64, 1)
 
     def images(self, delivered: Delivered) -> np.ndarray:
-        return np.full((self.config.exploration.group_size, 4, 4, 3), delivered.lease.slot, np.uint8)
+        return np.full((self.config.sampler.group_size, 4, 4, 3), delivered.lease.slot, np.uint8)
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
         self.calls.append(("measure", self.version, base, shown))

@@ -35,8 +35,8 @@ def tiny_config(model, **over: Any) -> RunConfig:
     base = {
         "editor": {"path": str(model), "max_text_tokens": 10, "device": "cpu"},
         "data": {"type": "shapes", "train_tasks": 6, "held_out_tasks": 1},
-        "exploration": {"group_size": 4},
-        "sampler": {"steps": 3, "trained_steps": [0, 1]},
+        "sampler": {"group_size": 4, "steps": 3},
+        "algorithm": {} if "type" in over.get("algorithm", {}) else {"trained_steps": [0, 1]},
         "rewards": {"weights": {"edit_psnr": 1.0}},
         "learner": {"steps": 6, "groups_per_step": 2},
     }

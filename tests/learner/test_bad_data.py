@@ -51,7 +51,8 @@ def manifest_run(editor, folder, name, mode, **over):
                 **over,
             },
             "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
-            "learner": {"steps": 5, "preservation": {"velocity_weight": 1.0}},
+            "learner": {"steps": 5},
+            "algorithm": {"preservation": {"velocity_weight": 1.0}},
             "cluster": {"mode": mode},
         },
     )

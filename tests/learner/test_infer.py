@@ -131,7 +131,7 @@ def test_a_runs_folder_brings_its_editor_settings_and_held_out_tasks(
             "edit_is_white",
             "--rewards.weights",
             "{background_psnr: 1}",
-            "--learner.preservation.velocity_weight",
+            "--algorithm.preservation.velocity_weight",
             "1",
             "--editor.path",
             str(tiny_kontext),

@@ -47,7 +47,7 @@ class Watcher:
 def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=lambda step: True, **sections):
     settings = RunConfig.model_validate(
         {
-            "exploration": {"group_size": 3},
+            "sampler": {"group_size": 3},
             "rewards": {"weights": {"background_psnr": 2.0}, "floors": {"background_psnr": 0.0}},
             "learner": {"steps": 5, "groups_per_step": 2},
             "checkpoint": {"every": 2},

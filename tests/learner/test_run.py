@@ -328,7 +328,8 @@ def test_a_manifest_without_ground_truth_trains_and_shows_its_images(tiny_kontex
                 "held_out_fraction": 0.5,
             },
             "rewards": {"weights": {"background_psnr": 0.5, "acd": 1.0, "edit_psnr": 0.0}},
-            "learner": {"steps": 1, "preservation": {"velocity_weight": 1.0, "velocity_region": "edit"}},
+            "learner": {"steps": 1},
+            "algorithm": {"preservation": {"velocity_weight": 1.0, "velocity_region": "edit"}},
         },
     )
     watcher = Watcher()

@@ -38,6 +38,19 @@ def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_p
     assert pids and os.getpid() not in pids
 
 
+OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "final_sample")
+
+
+@pytest.mark.parametrize("kind", ["diffusion_nft", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)])
+def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_kontext, tmp_path, kind):
+    method = {"type": kind, "trained_steps": [0, 1]} if kind in ("neighbor_grpo", "locus") else {"type": kind}
+    over = {"algorithm": method, "sampler": {"steps": 3}, "report": {"gallery_tasks": 0}}
+    alone = run(tiny_run(tiny_kontext, tmp_path, "inline", over))
+    many = run(tiny_run(tiny_kontext, tmp_path, "ray", {**over, "cluster": {"mode": "ray"}}))
+    assert same_adapter(tmp_path / "inline", tmp_path / "ray")
+    assert alone["final"] == many["final"] and alone["gain"] == many["gain"]
+
+
 class Killer(Watcher):
     """Kills rollout workers that have leases out, when the first group of the second step is taken."""
 

@@ -75,7 +75,7 @@ def test_what_is_handed_on_is_the_same_data_without_what_was_found_in_it(kind, f
                 "editor": {"path": str(tiny_kontext)},
                 "data": data,
                 "rewards": {"weights": {"background_psnr": 1.0}},
-                "learner": {"preservation": {"velocity_weight": 1.0}},
+                "algorithm": {"preservation": {"velocity_weight": 1.0}},
             }
         )
     )

@@ -21,7 +21,7 @@ def bench(tiny_kontext):
         [
             "--editor.path",
             str(tiny_kontext),
-            "--exploration.group_size",
+            "--sampler.group_size",
             "3",
             "--learner.groups_per_step",
             "2",

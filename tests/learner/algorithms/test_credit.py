@@ -1,11 +1,19 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.algorithms.credit import group_advantages, is_zero_variance
+from learner.algorithms.credit import (
+    group_advantages,
+    is_zero_variance,
+    mean_bound,
+    range_filter,
+    region_advantages,
+    step_advantages,
+)
 
 # Hundredths: different rewards differ by far more than rounding.
 rewards_lists = st.lists(st.integers(-500, 500).map(lambda n: n / 100), min_size=1, max_size=9)
@@ -154,3 +162,166 @@ def test_a_tolerance_that_is_no_number_is_refused():
     for asked in (group_advantages, is_zero_variance):
         with pytest.raises(ValueError, match="tolerance >= 0"):
             asked(torch.tensor([1.0, 2.0]), tolerance=math.nan)
+
+
+hundredths = st.integers(-500, 500).map(lambda n: n / 100)
+
+
+@st.composite
+def regional(draw) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards [G, R] of which the invalid rows are poison, and valid [G]."""
+    group, regions = draw(st.integers(1, 7)), draw(st.integers(1, 4))
+    values = draw(st.lists(hundredths, min_size=group * regions, max_size=group * regions))
+    valid = np.array(draw(st.lists(st.booleans(), min_size=group, max_size=group)))
+    rewards = np.array(values).reshape(group, regions)
+    rewards[~valid] = draw(st.sampled_from([math.nan, math.inf, 1e9]))
+    return rewards, valid
+
+
+def standardised(rewards: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Brute force: every region by itself, float64."""
+    found = np.zeros_like(rewards)
+    for region in range(rewards.shape[1]):
+        values = rewards[valid, region]
+        if len(set(values)) > 1:
+            found[valid, region] = (values - values.mean()) / values.std()
+    return found
+
+
+@given(regional())
+def test_region_advantages_equal_brute_force(given_rewards):
+    rewards, valid = given_rewards
+    got = region_advantages(torch.from_numpy(rewards), torch.from_numpy(valid))
+    np.testing.assert_allclose(got.numpy(), standardised(rewards, valid), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(got.sum(dim=0).numpy(), 0, atol=1e-9)
+    assert not got[~torch.from_numpy(valid)].any()
+
+
+@given(regional(), st.sampled_from(["std", "quasi_norm"]), st.floats(0.3, 2), st.sampled_from([0.0, 0.5]), st.data())
+def test_region_advantages_are_those_of_each_region_in_any_order(given_rewards, kind, p, damping, data):
+    rewards, valid = map(torch.from_numpy, given_rewards)
+    got = region_advantages(rewards, valid, kind, p, 1.5, damping)
+    for region in range(rewards.shape[1]):
+        assert torch.equal(got[:, region], group_advantages(rewards[:, region], valid, kind, p, 1.5, damping))
+    candidates = data.draw(st.permutations(range(rewards.shape[0])))
+    regions = data.draw(st.permutations(range(rewards.shape[1])))
+    shuffled = region_advantages(rewards[candidates][:, regions], valid[candidates], kind, p, 1.5, damping)
+    torch.testing.assert_close(shuffled, got[candidates][:, regions], rtol=1e-9, atol=1e-9)
+
+
+def test_a_region_that_does_not_vary_gives_zeros_for_itself_only():
+    rewards = torch.tensor([[0.3, 1.0], [0.3, 2.0], [0.3, 3.0]])
+    got = region_advantages(rewards)
+    assert got.dtype == torch.float32 and got[:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert got[:, 1].tolist() == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)])
+
+
+groups_of_a_step = st.lists(rewards_lists, min_size=1, max_size=5)
+
+
+@given(groups_of_a_step, st.sampled_from([0.0, 1e-4, 0.5]), st.data())
+def test_step_advantages_equal_brute_force(groups, damping, data):
+    valid = [data.draw(st.lists(st.booleans(), min_size=len(group), max_size=len(group))) for group in groups]
+    poisoned = [
+        [v if ok else math.nan for v, ok in zip(*pair, strict=True)] for pair in zip(groups, valid, strict=True)
+    ]
+    got = step_advantages(
+        [torch.tensor(group, dtype=torch.float64) for group in poisoned],
+        [torch.tensor(mask) for mask in valid],
+        clip=1e9,
+        damping=damping,
+    )
+    kept = [np.array(group)[np.array(mask)] for group, mask in zip(groups, valid, strict=True)]
+    spread = np.concatenate(kept).std() + damping if sum(map(len, kept)) else damping
+    for advantages, mask, values in zip(got, valid, kept, strict=True):
+        assert not advantages[~torch.tensor(mask)].any()
+        want = (values - values.mean()) / spread if len(set(values)) > 1 else np.zeros(len(values))
+        np.testing.assert_allclose(advantages[torch.tensor(mask)].numpy(), want, rtol=1e-9, atol=1e-9)
+        assert advantages.sum().item() == pytest.approx(0.0, abs=1e-9)
+
+
+@given(groups_of_a_step, st.data())
+def test_step_advantages_do_not_depend_on_the_order_of_groups_or_candidates(groups, data):
+    tensors = [torch.tensor(group, dtype=torch.float64) for group in groups]
+    got = step_advantages(tensors)
+    order = data.draw(st.permutations(range(len(groups))))
+    inside = [data.draw(st.permutations(range(len(groups[g])))) for g in order]
+    shuffled = step_advantages([tensors[g][inner] for g, inner in zip(order, inside, strict=True)])
+    for g, inner, advantages in zip(order, inside, shuffled, strict=True):
+        torch.testing.assert_close(advantages, got[g][inner], rtol=1e-9, atol=1e-9)
+
+
+def test_step_advantages_of_one_group_are_its_own_and_of_several_share_a_spread():
+    rewards = torch.tensor([1.0, 2.0, 3.0])
+    (alone,) = step_advantages([rewards])
+    torch.testing.assert_close(alone, group_advantages(rewards))
+    # Deviations of 1 and .25 keep their proportion, and the distance of the groups is part of the spread.
+    near, far = step_advantages([torch.tensor([-1.0, 1.0]), torch.tensor([9.75, 10.25])])
+    spread = np.array([-1, 1, 9.75, 10.25]).std()
+    assert near.dtype == torch.float32
+    assert near.tolist() == pytest.approx([-1 / spread, 1 / spread])
+    assert far.tolist() == pytest.approx([-0.25 / spread, 0.25 / spread])
+
+
+def test_step_advantages_of_groups_without_variance_are_exact_zeros_and_of_tiny_rewards_do_not_underflow():
+    flat = torch.full((4,), 0.1)
+    assert [found.tolist() for found in step_advantages([flat, flat + 1])] == [[0.0] * 4] * 2
+    still, varied = step_advantages([flat, torch.tensor([0.1, 0.5])])
+    assert still.tolist() == [0.0] * 4 and varied[1] > 0.5
+    tiny = step_advantages([torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64) * 1e-200])
+    torch.testing.assert_close(tiny, step_advantages([torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)]))
+    assert step_advantages([]) == []
+
+
+def test_the_clip_of_a_step_acts_in_small_groups_too():
+    still, varied = step_advantages([torch.zeros(60), torch.tensor([0.0, 1.0])])
+    assert not still.any() and varied.abs().max() < 5
+    still, varied = step_advantages([torch.zeros(600), torch.tensor([0.0, 1.0])])
+    assert not still.any() and varied.tolist() == [-5.0, 5.0]
+
+
+@given(rewards_lists, st.integers(0, 1000).map(lambda n: n / 100 + 0.005), st.data())
+def test_filters_read_range_and_mean_of_the_valid_rewards(values, bound, data):
+    valid = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    poisoned = torch.tensor([v if ok else math.nan for v, ok in zip(values, valid, strict=True)], dtype=torch.float64)
+    kept = [v for v, ok in zip(values, valid, strict=True) if ok]
+    mask = torch.tensor(valid)
+    assert range_filter(poisoned, bound, mask) == (len(kept) > 0 and max(kept) - min(kept) > bound)
+    assert mean_bound(poisoned, bound - 5.0001, mask) == (len(kept) > 0 and sum(kept) / len(kept) < bound - 5.0001)
+
+
+def test_filters_keep_a_group_at_the_bound():
+    rewards = torch.tensor([0.25, 0.5, 0.75])
+    assert range_filter(rewards, 0.5) and not range_filter(rewards, 0.50001)
+    assert mean_bound(rewards, 0.5) and not mean_bound(rewards, 0.49999)
+    assert range_filter(torch.tensor([0.3]), 0.0) and not range_filter(torch.tensor([0.3]), 1e-9)
+
+
+def test_faults_of_regions_steps_and_filters_are_sentences():
+    rewards = torch.tensor([[0.1, math.nan], [0.2, 0.3]])
+    with pytest.raises(ValueError, match=r"must be finite, got \[nan\] at candidate\(s\) \[0\]"):
+        region_advantages(rewards)
+    for bad in (rewards[0], rewards[:, :0], rewards[None]):
+        with pytest.raises(ValueError, match=r"one number per candidate and region, \[G, R\]"):
+            region_advantages(bad)
+    with pytest.raises(ValueError, match=r"valid must be bool \[2\]"):
+        region_advantages(rewards, torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="kind must be one of std, quasi_norm, got 'rank'"):
+        region_advantages(rewards, kind="rank")
+    group = torch.zeros(3)
+    with pytest.raises(ValueError, match="one mask of valid candidates per group, 2, got 1"):
+        step_advantages([group, group], [None])
+    with pytest.raises(ValueError, match=r"must be finite, got \[inf\] at candidate\(s\) \[0\]"):
+        step_advantages([group, group + math.inf, group][:2], [None, torch.tensor([True, False, False])])
+    for wrong in ({"clip": 0.0}, {"damping": -1.0}, {"damping": math.nan}, {"tolerance": math.nan}):
+        with pytest.raises(ValueError, match="damping >= 0 and tolerance >= 0"):
+            step_advantages([group], **wrong)
+    for bound in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="bound of a range must be finite and at least 0"):
+            range_filter(group, bound)
+    for bound in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="bound of a mean must be finite"):
+            mean_bound(group, bound)
+    for passes in (range_filter, mean_bound):
+        with pytest.raises(ValueError, match="must be finite"):
+            passes(torch.tensor([math.nan, 1.0]), 0.5)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from configs.schema import LearnerConfig
-from learner.algorithms import rc_grpo
+from configs.algorithms import RcGrpoConfig
+from learner.algorithms import preservation_terms
 from learner.algorithms.preservation_unit import GROUPS, LEAST_SHARE, Balance, tells
 from learner.run import run
 from learner.state.checkpoint import load_step
@@ -23,7 +23,7 @@ def fresh(tiny_kontext, tmp_path):
 
 
 def test_the_background_pulls_by_its_weight_at_the_start(fresh):
-    r = fresh(learner={**HELD, "groups_per_step": GROUPS})
+    r = fresh(algorithm=HELD, learner={"groups_per_step": GROUPS})
     first, second = r.step(0).metrics, r.step(1).metrics
     assert first["background_to_surrogate"] == pytest.approx(0.4, rel=1e-6)
     assert first["background_gradient"] == pytest.approx(0.4 * first["surrogate_gradient"], rel=1e-6)
@@ -33,7 +33,7 @@ def test_the_background_pulls_by_its_weight_at_the_start(fresh):
 
 
 def test_groups_are_trained_on_as_they_come_once_the_unit_is_known(fresh):
-    r = fresh(learner={**HELD, "groups_per_step": GROUPS})
+    r = fresh(algorithm=HELD, learner={"groups_per_step": GROUPS})
     gradients = lambda: [p.grad for p in r.learner.parameters.values()]  # noqa: E731
     consumed(r, r.group(0, 0))
     assert all(gradient is None for gradient in gradients())
@@ -46,14 +46,14 @@ def test_groups_are_trained_on_as_they_come_once_the_unit_is_known(fresh):
 
 
 def test_small_steps_measure_until_there_are_enough_groups(fresh):
-    r = fresh(learner={**HELD, "groups_per_step": 3})
+    r = fresh(algorithm=HELD, learner={"groups_per_step": 3})
     units = [r.step(step).metrics["preservation_unit"] for step in range(5)]
     assert r.learner.state["balance"]["groups"] == 9
     assert len(set(units[:3])) == 3 and units[2] == units[3] == units[4]
 
 
 def test_groups_without_advantages_leave_the_preservation_terms_off(fresh):
-    r = fresh(learner=HELD)
+    r = fresh(algorithm=HELD)
     r.publish()
     for group in r.groups(0):
         consumed(r, group, [1.0] * group.group_size)
@@ -64,7 +64,7 @@ def test_groups_without_advantages_leave_the_preservation_terms_off(fresh):
 
 
 def test_zero_variance_groups_do_not_count_for_the_freeze(fresh):
-    r = fresh(learner=HELD)
+    r = fresh(algorithm=HELD)
     for step in range(3):
         r.publish()
         first, second = r.groups(step)
@@ -77,13 +77,13 @@ def test_zero_variance_groups_do_not_count_for_the_freeze(fresh):
 @pytest.fixture
 def faint(monkeypatch):
     """Backgrounds that pull by 1e-9 of what they would, until it is called."""
-    background = rc_grpo._background
-    monkeypatch.setattr(rc_grpo, "_background", lambda *given: 1e-9 * background(*given))
-    return lambda: monkeypatch.setattr(rc_grpo, "_background", background)
+    background = preservation_terms.background
+    monkeypatch.setattr(preservation_terms, "background", lambda *given: 1e-9 * background(*given))
+    return lambda: monkeypatch.setattr(preservation_terms, "background", background)
 
 
 def test_a_background_that_hardly_pulls_does_not_become_the_unit(fresh, faint):
-    r, other = fresh(learner=HELD), fresh(learner=HELD)
+    r, other = fresh(algorithm=HELD), fresh(algorithm=HELD)
     first = r.step(0).metrics
     assert first["preservation_unit"] == 0 < first["surrogate_gradient"] and "background" not in first
     assert r.learner.state["balance"] == {"surrogate": 0.0, "background": 0.0, "groups": 0.0}
@@ -101,7 +101,11 @@ def test_a_run_whose_background_hardly_pulls_says_so(tiny_kontext, tmp_path, fai
         tiny_kontext,
         tmp_path,
         "r",
-        {"learner": {"steps": 6, "preservation": {"background_weight": 1.0}}, "data": {"held_out_tasks": 0}},
+        {
+            "learner": {"steps": 6},
+            "algorithm": {"preservation": {"background_weight": 1.0}},
+            "data": {"held_out_tasks": 0},
+        },
     )
     summary = run(config, observers=[watcher])
     assert [step.learner["preservation_unit"] for step in watcher.steps] == [0.0] * 6
@@ -110,10 +114,10 @@ def test_a_run_whose_background_hardly_pulls_says_so(tiny_kontext, tmp_path, fai
 
 
 def test_an_ordinary_run_has_the_same_unit_as_without_the_least_share(fresh, monkeypatch):
-    at = fresh(learner=HELD)
+    at = fresh(algorithm=HELD)
     found = at.step(0).metrics["preservation_unit"]
     monkeypatch.setattr("learner.algorithms.preservation_unit.LEAST_SHARE", 0.0)
-    assert fresh(learner=HELD).step(0).metrics["preservation_unit"] == found > 0
+    assert fresh(algorithm=HELD).step(0).metrics["preservation_unit"] == found > 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,12 @@ def test_a_run_whose_groups_are_all_flat_says_so_and_trains_nothing(tiny_kontext
         tiny_kontext,
         tmp_path,
         "r",
-        {"rewards": {"min_std": 1e3}, "learner": {"steps": steps, "preservation": held}, "data": {"held_out_tasks": 0}},
+        {
+            "rewards": {"min_std": 1e3},
+            "learner": {"steps": steps},
+            "algorithm": {"preservation": held},
+            "data": {"held_out_tasks": 0},
+        },
     )
     summary = run(config, observers=[watcher])
     assert [step.learner["zero_variance_groups"] for step in watcher.steps] == [2] * steps  # it happened
@@ -149,7 +158,7 @@ def test_a_run_whose_groups_are_all_flat_says_so_and_trains_nothing(tiny_kontext
 
 
 def test_a_restored_learner_weighs_as_before(fresh):
-    r, other = fresh(learner=HELD), fresh(learner=HELD)
+    r, other = fresh(algorithm=HELD), fresh(algorithm=HELD)
     r.step(0)
     r.learner.save()
     other.learner.restore(load_step(r.learner.checkpoints, 1))
@@ -157,23 +166,23 @@ def test_a_restored_learner_weighs_as_before(fresh):
 
 
 @pytest.mark.parametrize(
-    ("learner", "unit", "wanted"),
+    ("method", "unit", "wanted"),
     [
         ({}, 0.0, True),
-        ({"surrogate": {"weight": 0.0}}, 1.0, False),  # nothing to weigh against: plain weights
+        ({"weight": 0.0}, 1.0, False),  # nothing to weigh against: plain weights
         ({"preservation": {"background_weight": 0.0}}, 0.0, False),  # nothing to weigh
         ({"preservation": {"background_weight": 0.0, "velocity_weight": 1.0}}, 0.0, True),
     ],
 )
-def test_what_is_measured_depends_on_the_terms(learner: Mapping, unit, wanted):
-    config = LearnerConfig.model_validate(learner)
+def test_what_is_measured_depends_on_the_terms(method: Mapping, unit, wanted):
+    config = RcGrpoConfig.model_validate(method)
     assert (Balance().unit(config), Balance().wanted(config)) == (unit, wanted)
     assert not Balance(1, 1, GROUPS).wanted(config)
 
 
 def test_units_are_means_over_groups():
     found = Balance().plus([3.0, 1.0, 2.0]).plus([1.0, 1.0, 2.0])
-    assert found == Balance(4.0, 2.0, 4.0) and found.unit(LearnerConfig()) == 2.0
+    assert found == Balance(4.0, 2.0, 4.0) and found.unit(RcGrpoConfig()) == 2.0
 
 
 def consumed(r, group, values=None):

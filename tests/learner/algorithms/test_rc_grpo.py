@@ -1,17 +1,19 @@
-"""Tests of learner.algorithms.rc_grpo and its loss terms against closed forms and plain loops in float64."""
+"""Tests of learner.algorithms.rc_grpo in the loss of a group, against closed forms and plain loops in float64."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.schema import AdvantageConfig, LearnerConfig
-from learner.algorithms.anchors import AnchorBatch
+from configs.algorithms import AdvantageConfig, RcGrpoConfig
+from learner.algorithms.anchors import AnchorQueries
 from learner.algorithms.preservation import UNEDITED
-from learner.algorithms.rc_grpo import accumulate, advantages_of, bare_norms
+from learner.algorithms.rc_grpo import RcGrpo
+from learner.update.group_loss import GroupLoss
+from learner.update.held_group import credited
 from rewards.compose import GroupReward
 
 STEPS, ANCHORS, CANDIDATES, TOKENS, CHANNELS = 2, 3, 5, 7, 4
@@ -37,8 +39,46 @@ def toy() -> Toy:
     return Toy()
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Everything that the loss of a group is made from; see `AnchorQueries` and `GroupLoss`."""
+
+    predecessors: Tensor
+    sigma: Tensor
+    sigma_next: Tensor
+    stored: Tensor
+    candidates: Tensor
+    advantages: Tensor
+    edit_mask: Tensor
+    preservation_mask: Tensor
+    source: Tensor
+
+    @property
+    def queries(self) -> AnchorQueries:
+        return AnchorQueries(
+            self.predecessors, self.sigma, self.sigma_next, self.candidates, self.advantages, self.edit_mask
+        )
+
+    def loss(self, toy, config, micro_batch=None, base=None) -> GroupLoss:
+        return GroupLoss(
+            RcGrpo(config),
+            config,
+            self.queries,
+            not bool(self.advantages.any()),
+            self.source,
+            self.preservation_mask,
+            toy,
+            base or no_base,
+            micro_batch,
+        )
+
+    def velocities_to(self, states: Tensor) -> Tensor:
+        """Those whose Euler steps lead to some next states."""
+        return (states - self.predecessors) / (self.sigma_next - self.sigma)[:, None, None]
+
+
 @pytest.fixture
-def batch() -> AnchorBatch:
+def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -46,7 +86,7 @@ def batch() -> AnchorBatch:
 
     advantages = normal(CANDIDATES)
     candidates = normal(STEPS, CANDIDATES, TOKENS, CHANNELS)
-    return AnchorBatch(
+    return Batch(
         predecessors=normal(PAIRS, TOKENS, CHANNELS),
         sigma=torch.tensor([0.9] * ANCHORS + [0.7] * ANCHORS, dtype=torch.float64),
         sigma_next=torch.tensor([0.7] * ANCHORS + [0.4] * ANCHORS, dtype=torch.float64),
@@ -59,11 +99,17 @@ def batch() -> AnchorBatch:
     )
 
 
-def settings(background=0.0, velocity=0.0, kl=0.0, clip=1e-3, **preservation) -> LearnerConfig:
-    return LearnerConfig(
+def settings(background=0.0, velocity=0.0, kl=0.0, clip=1e-3, **preservation) -> RcGrpoConfig:
+    return RcGrpoConfig(
         preservation={"background_weight": background, "velocity_weight": velocity, **preservation},
-        surrogate={"kl_weight": kl, "clip": clip},
+        kl_weight=kl,
+        clip=clip,
     )
+
+
+def advantages_of(reward: GroupReward, config: AdvantageConfig) -> Tensor:
+    (credit,) = credited([reward], config)
+    return credit.advantages
 
 
 def no_base(x, sigma):
@@ -72,7 +118,9 @@ def no_base(x, sigma):
 
 def run(batch, toy, config, old=None, micro_batch=None, scale=1.0, base=no_base, unit=1.0):
     toy.zero_grad()
-    stats, leaped = accumulate(batch, toy, base, old, config, micro_batch, scale, unit)
+    given = None if old is None else batch.velocities_to(old)
+    stats, velocities = batch.loss(toy, config, micro_batch, base).accumulate(given, scale, unit)
+    leaped = None if velocities is None else leaps_of(batch, velocities)
     return stats, leaped, None if toy.mix.grad is None else toy.mix.grad.clone()
 
 
@@ -84,11 +132,11 @@ def weights_by_loops(mask: Tensor) -> list[float]:
     ]
 
 
-def leaps_of(batch: AnchorBatch, v: Tensor) -> Tensor:
+def leaps_of(batch: Batch, v: Tensor) -> Tensor:
     return batch.predecessors + (batch.sigma_next - batch.sigma)[:, None, None] * v
 
 
-def surrogate_by_loops(batch: AnchorBatch, anchors: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor, float]:
+def surrogate_by_loops(batch: Batch, anchors: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor, float]:
     """(-J, KL, clipped fraction), means over pairs, term by term."""
 
     def number(value: float) -> Tensor:
@@ -190,7 +238,7 @@ def test_scale_and_repetition_add_up(batch, toy):
     _, _, once = run(batch, toy, settings(0.3))
     toy.zero_grad()
     for _ in range(4):
-        accumulate(batch, toy, no_base, None, settings(0.3), None, 0.25, 1.0)
+        batch.loss(toy, settings(0.3)).accumulate(None, 0.25, 1.0)
     torch.testing.assert_close(toy.mix.grad, once, rtol=1e-12, atol=0)
 
 
@@ -248,7 +296,7 @@ def test_advantages_follow_the_valid_rewards():
 
 def test_a_surrogate_of_weight_zero_leaves_the_preservation_terms_alone(batch, toy):
     config = settings(0.3, 4.0, 0.7, velocity_region="edit")
-    config = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.0})})
+    config = config.model_copy(update={"weight": 0.0})
     stats, leaped, gradient = run(batch, toy, config, base=lambda x, sigma: 0.1 * x)
     v = toy(batch.predecessors, batch.sigma)
     clean = batch.predecessors - batch.sigma[:, None, None] * v
@@ -262,7 +310,7 @@ def test_a_surrogate_of_weight_zero_leaves_the_preservation_terms_alone(batch, t
 
 def test_the_undone_edit_is_one_more_term(batch, toy):
     config = settings(0.3, 4.0, undone_weight=20.0, velocity_region="edit")
-    config = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.0})})
+    config = config.model_copy(update={"weight": 0.0})
     stats, _, gradient = run(batch, toy, config, base=lambda x, sigma: 0.1 * x, unit=2.0)
     sigma = batch.sigma[:, None, None]
     v, base = toy(batch.predecessors, batch.sigma), 0.1 * batch.predecessors
@@ -279,7 +327,7 @@ def test_the_undone_edit_is_one_more_term(batch, toy):
 
 def test_the_weight_of_the_surrogate_scales_its_gradient(batch, toy):
     config = settings()
-    half = config.model_copy(update={"surrogate": config.surrogate.model_copy(update={"weight": 0.5})})
+    half = config.model_copy(update={"weight": 0.5})
     torch.testing.assert_close(2 * run(batch, toy, half)[2], run(batch, toy, config)[2], rtol=1e-12, atol=0)
 
 
@@ -290,13 +338,13 @@ def test_bare_norms_are_those_of_both_terms_at_weight_one(batch, toy, micro_batc
     held = (clean - batch.source).square().mean(-1)[:, batch.preservation_mask == 0].mean()
     anchors, weights = leaps_of(batch, v), torch.tensor(weights_by_loops(batch.edit_mask), dtype=v.dtype)
     objective = 0.0
-    for pair in range(batch.pairs):
-        distances = ((batch.candidates[batch.step_of(pair)] - anchors[pair]).square().sum(-1) * weights).sum(-1)
+    for pair in range(PAIRS):
+        distances = ((batch.candidates[pair // ANCHORS] - anchors[pair]).square().sum(-1) * weights).sum(-1)
         log_pi = torch.log_softmax(-0.5 * distances, dim=0)
-        objective = objective + (batch.advantages * torch.exp(log_pi - log_pi.detach())).sum() / batch.pairs
+        objective = objective + (batch.advantages * torch.exp(log_pi - log_pi.detach())).sum() / PAIRS
     expected = [float(torch.autograd.grad(term, v, retain_graph=True)[0].norm()) for term in (objective, held)]
     # Whatever the weights are.
-    found = bare_norms(batch, toy, settings(0.3, 4.0), micro_batch)
+    found = batch.loss(toy, settings(0.3, 4.0), micro_batch).bare_norms()
     assert found == pytest.approx((*expected, 1.0), rel=1e-9)
     assert toy.mix.grad is None
 
@@ -306,15 +354,15 @@ def test_groups_that_tell_nothing_are_not_counted(batch, toy):
         replace(batch, advantages=torch.zeros(CANDIDATES)),
         replace(batch, preservation_mask=torch.ones(TOKENS)),
     ):
-        assert bare_norms(silent, toy, settings(0.3), None) == (0.0, 0.0, 0.0)
+        assert silent.loss(toy, settings(0.3)).bare_norms() == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("share", "counted"), [(1e-9, False), (0.99e-3, False), (1.01e-3, True), (0.4, True)])
 def test_a_group_whose_background_hardly_pulls_is_not_counted(batch, toy, share, counted):
-    surrogate, background, _ = bare_norms(batch, toy, settings(0.3), None)
+    surrogate, background, _ = batch.loss(toy, settings(0.3)).bare_norms()
     weak = replace(batch, advantages=batch.advantages * background / (share * surrogate))  # the surrogate is linear
     expected = (pytest.approx(background / share), background, 1.0) if counted else (0.0, 0.0, 0.0)
-    assert bare_norms(weak, toy, settings(0.3), None) == expected
+    assert weak.loss(toy, settings(0.3)).bare_norms() == expected
 
 
 def test_the_unit_scales_the_preservation_terms_and_nothing_else(batch, toy):

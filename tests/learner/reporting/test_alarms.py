@@ -59,7 +59,7 @@ def test_candidates_that_all_copy_are_told_of_however_many_edits_the_base_fails(
     (alarm,) = candidate_alarms(start, failing(generator, 1.0), 40)
     assert alarm.metric == CHANGE and 0.9 <= alarm.size <= 1
     assert alarm.sentence.startswith("step 40: ") and alarm.sentence.count("the editor learns to copy its source") == 1
-    assert "learner.preservation.velocity_weight" in alarm.sentence
+    assert "algorithm.preservation.velocity_weight" in alarm.sentence
 
 
 def test_the_sentence_says_what_was_seen():
@@ -220,7 +220,7 @@ def test_a_background_that_is_lost_is_told_of_like_an_edit():
     for alarm in told:
         assert f"step 8: {alarm.metric} on the held-out tasks fell by " in alarm.sentence
         assert "while the training reward rose from 1.5 to 3.5" in alarm.sentence
-        assert "raise learner.preservation.background_weight" in alarm.sentence
+        assert "raise algorithm.preservation.background_weight" in alarm.sentence
         assert "do not measure the edit" not in alarm.sentence
     assert held_out_alarms(base, [base, lost], 8) == held_out_alarms(base, [lost, base], 8) == []  # not twice in a row
     assert held_out_alarms(base, [rows(29.3, 0.9)], 8) == []  # less than a decibel, less than a tenth

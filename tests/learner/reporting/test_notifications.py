@@ -99,7 +99,7 @@ def test_the_alarm_says_what_is_flat(edit_shares, expected):
     alarm = ZeroVarianceAlarm(("editscore", "clip_text"))
     *early, sentence = [alarm.sentence(1.0, share) for share in edit_shares]
     assert early == [None] * (ZERO_VARIANCE_STEPS - 1)
-    assert all(words in sentence for words in (*expected, "more than 90% of the groups", "exploration.alpha_edit"))
+    assert all(words in sentence for words in (*expected, "more than 90% of the groups", "algorithm.alpha_edit"))
 
 
 def test_preservation_terms_that_stay_off_are_told_of_once_with_all_that_keeps_them_off():

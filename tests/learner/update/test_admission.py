@@ -15,9 +15,8 @@ from rewards.result import GroupScores, Score
 TASKS = ShapesDataset("train", 3, 0)
 CONFIG = RunConfig.model_validate(
     {
-        "exploration": {"group_size": 3},
-        "sampler": {"steps": 2, "trained_steps": [0]},
-        "learner": {"surrogate": {"anchors": 1}},
+        "sampler": {"group_size": 3, "steps": 2},
+        "algorithm": {"trained_steps": [0], "anchors": 1},
         "cluster": {"staleness": 2},
     }
 )
@@ -31,7 +30,7 @@ def group(step=0, slot=0, attempt=0, version=0, **changes) -> TrajectoryGroup:
         config_hash=config_hash(CONFIG),
         noise="",
         sigmas=np.array([1, 0.5, 0], dtype=np.float32),
-        trained_steps=(0,),
+        kept_steps=(0,),
         anchors=np.array([1]),
         candidates=np.zeros((1, 3, 4, 2), dtype=np.float32),
         predecessors=np.zeros((1, 1, 4, 2), dtype=np.float32),
@@ -107,7 +106,7 @@ def test_memory_survives_a_restart_and_waiting_groups_do_not(admission):
         {"lease": Lease(0, 0, 7, 0, 0, 0)},
         {"lease": Lease(0, 0, -1, 0, 0, 0)},
         {"sigmas": np.array([1, 0.5, 0.2, 0], dtype=np.float32)},
-        {"trained_steps": (1,)},
+        {"kept_steps": (1,)},
         {"anchors": np.array([1, 2]), "predecessors": np.zeros((1, 2, 4, 2), dtype=np.float32)},
         {"candidates": np.zeros((1, 4, 4, 2), dtype=np.float32), "images": np.zeros((4, 8, 8, 3), dtype=np.uint8)},
     ],

@@ -50,7 +50,8 @@ def processes(forkserver, tmp_path):
         (
             3,
             {
-                "learner": {"groups_per_step": 4, "updates_per_step": 2, "surrogate": {"kl_weight": 0.5}},
+                "learner": {"groups_per_step": 4, "updates_per_step": 2},
+                "algorithm": {"kl_weight": 0.5},
                 "rewards": {"normalisation": "minibatch"},
             },
         ),

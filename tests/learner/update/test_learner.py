@@ -11,9 +11,9 @@ from editing.editors.lora import adapter_arrays
 from editing.editors.policy import open_policy
 from editing.task import TaskError
 from editing.weights import fingerprint
-from learner.algorithms import rc_grpo
 from learner.state.checkpoint import CheckpointError, load_latest, load_step
 from learner.state.spool import read_spooled
+from learner.update.group_loss import GroupLoss
 from learner.update.learner import Learner, LearnerError
 from rewards.result import GroupScores, Score
 from tests.learner.rig import Rig, made_scores, moved, renamed, tiny_config, weights_of
@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted(rig):
 
 
 def test_the_group_that_spoiled_a_gradient_is_kept(rig, monkeypatch):
-    r, whole, calls = rig(), rc_grpo.accumulate, iter(range(9))
+    r, whole, calls = rig(), GroupLoss.accumulate, iter(range(9))
     r.step(0)
 
     def spoiled(*arguments, **named):
@@ -112,7 +112,7 @@ def test_the_group_that_spoiled_a_gradient_is_kept(rig, monkeypatch):
             next(iter(r.learner.parameters.values())).grad[0, 0] = float("inf")
         return result
 
-    monkeypatch.setattr(rc_grpo, "accumulate", spoiled)
+    monkeypatch.setattr(GroupLoss, "accumulate", spoiled)
     assert not r.step(1).applied and r.step(2).applied
     r.learner.save()
     (kept,) = r.learner.spool.faulty.iterdir()
@@ -183,7 +183,7 @@ def test_a_group_whose_task_went_bad_is_not_taken(rig):
 
 
 def test_zero_variance_groups_are_counted_and_leave_the_surrogate_out(rig):
-    r = rig(learner={"preservation": {"background_weight": 0.1}})
+    r = rig(algorithm={"preservation": {"background_weight": 0.1}})
     groups = r.groups(0)
     r.learner.consume(groups[0], made_scores(groups[0], [1.0] * 4))
     r.learner.consume(groups[1], made_scores(groups[1], [1.0, None, None, 1.0]))
@@ -195,7 +195,7 @@ def test_zero_variance_groups_are_counted_and_leave_the_surrogate_out(rig):
 def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
     r = rig(
         rewards={"min_std": 0.05, "floors": {"edit_score": 0.0, "edit_psnr": 0.0, "background_psnr": 0.0}},
-        learner={"preservation": {"background_weight": 0.1}},
+        algorithm={"preservation": {"background_weight": 0.1}},
     )
     groups = r.groups(0)
     r.learner.consume(groups[0], made_scores(groups[0], [0.50, 0.51, 0.50, 0.49]))
@@ -211,7 +211,7 @@ def test_a_group_below_min_std_is_counted_and_leaves_the_surrogate_out(rig):
 )
 def test_what_else_is_rewarded_is_not_learnt_alone_where_there_are_rewards_for_the_edit(rig, weights, learnt):
     r = rig(
-        rewards={"weights": weights, "normalisation": "pooled"}, learner={"preservation": {"background_weight": 0.0}}
+        rewards={"weights": weights, "normalisation": "pooled"}, algorithm={"preservation": {"background_weight": 0.0}}
     )
     for group, edit in zip(r.groups(0), ([20.0] * 4, [20.0, 20.01, 20.0, 20.01]), strict=True):  # floor: .02 dB
         rows = {"edit_psnr": edit, "background_psnr": [28.0, 29.0, 28.5, 29.5]}

@@ -15,7 +15,7 @@ from tests.learner.rig import Rig, made_scores, moved, weights_of
 def manual_gradient(rig: Rig, group, values, old_version_arrays=None) -> dict[str, torch.Tensor]:
     """The LoRA gradient of the group's loss, without any code of the learner: plain autograd, losses in float64."""
     config, editor = rig.config, rig.learner.editor
-    surrogate, preservation = config.learner.surrogate, config.learner.preservation
+    surrogate, preservation = config.algorithm, config.algorithm.preservation
     task = rig.tasks.train[group.lease.task_index]
     condition = editor.encode(task)
     mask = editor.token_mask(task.edit_mask, condition).double()
@@ -36,14 +36,14 @@ def manual_gradient(rig: Rig, group, values, old_version_arrays=None) -> dict[st
     if old_version_arrays is not None:
         # Before any graph is built: the weights are swapped in place.
         with torch.no_grad(), swapped_weights(editor.transformer, old_version_arrays):
-            for j, step in enumerate(group.trained_steps):
+            for j, step in enumerate(group.kept_steps):
                 for b in range(len(group.anchors)):
                     x, sigma = torch.tensor(group.predecessors[j, b])[None], torch.tensor(group.sigmas[step])
                     old_velocities[j, b] = editor.velocity(x, sigma[None], condition)[0].double()
 
     total = torch.zeros((), dtype=torch.float64)
-    pairs = len(group.trained_steps) * len(group.anchors)
-    for j, step in enumerate(group.trained_steps):
+    pairs = len(group.kept_steps) * len(group.anchors)
+    for j, step in enumerate(group.kept_steps):
         sigma, following = torch.tensor(group.sigmas[step]), torch.tensor(group.sigmas[step + 1])
         candidates = torch.tensor(group.candidates[j]).double()
         for b in range(len(group.anchors)):
@@ -88,7 +88,9 @@ def assert_gradients(learner: Learner, expected: dict[str, torch.Tensor]) -> Non
 @pytest.mark.parametrize("terms", ["surrogate", "all"])
 def test_the_adapters_gradient_equals_a_manual_computation(rig, terms, micro_batch):
     preservation = {"background_weight": 0.3, "velocity_weight": 0.2} if terms == "all" else {"background_weight": 0.0}
-    r = rig(learner={"preservation": preservation, "groups_per_step": 1}, editor={"micro_batch": micro_batch})
+    r = rig(
+        learner={"groups_per_step": 1}, algorithm={"preservation": preservation}, editor={"micro_batch": micro_batch}
+    )
     moved(r)
     r.publish()
     group, values = r.group(0, 0), [0.3, -1.0, 0.8, 0.1]
@@ -113,10 +115,9 @@ def test_a_stale_group_is_compared_with_the_weights_that_made_it(rig):
         "cluster": {"staleness": 1},
         "learner": {
             "groups_per_step": 1,
-            "preservation": {"background_weight": 0.0},
-            "surrogate": {"kl_weight": 0.5, "clip": 0.5},
             "optimizer": {"lr": 0.05, "warmup_steps": 0},
         },
+        "algorithm": {"preservation": {"background_weight": 0.0}, "kl_weight": 0.5, "clip": 0.5},
     }
     r = rig(**over)
     old_arrays = adapter_arrays(r.learner.editor.transformer)
@@ -145,7 +146,7 @@ def test_on_policy_the_ratio_is_one_and_the_leap_is_the_rollouts_step(rig):
 
 
 def test_later_updates_on_the_same_groups_move_the_ratio(rig):
-    r = rig(learner={"updates_per_step": 3, "surrogate": {"kl_weight": 0.1}})
+    r = rig(learner={"updates_per_step": 3}, algorithm={"kl_weight": 0.1})
     report = r.step(0)
     assert report.metrics["ratio_deviation"] > 1e-7 and report.metrics["kl"] > 0
     assert report.metrics["groups"] == 2 and report.metrics["stale_groups"] == 0
@@ -171,7 +172,7 @@ def test_the_gate_stops_a_worker_with_another_task_or_grid(rig):
     with pytest.raises(PolicyGateError, match="grid"):
         r.learner.consume(other, made_scores(other))
     r = rig()
-    swapped = replace(r.group(0, 1), lease=group.lease, task_id=group.task_id)
+    swapped = replace(r.group(0, 1), lease=group.lease, task_id=group.task_id, anchors=group.anchors)
     with pytest.raises(PolicyGateError, match="began from other noise"):
         r.learner.consume(swapped, made_scores(swapped))
 
@@ -186,8 +187,8 @@ def test_the_gate_holds_for_rewards_that_wait_for_the_whole_step(rig):
 
 
 def test_a_second_order_rollout_is_compared_where_it_takes_euler_steps(rig):
-    second = {"solver": "dpm2m", "steps": 4, "trained_steps": [1, 2]}
-    r = rig(sampler=second)
+    second = {"solver": "dpm2m", "steps": 4}
+    r = rig(sampler=second, algorithm={"trained_steps": [1, 2]})
     metrics = r.step(0).metrics
     assert metrics["leap_error"] < 1e-5 and metrics["ratio_deviation"] == 0
     r.publish()
@@ -196,5 +197,5 @@ def test_a_second_order_rollout_is_compared_where_it_takes_euler_steps(rig):
     with pytest.raises(PolicyGateError, match="do not hold the same weights"):
         r.learner.consume(group, made_scores(group))
     # Its third step of four is corrected by the second: there is nothing to compare a leap with.
-    alone = rig(sampler={**second, "trained_steps": [2]}).step(0).metrics
+    alone = rig(sampler=second, algorithm={"trained_steps": [2]}).step(0).metrics
     assert "leap_error" not in alone and alone["ratio_deviation"] == 0

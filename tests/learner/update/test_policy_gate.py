@@ -29,7 +29,7 @@ def rig(request, tmp_path_factory):
         {
             "editor": {"dtype": request.param, "device": "cpu"},
             "data": {"type": "shapes", "train_tasks": 40, "held_out_tasks": 1},
-            "exploration": {"group_size": 6},
+            "sampler": {"group_size": 6},
             "rewards": {"weights": {"edit_psnr": 1.0}},
             "learner": {"steps": 40, "groups_per_step": 2, "optimizer": {"warmup_steps": 0}},
         }
@@ -141,7 +141,7 @@ def test_a_group_that_is_refused_adds_nothing_to_the_noise(rig, monkeypatch):
         with pytest.raises(PolicyGateError):
             fresh.check_policy(
                 replace(group, policy_version=version),
-                SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None),
+                SimpleNamespace(count=1, step_of=lambda row: 0, stored=None, sde=None),
                 None,
                 None,
             )
@@ -170,7 +170,7 @@ def test_groups_of_version_0_do_not_widen_the_tolerance_of_the_next(rig, monkeyp
     monkeypatch.setattr(policy_gate, "measured_noise", lambda *_: measured)
     monkeypatch.setattr(policy_gate, "relative_distance", lambda *_: measured * next(errors))
     present, group = PolicyGate(rig.config), replace(rig.group(STEPS, 1), policy_version=0)
-    batch = SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    batch = SimpleNamespace(count=1, step_of=lambda row: 0, stored=None, sde=None)
     for _ in range(2):
         assert present.check_policy(group, batch, None, None) == (3.9 * measured, 4 * measured)
     assert present.noise == 2 * measured
@@ -183,7 +183,7 @@ def test_no_later_group_is_allowed_more_than_those_of_version_0(rig, monkeypatch
     errors = iter([1.5, 2.9, 3.1, 3.9, 3.9, 4.1])
     monkeypatch.setattr(policy_gate, "measured_noise", lambda *_: measured)
     monkeypatch.setattr(policy_gate, "relative_distance", lambda *_: measured * next(errors))
-    present, batch = PolicyGate(rig.config), SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    present, batch = PolicyGate(rig.config), SimpleNamespace(count=1, step_of=lambda row: 0, stored=None, sde=None)
     first, later = replace(rig.group(STEPS, 1), policy_version=0), rig.group(STEPS, 1)
     present.check_policy(first, batch, None, None)
     assert present.check_policy(later, batch, None, None) == (2.9 * measured, 3 * measured)
@@ -201,7 +201,7 @@ def test_a_run_that_goes_on_where_roundings_are_larger_is_not_refused(rig, monke
     monkeypatch.setattr(policy_gate, "measured_noise", lambda *_: here)
     monkeypatch.setattr(policy_gate, "relative_distance", lambda *_: here * next(errors))
     resumed, group = PolicyGate(rig.config, earlier), rig.group(STEPS, 1)
-    batch = SimpleNamespace(pairs=1, step_of=lambda pair: 0, stored=None)
+    batch = SimpleNamespace(count=1, step_of=lambda row: 0, stored=None, sde=None)
     assert resumed.check_policy(group, batch, None, None) == (1.9 * here, 2 * here)
     assert resumed.noise == earlier  # a checkpoint has the same bytes wherever the run went on
     with pytest.raises(PolicyGateError, match="do not hold the same weights"):

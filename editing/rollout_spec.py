@@ -1,0 +1,112 @@
+"""What a rollout does and keeps, derived from the configured method: all that actors need to know of it.
+
+A method learns from transitions of its rollouts: the state of a candidate at sigma[j] (its predecessor) and at
+sigma[j + 1]. `RolloutSpec` says which of them are kept, how the initial noise of a group differs between candidates,
+and at which steps noise is added on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.algorithms import AnchorMethod, LikelihoodMethod
+from configs.schema import RunConfig
+from editing.flow import SdeKind, Solver, StepNoise
+from editing.noise import REFERENCE_INDEX, NoiseRecipe
+from editing.trajectory import Lease, derive_seed
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """The rollout of one group.
+
+    Attributes:
+        group_size: G, the reference included.
+        alpha_edit, alpha_base: perturbation of the initial noise inside and outside the mask (`editing.noise`): both 0
+            is the same noise for all candidates, both 1 noise of their own.
+        steps: T, solver steps.
+        solver: of the deterministic steps.
+        kept: steps j, rising, whose transitions are kept: the states of all candidates at sigma[j + 1], and those at
+            sigma[j] of the anchors.
+        anchors: rising indices of the candidates whose predecessors are kept.
+        noisy: steps, rising, at which noise is added (`editing.flow.sde_step`).
+        sde: kind of these steps; None without any.
+        level: their noise level.
+        shared: steps at the start that are integrated once for the whole group, which then begins from one state.
+    """
+
+    group_size: int
+    alpha_edit: float
+    alpha_base: float
+    steps: int
+    solver: Solver
+    kept: tuple[int, ...]
+    anchors: tuple[int, ...]
+    noisy: tuple[int, ...] = ()
+    sde: SdeKind | None = None
+    level: float = 0.0
+    shared: int = 0
+
+    def recipe(self, lease: Lease) -> NoiseRecipe:
+        """The noise of a group."""
+        return NoiseRecipe(lease.seed, self.alpha_edit, self.alpha_base, self.group_size)
+
+    def added(self, recipe: NoiseRecipe, initial: Tensor) -> StepNoise | None:
+        """What is added on the way to candidates that began as `initial` [G, N, C]; None for the ODE."""
+        if self.sde is None:
+            return None
+        noise = {step: recipe.draw_step(step, range(len(initial)), *initial.shape[1:]) for step in self.noisy}
+        return StepNoise(noise, self.sde, self.level)
+
+
+def rollout_spec(config: RunConfig, lease: Lease) -> RolloutSpec:
+    """The rollout that the configured method wants of a lease; what is random in it follows from the lease's seed."""
+    method, sampler = config.algorithm, config.sampler
+    size, steps = sampler.group_size, sampler.steps
+    common = (size, method.alpha_edit, method.alpha_base, steps, sampler.solver)
+    if method.family == "transitions":
+        assert isinstance(method, LikelihoodMethod)
+        window = method.window(steps, lease.step)
+        trained = window if method.fraction == 1 else draw(lease.seed, "steps", window, method.trained(len(window)))
+        return RolloutSpec(
+            *common,
+            kept=trained,
+            anchors=tuple(range(size)),
+            noisy=window,
+            sde=method.sde,
+            level=method.noise_level,
+            shared=window[0] if method.shared_prefix else 0,
+        )
+    if method.family == "anchors":
+        assert isinstance(method, AnchorMethod)
+        kept = method.kept_steps(steps)
+        return RolloutSpec(*common, kept=kept, anchors=draw_anchors(lease.seed, size, method.anchors))
+    # Of a method that learns from the images alone: the last step of one candidate, by which the policy gate proves
+    # which weights made the group.
+    return RolloutSpec(*common, kept=(steps - 1,), anchors=draw_anchors(lease.seed, size, 1))
+
+
+def typical_rollout(config: RunConfig) -> RolloutSpec:
+    """A rollout of the size that all of a run have."""
+    return rollout_spec(config, Lease(step=0, slot=0, task_index=0, attempt=0, seed=0, policy_version=0))
+
+
+def draw_anchors(seed: int, group_size: int, count: int) -> tuple[int, ...]:
+    """`count` of the perturbed candidates 1..G-1, uniform without replacement, rising.
+
+    The reference is never an anchor (arXiv 2604.09386, sec. 1.1 item 3).
+    """
+    return draw(seed, "anchors", range(REFERENCE_INDEX + 1, group_size), count)
+
+
+def draw(seed: int, stream: str, among: range | tuple[int, ...], count: int) -> tuple[int, ...]:
+    """`count` of some numbers, uniform without replacement, rising.
+
+    Ranks of raw Philox words, which unlike numpy's `choice` are fixed for all time.
+    """
+    words: NDArray[np.uint64] = np.random.Philox(key=derive_seed(seed, stream)).random_raw(len(among))
+    return tuple(sorted(among[int(index)] for index in np.argsort(words, kind="stable")[:count]))

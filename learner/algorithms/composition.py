@@ -1,0 +1,105 @@
+"""How edit and background become one objective: a gated reward, and a weight that holds a constraint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from editing.token_mask import at_least_float32
+
+
+def gated_reward(execution: Tensor, consistency: Tensor, w1: float = 0.6, w2: float = 0.4) -> Tensor:
+    """FIRM's R = E (w1 + w2 C) / (w1 + w2), in [0, 1], of any shape (arXiv 2603.12247).
+
+    Consistency counts only as far as the edit was executed: an image that was left alone (E = 0, C = 1) is worth 0,
+    where the sum w1 E + w2 C would give it w2. Divided by w1 + w2, as there, so that R is 1 where both are.
+
+        E, C = (0, 1), (1, 0), (1, 1)  ->  R = 0, 0.6, 1
+
+    Args:
+        execution: E in [0, 1], how well the edit was done; values of valid candidates only.
+        consistency: C in [0, 1], how well the rest was kept; the same shape.
+        w1, w2: > 0 and >= 0.
+
+    Raises:
+        ValueError: for mismatched shapes or values out of range (NaN included).
+    """
+    if consistency.shape != execution.shape:
+        raise ValueError(
+            "execution and consistency must have the same shape, got "
+            f"{list(execution.shape)} and {list(consistency.shape)}."
+        )
+    if not (0 < w1 < math.inf and 0 <= w2 < math.inf):
+        raise ValueError(f"expected w1 above 0 and w2 not negative, got {w1} and {w2}.")
+    for name, scores in (("execution", execution), ("consistency", consistency)):
+        if not bool(((scores >= 0) & (scores <= 1)).all()):  # NaN fails too
+            raise ValueError(
+                f"{name}: expected scores in [0, 1], got {scores.tolist()!s:.60}. "
+                "Divide scores by their range, and take candidates without a valid score out first."
+            )
+    return at_least_float32(execution) * (w1 + w2 * at_least_float32(consistency)) / (w1 + w2)
+
+
+@dataclass(frozen=True)
+class DualWeight:
+    """The state of a constraint on the background: numbers, as they go into a checkpoint.
+
+    Attributes:
+        weight: lambda, the factor of the background term in the loss; > 0.
+        violation: (target - measured) / scale at the last update, cut to [-1, 1]; above 0 = violated.
+    """
+
+    weight: float
+    violation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.weight < math.inf and -1 <= self.violation <= 1):  # NaN fails too
+            raise ValueError(
+                f"expected a weight above 0 and a violation in [-1, 1], got {self.weight} and {self.violation}."
+            )
+
+
+def updated_dual_weight(
+    state: DualWeight,
+    measured: float,
+    target: float,
+    rate: float,
+    scale: float = 1.0,
+    low: float = 1e-2,
+    high: float = 1e2,
+) -> DualWeight:
+    """The state after a measurement: weight * exp(rate * (target - measured) / scale), cut to [low, high].
+
+    Dual ascent on the logarithm of the weight, so that the reward is maximised subject to measured >= target; the idea
+    of a multiplier that is learnt is CFO's, the form ours. Chosen over projected ascent, max(0, weight + rate *
+    violation), because Adam takes the common scale out of a step: a weight means something as a proportion only, so its
+    steps should be proportions too, and need no knowledge of its size. It is never 0 either, from where an additive
+    weight must climb while the background is being lost; `low` is the price. Cut at each step, it does not wind up.
+
+    The violation is cut to [-1, 1], so one measurement changes the weight by no more than e^rate: a batch of nearly
+    untouched images (PSNR up to infinity) is not a reason to let go.
+
+        weight 1, measured 28, target 30, rate .1, scale 4  ->  weight e^.05 = 1.0513, violation .5
+
+    Args:
+        state: of the last update.
+        measured: mean background PSNR, dB; infinity for images that are equal there.
+        target: the PSNR to be held, dB, finite.
+        rate: eta > 0, the largest change of log weight per update.
+        scale: dB of violation at which the change is largest; > 0.
+        low, high: bounds of the weight, 0 < low <= high.
+
+    Raises:
+        ValueError: for a value out of range, or a measurement that is NaN.
+    """
+    if not (0 < rate < math.inf and 0 < scale < math.inf and 0 < low <= high < math.inf and math.isfinite(target)):
+        raise ValueError(
+            "expected a finite target, rate and scale above 0 and 0 < low <= high, got "
+            f"target={target}, rate={rate}, scale={scale}, low={low}, high={high}."
+        )
+    if math.isnan(measured):
+        raise ValueError("measured: expected the background's PSNR in dB, got NaN. Leave the weight as it is instead.")
+    violation = min(max((target - measured) / scale, -1.0), 1.0)
+    return DualWeight(min(max(state.weight * math.exp(rate * violation), low), high), violation)

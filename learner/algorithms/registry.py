@@ -1,0 +1,60 @@
+"""The method that a configuration names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs.algorithms import CustomConfig, MethodConfig
+from configs.errors import ConfigError
+from learner.algorithms.base import AnyAlgorithm
+from learner.algorithms.dance_grpo import DanceGrpo
+from learner.algorithms.diffusion_nft import DiffusionNft
+from learner.algorithms.final_policy_gradient import FinalPolicyGradient
+from learner.algorithms.flow_grpo import FlowGrpo
+from learner.algorithms.locus import Locus
+from learner.algorithms.mix_grpo import MixGrpo
+from learner.algorithms.neighbor_grpo import NeighborGrpo
+from learner.algorithms.rc_grpo import RcGrpo
+
+METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
+    "rc_grpo": RcGrpo,
+    "neighbor_grpo": NeighborGrpo,
+    "locus": Locus,
+    "flow_grpo": FlowGrpo,
+    "dance_grpo": DanceGrpo,
+    "mix_grpo": MixGrpo,
+    "diffusion_nft": DiffusionNft,
+    "final_sample": FinalPolicyGradient,
+    "custom": lambda config: custom(config),  # defined below
+}
+
+
+def open_algorithm(config: MethodConfig) -> AnyAlgorithm:
+    """The method of `config.algorithm`."""
+    return METHODS[config.type](config)
+
+
+def custom(config: CustomConfig) -> AnyAlgorithm:
+    """The user's class at `algorithm.method`.
+
+    Raises:
+        ConfigError: when there is none, or it lacks a function of `Algorithm`.
+    """
+    module_name, _, name = config.method.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"algorithm.method: {module_name} cannot be imported ({error}); is it installed, or on PYTHONPATH?"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"algorithm.method: {module_name} has no {name!r}") from error
+    lacking = [part for part in ("queries", "terms") if not callable(getattr(found, part, None))]
+    if lacking:
+        raise ConfigError(
+            f"algorithm.method: expected {config.method} to be a class with {lacking[0]}(), see docs/methods.md"
+        )
+    made: AnyAlgorithm = found(config)
+    return made

@@ -1,0 +1,205 @@
+"""Of every method: its gradient at the old weights in closed form, in float64, over odd masks and groups.
+
+The gradient is that with respect to the velocities: what lies behind is the transformer's, the same for all methods.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from configs.algorithms import (
+    DanceGrpoConfig,
+    DiffusionNftConfig,
+    FinalSampleConfig,
+    FlowGrpoConfig,
+    LocusConfig,
+    MethodConfig,
+    MixGrpoConfig,
+    NeighborGrpoConfig,
+    RcGrpoConfig,
+)
+from learner.algorithms.base import SIGNAL, GroupTensors, Queries, Velocities
+from learner.algorithms.registry import open_algorithm
+
+G, TOKENS, CHANNELS = 5, 6, 3
+SIGMAS = torch.tensor([1.0, 0.75, 0.4, 0.0], dtype=torch.float64)
+METHODS = {
+    "rc_grpo": RcGrpoConfig(trained_steps=(1, 2)),
+    "neighbor_grpo": NeighborGrpoConfig(trained_steps=(1, 2)),
+    "locus": LocusConfig(trained_steps=(1,)),
+    "flow_grpo": FlowGrpoConfig(),
+    "flow_grpo_cps": FlowGrpoConfig(sde="cps", noise_level=0.8),
+    "flow_grpo_guard": FlowGrpoConfig(ratio="guard"),
+    "dance_grpo": DanceGrpoConfig(),
+    "mix_grpo": MixGrpoConfig(window_start=1),
+    "nft": DiffusionNftConfig(samples=2),
+    "nft_beta": DiffusionNftConfig(samples=2, beta=0.3),
+    "pepg": FinalSampleConfig(samples=2),
+    "epg": FinalSampleConfig(samples=2, form="epg"),
+    "awm": FinalSampleConfig(samples=2, form="awm"),
+}
+MASKS = {
+    "half": [1, 1, 0, 0, 1, 0],
+    "soft": [0.3, 1, 0, 0.5, 0, 0],
+    "one": [0, 0, 0, 0, 0, 1],
+    "full": [1] * 6,
+    "empty": [0] * 6,
+}
+
+
+def group_of(config: MethodConfig, mask: str, valid: tuple[bool, ...], advantages: list[float]) -> GroupTensors:
+    steps = {"anchors": (1, 2), "transitions": (1,), "final": (2,)}[config.family]
+    anchors = {"anchors": (1, 3), "transitions": tuple(range(G)), "final": (2,)}[config.family]
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return GroupTensors(
+        steps=steps,
+        sigmas=SIGMAS,
+        candidates=normal(len(steps), G, TOKENS, CHANNELS),
+        predecessors=normal(len(steps), len(anchors), TOKENS, CHANNELS),
+        anchors=anchors,
+        valid=torch.tensor(valid),
+        advantages=torch.tensor(advantages, dtype=torch.float64),
+        edit_mask=torch.tensor(MASKS[mask], dtype=torch.float64),
+        source=normal(TOKENS, CHANNELS),
+        grid=(2, 3),
+        seed=7,
+    )
+
+
+def gradient_of(
+    config: MethodConfig, group: GroupTensors, velocity: Tensor | None = None
+) -> tuple[Queries, Tensor, Tensor]:
+    """The queries, velocities there, and d term / d velocity, where the present weights made the group."""
+    method = open_algorithm(config)
+    queries = method.queries(group)
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(queries.x.shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def no_reference(rows: slice) -> Tensor:
+        raise AssertionError("no term asks for the base")
+
+    term = method.terms(queries, Velocities(slice(0, queries.count), v, None, no_reference))[SIGNAL]
+    if term.ratio is not None:
+        assert term.ratio.deviation == 0 == term.ratio.clipped
+    if not term.value.requires_grad:
+        return queries, v.detach(), torch.zeros_like(v)
+    return queries, v.detach(), torch.autograd.grad(term.value, v)[0]
+
+
+def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Queries, v: Tensor) -> Tensor:
+    """Element by element from the papers' formulas."""
+    found, elements, count = torch.zeros_like(v), TOKENS * CHANNELS, queries.count
+    judged = [i for i in range(G) if group.valid[i]]
+    a, mask = group.advantages, group.edit_mask
+    inside, outside = CHANNELS * float(mask.sum()), CHANNELS * float((1 - mask).sum())
+    if config.family == "anchors":
+        pairs = [(step, b) for step in config.trained_steps for b in range(len(group.anchors))]
+        for row, (step, _) in enumerate(pairs):
+            states, dt = group.candidates[group.steps.index(step)], SIGMAS[step + 1] - SIGMAS[step]
+            pulled = sum(a[i] * states[i] for i in judged)
+            if name == "neighbor_grpo":
+                found[row] = -2 * dt * pulled
+            elif name == "rc_grpo":
+                w = mask / max(inside, 1) / 0.9**2 + (1 - mask) / max(outside, 1) / 1.1**2
+                found[row] = -dt * w[:, None] * pulled
+            else:
+                final = group.candidates[-1]
+                mean = sum(final[i] for i in judged) / len(judged)
+                squares = sum((mask[:, None] * (final[i] - mean) ** 2).sum() for i in judged)
+                if inside == 0 or squares == 0:
+                    continue
+                spread = math.sqrt(squares / (inside * len(judged)))
+                d = sum(a[i] * (final[i] - mean) for i in judged) / (spread * len(judged))
+                found[row] = mask[:, None] * d / inside
+    elif config.family == "transitions":
+        t, t_next = float(SIGMAS[1]), float(SIGMAS[2])
+        dt = t_next - t
+        for i in range(G):
+            x, x_next = group.predecessors[0, i], group.candidates[0, i]
+            if config.sde == "cps":
+                std = t_next * math.sin(config.noise_level * math.pi / 2)
+                left = math.sqrt(t_next**2 - std**2)
+                mean = (x - t * v[i]) * (1 - t_next) + (x + (1 - t) * v[i]) * left
+                by_v, of_mean = -t * (1 - t_next) + (1 - t) * left, 2 * (x_next - mean)
+            else:
+                s = config.noise_level * (math.sqrt(t / (1 - t)) if config.sde == "sde" else 1.0)
+                std = s * math.sqrt(-dt)
+                by_v = (1 + s**2 * (1 - t) / (2 * t)) * dt
+                mean = x * (1 + s**2 * dt / (2 * t)) + v[i] * by_v
+                of_mean = (x_next - mean) / std**2
+                if name == "flow_grpo_guard":
+                    of_mean = of_mean * std / -dt
+            found[i] = -a[i] * of_mean * by_v / elements
+    else:
+        for row in range(count):
+            i, sigma, noise = int(queries.candidate[row]), float(queries.sigma[row]), queries.noise[row]
+            x0 = group.candidates[-1, i]
+            x = (1 - sigma) * x0 + sigma * noise
+            error = x - sigma * v[row] - x0
+            w = max(float(error.abs().mean()), 1e-5)
+            away = 2 * sigma * error / (w * elements)
+            if name.startswith("nft"):
+                r = min(max(float(a[i]) / 10 + 0.5, 0), 1)
+                found[row] = 5 * (1 - 2 * r) * away
+            elif name == "awm":
+                found[row] = 2 * a[i] * (v[row] - (noise - x0)) / elements
+            else:
+                found[row] = -a[i] * away
+    return found / count
+
+
+EVERYBODY = (True,) * G
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_gradient_is_the_papers(name, mask):
+    config, group = METHODS[name], group_of(METHODS[name], mask, EVERYBODY, [0.7, -1.3, 0.2, 1.1, -0.7])
+    queries, v, gradient = gradient_of(config, group)
+    torch.testing.assert_close(gradient, expected(name, config, group, queries, v), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("valid", [(True, True, False, True, False), (False, True, False, False, False)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_candidate_without_a_reward_has_no_part_in_it(name, valid):
+    advantages = [0.7, -1.1, 0.0, 0.4, 0.0] if sum(valid) > 1 else [0.0] * G
+    config, group = METHODS[name], group_of(METHODS[name], "half", valid, advantages)
+    queries, v, gradient = gradient_of(config, group)
+    torch.testing.assert_close(gradient, expected(name, config, group, queries, v), rtol=1e-6, atol=1e-9)
+    other = group_of(config, "half", valid, advantages)
+    if config.family == "final":
+        other.candidates[:, 2] += 100
+        torch.testing.assert_close(gradient_of(config, other)[2], gradient)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_rewards_pull_nowhere(name):
+    config, group = METHODS[name], group_of(METHODS[name], "half", EVERYBODY, [0.0] * G)
+    assert group.is_silent
+    _, _, gradient = gradient_of(config, group)
+    if not name.startswith("nft"):
+        assert not gradient.any()
+    else:  # optimality 1/2 weighs both implicit policies alike, and at the old weights they cancel
+        assert gradient.abs().max() < 1e-12
+
+
+def test_locus_pulls_alike_at_the_old_velocities_and_less_and_less_beyond():
+    config = METHODS["locus"]
+    group = group_of(config, "half", EVERYBODY, [0.7, -1.3, 0.2, 1.1, -0.7])
+    method = open_algorithm(config)
+    queries, old, first = gradient_of(config, group)
+
+    def pull(moved: float) -> Tensor:
+        v = (old - moved * queries.direction).requires_grad_()
+        velocities = Velocities(slice(0, queries.count), v, old, lambda rows: old)
+        return torch.autograd.grad(method.terms(queries, velocities)[SIGNAL].value, v)[0]
+
+    torch.testing.assert_close(pull(0.0), first, rtol=1e-9, atol=1e-12)
+    along = [float((pull(moved) * first).sum()) for moved in (0.0, 0.01, 0.02, 0.3)]
+    assert along[0] > along[1] > along[2] > 0 > along[3], "it ends, and pulls back beyond"

@@ -1,0 +1,140 @@
+"""Every method through the whole system: rollout, rewards, policy gate, updates, spool, checkpoint and resume."""
+
+import re
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from configs.algorithms import AlgorithmConfig, CustomConfig
+from configs.errors import ConfigError
+from configs.run_files import EVENTS
+from editing.editors.lora import adapter_arrays
+from editing.rollout_spec import typical_rollout
+from learner.algorithms.registry import METHODS, open_algorithm
+from learner.audit import audited
+from learner.run import run
+from learner.state.checkpoint import load_step
+from learner.update.policy_gate import PolicyGateError
+from tests.learner.rig import Rig, made_scores, moved, tiny_config, weights_of
+from tests.learner.tiny_run import tiny_run
+
+TYPES = tuple(name for name in METHODS if name != "custom")
+GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
+SMALL = {"flow_grpo": {"window_size": 2}, "dance_grpo": {}, "mix_grpo": {"window_every": 1}}
+
+
+def config(model: Path, kind: str, **over):
+    steps = {"trained_steps": [0, 1]} if kind in ("rc_grpo", "neighbor_grpo", "locus") else {}
+    method = {"type": kind, **steps, **SMALL.get(kind, {})}
+    return tiny_config(model, **over, algorithm=method)
+
+
+def test_every_configured_type_has_a_method():
+    (union, _) = get_args(AlgorithmConfig)
+    assert {one.model_fields["type"].default for one in get_args(union)} == set(METHODS)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_method_trains_and_its_rollouts_pass_the_policy_gate(kind, tiny_kontext, tmp_path):
+    r = Rig(config(tiny_kontext, kind), tmp_path)
+    before = weights_of(r.learner)
+    for step in range(3):
+        metrics = r.step(step).metrics
+        assert metrics["ratio_deviation"] == 0, "the policy that is trained is the one that made the group"
+        assert metrics["leap_error"] < 1e-5 and metrics["surrogate_gradient"] > 0
+    assert weights_of(r.learner) != before
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_gate_refuses_a_group_of_other_weights(kind, tiny_kontext, tmp_path):
+    r = Rig(config(tiny_kontext, kind, learner={"groups_per_step": 1}), tmp_path)
+    r.step(0)
+    r.publish()
+    moved(r)
+    if r.config.algorithm.rolls_out_mean:  # what made the group is kept apart from what is trained
+        r.learner.behaviour._arrays = {1: adapter_arrays(r.learner.editor.transformer)}
+    group = r.group(1, 0)
+    with pytest.raises(PolicyGateError, match="do not hold the same weights"):
+        r.learner.consume(group, made_scores(group))
+        r.learner.update()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, tmp_path):
+    one, other = (
+        Rig(config(tiny_kontext, kind, cluster={"staleness": staleness}), tmp_path / name) for name in ("one", "other")
+    )
+    for step in range(2):
+        one.step(step)
+    one.learner.save()
+    other.learner.restore(load_step(one.learner.checkpoints, 2))
+    for r in (one, other):
+        r.step(2)
+    assert weights_of(one.learner) == weights_of(other.learner)
+    assert one.learner.publish().fingerprint == other.learner.publish().fingerprint
+    assert one.learner.state == other.learner.state
+
+
+def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_path):
+    r = Rig(config(tiny_kontext, "diffusion_nft"), tmp_path)
+    transformer = r.learner.editor.transformer
+    expected = adapter_arrays(transformer)
+    for step in range(3):
+        r.step(step)
+        now, decay = adapter_arrays(transformer), 0.001 * (step + 1)
+        expected = {name: decay * array + (1 - decay) * now[name] for name, array in expected.items()}
+        for name, array in r.learner.publish().arrays.items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-9)
+    assert r.learner.publish().fingerprint != weights_of(r.learner)
+
+
+@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo", "diffusion_nft"])
+def test_a_whole_run_with_attention_measured_holds_the_audit(kind, tiny_kontext, tmp_path):
+    over = {"algorithm": {"type": kind, **SMALL.get(kind, {})}, "sampler": {"group_size": 3, "steps": 3}}
+    summary = run(tiny_run(tiny_kontext, tmp_path, "r", over))
+    assert summary["steps"] == 4
+    assert not any(audited(tmp_path / "r" / EVENTS).faults.values())
+
+
+@pytest.fixture
+def of_the_guide(tmp_path, monkeypatch):
+    """The module that the guide writes, where Python finds it; its class."""
+    (text,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    assert len(text.splitlines()) < 40
+    (tmp_path / "my_methods.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_methods:PullToTheBest"
+    sys.modules.pop("my_methods", None)
+
+
+def test_the_guides_method_trains(of_the_guide, tiny_kontext, tmp_path):
+    method = {"type": "custom", "method": of_the_guide, "settings": {"gain": 0.5}, "trained_steps": [0, 1]}
+    r = Rig(tiny_config(tiny_kontext, algorithm=method), tmp_path)
+    before = weights_of(r.learner)
+    metrics = [r.step(step).metrics for step in range(3)]
+    assert all(one["surrogate_gradient"] > 0 and one["leap_error"] < 1e-5 for one in metrics)
+    assert weights_of(r.learner) != before
+
+
+@pytest.mark.parametrize("family", ["transitions", "final"])
+def test_a_method_of_ones_own_may_learn_from_anything(family, tiny_kontext):
+    method = {"type": "custom", "method": "mine:Mine", "learns_from": family, "alpha_edit": 1.0, "alpha_base": 1.0}
+    spec = typical_rollout(tiny_config(tiny_kontext, algorithm=method))
+    assert (spec.noisy, spec.kept) == (((0, 1), (0, 1)) if family == "transitions" else ((), (2,)))
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("no_such_module:Mine", "algorithm.method: no_such_module cannot be imported"),
+        ("my_methods:Mine", "algorithm.method: my_methods has no 'Mine'"),
+        ("my_methods:ToTheBest", r"expected my_methods:ToTheBest to be a class with queries\(\)"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told(path, sentence, of_the_guide):
+    with pytest.raises(ConfigError, match=sentence):
+        open_algorithm(CustomConfig(method=path))
