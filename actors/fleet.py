@@ -145,28 +145,28 @@ class Fleet:
         message, result = getattr(worker.handle, method).options(num_returns=2).remote(*arguments)
         self.slots.give(worker, message, time.monotonic())
         await ready(message)
-        if message not in worker.jobs:
-            raise JobFailed(worker.lost)  # it was given up with its worker
-        try:
-            small = ray.get(message, timeout=FETCH_SECONDS)
-        except (*GONE, GetTimeoutError) as error:
-            self._lose(worker, reason_of(error), error)
-            raise JobFailed(reason_of(error)) from error
-        except GROUP_FAULTS as error:
-            self.slots.settle(worker, message, time.monotonic())
-            if isinstance(error, WrongVersion) and worker.version is not None:
-                # It proved weights that it does not work with. Its next jobs, already in line, say the same.
-                self._wrong(worker, self._announced, reason_of(error))
-            raise JobFailed(reason_of(error), isinstance(error, TaskError)) from error
-        except ObjectLostError as error:
-            self.slots.settle(worker, message, time.monotonic())
-            raise JobFailed(f"its message was lost: {reason_of(error)}") from error
-        except RayTaskError as error:
-            self._raised(worker, error)
-            raise JobFailed(reason_of(error)) from error
-        self.slots.settle(worker, message, time.monotonic())
-        self.slots.succeed(worker)
-        return small, result
+        if message in worker.jobs:
+            try:
+                small = ray.get(message, timeout=FETCH_SECONDS)
+            except (*GONE, GetTimeoutError) as error:
+                self._lose(worker, reason_of(error), error)
+            except GROUP_FAULTS as error:
+                self.slots.settle(worker, message, time.monotonic())
+                if isinstance(error, WrongVersion) and worker.version is not None:
+                    # It proved weights that it does not work with. Its next jobs, already in line, say the same.
+                    self._wrong(worker, self._announced, reason_of(error))
+                raise JobFailed(reason_of(error), isinstance(error, TaskError)) from error
+            except ObjectLostError as error:
+                self.slots.settle(worker, message, time.monotonic())
+                raise JobFailed(f"its message was lost: {reason_of(error)}") from error
+            except RayTaskError as error:
+                self._raised(worker, error)
+            else:
+                self.slots.settle(worker, message, time.monotonic())
+                self.slots.succeed(worker)
+                return small, result
+            await ready(message)  # its turn: the jobs of a lost worker fail in the order in which it was given them
+        raise JobFailed(worker.lost)
 
     def pids(self) -> list[int]:
         """The processes of the workers that have proved weights."""
@@ -304,8 +304,7 @@ class Fleet:
         )
         if slot.given_up:
             self._notify("worker_given_up", slot=slot.number, losses=slot.losses, left=self.slots.left(), reason=reason)
-        for message in loss.jobs:
-            self._coroutines.wake(message)
+        self._coroutines.wake(*loss.jobs)
         if self.slots.too_few():
             self._too_few = FleetError(
                 f"{self.slots.left()} rollout workers are left, expected at least "

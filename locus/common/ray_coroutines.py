@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 import types
-from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -34,31 +33,36 @@ class Coroutines:
 
     def __init__(self) -> None:
         self._waiting: dict[ray.ObjectRef, Coroutine[ray.ObjectRef, None, Any]] = {}
-        self._woken: deque[Coroutine[ray.ObjectRef, None, Any]] = deque()
+        self._next: dict[ray.ObjectRef, None] = {}  # in this order
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine up to the first object that it waits for."""
         self._run(coroutine)
 
-    def wake(self, ref: ray.ObjectRef) -> None:
-        """Let the one that waits for this object go on at the next `resume`, whether or not the object ever comes."""
-        if ref in self._waiting:
-            self._woken.append(self._waiting.pop(ref))
+    def wake(self, *refs: ray.ObjectRef) -> None:
+        """Let those that wait for these objects go on at the next `resume`, before others and in this order, whether or
+        not the objects ever come. One that is running takes its turn by waiting for its object again."""
+        self._next = dict.fromkeys((*refs, *self._next))
 
     def resume(self) -> bool:
         """Run all that can go on, those whose object is ready in the order in which they began to wait; whether there
         were any."""
         waiting = list(self._waiting)
-        for ref in ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)[0]:
-            self.wake(ref)
-        resumed = bool(self._woken)
-        while self._woken:
-            self._run(self._woken.popleft())
+        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        self._next.update(dict.fromkeys(ready))
+        resumed = False
+        while self._next:
+            ref = next(iter(self._next))
+            del self._next[ref]
+            coroutine = self._waiting.pop(ref, None)
+            if coroutine is not None:
+                resumed = True
+                self._run(coroutine)
         return resumed
 
     def wait(self, timeout: float) -> None:
         """Return when one can go on, or after `timeout` seconds; after a moment when none waits for anything."""
-        if self._woken:
+        if self._next:
             return
         if self._waiting:
             ray.wait(list(self._waiting), num_returns=1, timeout=timeout, fetch_local=False)
