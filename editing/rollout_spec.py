@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.algorithms import AnchorMethod, LikelihoodMethod
+from configs.method_families import AnchorMethod, LikelihoodMethod
 from configs.schema import RunConfig
 from editing.flow import SdeKind, Solver, StepNoise
 from editing.noise import REFERENCE_INDEX, NoiseRecipe
@@ -88,11 +88,6 @@ def rollout_spec(config: RunConfig, lease: Lease) -> RolloutSpec:
     # Of a method that learns from the images alone: the last step of one candidate, by which the policy gate proves
     # which weights made the group.
     return RolloutSpec(*common, kept=(steps - 1,), anchors=draw_anchors(lease.seed, size, 1))
-
-
-def typical_rollout(config: RunConfig) -> RolloutSpec:
-    """A rollout of the size that all of a run have."""
-    return rollout_spec(config, Lease(step=0, slot=0, task_index=0, attempt=0, seed=0, policy_version=0))
 
 
 def draw_anchors(seed: int, group_size: int, count: int) -> tuple[int, ...]:

@@ -109,13 +109,6 @@ class TrajectoryGroup:
     def group_size(self) -> int:
         return int(self.candidates.shape[1])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        acd = 0 if self.acd is None else self.acd.nbytes
-        parts = (self.sigmas, self.anchors, self.candidates, self.predecessors, self.images)
-        return acd + sum(part.nbytes for part in parts)
-
 
 @dataclass(frozen=True)
 class Generated:

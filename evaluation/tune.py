@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import exits
-from configs.algorithms import MethodConfig
 from configs.load import load_config
+from configs.method_families import MethodConfig
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import ShapesData

@@ -1,1 +1,1 @@
-"""Methods, each a short composition of exploration, surrogate, advantages and preservation terms."""
+"""Methods, each a short composition of queries and terms; formulas in modules of their own."""

@@ -116,6 +116,12 @@ class Velocities:
         bit, so that ratios are exactly 1."""
         return self.new.detach() if self.given_old is None else self.given_old
 
+    def of_both(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """`function` of the new velocities, and of the old ones as constants, bit by bit equal where the present
+        weights are the behaviour policy."""
+        new = function(self.new)
+        return new, new.detach() if self.given_old is None else function(self.given_old)
+
     @cached_property
     def reference(self) -> Tensor:
         """[b, N, C] of the base, without the adapter, constants; one more forward."""

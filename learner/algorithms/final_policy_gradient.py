@@ -7,6 +7,7 @@ awm           learner.algorithms.flow_matching     (arXiv 2509.25050)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -30,9 +31,7 @@ class FinalPolicyGradient:
     def terms(self, queries: FinalQueries, velocity: Velocities) -> Mapping[str, Term]:
         """The loss, and how far its ratios have gone."""
         config, advantages = self._config, queries.advantages[velocity.rows]
-        log_new = self._log_likelihood(queries, velocity.rows, velocity.new)
-        old = velocity.given_old
-        log_old = log_new.detach() if old is None else self._log_likelihood(queries, velocity.rows, old)
+        log_new, log_old = velocity.of_both(partial(self._log_likelihood, queries, velocity.rows))
         moved = (log_new - log_old).detach().exp() - 1
         if config.form == "awm":
             loss = awm_loss(log_new, log_old, advantages, config.clip)

@@ -11,6 +11,7 @@ like the others and never an anchor.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,9 +34,7 @@ class NeighborGrpo:
 
     def terms(self, queries: AnchorQueries, velocity: Velocities) -> Mapping[str, Term]:
         """The clipped surrogate."""
-        log_new = log_neighbors(queries, velocity.rows, velocity.new)
-        old = velocity.given_old
-        log_old = log_new.detach() if old is None else log_neighbors(queries, velocity.rows, old)
+        log_new, log_old = velocity.of_both(partial(log_neighbors, queries, velocity.rows))
         clipped = clipped_objective(log_new, log_old, queries.advantages, self._config.clip)
         ratio = Ratio(clipped.ratio_deviation, clipped.clipped_fraction)
         return {SIGNAL: Term(-clipped.objective.mean(), self._config.weight, ratio)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from configs.algorithms import PreservationConfig
+from configs.method_families import PreservationConfig
 from editing.flow import predicted_clean
 from learner.algorithms.base import Queries, Term, Velocities
 from learner.algorithms.preservation import source_anchored_background, undone_edit, velocity_anchor

@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.algorithms import MethodConfig
+from configs.method_families import MethodConfig
 from learner.algorithms.preservation_terms import preserves
 
 GROUPS = 8

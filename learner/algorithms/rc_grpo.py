@@ -8,6 +8,7 @@ with the masked surrogate of `learner.algorithms.surrogate` on the mean-normalis
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,9 +32,7 @@ class RcGrpo:
     def terms(self, queries: AnchorQueries, velocity: Velocities) -> Mapping[str, Term]:
         """The clipped surrogate, and the exact KL where it has a weight."""
         config = self._config
-        log_new = self._log_policy(queries, velocity.rows, velocity.new)
-        old = velocity.given_old
-        log_old = log_new.detach() if old is None else self._log_policy(queries, velocity.rows, old)
+        log_new, log_old = velocity.of_both(partial(self._log_policy, queries, velocity.rows))
         clipped = clipped_objective(log_new, log_old, queries.advantages, config.clip)
         ratio = Ratio(clipped.ratio_deviation, clipped.clipped_fraction)
         terms = {SIGNAL: Term(-clipped.objective.mean(), config.weight, ratio)}

@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from configs.algorithms import CustomConfig, MethodConfig
+from configs.algorithms import CustomConfig
 from configs.errors import ConfigError
+from configs.method_families import MethodConfig
 from learner.algorithms.base import AnyAlgorithm
 from learner.algorithms.dance_grpo import DanceGrpo
 from learner.algorithms.diffusion_nft import DiffusionNft
@@ -17,23 +18,6 @@ from learner.algorithms.locus import Locus
 from learner.algorithms.mix_grpo import MixGrpo
 from learner.algorithms.neighbor_grpo import NeighborGrpo
 from learner.algorithms.rc_grpo import RcGrpo
-
-METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
-    "rc_grpo": RcGrpo,
-    "neighbor_grpo": NeighborGrpo,
-    "locus": Locus,
-    "flow_grpo": FlowGrpo,
-    "dance_grpo": DanceGrpo,
-    "mix_grpo": MixGrpo,
-    "diffusion_nft": DiffusionNft,
-    "final_sample": FinalPolicyGradient,
-    "custom": lambda config: custom(config),  # defined below
-}
-
-
-def open_algorithm(config: MethodConfig) -> AnyAlgorithm:
-    """The method of `config.algorithm`."""
-    return METHODS[config.type](config)
 
 
 def custom(config: CustomConfig) -> AnyAlgorithm:
@@ -58,3 +42,21 @@ def custom(config: CustomConfig) -> AnyAlgorithm:
         )
     made: AnyAlgorithm = found(config)
     return made
+
+
+METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
+    "rc_grpo": RcGrpo,
+    "neighbor_grpo": NeighborGrpo,
+    "locus": Locus,
+    "flow_grpo": FlowGrpo,
+    "dance_grpo": DanceGrpo,
+    "mix_grpo": MixGrpo,
+    "diffusion_nft": DiffusionNft,
+    "final_sample": FinalPolicyGradient,
+    "custom": custom,
+}
+
+
+def open_algorithm(config: MethodConfig) -> AnyAlgorithm:
+    """The method of `config.algorithm`."""
+    return METHODS[config.type](config)

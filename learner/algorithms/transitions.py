@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from configs.algorithms import LikelihoodMethod
+from configs.method_families import LikelihoodMethod
 from editing.flow import sde_moments
 from learner.algorithms.base import SIGNAL, GroupTensors, Queries, Ratio, Term, Velocities
 from learner.algorithms.likelihood import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from configs.algorithms import MethodConfig
+from configs.method_families import MethodConfig
 from editing.flow import Velocity
 from learner.algorithms import preservation_terms
 from learner.algorithms.base import SIGNAL, AnyAlgorithm, Queries, Term, Velocities

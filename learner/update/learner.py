@@ -294,7 +294,7 @@ class Learner:
             if tensors.is_silent:
                 continue
             self._find_old_velocities(held, loss)
-            with self._timed("accumulate"), self._setting_aside(held.group):
+            with self._timed("accumulate"):
                 old = held.behaviour
                 if old is None:
                     old = velocities_at(loss.queries, loss.velocity, loss.micro_batch)

@@ -7,7 +7,7 @@ import pytest
 
 from configs.algorithms import AlgorithmConfig, FlowGrpoConfig, MixGrpoConfig
 from configs.schema import RunConfig
-from editing.rollout_spec import draw_anchors, rollout_spec, typical_rollout
+from editing.rollout_spec import draw_anchors, rollout_spec
 from editing.trajectory import Lease
 
 METHODS = [
@@ -34,7 +34,7 @@ def test_a_rollout_keeps_as_many_states_as_are_planned(kind):
     method = {"type": kind, **({"method": "mine:Mine"} if kind == "custom" else {})}
     for steps in (4, 6):
         config = RunConfig.model_validate({"algorithm": method, "sampler": {"steps": steps}})
-        spec = typical_rollout(config)
+        spec = rollout_spec(config, Lease(0, 0, 0, 0, 0, 0))
         assert (len(spec.kept), len(spec.anchors)) == config.algorithm.kept(steps, config.sampler.group_size)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,8 @@ from configs.algorithms import AlgorithmConfig, CustomConfig
 from configs.errors import ConfigError
 from configs.run_files import EVENTS
 from editing.editors.lora import adapter_arrays
-from editing.rollout_spec import typical_rollout
+from editing.rollout_spec import rollout_spec
+from editing.trajectory import Lease
 from learner.algorithms.registry import METHODS, open_algorithm
 from learner.audit import audited
 from learner.run import run
@@ -123,7 +125,7 @@ def test_the_guides_method_trains(of_the_guide, tiny_kontext, tmp_path):
 @pytest.mark.parametrize("family", ["transitions", "final"])
 def test_a_method_of_ones_own_may_learn_from_anything(family, tiny_kontext):
     method = {"type": "custom", "method": "mine:Mine", "learns_from": family, "alpha_edit": 1.0, "alpha_base": 1.0}
-    spec = typical_rollout(tiny_config(tiny_kontext, algorithm=method))
+    spec = rollout_spec(tiny_config(tiny_kontext, algorithm=method), Lease(0, 0, 0, 0, 0, 0))
     assert (spec.noisy, spec.kept) == (((0, 1), (0, 1)) if family == "transitions" else ((), (2,)))
 
 
@@ -138,3 +140,15 @@ def test_a_method_of_ones_own_may_learn_from_anything(family, tiny_kontext):
 def test_a_path_that_leads_nowhere_is_told(path, sentence, of_the_guide):
     with pytest.raises(ConfigError, match=sentence):
         open_algorithm(CustomConfig(method=path))
+
+
+@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo"])
+def test_the_gate_refuses_a_group_whose_candidates_changed_places_on_the_way(kind, tiny_kontext, tmp_path):
+    """Also where all began alike, so that only the noise on the way tells them apart."""
+    r = Rig(config(tiny_kontext, kind, learner={"groups_per_step": 1}), tmp_path)
+    r.publish()
+    group, order = r.group(0, 0), [0, 2, 1, 3]
+    swapped = replace(group, candidates=group.candidates[:, order], predecessors=group.predecessors[:, order])
+    with pytest.raises(PolicyGateError):
+        r.learner.consume(swapped, made_scores(swapped))
+        r.learner.update()

@@ -15,11 +15,11 @@ from configs.algorithms import (
     FinalSampleConfig,
     FlowGrpoConfig,
     LocusConfig,
-    MethodConfig,
     MixGrpoConfig,
     NeighborGrpoConfig,
     RcGrpoConfig,
 )
+from configs.method_families import MethodConfig
 from learner.algorithms.base import SIGNAL, GroupTensors, Queries, Velocities
 from learner.algorithms.registry import open_algorithm
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.algorithms import AdvantageConfig, RcGrpoConfig
+from configs.algorithms import RcGrpoConfig
+from configs.method_families import AdvantageConfig
 from learner.algorithms.anchors import AnchorQueries
 from learner.algorithms.preservation import UNEDITED
 from learner.algorithms.rc_grpo import RcGrpo
