@@ -36,7 +36,7 @@ UV = links="$$(for p in $$($(BIN)/python -m pip config get global.find-links 2>/
 
 help:
 	@echo "make quickstart   set up everything and run the main job (python -m learner.main)"
-	@echo "make test         set up everything, then ruff, mypy and pytest"
+	@echo "make test         set up everything, then ruff, mypy and pytest in two processes (TEST_PROCESSES=4: in four)"
 	@echo "make install      only set up: an environment in $(VENV) with the pinned versions"
 	@echo "make lint         ruff and mypy"
 	@echo "make base         train the embedded base editor again (python -m editing.shapes.pretrain)"
@@ -52,8 +52,10 @@ help:
 quickstart: install
 	$(BIN)/python -m learner.main
 
+# Each file in one process, all that use Ray in the same one (tests/conftest.py).
+TEST_PROCESSES ?= 2
 test: lint
-	$(BIN)/python -m pytest -m "not fault"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "not fault"
 
 test-elsewhere: install
 	tests/elsewhere.sh short
