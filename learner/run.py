@@ -19,6 +19,7 @@ from configs.run_files import EVENTS
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.manifest.faults import grouped
+from learner.algorithms.registry import open_algorithm
 from learner.backends.base import Backend
 from learner.loop import publish, train
 from learner.reporting.alarm_monitor import AlarmMonitor
@@ -73,11 +74,12 @@ def run(
         stopping: ends the run when that is requested.
 
     Raises:
-        ConfigError: when nothing in the configuration rewards or keeps the edit.
+        ConfigError: when nothing in the configuration rewards or keeps the edit, or the method is not there.
         RunRefused: when there is a run already, or none to continue as asked; nothing was changed.
         RunFailed: when the run cannot start or go on; checkpoints so far are kept.
     """
     check_edit_signal(config)
+    open_algorithm(config.algorithm)  # a method of the user's own that cannot be imported ends here, in no time
     request = Request(
         config, open_tasks(config), [Harmless(observer) for observer in observers], allowed, stopping or Stopping()
     )

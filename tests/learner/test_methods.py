@@ -11,6 +11,7 @@ import pytest
 
 from configs.algorithms import AlgorithmConfig, CustomConfig
 from configs.errors import ConfigError
+from configs.load import load_config
 from configs.run_files import EVENTS
 from editing.editors.lora import adapter_arrays
 from editing.rollout_spec import rollout_spec
@@ -140,6 +141,13 @@ def test_a_method_of_ones_own_may_learn_from_anything(family, tiny_kontext):
 def test_a_path_that_leads_nowhere_is_told(path, sentence, of_the_guide):
     with pytest.raises(ConfigError, match=sentence):
         open_algorithm(CustomConfig(method=path))
+
+
+def test_a_run_whose_method_is_not_there_makes_no_folder(tmp_path):
+    config = load_config(["--algorithm.type", "custom", "--algorithm.method", "no_such_module:Mine"])
+    with pytest.raises(ConfigError, match="no_such_module cannot be imported"):
+        run(config.model_copy(update={"folder": str(tmp_path)}))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo"])
