@@ -17,8 +17,11 @@ from configs.section import Section
 
 
 class LoraConfig(Section):
-    """The trained adapter: LoRA on the attention projections."""
+    """The trained adapter."""
 
+    targets: Literal["attention", "attention_mlp"] = "attention"
+    """Which linear maps of the transformer it adapts: the projections of its attention (RC-GRPO-Editing), or those and
+    the MLPs of the image tokens."""
     rank: int = Field(8, ge=1)
     """Rank of every adapter pair."""
     alpha: float = Field(16.0, gt=0)

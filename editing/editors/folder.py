@@ -26,6 +26,11 @@ ATTENTION = (
 Those that RC-GRPO-Editing trains (arXiv 2604.09386: "LoRA on the attention projections"; the set of Edit-R1
 and CoCoEdit). Single blocks have no output projection of their own: their `proj_out` also carries the MLP.
 """
+MLP = r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)"
+"""The MLPs of the image tokens in double blocks, and those of single blocks. Flow-GRPO's set for FLUX, less the MLPs of
+the text tokens, which double blocks alone have, and with single blocks, which it leaves out."""
+TARGETS: Mapping[str, str] = {"attention": ATTENTION, "attention_mlp": f"{ATTENTION}|{MLP}"}
+"""What `editor.lora.targets` names."""
 
 PIPELINE_TEXT_TOKENS = 512
 """FluxKontextPipeline's own default length of the T5 sequence."""
@@ -82,8 +87,8 @@ class EditorSizes:
         return sum(rank * (inputs + outputs) for inputs, outputs in self.adapted.values())
 
 
-def editor_sizes(path: str | Path) -> EditorSizes:
-    """The sizes of the editor in a folder.
+def editor_sizes(path: str | Path, targets: str = ATTENTION) -> EditorSizes:
+    """The sizes of the editor in a folder, with an adapter of the modules that match `targets`.
 
     Raises:
         FolderError: when a file is missing, unreadable, or of another pipeline.
@@ -100,7 +105,7 @@ def editor_sizes(path: str | Path) -> EditorSizes:
     adapted = {
         name.removesuffix(".weight"): (shape[1], shape[0])
         for name, shape in shapes["transformer"].items()
-        if name.endswith(".weight") and re.fullmatch(ATTENTION, name.removesuffix(".weight"))
+        if name.endswith(".weight") and re.fullmatch(targets, name.removesuffix(".weight"))
     }
     try:
         stages = vae["block_out_channels"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from configs.schema import EditorConfig
+from configs.schema import EditorConfig, LoraConfig
 from editing.editors.base import Editor, EditorError
+from editing.editors.folder import TARGETS
 from editing.editors.load import load_editor
 from editing.editors.lora import attach_lora
 
@@ -18,9 +19,14 @@ def open_policy(settings: EditorConfig, seed: int) -> Editor:
     Raises:
         EditorError: when there is no such editor, or no such device.
     """
-    editor, lora = open_editor(settings), settings.lora
-    attach_lora(editor.transformer, lora.rank, lora.alpha, seed)
+    editor = open_editor(settings)
+    attach_adapter(editor, settings.lora, seed)
     return editor
+
+
+def attach_adapter(editor: Editor, lora: LoraConfig, seed: int) -> None:
+    """Adds the configured adapter to an editor that has none."""
+    attach_lora(editor.transformer, lora.rank, lora.alpha, seed, TARGETS[lora.targets])
 
 
 def open_editor(settings: EditorConfig) -> Editor:

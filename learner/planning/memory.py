@@ -22,9 +22,14 @@ Where = Literal["editor", "host", "store", "disk"]
 """On the editor's device, in the memory of the process, in Ray's object store, or in the run folder."""
 
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
-SAVED = {"float32": (52.5, 48.4), "bfloat16": (44.4, 38.4)}
+SAVED = {
+    "attention": {"float32": (52.5, 48.4), "bfloat16": (44.4, 38.4)},
+    "attention_mlp": {"float32": (72.5, 68.4), "bfloat16": (64.4, 62.4)},
+}
 """Bytes per token and unit of width that autograd keeps of one double and one single FLUX block with a frozen base and
-LoRA on its attention. Counted with saved-tensor hooks (diffusers 0.42.1, peft 0.21.2, torch 2.13.0), as a test does."""
+LoRA on these parts. Counted with saved-tensor hooks (diffusers 0.42.1, peft 0.21.2, torch 2.13.0), as a test does."""
+ADAPTED = {"attention": (4, 3), "attention_mlp": (6, 5)}
+"""Adapted maps of a double and a single block that a token goes through, each of which keeps `rank` values of it."""
 WORKING = 16
 """Values per token and unit of width at the peak inside a block: its input, q, k, v and the fourfold MLP, before and
 after its activation. An estimate."""
@@ -116,9 +121,10 @@ def saved_bytes(editor: EditorConfig, sizes: EditorSizes, tokens: int) -> int:
         sizes: of the editor.
         tokens: of the whole sequence: text, generated and reference image.
     """
-    double, single = SAVED[editor.dtype]
-    rank = 4 * editor.lora.rank
-    of_double, of_single = double * sizes.width + 4 * rank, single * sizes.width + 3 * rank
+    kept, maps = SAVED[editor.lora.targets][editor.dtype], ADAPTED[editor.lora.targets]
+    of_double, of_single = (
+        of_block * sizes.width + 4 * editor.lora.rank * count for of_block, count in zip(kept, maps, strict=True)
+    )
     if editor.gradient_checkpointing:
         inputs = (sizes.double + sizes.single + 1) * sizes.width * ITEM[editor.dtype]
         return round(tokens * (inputs + max(of_double, of_single)))

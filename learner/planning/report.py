@@ -13,7 +13,7 @@ from cluster.doctor.gpus import Gpu, needs, query
 from cluster.placement import OBJECT_STORE_BYTES, placement_lines
 from configs.judges import JUDGES, JudgeConfig, ServeConfig
 from configs.schema import RunConfig
-from editing.editors.folder import FolderError, editor_sizes, stored_bytes
+from editing.editors.folder import TARGETS, FolderError, editor_sizes, stored_bytes
 from learner.planning.memory import RolePlan, image_size_of, memory_plan, on_gpu
 from rewards.vllm.context import kv_bytes, text_config
 
@@ -47,7 +47,7 @@ def report(config: RunConfig, machine: Machine) -> list[str]:
     """Placement, plan per process and verdict; one line each."""
     lines = [*placement_lines(config), ""]
     try:
-        sizes = editor_sizes(config.editor.path)
+        sizes = editor_sizes(config.editor.path, TARGETS[config.editor.lora.targets])
     except FolderError as error:
         return [*lines, f"memory: not known, since {error}", *judge_lines(config.rewards.judge)]
     plans, image = memory_plan(config, sizes), image_size_of(config.data, sizes)

@@ -27,10 +27,10 @@ from editing.editors.base import Editor
 from editing.editors.lora import (
     AdapterError,
     adapter_parameters,
-    attach_lora,
     check_arrays,
     copy_arrays,
 )
+from editing.editors.policy import attach_adapter
 from editing.trajectory import TrajectoryGroup
 from editing.weights import WeightVersion
 from learner.algorithms.base import GroupTensors
@@ -76,7 +76,7 @@ class Learner:
         self.config, self.editor, self.tasks, self.peers = config, editor, tasks, peers
         self.checkpoints, self.spool = Path(run_folder) / "checkpoints", Spool(run_folder)
         if not adapter_parameters(editor.transformer):
-            attach_lora(editor.transformer, config.editor.lora.rank, config.editor.lora.alpha, config.seed)
+            attach_adapter(editor, config.editor.lora, config.seed)
         self.parameters = adapter_parameters(editor.transformer)
         self.optimizer = AdapterOptimizer(self.parameters, config.learner.optimizer)
         self.version = 0

@@ -28,10 +28,11 @@ def test_weights_are_counted_as_they_are_loaded(tiny_kontext, which):
     assert sizes.channels == 4 * pipeline.latent_channels
 
 
-def test_the_adapter_is_counted_as_it_is_attached(tiny_kontext):
+@pytest.mark.parametrize("targets", folder.TARGETS.values())
+def test_the_adapter_is_counted_as_it_is_attached(tiny_kontext, targets):
     transformer = load_editor(tiny_kontext).transformer
-    modules = attach_lora(transformer, rank=3, alpha=3, seed=0)
-    sizes = folder.editor_sizes(tiny_kontext)
+    modules = attach_lora(transformer, rank=3, alpha=3, seed=0, targets=targets)
+    sizes = folder.editor_sizes(tiny_kontext, targets)
     assert len(sizes.adapted) == modules
     assert sizes.adapter_parameters(3) == sum(p.numel() for p in adapter_parameters(transformer).values())
 

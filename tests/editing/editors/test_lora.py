@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from editing.editors.folder import TARGETS
 from editing.editors.lora import (
-    ATTENTION,
     AdapterError,
     adapter_arrays,
     adapter_parameters,
@@ -57,9 +57,21 @@ def test_exactly_the_attention_projections_are_bound(transformer):
     assert set(parameters) == {f"{name}.lora_{side}.weight" for name in expected for side in "AB"}
 
 
-@pytest.mark.parametrize("name", ["proj_out", "single_transformer_blocks.0.proj_out", "x_embedder"])
-def test_output_layers_never_match(name):
-    assert re.fullmatch(ATTENTION, name) is None
+def test_with_the_mlps_those_of_image_tokens_are_bound_too(transformer):
+    attention = attach_lora(transformer, rank=2, alpha=4, seed=0)
+    both = FluxTransformer2DModel.from_config(transformer.config)
+    assert attach_lora(both, rank=2, alpha=4, seed=0, targets=TARGETS["attention_mlp"]) == attention + 2 * 2 + 2 * 2
+    more = {name.rpartition(".lora_")[0] for name in adapter_parameters(both).keys() - adapter_parameters(transformer)}
+    expected = {f"transformer_blocks.{i}.ff.net.{part}" for i in range(2) for part in ("0.proj", "2")}
+    assert more == expected | {
+        f"single_transformer_blocks.{i}.proj_{part}" for i in range(2) for part in ("mlp", "out")
+    }
+
+
+@pytest.mark.parametrize("name", ["proj_out", "x_embedder", "transformer_blocks.0.ff_context.net.2", "norm_out.linear"])
+@pytest.mark.parametrize("targets", TARGETS.values())
+def test_output_layers_never_match(name, targets):
+    assert re.fullmatch(targets, name) is None
 
 
 def test_base_is_frozen_and_adapter_trains(transformer):

@@ -14,7 +14,7 @@ from actors.rollout import roll_out
 from configs.load import config_hash, load_config
 from configs.schema import RunConfig
 from editing.data import open_tasks
-from editing.editors.folder import PARTS, EditorSizes, editor_sizes
+from editing.editors.folder import PARTS, TARGETS, EditorSizes, editor_sizes
 from editing.editors.lora import attach_lora
 from editing.editors.policy import open_policy
 from editing.weights import WeightVersion
@@ -171,7 +171,7 @@ SMALL = EditorSizes(
 )
 
 
-def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, checkpointing: bool) -> int:
+def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, checkpointing: bool, targets: str) -> int:
     """Bytes of the tensors, parameters excepted, that autograd holds after a forward."""
     from diffusers import FluxTransformer2DModel
 
@@ -186,7 +186,7 @@ def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, chec
         guidance_embeds=False,
         axes_dims_rope=(8, 28, 28),
     ).to(dtype)
-    attach_lora(transformer, rank, rank, 0)
+    attach_lora(transformer, rank, rank, 0, TARGETS[targets])
     if checkpointing:
         transformer.enable_gradient_checkpointing()
     weights = {p.untyped_storage().data_ptr() for p in transformer.parameters()}
@@ -214,15 +214,16 @@ def saved_by_autograd(dtype: torch.dtype, rank: int, text: int, image: int, chec
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_estimated_as_autograd_keeps_them(dtype, checkpointing):
-    flags = ["--editor.dtype", dtype, "--editor.lora.rank", "4"]
+@pytest.mark.parametrize("targets", list(TARGETS))
+def test_activations_are_estimated_as_autograd_keeps_them(dtype, checkpointing, targets):
+    flags = ["--editor.dtype", dtype, "--editor.lora.rank", "4", "--editor.lora.targets", targets]
     if checkpointing:
         flags += ["--editor.gradient_checkpointing", "true"]
     config = load_config(flags)
-    seen = saved_by_autograd(getattr(torch, dtype), 4, 16, 128, checkpointing)
+    seen = saved_by_autograd(getattr(torch, dtype), 4, 16, 128, checkpointing, targets)
     planned = saved_bytes(config.editor, SMALL, 16 + 128)
     if checkpointing:  # one block at a time is computed again, on top of what is kept
-        block = saved_bytes(load_config(flags[:4]).editor, replace(SMALL, double=1, single=0), 16 + 128)
+        block = saved_bytes(load_config(flags[:6]).editor, replace(SMALL, double=1, single=0), 16 + 128)
         planned -= block
     assert planned == pytest.approx(seen, rel=0.05)
 
