@@ -83,8 +83,8 @@ class StepRecord:
         version: policy version that generated from now on (published or still held).
         reward_mean: mean over the step's valid candidates, per component.
         reward_std: mean over groups of the standard deviation within the group, per component.
-        zero_std_share: share of groups that teach nothing, 0..1: their combined reward has no variance, varies by less
-            than `rewards.min_std`, or no reward for the edit is above its floor.
+        zero_std_share: share of groups that teach nothing, 0..1: their combined reward has no variance, a filter leaves
+            them out (`rewards.filters`), or no reward for the edit is above its floor.
         staleness: number of groups by policy age in optimizer steps.
         groups_per_minute: groups trained per minute of this step's wall time.
         counters: since the run began, over all resumes.

@@ -42,6 +42,7 @@ from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
 from learner.update.adapter_optimizer import AdapterOptimizer
 from learner.update.admission import Admission
+from learner.update.background_constraint import BackgroundConstraint
 from learner.update.behaviour import Behaviour
 from learner.update.data_parallel import ALONE, Peers
 from learner.update.group_loss import GroupLoss
@@ -84,6 +85,7 @@ class Learner:
         self._admission = Admission(config, tasks.train)
         self._gate = PolicyGate(config)
         self._balance = Balance()
+        self._constraint = BackgroundConstraint(config.algorithm)
         self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, config.algorithm.rolls_out_mean)
         self._held: list[HeldGroup | None] = []  # None: a peer's
         self._scores: list[GroupScores] = []
@@ -119,6 +121,7 @@ class Learner:
             held = self._hold(group, staleness) if self.peers.takes(self._admission.waiting) else None
             if held is not None:
                 self._put_on_disk(group, scores)
+            self._constraint.measure(scores)
             self._admission.take(group)
             if not self._streaming or self._balance.wanted(self.config.algorithm):
                 self._held.append(held)
@@ -166,6 +169,7 @@ class Learner:
         self.version += 1
         self._admission.trained(self.version)
         self.behaviour.follow(self.version, applied)
+        totals.constraint = self._constraint.finish_step(applied)
         totals.skipped_updates = self._skipped_updates
         totals.unit = self._balance.unit(self.config.algorithm) if weighs(self.config.algorithm) else None
         self._begin_step()
@@ -187,6 +191,7 @@ class Learner:
             "adapters": self.behaviour.versions,
             "leap_noise": self._gate.noise,
             "balance": asdict(self._balance),
+            "constraint": self._constraint.state,
             "optimizer_counts": optimizer_tensors(self.optimizer.adamw, self.parameters)[1],
             "config": self.config.model_dump(mode="json"),
         }
@@ -251,6 +256,7 @@ class Learner:
         self._admission.restore(state["trained_slots"])
         self._gate = PolicyGate(self.config, state["leap_noise"])
         self._balance = Balance(**state["balance"])
+        self._constraint.restore(state["constraint"])
         self.behaviour.restore(state["adapters"], checkpoint.tensors)
         self._begin_step()
         return dict(checkpoint.state["extra"])
@@ -305,7 +311,7 @@ class Learner:
 
     def _prepared(self, held: HeldGroup, credit: Credit) -> tuple[GroupTensors, GroupLoss]:
         tensors = tensors_of(held, credit)
-        return tensors, loss_of(held, tensors, self._method, self.editor, self.config)
+        return tensors, loss_of(held, tensors, self._method, self.editor, self.config, self._constraint.config)
 
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:
         """The behaviour velocities of a group that other weights made than the trained ones."""
@@ -362,6 +368,8 @@ class Learner:
                 invalid_candidates=int((~credit.reward.valid).sum()),
                 stale_groups=int(held.staleness > 0),
             )
+            if credit.reward.filter is not None:
+                totals.counts[f"filtered_{credit.reward.filter}"] += 1
 
     def _apply(self, lr: float) -> bool:
         """One optimizer step; False when the gradient was not finite and nothing was changed."""
