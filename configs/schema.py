@@ -133,6 +133,10 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient is clipped to this norm."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of a running mean of the weights, which held-out measurements, the gallery of tasks and the
+    exported adapter have in place of them; rollouts do not. At first smaller: (1 + v) / (10 + v) after step v. null: no
+    mean."""
 
 
 class LearnerConfig(Section):

@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
 from editing.trajectory import Lease, Shown
+from editing.weights import WeightProof
 from rewards.result import GroupScores
 
 Notify = Callable[..., None]
@@ -132,6 +133,7 @@ class EvaluationRecord:
         seconds: wall time.
         shown: the first `report.gallery_tasks` tasks with their images.
         rows: the metrics of each task, in the order of the tasks.
+        running_mean: of the weights, where that is what was measured.
     """
 
     label: str
@@ -142,6 +144,7 @@ class EvaluationRecord:
     seconds: float
     shown: tuple[Shown, ...] = field(default=(), repr=False)
     rows: Sequence[Mapping[str, float]] = field(default=(), repr=False)
+    running_mean: WeightProof | None = None
 
 
 class Observer(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ class Learner:
         self._gate = PolicyGate(config)
         self._balance = Balance()
         self._constraint = BackgroundConstraint(config.algorithm)
-        self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, config.algorithm.rolls_out_mean)
+        mean, ema = config.algorithm.rolls_out_mean, config.learner.optimizer.ema
+        self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, mean, ema)
         self._held: list[HeldGroup | None] = []  # None: a peer's
         self._scores: list[GroupScores] = []
         self._totals = StepTotals()
@@ -178,6 +179,10 @@ class Learner:
     def publish(self) -> WeightVersion:
         """The behaviour policy under the present version: not a copy, so send or copy it before the next update."""
         return self.behaviour.published(self.version)
+
+    def measured(self) -> WeightVersion:
+        """What is measured on held-out tasks and exported after the present version; a copy or not as `publish`."""
+        return self.behaviour.measured(self.version)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -316,12 +321,8 @@ class Learner:
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:
         """The behaviour velocities of a group that other weights made than the trained ones."""
         if held.behaviour is None and not self.behaviour.is_trained(held.staleness):
-            with self._timed("old_leaps"), self._behaviour_weights(held):
+            with self._timed("old_leaps"), self.behaviour.weights(held.group.policy_version, held.staleness):
                 held.behaviour = velocities_at(loss.queries, loss.velocity, loss.micro_batch)
-
-    def _behaviour_weights(self, held: HeldGroup) -> AbstractContextManager[None]:
-        """The adapter that made the group, in place of the present one."""
-        return self.behaviour.weights(held.group.policy_version, held.staleness)
 
     def _check_policy(
         self, held: HeldGroup, tensors: GroupTensors, loss: GroupLoss, old: Tensor
@@ -331,7 +332,7 @@ class Learner:
         if torch.equal(stored.x, loss.queries.x) and torch.equal(stored.sigma, loss.queries.sigma):
             made = stored.next_states(slice(None), old)
         else:  # a method that asks elsewhere
-            with self._behaviour_weights(held):
+            with self.behaviour.weights(held.group.policy_version, held.staleness):
                 made = replayed(loss.velocity, stored, loss.micro_batch)
         with self._setting_aside(held.group):
             return self._gate.check_policy(held.group, stored, made, loss.velocity)
@@ -360,16 +361,7 @@ class Learner:
                     error, tolerance = checked
                     totals.leap_errors.append(error)
                     totals.leap_tolerance = max(totals.leap_tolerance, tolerance)
-            totals.counts.update(
-                groups=1,
-                zero_variance_groups=int(tensors.is_silent),
-                filtered_groups=int(credit.reward.filtered),
-                full_mask_groups=int(bool(held.edit_mask.min() == 1)),
-                invalid_candidates=int((~credit.reward.valid).sum()),
-                stale_groups=int(held.staleness > 0),
-            )
-            if credit.reward.filter is not None:
-                totals.counts[f"filtered_{credit.reward.filter}"] += 1
+            totals.count(group, credit.reward, tensors.is_silent, bool(held.edit_mask.min() == 1), held.staleness)
 
     def _apply(self, lr: float) -> bool:
         """One optimizer step; False when the gradient was not finite and nothing was changed."""

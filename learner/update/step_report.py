@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from editing.trajectory import TrajectoryGroup
 from learner.algorithms.loss_terms import GroupStats
+from rewards.compose import GroupReward
 from rewards.filters import FilterReason
 
 Refusal = Literal["stale", "duplicate", "mismatch", "scores"]
@@ -17,6 +19,10 @@ does not belong to this run (configuration, task, shapes, versions); too few can
 
 
 PHASES = ("accumulate", "old_leaps", "add_up", "optimizer", "spool")
+
+
+PAYLOAD = ("latent_bytes", "image_bytes")
+"""What a group sends, see `editing.trajectory.TrajectoryGroup`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class StepReport:
         one was held against, `gradient_norm` (before clipping), `lr`, `groups`, `zero_variance_groups` (zero
         advantages), `filtered_groups` (those of them that do vary; by reason, `rewards.filters`, as `filtered_edit`,
         `filtered_std`, `filtered_range` and `filtered_mean`), `full_mask_groups` (nothing to preserve),
-        `invalid_candidates`, `stale_groups`, `skipped_updates` (of the whole run)."""
+        `invalid_candidates`, `stale_groups`, `group_latent_bytes` and `group_image_bytes` (of a group as it is sent,
+        the mean), `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 
@@ -122,6 +129,23 @@ class StepTotals:
     unit: float | None = None
     constraint: dict[str, float] = field(default_factory=dict)
 
+    def count(
+        self, group: TrajectoryGroup, reward: GroupReward, zero_variance: bool, full_mask: bool, staleness: int
+    ) -> None:
+        """Counts a group at its first use."""
+        self.counts.update(
+            groups=1,
+            zero_variance_groups=int(zero_variance),
+            filtered_groups=int(reward.filtered),
+            full_mask_groups=int(full_mask),
+            invalid_candidates=int((~reward.valid).sum()),
+            stale_groups=int(staleness > 0),
+            latent_bytes=group.latent_bytes,
+            image_bytes=group.image_bytes,
+        )
+        if reward.filter is not None:
+            self.counts[f"filtered_{reward.filter}"] += 1
+
     def metrics(self) -> dict[str, float]:
         """See `StepReport.metrics`; what is not finite is left out."""
         found = {
@@ -142,6 +166,7 @@ class StepTotals:
                 )
             },
             "skipped_updates": float(self.skipped_updates),
+            **{f"group_{what}": self.counts[what] / max(self.counts["groups"], 1) for what in PAYLOAD},
         }
         if self.leap_errors:
             found["leap_error"] = max(self.leap_errors)

@@ -45,5 +45,5 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], response: P
     arrays = {name: array.tolist() for name, array in weights.arrays.items()}
     state = rig.learner.state
     said |= {"leap_noise": state["leap_noise"], "constraint": state["constraint"], "arrays": arrays}
-    said["fingerprint"] = weights.fingerprint
+    said |= {"fingerprint": weights.fingerprint, "measured": rig.learner.measured().fingerprint}
     response.write_text(json.dumps(said))
