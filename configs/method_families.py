@@ -64,6 +64,10 @@ LearnsFrom = Literal["anchors", "transitions", "final"]
 class MethodConfig(Section):
     """What every method has."""
 
+    default_lr: ClassVar[float] = 2e-3
+    """`learner.optimizer.lr` where none is stated. Chosen on the embedded benchmark for RC-GRPO and Locus; not tuned
+    where a method does not say otherwise: rates of released code belong to editors thousands of times as large."""
+
     type: str
     """Which method."""
     weight: float = Field(1.0, ge=0)
