@@ -152,7 +152,7 @@ class Fleet:
                 self._lose(worker, reason_of(error), error)
             except GROUP_FAULTS as error:
                 self.slots.settle(worker, message, time.monotonic())
-                if isinstance(error, WrongVersion) and worker.version is not None:
+                if isinstance(error, WrongVersion) and worker.held is not None:
                     # It proved weights that it does not work with. Its next jobs, already in line, say the same.
                     self._wrong(worker, self._announced, reason_of(error))
                 raise JobFailed(reason_of(error), isinstance(error, TaskError)) from error
@@ -183,9 +183,7 @@ class Fleet:
         """
         now, limit = time.monotonic(), self._config.cluster.group_timeout
         for worker in self.slots.workers():
-            behind = (
-                worker.pid is not None and self._announced is not None and (worker.version != self._announced.version)
-            )
+            behind = worker.pid is not None and self._announced is not None and worker.held != self._announced
             if (worker.jobs or behind) and now - worker.since > limit:
                 self._lose(worker, f"no response within {limit:g} s (cluster.group_timeout)")
         self.raise_if_too_few()
@@ -216,7 +214,7 @@ class Fleet:
         return self._sent.announced if self._sent is not None else None
 
     def _proved(self) -> list[Worker]:
-        return self.slots.ready(self._announced.version if self._announced is not None else None)
+        return self.slots.ready(self._announced)
 
     def _start_due(self) -> None:
         for slot in self.slots.due(time.monotonic()):
@@ -253,7 +251,7 @@ class Fleet:
         if held != sent.announced:
             self._wrong(worker, sent.announced, f"it holds {held} instead of {sent.announced}")
             return
-        worker.version = held.version
+        worker.held = held
         if worker.pid is None:
             worker.pid = receipt.pid
             self._notify("worker_started", pid=receipt.pid, version=held.version)
@@ -265,7 +263,7 @@ class Fleet:
         worker.wrong += 1
         if worker.wrong == 1:
             assert announced is not None
-            worker.version = None
+            worker.held = None
             self._notify("weights_repushed", pid=worker.pid, version=announced.version, reason=reason)
             self._send_weights(worker)
         elif gone:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from editing.weights import WeightProof
 from locus.common.restarts import RestartPolicy
 
 
@@ -19,7 +20,7 @@ class Worker:
     Attributes:
         handle: what the owner reaches it by.
         since: time at which its oldest job, or the taking over of weights, began.
-        version: of the weights that it proved to hold; None as long as it has proved none that it should hold.
+        held: the weights that it proved to hold; None as long as it has proved none that it should hold.
         pid: known with the first proof.
         wrong: how often it held other weights than it should since its last finished job.
         jobs: what it was given and has not finished, oldest first.
@@ -28,7 +29,7 @@ class Worker:
 
     handle: Any
     since: float
-    version: int | None = None
+    held: WeightProof | None = None
     pid: int | None = None
     wrong: int = 0
     jobs: list[Any] = field(default_factory=list)
@@ -82,12 +83,12 @@ class Slots:
         """All that were started and neither lost nor ended, draining ones too."""
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
-    def ready(self, version: int | None) -> list[Worker]:
-        """Those that proved this version and may be given jobs; none for None."""
+    def ready(self, announced: WeightProof | None) -> list[Worker]:
+        """Those that proved these weights and may be given jobs; none for None."""
         return [
             slot.worker
             for slot in self._slots
-            if slot.worker is not None and not slot.draining and version is not None and slot.worker.version == version
+            if slot.worker is not None and not slot.draining and announced is not None and slot.worker.held == announced
         ]
 
     def slot_of(self, worker: Worker) -> Slot | None:

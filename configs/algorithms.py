@@ -66,6 +66,8 @@ class LocusConfig(AnchorMethod):
 class FlowGrpoConfig(LikelihoodMethod):
     """Flow-GRPO (arXiv 2505.05470): clipped likelihood ratios of an SDE, advantages by the step's spread."""
 
+    default_lr: ClassVar[float] = 1e-3  # that at which its released code was measured on the embedded benchmark
+
     type: Literal["flow_grpo"] = "flow_grpo"
     """Which method."""
     advantage: AdvantageConfig = AdvantageConfig(kind="global_std")

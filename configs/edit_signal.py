@@ -32,23 +32,18 @@ WAYS_OUT = (
 """What to add to a configuration that would train no edit: (description, flags)."""
 
 
-def kinds_of(rewards: RewardsConfig) -> dict[str, str]:
-    """What each component rewards; a user's scorer rewards the edit unless `rewards.scorer_kinds` says otherwise."""
-    return {**COMPONENT_KINDS, **dict.fromkeys(rewards.scorers, "edit"), **rewards.scorer_kinds}
-
-
 def edit_rewards(rewards: RewardsConfig) -> tuple[str, ...]:
     """The components that reward the edit: kind `edit`, a positive weight that is not negligible, and a noise floor
     that their spread can exceed.
 
     The range of a user's scorer is unknown, so any positive weight counts. Normalised components all have the same
-    spread, whatever their range.
+    spread, whatever their range; so do those of a gated reward, where a weight counts among the rewards for the edit.
     """
-    kinds = kinds_of(rewards)
-    raw = rewards.normalisation == "none"
+    kinds, gated = rewards.kinds, rewards.composition == "gated"
+    raw = rewards.normalisation == "none" and not gated
     widths = {name: COMPONENT_RANGES[name].width if name in COMPONENT_RANGES else None for name in rewards.weights}
     sizes = {name: abs(weight) * ((widths[name] or 1.0) if raw else 1.0) for name, weight in rewards.weights.items()}
-    least = NEGLIGIBLE * sum(sizes.values())
+    least = NEGLIGIBLE * sum(size for name, size in sizes.items() if not gated or kinds[name] == "edit")
 
     def counts(name: str) -> bool:
         width = widths[name]
@@ -92,7 +87,7 @@ def check_edit_signal(config: RunConfig) -> None:
         )
     if rewarding or keeps_the_edit(config.algorithm.preservation):
         return
-    kinds = kinds_of(config.rewards)
+    kinds = config.rewards.kinds
     negligible = (
         ""
         if not any(weight > 0 and kinds[name] == "edit" for name, weight in config.rewards.weights.items())

@@ -42,6 +42,12 @@ class PreservationConfig(Section):
     background_weight: float = Field(0.0, ge=0)
     """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
     the run; 1 = as strong as the method's own."""
+    background_target: float | None = Field(None, gt=0, lt=60)
+    """Background PSNR in dB that the candidates are held to on average: after every step the background term's weight,
+    which begins at `background_weight`, rises if they were below it and falls otherwise; null: the weight is fixed."""
+    background_rate: float = Field(0.05, gt=0, le=1)
+    """Largest change of the logarithm of that weight in a step: where the target is missed by 1 dB or more; below, in
+    proportion."""
     background_tolerance: float = Field(0.0, ge=0)
     """Per-token mean squared difference below which the background term is zero (a hinge)."""
     velocity_weight: float = Field(0.0, ge=0)
@@ -57,6 +63,10 @@ LearnsFrom = Literal["anchors", "transitions", "final"]
 
 class MethodConfig(Section):
     """What every method has."""
+
+    default_lr: ClassVar[float] = 2e-3
+    """`learner.optimizer.lr` where none is stated. Chosen on the embedded benchmark for RC-GRPO and Locus; not tuned
+    where a method does not say otherwise: rates of released code belong to editors thousands of times as large."""
 
     type: str
     """Which method."""
@@ -77,6 +87,12 @@ class MethodConfig(Section):
 
     def fault(self, steps: int, group_size: int) -> str | None:
         """What does not go with `sampler.steps` and `sampler.group_size`, as a sentence that begins with its key."""
+        if self.preservation.background_target is not None and self.preservation.background_weight == 0:
+            return (
+                "algorithm.preservation.background_weight: expected a weight above 0 to begin with, as "
+                "algorithm.preservation.background_target is set, got 0; such as --algorithm.preservation."
+                "background_weight 0.2"
+            )
         if self.alpha_base > self.alpha_edit:
             return (
                 "algorithm.alpha_base: expected at most algorithm.alpha_edit, got "

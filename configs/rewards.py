@@ -68,7 +68,7 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
     "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
     "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
 }
-"""The natural range of every built-in component; a user's scorer has none."""
+"""The natural range of every built-in component; a user's scorer has the one that `scorer_ranges` gives it, if any."""
 
 NOISE_FLOORS: Mapping[str, float] = {
     # Computed, not judged: the effect of rounding to 8 bits.
@@ -187,6 +187,9 @@ class RewardsConfig(Section):
     scorer_kinds: dict[str, Literal["edit", "preservation", "focus"]] = Field({})
     """What each of your own scorers rewards: edit (the default), preservation (that the rest is unchanged) or focus
     (where the text attends). A run needs a reward for the edit, or something that preserves it."""
+    scorer_ranges: dict[str, tuple[float, float]] = Field({})
+    """Smallest and largest value of your own scorers, such as {"sharpness": [0, 0.5]}; composition gated needs one for
+    each, and values beyond it count as its end."""
     scorer_deadline: float = Field(240.0, gt=0)
     """Deadline of your own scorers for one group in seconds; beyond it the scorer's process is killed and replaced, and
     the group's candidates have no score."""
@@ -203,6 +206,14 @@ class RewardsConfig(Section):
     """Scaling of a component before weighting: none (raw units), pooled (by its within-group standard deviation
     pooled over the step's groups; the default if a judge or CLIP is configured), minibatch (z-score over all
     candidates of the step, as the paper states)."""
+    composition: Literal["sum", "gated"] = "sum"
+    """sum: weight times score, summed; gated: E (w1 + w2 C) / (w1 + w2) (arXiv 2603.12247), where an image left alone
+    is worth nothing: E and C are weighted means of the rewards for edit and preservation, scaled to 0..1 by their
+    ranges."""
+    w1: float = Field(0.6, gt=0, le=LARGEST_WEIGHT)
+    """Weight of the edit by itself (composition gated)."""
+    w2: float = Field(0.4, ge=0, le=LARGEST_WEIGHT)
+    """Weight of the edit times preservation (composition gated)."""
     acd_blocks: int = Field(2, ge=1)
     """Number of last transformer blocks that attention concentration is averaged over (paper: 10)."""
     min_valid: int = Field(2, ge=2)
@@ -211,6 +222,24 @@ class RewardsConfig(Section):
     """Groups whose combined reward varies by less than this get no advantages: population standard deviation, after
     normalisation and weighting (pooled: in units of the step's own spread; `floors` is in a judge's unit). 0 drops only
     zero-variance groups."""
+    min_range: float = Field(0.0, ge=0)
+    """Groups whose largest and smallest combined reward differ by less than this get no advantages (Qwen-Image-2.0-RL);
+    the unit is that of `min_std`."""
+    max_mean: float | None = None
+    """Groups whose mean combined reward is above this get no advantages, as they have little left to learn (Edit-R1:
+    0.9 of a judge's 0..1); null: no bound. Without normalisation."""
+
+    @property
+    def kinds(self) -> Mapping[str, Literal["edit", "preservation", "focus"]]:
+        """What each component rewards; a user's scorer rewards the edit unless `scorer_kinds` says otherwise."""
+        own: dict[str, Literal["edit", "preservation", "focus"]] = dict.fromkeys(self.scorers, "edit")
+        return {**COMPONENT_KINDS, **own, **self.scorer_kinds}
+
+    @property
+    def ranges(self) -> Mapping[str, ComponentRange]:
+        """The range of each component that has one."""
+        own = {name: ComponentRange(low, high, "the scorer's own") for name, (low, high) in self.scorer_ranges.items()}
+        return {**COMPONENT_RANGES, **own}
 
     @property
     def noise_floors(self) -> Mapping[str, float]:
@@ -220,7 +249,8 @@ class RewardsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _judge_by_default(cls, values: Any) -> Any:
-        """Default normalisation and weights if a judge or CLIP is configured: pooled, and scored by that model."""
+        """Default normalisation and weights if a judge or CLIP is configured: scored by that model, and pooled unless
+        the composition is gated."""
         if not isinstance(values, Mapping) or not {"judge", "embedding"} & values.keys():
             return values
         try:
@@ -234,8 +264,9 @@ class RewardsConfig(Section):
         weights = {**dict.fromkeys(edit, 1.0), "background_psnr": 0.25}
         if "dino_background" in embeddings:
             weights["dino_background"] = 0.25
-        # Pooled, weights express relative importance, whatever the component's scale.
-        return {"normalisation": "pooled", "weights": weights, **values}
+        # Pooled, weights express relative importance, whatever the component's scale; gated, they do so by themselves.
+        gated = values.get("composition") == "gated"
+        return {"normalisation": "none" if gated else "pooled", "weights": weights, **values}
 
     @model_validator(mode="after")
     def _components_exist(self) -> RewardsConfig:
@@ -246,12 +277,18 @@ class RewardsConfig(Section):
             module, _, attribute = dotted.partition(":")
             if not all(part.isidentifier() for path in (module, attribute) for part in path.split(".")):
                 raise ValueError(f"rewards.scorers.{name}: expected package.module:function, got {dotted!r}")
-        stray = sorted(set(self.scorer_kinds) - set(self.scorers))
-        if stray:
-            raise ValueError(
-                f"rewards.scorer_kinds: expected names from rewards.scorers "
-                f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}"
-            )
+        for key in ("scorer_kinds", "scorer_ranges"):
+            stray = sorted(set(getattr(self, key)) - set(self.scorers))
+            if stray:
+                raise ValueError(
+                    f"rewards.{key}: expected names from rewards.scorers "
+                    f"({', '.join(sorted(self.scorers)) or 'there are none'}), got {stray[0]!r}"
+                )
+        for name, (low, high) in self.scorer_ranges.items():
+            if not low < high:
+                raise ValueError(
+                    f"rewards.scorer_ranges.{name}: expected two numbers, the smaller first, got [{low:g}, {high:g}]"
+                )
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
         unknown = sorted(set(self.floors) - known)
         if unknown:
@@ -297,5 +334,47 @@ class RewardsConfig(Section):
                 raise ValueError(
                     f"rewards.embedding.{model}.path is set, but rewards.weights gives "
                     f"{' and '.join(served)} no weight; add one, such as --rewards.weights.{served[0]} 1"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _composition_fits(self) -> RewardsConfig:
+        raw = self.normalisation == "none"
+        if self.max_mean is not None and not raw:
+            raise ValueError(
+                f"rewards.max_mean: expected rewards.normalisation none with it, got {self.normalisation}, which takes "
+                "the mean away; set --rewards.normalisation none"
+            )
+        if self.composition == "sum":
+            return self
+        if not raw:
+            raise ValueError(
+                "rewards.normalisation: expected none with rewards.composition gated, which scales every score by its "
+                f"range, got {self.normalisation}; set --rewards.normalisation none"
+            )
+        weighted = {name: weight for name, weight in self.weights.items() if weight != 0}
+        kinds, ranges = self.kinds, self.ranges
+        for name, weight in weighted.items():
+            if kinds[name] == "focus":
+                raise ValueError(
+                    f"rewards.weights.{name}: expected 0 with rewards.composition gated, which has no place for a "
+                    f"reward for focus, got {weight:g}; set --rewards.weights.{name} 0, or --rewards.composition sum"
+                )
+            if weight < 0:
+                raise ValueError(
+                    f"rewards.weights.{name}: expected at least 0 with rewards.composition gated (a weighted mean), "
+                    f"got {weight:g}"
+                )
+            if name not in ranges:
+                raise ValueError(
+                    f"rewards.scorer_ranges.{name}: expected its smallest and largest value, got none; "
+                    "rewards.composition gated scales every score to 0..1. Such as: "
+                    f"--rewards.scorer_ranges.{name} '[0, 1]'"
+                )
+        for kind, what in (("edit", "the edit"), ("preservation", "what is outside the mask")):
+            if kind not in {kinds[name] for name in weighted}:
+                raise ValueError(
+                    f"rewards.weights: expected a reward for {what} with rewards.composition gated, got "
+                    f"{', '.join(weighted)}; add one, or set --rewards.composition sum"
                 )
         return self

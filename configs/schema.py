@@ -6,7 +6,8 @@ Environment variables hold only secrets and paths. See `configs/load.py` for YAM
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -125,7 +126,7 @@ class OptimizerConfig(Section):
     """AdamW on the adapter."""
 
     lr: float = Field(2e-3, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate; null, or not stated: the method's own."""
     warmup_steps: int = Field(3, ge=0)
     """Steps of linear warm-up."""
     final_lr_fraction: float = Field(0.2, ge=0, le=1)
@@ -136,6 +137,10 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient is clipped to this norm."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of a running mean of the weights, which held-out measurements, the gallery of tasks and the
+    exported adapter have in place of them; rollouts do not. At first smaller: (1 + v) / (10 + v) after step v. null: no
+    mean."""
 
 
 class LearnerConfig(Section):
@@ -209,6 +214,13 @@ class ReportConfig(Section):
     """Optimizer steps between held-out evaluations during training; 0 evaluates only before and after."""
 
 
+RC_GRPO = RcGrpoConfig().type
+DEFAULT_LR: Mapping[object, float] = {
+    one.model_fields["type"].default: one.default_lr for one in get_args(get_args(AlgorithmConfig)[0])
+}
+"""The learning rate of each method, where none is stated."""
+
+
 class RunConfig(Section):
     """The whole configuration of one run."""
 
@@ -230,6 +242,20 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_the_method(cls, values: Any) -> Any:
+        """Where no learning rate is stated, that of the method."""
+        if not isinstance(values, Mapping):
+            return values
+        algorithm, learner = values.get("algorithm", {}), values.get("learner", {})
+        optimizer = learner.get("optimizer", {}) if isinstance(learner, Mapping) else None
+        kind = algorithm.get("type", RC_GRPO) if isinstance(algorithm, Mapping) else getattr(algorithm, "type", None)
+        # What is no section, or of no method, is refused when its fields are validated.
+        if not isinstance(optimizer, Mapping) or optimizer.get("lr") is not None or kind not in DEFAULT_LR:
+            return values
+        return {**values, "learner": {**learner, "optimizer": {**optimizer, "lr": DEFAULT_LR[kind]}}}
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:

@@ -109,6 +109,16 @@ class TrajectoryGroup:
     def group_size(self) -> int:
         return int(self.candidates.shape[1])
 
+    @property
+    def latent_bytes(self) -> int:
+        """Bytes of the states that the method learns from, as they are sent."""
+        return self.candidates.nbytes + self.predecessors.nbytes
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images that rewards look at, as they are sent."""
+        return self.images.nbytes
+
 
 @dataclass(frozen=True)
 class Generated:

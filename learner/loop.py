@@ -22,7 +22,7 @@ from learner.scheduling.sampler import LeaseSampler
 from learner.scheduling.saving import MAX_DISK_FAILURES, save, save_unfinished
 from learner.scheduling.step_records import group_record, step_record
 from learner.state.rollback import MAX_SKIPPED_STEPS, Diverged
-from learner.update.step_report import StepReport
+from learner.update.step_report import PAYLOAD, StepReport
 
 
 def train(run: ActiveRun, resumed: Resumed = FRESH) -> TrainingResult:
@@ -68,6 +68,7 @@ def optimizer_steps(run: ActiveRun, resumed: Resumed) -> TrainingResult:
             with phases.timed("update"):
                 report = backend.update(meanwhile=collector.lease)
             progress.done = done
+            progress.sent.update({what: report.totals.counts[what] for what in ("groups", *PAYLOAD)})
             tell_spool(run, report)
             collector.settle(step, groups)
             progress.counters = collector.settled_counters
@@ -87,7 +88,8 @@ def optimizer_steps(run: ActiveRun, resumed: Resumed) -> TrainingResult:
             with phases.timed("evaluation"):
                 evaluate(run, "training")
         progress.total.add(phases.seconds)
-    return TrainingResult(collector.ledger.balance(), progress.total.seconds, collector.spoiled)
+    sent = {what: progress.sent[what] / progress.sent["groups"] for what in PAYLOAD if progress.sent["groups"]}
+    return TrainingResult(collector.ledger.balance(), progress.total.seconds, collector.spoiled, sent)
 
 
 def publish(run: ActiveRun) -> int:

@@ -69,6 +69,7 @@ def summary(
         "reward_std": {"first_step": reward_std(1), "last_step": reward_std(record.config.learner.steps)},
         "notifications": notifications(events),
         "counters": asdict(trained.counters),
+        "group_bytes": dict(trained.group_bytes),
         "left_out": {
             "tasks": {str(task): reason for task, reason in trained.spoiled.items()},
             "lines": {key: lines.sentences() for key, lines in tasks.faults.items()},

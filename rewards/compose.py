@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from configs.edit_signal import edit_rewards
 from configs.rewards import RewardsConfig
+from rewards.filters import NO_FILTERS, ROUNDING, FilterReason, Filters, varies
+from rewards.gated import Gate
 from rewards.result import GroupScores
 
 Normalisation = Literal["none", "pooled", "minibatch"]
-
-ROUNDING = 1e-6
-"""Values of a group that differ by no more than this part of the largest are equal (float32 keeps 1.2e-7)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +33,15 @@ class GroupReward:
             equal.
         edit_zero_variance: there are rewards for the edit, and none of them contributed to the differences in this
             group.
-        filtered: the group teaches nothing although its rewards vary: their spread is below `min_std`, or that of
-            the rewards for the edit is zero. Other rewards are largest where nothing is edited, so that alone they
+        filter: why the group teaches nothing although its rewards vary, see `rewards.filters`; None where it does.
+            `edit`: the rewards for the edit do not vary. Others are largest where nothing is edited, so that alone they
             would teach to edit nothing.
     """
 
     rewards: NDArray[np.float64]
     valid: NDArray[np.bool_]
     silent: tuple[str, ...] = ()
-    filtered: bool = False
+    filter: FilterReason | None = None
     floored: tuple[str, ...] = ()
     edit_zero_variance: bool = False
 
@@ -52,12 +51,23 @@ class GroupReward:
         if not np.isfinite(self.rewards).all():
             raise ValueError(f"rewards must be finite; got {self.rewards.tolist()}.")
 
+    @property
+    def filtered(self) -> bool:
+        """Whether there is a reason to."""
+        return self.filter is not None
+
 
 def composed(scores: Sequence[GroupScores], config: RewardsConfig) -> list[GroupReward]:
     """The rewards that a run with this configuration trains on; see `compose`. The learner calls it to train, the
     driver to report."""
     return compose(
-        scores, config.weights, config.normalisation, config.min_std, config.noise_floors, edit_rewards(config)
+        scores,
+        config.weights,
+        config.normalisation,
+        Filters(config.min_std, config.min_range, config.max_mean),
+        config.noise_floors,
+        edit_rewards(config),
+        Gate.of(config),
     )
 
 
@@ -65,11 +75,12 @@ def compose(
     scores: Sequence[GroupScores],
     weights: Mapping[str, float],
     normalisation: Normalisation,
-    min_std: float = 0.0,
+    filters: Filters = NO_FILTERS,
     floors: Mapping[str, float] = MappingProxyType({}),
     edit: Collection[str] = (),
+    gate: Gate | None = None,
 ) -> list[GroupReward]:
-    """R_i = sum_c w_c z_c(i) of every group, where z depends on the normalisation.
+    """R_i = sum_c w_c z_c(i) of every group, where z depends on the normalisation; with a gate, the gate's reward.
 
         none       z = s                                          raw units
         pooled     z = (s - group mean) / pooled within-group std    adopted: method reference, section 1.6;
@@ -90,16 +101,19 @@ def compose(
         floors: per component, in its own unit, at least 0 (the default). Where its population standard deviation in a
             group is no larger, its values there count as equal: all normalisations would scale its noise to the size
             of a signal. Values that differ by rounding alone always do.
-        min_std: see `is_filtered`; in units of the combined reward, so after normalisation and weights.
+        filters: in units of the combined reward, so after normalisation and weights.
         edit: the components that reward the edit, each with a weight. Where there are some, a group in which none of
             them is above its floor is filtered; without any, no group is for that reason.
+        gate: combines the scores in place of the sum, for all components with a weight; without normalisation.
 
     Raises:
-        ValueError: for an unknown normalisation, a group that lacks a weighted component, or a reward for the edit
-            without a weight.
+        ValueError: for an unknown normalisation, one beside a gate, a group that lacks a weighted component, or a
+            reward for the edit without a weight.
     """
     if normalisation not in get_args(Normalisation):
         raise ValueError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; got {normalisation!r}.")
+    if gate is not None and normalisation != "none":
+        raise ValueError(f"normalisation: expected none with a gate, which scales by ranges; got {normalisation!r}.")
     names = [name for name, weight in weights.items() if weight != 0]
     if not names:
         raise ValueError(f"weights: expected a component with a weight other than 0, got {dict(weights)}.")
@@ -109,12 +123,15 @@ def compose(
     valid = [_valid(group, names) for group in scores]
     rewards = [np.zeros(mask.shape) for mask in valid]
     silent, floored = [], [list[str]() for _ in scores]
+    gated: list[dict[str, NDArray[np.float64]]] = [{} for _ in scores]
     edit_zero_variance = [len(edit) > 0] * len(scores)
     for name in names:
         given = [_values(group, name, mask) for group, mask in zip(scores, valid, strict=True)]
-        above = [_is_above(part, floors.get(name, 0.0)) for part in given]
+        if gate is not None:
+            given = [gate.within(name, part) for part in given]
+        above = [varies(part, floors.get(name, 0.0)) for part in given]
         for found, part, ok in zip(floored, given, above, strict=True):
-            if not ok and _is_above(part, 0.0):
+            if not ok and varies(part):
                 found.append(name)
         values = [
             part if ok or not part.size else np.full_like(part, part.mean())
@@ -135,33 +152,16 @@ def compose(
                 continue
         if name in edit:
             edit_zero_variance = [unvaried and not ok for unvaried, ok in zip(edit_zero_variance, above, strict=True)]
-        for reward, mask, part in zip(rewards, valid, values, strict=True):
+        for reward, mask, part, parts in zip(rewards, valid, values, gated, strict=True):
             reward[mask] += weights[name] * part / scale
+            parts[name] = part
+    if gate is not None:
+        for reward, mask, parts in zip(rewards, valid, gated, strict=True):
+            reward[mask] = gate.reward(parts)
     return [
-        GroupReward(
-            reward,
-            mask,
-            tuple(silent),
-            is_filtered(reward[mask], math.inf if unvaried else min_std),
-            tuple(found),
-            unvaried,
-        )
+        GroupReward(reward, mask, tuple(silent), _filter(reward[mask], unvaried, filters), tuple(found), unvaried)
         for reward, mask, found, unvaried in zip(rewards, valid, floored, edit_zero_variance, strict=True)
     ]
-
-
-def is_filtered(rewards: NDArray[np.float64], min_std: float) -> bool:
-    """Whether the rewards [V] of a group's valid candidates vary, but by less than `min_std` (population std).
-
-    Dividing by a small spread blows the judges' noise up to full-sized advantages. Groups that do not vary at all are
-    not counted here: they have zero advantages anyway (`learner.algorithms.credit.is_zero_variance`).
-
-        (0.50, 0.52), min_std 0.05  ->  yes        (0.5, 0.5)  ->  no        (0.5, 0.7)  ->  no
-    """
-    if rewards.size < 2:
-        return False
-    spread, largest = _spread(rewards)
-    return spread > ROUNDING and spread * largest < min_std
 
 
 def admit(scores: GroupScores, min_valid: int) -> str | None:
@@ -194,19 +194,11 @@ def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
     )
 
 
-def _is_above(values: NDArray[np.float64], floor: float) -> bool:
-    """Whether the spread of a group's values [V] is more than `floor`, and than rounding."""
-    if not values.size:
-        return False
-    spread, largest = _spread(values)
-    return spread > ROUNDING and spread * largest > floor
-
-
-def _spread(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Population standard deviation as a part of the largest size, and that size."""
-    largest = float(np.abs(values).max())
-    # Divided first: squares of very small values would underflow.
-    return (float(np.std(values / largest)) if largest > 0 else 0.0), largest
+def _filter(rewards: NDArray[np.float64], edit_zero_variance: bool, filters: Filters) -> FilterReason | None:
+    """Why a group with these rewards [V] of its valid candidates is left out."""
+    if edit_zero_variance:
+        return "edit" if varies(rewards) else None
+    return filters.reason(rewards)
 
 
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> NDArray[np.float64]:

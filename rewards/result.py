@@ -60,7 +60,8 @@ class Score:
 class GroupScores:
     """Scores of a whole group by component: `components[name][i]` judges candidate i.
 
-    `diagnostics` are of the same form; people watch them, and neither the reward nor the validity depends on them.
+    `diagnostics` are of the same form; people watch them, and neither the reward nor the validity depends on them. A
+    constraint may: `algorithm.preservation.background_target`.
     """
 
     group_id: str

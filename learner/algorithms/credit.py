@@ -1,7 +1,7 @@
 """From the rewards of one group to advantages that sum to zero over its valid candidates.
 
 `group_advantages` takes one reward per candidate, `region_advantages` one per candidate and region, `step_advantages`
-the groups of a whole step, whose spread they share. `range_filter` and `mean_bound` say which groups to train on.
+the groups of a whole step, whose spread they share. Which groups are left out, `rewards.filters` says.
 """
 
 from collections.abc import Sequence
@@ -172,30 +172,6 @@ def step_advantages(
                 scaled = (values - values.mean()) / spread
                 advantages[group][mask] = scaled.clamp(-clip, clip).to(advantages[group].dtype)
     return advantages
-
-
-def range_filter(rewards: Tensor, bound: float, valid: Tensor | None = None) -> bool:
-    """True when a group [G] passes: largest minus smallest valid reward is at least `bound` (Qwen-Image-2.0-RL).
-
-    A group without a valid candidate does not pass. `bound` is finite and at least 0. Other arguments and errors as
-    `group_advantages`.
-    """
-    if not 0 <= bound < float("inf"):  # NaN fails too
-        raise ValueError(f"the bound of a range must be finite and at least 0, got {bound}.")
-    _, values = _valid_rewards(rewards, valid)
-    return len(values) > 0 and bool(values.max() - values.min() >= bound)
-
-
-def mean_bound(rewards: Tensor, bound: float, valid: Tensor | None = None) -> bool:
-    """True when a group [G] passes: the mean of its valid rewards is at most `bound`, so there is more to learn.
-
-    As in the released code of Edit-R1, PKU-YuanGroup/Edit-R1 @ 4217f25 (mean below .9). A group without a valid
-    candidate does not pass. `bound` is finite. Other arguments and errors as `group_advantages`.
-    """
-    if not -float("inf") < bound < float("inf"):  # NaN fails too
-        raise ValueError(f"the bound of a mean must be finite, got {bound}.")
-    _, values = _valid_rewards(rewards, valid)
-    return len(values) > 0 and bool(values.mean() <= bound)
 
 
 def _check_parameters(p: float, clip: float, damping: float, tolerance: float) -> None:

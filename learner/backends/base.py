@@ -126,12 +126,14 @@ class HeldOut:
         shown: images of the first few, without those.
         spoiled: why a task could not be measured, by its index.
         not_finite: of which tasks the editor makes no image, by index, since its latents contain NaN or infinity.
+        running_mean: of the weights (`learner.optimizer.ema`), where that is what was measured.
     """
 
     metrics: Sequence[Mapping[str, float]]
     shown: tuple[Shown, ...]
     spoiled: Mapping[int, str] = field(default_factory=dict)
     not_finite: Mapping[int, str] = field(default_factory=dict)
+    running_mean: WeightProof | None = None
 
 
 class Backend(Protocol):
@@ -193,8 +195,10 @@ class Backend(Protocol):
         ...
 
     def measure_held_out(self, indices: Sequence[int], base: bool, shown: int) -> HeldOut:
-        """The metrics of held-out tasks under the published weights, or the base; images of the first
-        `shown`."""
+        """The metrics of held-out tasks, and images of the first `shown`, under the base, or the published weights, or
+        the running mean of the weights where there is one: workers prove that they hold it first, and hold the
+        published weights again afterwards. No lease may be out or given meanwhile that its worker has not begun: they
+        wait in line behind it."""
         ...
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,8 +125,8 @@ class InlineBackend:
         published, weights = self._host.publish()
         first = self._weights is None
         self._weights = weights.copied()
-        with self._host.learner.behaviour.exported(published.version):  # the worker's is the same adapter
-            self._worker.set_weights(weights)
+        with self._proved(self._weights):
+            pass  # the editor is shared: afterwards it has the learner's weights again
         self._moved = self._config.algorithm.rolls_out_mean
         if first:
             self._notify("worker_started", pid=os.getpid(), version=published.version)
@@ -175,7 +175,8 @@ class InlineBackend:
         drawings: list[Shown] = []
         spoiled: dict[int, str] = {}
         not_finite: dict[int, str] = {}
-        with self._published_weights():
+        mean = None if base or self._config.learner.optimizer.ema is None else self._host.learner.measured()
+        with self._published_weights() if mean is None else self._proved(mean):
             for index in indices:  # one at a time: images of a whole data set need not fit into memory
                 try:
                     sampled = self._worker.sample_held_out([index], base)
@@ -187,7 +188,7 @@ class InlineBackend:
                     row, drawn, not_finite[index] = {}, [], str(error)
                 metrics.append(row)
                 drawings += drawn
-        return HeldOut(metrics, tuple(drawings), spoiled, not_finite)
+        return HeldOut(metrics, tuple(drawings), spoiled, not_finite, None if mean is None else mean.proof)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self._host.save(extra)
@@ -263,6 +264,13 @@ class InlineBackend:
         if not wait([future], scoring_limit(self._config)).done:
             raise overdue(self._config, len(self._scoring))
         return _result(future)
+
+    @contextmanager
+    def _proved(self, weights: WeightVersion) -> Iterator[None]:
+        """A context in which the worker holds other weights than those that it rolls out under."""
+        with swapped_weights(self._editor.transformer, weights.arrays):
+            self._worker.set_weights(weights)
+            yield
 
     def _published_weights(self) -> AbstractContextManager[None]:
         """The learner goes on between publications, or trains others than it publishes; workers do not."""

@@ -82,10 +82,11 @@ class LearnerGroup:
             for ref in [one.join.remote(rank, size, where) for rank, one in enumerate(self._processes)]:
                 result_of("learner", ref, self._limit)
 
-    def publish(self) -> Publishing:
-        """The present weights. They may be sent on before it is known what they are announced as."""
-        announcement, weights = self._first.publish.options(num_returns=2).remote()
-        return Publishing(weights, announcement, [one.fingerprint.remote() for one in self._processes[1:]])
+    def publish(self, measured: bool = False) -> Publishing:
+        """The weights to roll out under, or those that are `measured`. They may be sent on before it is known what they
+        are announced as."""
+        announcement, weights = self._first.publish.options(num_returns=2).remote(measured)
+        return Publishing(weights, announcement, [one.fingerprint.remote(measured) for one in self._processes[1:]])
 
     def announced(self, publishing: Publishing) -> WeightProof:
         """What the weights are announced as.

@@ -67,14 +67,14 @@ class LearnerHost:
         """See `Learner.update`."""
         return self.learner.update()
 
-    def publish(self) -> tuple[WeightProof, WeightVersion]:
-        """The present adapter, and what every worker must prove about it."""
-        weights = self.learner.publish()
+    def publish(self, measured: bool = False) -> tuple[WeightProof, WeightVersion]:
+        """What every worker must prove, and the weights: those to roll out under, or those that are `measured`."""
+        weights = self.learner.measured() if measured else self.learner.publish()
         return weights.proof, weights
 
-    def fingerprint(self) -> str:
-        """The fingerprint of the present adapter."""
-        return self.learner.publish().fingerprint
+    def fingerprint(self, measured: bool = False) -> str:
+        """The fingerprint of what `publish` gives."""
+        return self.publish(measured)[0].fingerprint
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         """See `Learner.save`; a disk that refuses is a response, not the end of the learner."""

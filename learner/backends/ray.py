@@ -150,13 +150,19 @@ class RayBackend:
         return self._learner
 
     def publish(self) -> WeightProof:
-        publishing, first = self.learner.publish(), not self.fleet.pids()
-        self.fleet.send(publishing.weights)
-        published = self.learner.announced(publishing)
-        self.fleet.announce(published)
+        first = not self.fleet.pids()
+        published = self._send()
         while first and self.capacity() == 0:  # starting up ends when there is a worker that can work
             self._poll(WAIT_SECONDS)
         return published
+
+    def _send(self, measured: bool = False) -> WeightProof:
+        """Sends all workers the weights to roll out under, or those that are `measured`."""
+        publishing = self.learner.publish(measured)
+        self.fleet.send(publishing.weights)
+        announced = self.learner.announced(publishing)
+        self.fleet.announce(announced)
+        return announced
 
     def capacity(self) -> int:
         return self.fleet.capacity()
@@ -254,7 +260,13 @@ class RayBackend:
             return self._pool_calls.result(self._pool.measure.remote(indices, images, "held_out"))
 
         jobs = HeldOutJobs(self.fleet, ask_pool, self._coroutines.start, base, self._config.cluster.max_attempts)
-        return jobs.measure(indices, shown, wait=lambda: self._poll(WAIT_SECONDS))
+        mean = None
+        if not base and self._config.learner.optimizer.ema is not None:
+            mean = self._send(measured=True)
+        found = jobs.measure(indices, shown, wait=lambda: self._poll(WAIT_SECONDS))
+        if mean is not None:
+            self._send()
+        return replace(found, running_mean=mean)
 
     def save(self, extra: Mapping[str, Any]) -> Path | Unsaved:
         return self.learner.save(extra)

@@ -99,11 +99,17 @@ def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> i
     With K kept steps, G candidates and B anchors, K (G + B) states [N, C] and G images; the rest is small.
     """
     size = config.sampler.group_size
-    steps, anchors = config.algorithm.kept(config.sampler.steps, size)
-    states = 4 * steps * (size + anchors) * tokens * channels
+    _, anchors = config.algorithm.kept(config.sampler.steps, size)
     small = 4 * (config.sampler.steps + 1) + 8 * anchors
     acd = 4 * size if config.rewards.weights.get("acd", 0) != 0 else 0
-    return states + 3 * size * pixels + small + acd
+    return latent_bytes(config, channels, tokens) + 3 * size * pixels + small + acd
+
+
+def latent_bytes(config: RunConfig, channels: int, tokens: int) -> int:
+    """Bytes of the states of a group, see `group_bytes`."""
+    size = config.sampler.group_size
+    steps, anchors = config.algorithm.kept(config.sampler.steps, size)
+    return 4 * steps * (size + anchors) * tokens * channels
 
 
 def groups_alive(config: RunConfig) -> int:
@@ -139,7 +145,9 @@ def memory_plan(config: RunConfig, sizes: EditorSizes) -> list[RolePlan]:
         Item("spool, at most", plan.group * config.learner.groups_per_step * config.checkpoint.every, True, "disk"),
         Item("checkpoints", config.checkpoint.keep * plan.adapter * (3 + plan.kept), True, "disk"),
     )
-    waiting = Item(f"trajectories, {groups_alive(config)} groups of {plan.group} bytes at most", groups, True, "store")
+    latents = latent_bytes(config, sizes.channels, plan.image.tokens)
+    made_of = f"{plan.group} bytes ({latents} of latents)"
+    waiting = Item(f"trajectories, {groups_alive(config)} groups of {made_of} at most", groups, True, "store")
     if config.cluster.mode == "inline":
         items = (
             *plan.editor(),
@@ -176,7 +184,8 @@ class _Plan:
         self.adapter = 4 * sizes.adapter_parameters(config.editor.lora.rank)
         self.group = group_bytes(config, sizes.channels, self.image.tokens, self.image.pixels)
         # Above staleness 0 the learner keeps the adapters that groups may still come from.
-        self.kept = config.cluster.staleness + 1 if config.cluster.staleness else 0
+        behind = config.cluster.staleness > 0 or config.algorithm.rolls_out_mean
+        self.kept = (config.cluster.staleness + 1) * behind + (config.learner.optimizer.ema is not None)
 
     def editor(self) -> list[Item]:
         """What every process with an editor holds."""

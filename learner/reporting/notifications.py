@@ -115,8 +115,9 @@ class ZeroVarianceAlarm:
                 "algorithm.alpha_edit."
             )
         return (
-            f"{begin}their candidates all got about the same reward. Look at the scores (a judge that always says "
-            "the same?), lower rewards.min_std, or raise algorithm.alpha_edit."
+            f"{begin}their candidates all got about the same reward, or the filters left them out. Look at the scores "
+            "(a judge that always says the same?), lower rewards.min_std or rewards.min_range, raise rewards.max_mean, "
+            "or raise algorithm.alpha_edit."
         )
 
 

@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import Image
 from editing.trajectory import Lease, Shown
+from editing.weights import WeightProof
 from rewards.result import GroupScores
 
 Notify = Callable[..., None]
@@ -83,8 +84,8 @@ class StepRecord:
         version: policy version that generated from now on (published or still held).
         reward_mean: mean over the step's valid candidates, per component.
         reward_std: mean over groups of the standard deviation within the group, per component.
-        zero_std_share: share of groups that teach nothing, 0..1: their combined reward has no variance, varies by less
-            than `rewards.min_std`, or no reward for the edit is above its floor.
+        zero_std_share: share of groups that teach nothing, 0..1: their combined reward has no variance, a filter leaves
+            them out (`rewards.filters`), or no reward for the edit is above its floor.
         staleness: number of groups by policy age in optimizer steps.
         groups_per_minute: groups trained per minute of this step's wall time.
         counters: since the run began, over all resumes.
@@ -132,6 +133,7 @@ class EvaluationRecord:
         seconds: wall time.
         shown: the first `report.gallery_tasks` tasks with their images.
         rows: the metrics of each task, in the order of the tasks.
+        running_mean: of the weights, where that is what was measured.
     """
 
     label: str
@@ -142,6 +144,7 @@ class EvaluationRecord:
     seconds: float
     shown: tuple[Shown, ...] = field(default=(), repr=False)
     rows: Sequence[Mapping[str, float]] = field(default=(), repr=False)
+    running_mean: WeightProof | None = None
 
 
 class Observer(Protocol):

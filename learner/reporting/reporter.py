@@ -69,6 +69,7 @@ class Reporter:
             not_finite=not_finite,
             mean=record.mean,
             standard_error=record.standard_error,
+            fingerprint=None if record.running_mean is None else record.running_mean.fingerprint,
         )
         for observer in self._observers:
             observer.on_evaluation(record)

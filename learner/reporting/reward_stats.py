@@ -29,7 +29,7 @@ class RewardStatistics:
 
     `mean` is taken over all valid candidates, `std` is the mean over groups of the population standard deviation
     within the group, `zero_std_share` the share of groups that teach nothing because their combined reward does not
-    vary, or by less than `rewards.min_std`, or by other rewards than those for the edit alone; in the share
+    vary, or a filter leaves them out, or it varies by other rewards than those for the edit alone; in the share
     `edit_zero_variance_share` no reward for the edit is above its floor (0 where there is no such reward). `silent`
     components contributed nothing to the whole step; `floored` are those that counted as equal in so many groups
     because they varied by no more than their floor, see `rewards.compose.GroupReward`.
@@ -71,7 +71,7 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
 
 
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> list[float]:
-    """What the valid candidates got; groups from the spool have no diagnostics."""
+    """What the valid candidates got; a diagnostic may be missing in some groups."""
     row = group.components.get(name) or group.diagnostics.get(name) or (None,) * len(valid)
     return [
         float(score.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class Progress:
         counters: lease counters after the steps that are done.
         not_saved, not_spooled: times in a row that the disk refused a checkpoint, or a step's groups.
         total: seconds by phase.
+        sent: `groups` trained on by this process, and the sums of their bytes (`learner.update.step_report.PAYLOAD`).
     """
 
     done: int
@@ -53,15 +55,18 @@ class Progress:
     not_saved: int = 0
     not_spooled: int = 0
     total: Phases = field(default_factory=Phases)
+    sent: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The result of the main loop; `spoiled` says why training tasks were left out, by index."""
+    """The result of the main loop; `spoiled` says why training tasks were left out, by index, and `group_bytes` what a
+    group sent on average; empty where none was trained on."""
 
     counters: Counters
     seconds: dict[str, float]
     spoiled: Mapping[int, str]
+    group_bytes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -12,7 +12,8 @@ from learner.scheduling.active_run import ActiveRun
 
 
 def evaluate(run: ActiveRun, label: Literal["base", "training", "final"]) -> HeldOut:
-    """The metrics of each held-out task under the published weights (`base`: without the adapter).
+    """The metrics of each held-out task under the published weights, or their running mean (`learner.optimizer.ema`);
+    `base`: without the adapter.
 
     None without held-out tasks; those of a task that went bad meanwhile, or of which the editor makes latents or
     pixels that are not finite, are empty, so that every comparison leaves it out on both sides.
@@ -43,6 +44,8 @@ def evaluate(run: ActiveRun, label: Literal["base", "training", "final"]) -> Hel
                 f"comparison has them: {next(iter(found.not_finite.values()))}. Try {key}."
             ),
         )
-    record = EvaluationRecord(label, step, measured, mean, error, seconds, found.shown, found.metrics)
+    record = EvaluationRecord(
+        label, step, measured, mean, error, seconds, found.shown, found.metrics, found.running_mean
+    )
     run.reporter.evaluation(record, not_finite=len(found.not_finite))
     return found

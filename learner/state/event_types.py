@@ -217,7 +217,9 @@ class Checkpoint(Record):
 
 
 class Evaluated(Record):
-    """The held-out tasks were measured, `tasks` of them; of `not_finite` others the editor makes no image."""
+    """The held-out tasks were measured, `tasks` of them; of `not_finite` others the editor makes no image.
+
+    `fingerprint` is that of the running mean of the weights, where that was measured in place of what is published."""
 
     label: Literal["base", "training", "final"]
     step: Count
@@ -225,6 +227,7 @@ class Evaluated(Record):
     not_finite: Count
     mean: dict[str, FiniteFloat]
     standard_error: dict[str, FiniteFloat]
+    fingerprint: Hex | None = None
 
 
 class OfStep(Record):

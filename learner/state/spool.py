@@ -29,7 +29,7 @@ from rewards.result import GroupScores, Score
 FOLDER = "spool"
 FAULTY = "faulty"
 """Folder of a run with the groups that the learner could not use, for the operator to inspect."""
-FORMAT = 2
+FORMAT = 3
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 _ARRAYS = ("sigmas", "anchors", "candidates", "predecessors", "images", "acd")
@@ -238,8 +238,9 @@ def _description(group: TrajectoryGroup, scores: GroupScores, place: int) -> str
             "scores": {
                 "group_id": scores.group_id,
                 "policy_version": scores.policy_version,
-                "components": {name: [asdict(score) for score in row] for name, row in scores.components.items()},
+                "components": _rows(scores.components),
                 "seconds": scores.seconds,
+                "diagnostics": _rows(scores.diagnostics),
             },
         },
         allow_nan=False,
@@ -250,12 +251,21 @@ def _scores(values: Mapping[str, Any]) -> GroupScores:
     return GroupScores(
         values["group_id"],
         values["policy_version"],
-        {
-            name: tuple(Score(**{**score, "passes": tuple(score["passes"])}) for score in row)
-            for name, row in values["components"].items()
-        },
+        _read_rows(values["components"]),
         values["seconds"],
+        _read_rows(values["diagnostics"]),
     )
+
+
+def _rows(scores: Mapping[str, Sequence[Score]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [asdict(score) for score in row] for name, row in scores.items()}
+
+
+def _read_rows(values: Mapping[str, Any]) -> dict[str, tuple[Score, ...]]:
+    return {
+        name: tuple(Score(**{**score, "passes": tuple(score["passes"])}) for score in row)
+        for name, row in values.items()
+    }
 
 
 def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:

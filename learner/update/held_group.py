@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig
+from configs.method_families import AdvantageConfig, MethodConfig
 from configs.schema import RunConfig, TokenMasksConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
@@ -97,12 +97,17 @@ def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
 
 
 def loss_of(
-    held: HeldGroup, tensors: GroupTensors, method: AnyAlgorithm, editor: Editor, config: RunConfig
+    held: HeldGroup,
+    tensors: GroupTensors,
+    method: AnyAlgorithm,
+    editor: Editor,
+    config: RunConfig,
+    weights: MethodConfig,
 ) -> GroupLoss:
-    """What the group is trained on."""
+    """What the group is trained on; `weights` are the method's settings of the present step."""
     return GroupLoss(
         method,
-        config.algorithm,
+        weights,
         method.queries(tensors),
         tensors.is_silent,
         held.source,

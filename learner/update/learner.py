@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
 from learner.update.adapter_optimizer import AdapterOptimizer
 from learner.update.admission import Admission
+from learner.update.background_constraint import BackgroundConstraint
 from learner.update.behaviour import Behaviour
 from learner.update.data_parallel import ALONE, Peers
 from learner.update.group_loss import GroupLoss
@@ -84,7 +85,9 @@ class Learner:
         self._admission = Admission(config, tasks.train)
         self._gate = PolicyGate(config)
         self._balance = Balance()
-        self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, config.algorithm.rolls_out_mean)
+        self._constraint = BackgroundConstraint(config.algorithm)
+        mean, ema = config.algorithm.rolls_out_mean, config.learner.optimizer.ema
+        self.behaviour = Behaviour(editor.transformer, config.cluster.staleness, mean, ema)
         self._held: list[HeldGroup | None] = []  # None: a peer's
         self._scores: list[GroupScores] = []
         self._totals = StepTotals()
@@ -119,6 +122,7 @@ class Learner:
             held = self._hold(group, staleness) if self.peers.takes(self._admission.waiting) else None
             if held is not None:
                 self._put_on_disk(group, scores)
+            self._constraint.measure(scores)
             self._admission.take(group)
             if not self._streaming or self._balance.wanted(self.config.algorithm):
                 self._held.append(held)
@@ -166,6 +170,7 @@ class Learner:
         self.version += 1
         self._admission.trained(self.version)
         self.behaviour.follow(self.version, applied)
+        totals.constraint = self._constraint.finish_step(applied)
         totals.skipped_updates = self._skipped_updates
         totals.unit = self._balance.unit(self.config.algorithm) if weighs(self.config.algorithm) else None
         self._begin_step()
@@ -174,6 +179,10 @@ class Learner:
     def publish(self) -> WeightVersion:
         """The behaviour policy under the present version: not a copy, so send or copy it before the next update."""
         return self.behaviour.published(self.version)
+
+    def measured(self) -> WeightVersion:
+        """What is measured on held-out tasks and exported after the present version; a copy or not as `publish`."""
+        return self.behaviour.measured(self.version)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -187,6 +196,7 @@ class Learner:
             "adapters": self.behaviour.versions,
             "leap_noise": self._gate.noise,
             "balance": asdict(self._balance),
+            "constraint": self._constraint.state,
             "optimizer_counts": optimizer_tensors(self.optimizer.adamw, self.parameters)[1],
             "config": self.config.model_dump(mode="json"),
         }
@@ -251,6 +261,7 @@ class Learner:
         self._admission.restore(state["trained_slots"])
         self._gate = PolicyGate(self.config, state["leap_noise"])
         self._balance = Balance(**state["balance"])
+        self._constraint.restore(state["constraint"])
         self.behaviour.restore(state["adapters"], checkpoint.tensors)
         self._begin_step()
         return dict(checkpoint.state["extra"])
@@ -305,17 +316,13 @@ class Learner:
 
     def _prepared(self, held: HeldGroup, credit: Credit) -> tuple[GroupTensors, GroupLoss]:
         tensors = tensors_of(held, credit)
-        return tensors, loss_of(held, tensors, self._method, self.editor, self.config)
+        return tensors, loss_of(held, tensors, self._method, self.editor, self.config, self._constraint.config)
 
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:
         """The behaviour velocities of a group that other weights made than the trained ones."""
         if held.behaviour is None and not self.behaviour.is_trained(held.staleness):
-            with self._timed("old_leaps"), self._behaviour_weights(held):
+            with self._timed("old_leaps"), self.behaviour.weights(held.group.policy_version, held.staleness):
                 held.behaviour = velocities_at(loss.queries, loss.velocity, loss.micro_batch)
-
-    def _behaviour_weights(self, held: HeldGroup) -> AbstractContextManager[None]:
-        """The adapter that made the group, in place of the present one."""
-        return self.behaviour.weights(held.group.policy_version, held.staleness)
 
     def _check_policy(
         self, held: HeldGroup, tensors: GroupTensors, loss: GroupLoss, old: Tensor
@@ -325,7 +332,7 @@ class Learner:
         if torch.equal(stored.x, loss.queries.x) and torch.equal(stored.sigma, loss.queries.sigma):
             made = stored.next_states(slice(None), old)
         else:  # a method that asks elsewhere
-            with self._behaviour_weights(held):
+            with self.behaviour.weights(held.group.policy_version, held.staleness):
                 made = replayed(loss.velocity, stored, loss.micro_batch)
         with self._setting_aside(held.group):
             return self._gate.check_policy(held.group, stored, made, loss.velocity)
@@ -354,14 +361,7 @@ class Learner:
                     error, tolerance = checked
                     totals.leap_errors.append(error)
                     totals.leap_tolerance = max(totals.leap_tolerance, tolerance)
-            totals.counts.update(
-                groups=1,
-                zero_variance_groups=int(tensors.is_silent),
-                filtered_groups=int(credit.reward.filtered),
-                full_mask_groups=int(bool(held.edit_mask.min() == 1)),
-                invalid_candidates=int((~credit.reward.valid).sum()),
-                stale_groups=int(held.staleness > 0),
-            )
+            totals.count(group, credit.reward, tensors.is_silent, bool(held.edit_mask.min() == 1), held.staleness)
 
     def _apply(self, lr: float) -> bool:
         """One optimizer step; False when the gradient was not finite and nothing was changed."""

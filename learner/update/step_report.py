@@ -6,9 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
+from editing.trajectory import TrajectoryGroup
 from learner.algorithms.loss_terms import GroupStats
+from rewards.compose import GroupReward
+from rewards.filters import FilterReason
 
 Refusal = Literal["stale", "duplicate", "mismatch", "scores"]
 """Why a group is not trained on: older than `cluster.staleness` allows; its slot is trained or waiting already; it
@@ -16,6 +19,10 @@ does not belong to this run (configuration, task, shapes, versions); too few can
 
 
 PHASES = ("accumulate", "old_leaps", "add_up", "optimizer", "spool")
+
+
+PAYLOAD = ("latent_bytes", "image_bytes")
+"""What a group sends, see `editing.trajectory.TrajectoryGroup`."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,16 @@ class StepReport:
         """Finite numbers: `loss`; per term that took part (`surrogate`, `kl`, `background`, `velocity_anchor`,
         `undone_edit`) its mean over groups and `<term>_gradient`, the norm of its weighted gradient at the velocities;
         where both took part, `background_to_surrogate`, the proportion of those norms; the `preservation_unit`, 0 while
-        it is not known, so that the preservation terms are off;
+        it is not known, so that the preservation terms are off; with a background target the `background_weight` that
+        was in force, the `background_measured` of the step's candidates and the `background_violation`, both in dB;
         `ratio_deviation` (largest |rho - 1| of the present weights against the rollout's: 0 on-policy before the first
         update by construction), `clipped_fraction`, `leap_error` (largest distance of a behaviour prediction to
         its stored state, relative to the displacement; Euler rollouts) and the largest `leap_tolerance` that
         one was held against, `gradient_norm` (before clipping), `lr`, `groups`, `zero_variance_groups` (zero
-        advantages), `filtered_groups` (those of them that do vary, but by less than `rewards.min_std` or by no
-        reward for the edit), `full_mask_groups` (nothing to preserve), `invalid_candidates`, `stale_groups`,
-        `skipped_updates` (of the whole run)."""
+        advantages), `filtered_groups` (those of them that do vary; by reason, `rewards.filters`, as `filtered_edit`,
+        `filtered_std`, `filtered_range` and `filtered_mean`), `full_mask_groups` (nothing to preserve),
+        `invalid_candidates`, `stale_groups`, `group_latent_bytes` and `group_image_bytes` (of a group as it is sent,
+        the mean), `skipped_updates` (of the whole run)."""
         return self.totals.metrics()
 
 
@@ -104,6 +113,7 @@ class StepTotals:
         lr: learning rate.
         skipped_updates: of the whole run.
         unit: of the preservation weights, see `learner.algorithms.preservation_unit`; None where there is none.
+        constraint: what `learner.update.background_constraint` says of the step; empty without a target.
     """
 
     stats: list[GroupStats] = field(default_factory=list)
@@ -117,6 +127,24 @@ class StepTotals:
     lr: float = 0.0
     skipped_updates: int = 0
     unit: float | None = None
+    constraint: dict[str, float] = field(default_factory=dict)
+
+    def count(
+        self, group: TrajectoryGroup, reward: GroupReward, zero_variance: bool, full_mask: bool, staleness: int
+    ) -> None:
+        """Counts a group at its first use."""
+        self.counts.update(
+            groups=1,
+            zero_variance_groups=int(zero_variance),
+            filtered_groups=int(reward.filtered),
+            full_mask_groups=int(full_mask),
+            invalid_candidates=int((~reward.valid).sum()),
+            stale_groups=int(staleness > 0),
+            latent_bytes=group.latent_bytes,
+            image_bytes=group.image_bytes,
+        )
+        if reward.filter is not None:
+            self.counts[f"filtered_{reward.filter}"] += 1
 
     def metrics(self) -> dict[str, float]:
         """See `StepReport.metrics`; what is not finite is left out."""
@@ -131,12 +159,14 @@ class StepTotals:
                     "groups",
                     "zero_variance_groups",
                     "filtered_groups",
+                    *(f"filtered_{reason}" for reason in get_args(FilterReason)),
                     "full_mask_groups",
                     "invalid_candidates",
                     "stale_groups",
                 )
             },
             "skipped_updates": float(self.skipped_updates),
+            **{f"group_{what}": self.counts[what] / max(self.counts["groups"], 1) for what in PAYLOAD},
         }
         if self.leap_errors:
             found["leap_error"] = max(self.leap_errors)
@@ -147,6 +177,7 @@ class StepTotals:
             found[f"{name}_gradient"] = _mean([term.gradient for term in terms])
         if self.unit is not None:
             found["preservation_unit"] = self.unit
+        found.update(self.constraint)
         if {"surrogate", "background"} <= found.keys():
             found["background_to_surrogate"] = _ratio(found["background_gradient"], found["surrogate_gradient"])
         clipped = [s.clipped_fraction for s in self.stats if "surrogate" in s.terms]
@@ -171,6 +202,7 @@ def _together(shares: Sequence[StepTotals]) -> StepTotals:
         lr=first.lr,
         skipped_updates=first.skipped_updates,
         unit=first.unit,
+        constraint=first.constraint,
     )
 
 

@@ -95,8 +95,9 @@ class ScoreResponse(_Response):
     components: dict[str, list[ComponentScore]]
     """Raw scores by component, in its own unit, one per candidate."""
     rewards: list[float | None]
-    """The weighted sum of a candidate's raw scores under `rewards.weights`, never normalised (that needs the groups
-    of a whole step); null when any of its components is an error."""
+    """The combination of a candidate's raw scores under `rewards.weights` and `rewards.composition` (by default their
+    weighted sum), never normalised (that needs the groups of a whole step); null when any of its components is an
+    error."""
 
 
 class Problem(_Response):

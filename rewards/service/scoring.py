@@ -17,6 +17,7 @@ from configs.rewards import RewardsConfig, ServiceConfig
 from configs.text import one_line
 from editing.task import EditTask
 from rewards.compose import compose
+from rewards.gated import Gate
 from rewards.judge.messages import JudgesDown
 from rewards.result import GroupScores, Score
 from rewards.service.body import ComponentScore, ScoreResponse, parse
@@ -105,7 +106,7 @@ class ScoreDesk:
                     503, f"The judges give no scores: {one_line(str(error), 300)}", self._admission.retry_after
                 ) from None
         self._metrics.scored(components)
-        return _response(components, self._rewards.weights)
+        return _response(components, self._rewards)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -148,8 +149,8 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _response(components: Mapping[str, tuple[Score, ...]], weights: Mapping[str, float]) -> ScoreResponse:
-    (reward,) = compose([GroupScores("", 0, components, 0.0)], weights, "none")
+def _response(components: Mapping[str, tuple[Score, ...]], rewards: RewardsConfig) -> ScoreResponse:
+    (reward,) = compose([GroupScores("", 0, components, 0.0)], rewards.weights, "none", gate=Gate.of(rewards))
     return ScoreResponse(
         components={
             name: [

@@ -92,9 +92,10 @@ class Scene:
 
     def publish(self, version, **more):
         weights = {"version": version, "fingerprint": f"sha-{version}", **more}
+        proof = WeightProof(version, weights["fingerprint"], 3)
         self.fleet.send(self.ray.put(weights))
         assert self.fleet.capacity() == 0
-        self.fleet.announce(WeightProof(version, f"sha-{version}", 3))
+        self.fleet.announce(proof)
 
     def submit(self, name, seconds=0.0, method="work", arguments=None):
         async def job():

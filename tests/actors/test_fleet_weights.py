@@ -21,6 +21,20 @@ def test_new_weights_wait_for_the_job_that_runs(scene):
     assert [small[:3] for small, _ in stage.done] == [("old", 1, 1), ("new", 2, 2)]
 
 
+def test_other_weights_of_the_same_version_are_proved_again(scene):
+    """As for a measurement of their running mean, in the middle of a step."""
+    stage = scene(rollout_workers=1)
+    stage.publish(1)
+    stage.until(lambda: stage.fleet.capacity() > 0)
+    stage.publish(1, fingerprint="the mean")
+    assert stage.fleet.capacity() == 0
+    stage.until(lambda: stage.fleet.capacity() > 0)
+    stage.publish(1)
+    assert stage.fleet.capacity() == 0
+    stage.until(lambda: stage.fleet.capacity() > 0)
+    assert stage.named("weights_repushed") == []
+
+
 def test_a_worker_that_hangs_over_new_weights_is_replaced_by_one_that_takes_them(scene):
     stage = scene(groups_in_flight=1)
     stage.publish(1)

@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.slots import Slots, Worker
+from editing.weights import WeightProof
 from locus.common.restarts import RestartPolicy
+
+
+def proof(version):
+    return WeightProof(version, f"sha-{version}", 3)
 
 
 def filled(slots, now=0.0):
@@ -44,19 +49,19 @@ def test_the_floor_counts_slots_that_were_given_up_and_no_others():
     assert not slots.too_few()
     slots.lose(next(worker for worker in (first, second) if not slots.slot_of(worker).draining), 0.0)
     assert slots.too_few() and slots.left() == 1
-    assert third not in slots.ready(1)
+    assert third not in slots.ready(proof(1))
 
 
 def test_draining_takes_empty_slots_first_then_those_that_start_then_the_idle_and_can_be_taken_back():
     slots = Slots(4, RestartPolicy(3), 1, 0.0)
     busy, idle, starting, dead = filled(slots)
     slots.lose(dead, 0.0)
-    busy.pid, busy.version, idle.pid, idle.version = 1, 7, 2, 7
+    busy.pid, busy.held, idle.pid, idle.held = 1, proof(7), 2, proof(7)
     slots.give(busy, "a", 0.0)
     slots.resize(3, 0.0)
     assert slots.workers() == [busy, idle, starting] and slots.due(100.0) == []
     slots.resize(1, 0.0)
-    assert slots.ready(7) == [busy]
+    assert slots.ready(proof(7)) == [busy]
     slots.resize(2, 0.0)
     assert len(slots.all()) == 3 and slots.left() == 2  # one of them was taken back: no replacement
     slots.resize(1, 0.0)
@@ -93,17 +98,17 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def prove(self, data):
         worker = self.some(data, self.slots.workers())
-        worker.pid, worker.version = 1, self.version
+        worker.pid, worker.held = 1, proof(self.version)
 
     @rule()
     def publish(self):
         self.version += 1
 
-    @precondition(lambda self: self.slots.ready(self.version))
+    @precondition(lambda self: self.slots.ready(proof(self.version)))
     @rule(data=st.data())
     def give(self, data):
-        worker = self.some(data, self.slots.ready(self.version))
-        assert not self.slots.slot_of(worker).draining and worker.version == self.version
+        worker = self.some(data, self.slots.ready(proof(self.version)))
+        assert not self.slots.slot_of(worker).draining and worker.held == proof(self.version)
         self.slots.give(worker, self.made, self.now)
         self.made += 1
 

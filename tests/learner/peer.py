@@ -43,5 +43,7 @@ def train(rank: int, size: int, where: str, request: dict[str, Any], response: P
         said["applied"].append(made.applied)
     weights = rig.learner.publish()
     arrays = {name: array.tolist() for name, array in weights.arrays.items()}
-    said |= {"leap_noise": rig.learner.state["leap_noise"], "fingerprint": weights.fingerprint, "arrays": arrays}
+    state = rig.learner.state
+    said |= {"leap_noise": state["leap_noise"], "constraint": state["constraint"], "arrays": arrays}
+    said |= {"fingerprint": weights.fingerprint, "measured": rig.learner.measured().fingerprint}
     response.write_text(json.dumps(said))

@@ -48,7 +48,9 @@ def made_scores(group: TrajectoryGroup, values=None) -> GroupScores:
     if values is None:
         values = np.random.default_rng(group.lease.seed).normal(size=group.group_size).tolist()
     row = tuple(Score(error="not scored") if v is None else Score(value=v) for v in values)
-    return GroupScores(group.lease.group_id, group.policy_version, {"edit_psnr": row}, 0.0)
+    background = tuple(Score(value=25.0 + (group.lease.seed + i) % 5) for i in range(group.group_size))
+    watched = {"background_psnr": background}  # as the pool has it for every group
+    return GroupScores(group.lease.group_id, group.policy_version, {"edit_psnr": row}, 0.0, watched)
 
 
 class Rig:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.schema import RunConfig
 from learner.audit import audited
 from learner.audit.report import main as audit
+from learner.state.checkpoint import load_step
 from learner.state.event_log import read_events
 from tests.learner.nursery import Nursery, Point
 from tests.learner.tiny_run import tiny_run
@@ -126,6 +128,37 @@ def killed_and_resumed(name, nursery, unbroken, tiny_kontext, tmp_path, capsys) 
 @pytest.mark.parametrize("name", EVERY_TIME)
 def test_a_run_that_was_killed_ends_with_the_same_bytes(name, nursery, unbroken, tiny_kontext, tmp_path, capsys):
     killed_and_resumed(name, nursery, unbroken, tiny_kontext, tmp_path, capsys)
+
+
+ALL_STATE = {
+    "algorithm": {
+        "type": "diffusion_nft",  # whose rollouts are under a mean of the weights
+        "preservation": {"background_weight": 0.2, "background_target": 30.0, "background_rate": 0.5},
+    },
+    "rewards": {"weights": {"edit_psnr": 1.0, "background_psnr": 0.0, "acd": 0.0}},  # so that only the target reads it
+    "sampler": {"steps": 3},
+    "learner": {"optimizer": {"ema": 0.5}},
+}
+
+
+@pytest.mark.slow
+def test_means_of_the_weights_and_a_background_weight_come_back_after_a_kill(nursery, tiny_kontext, tmp_path):
+    whole, broken = (config(tiny_kontext, tmp_path / name, ALL_STATE) for name in ("whole", "broken"))
+    unbroken = nursery.run(whole)
+    assert unbroken.code == 0, unbroken.said
+    killed = nursery.run(broken, point=Point("torch.optim:AdamW.step", 4, after=True))
+    assert killed.code == -9, killed.said
+    resumed = nursery.run(broken, resume=True)
+    assert resumed.code == 0, resumed.said
+    assert sha(tmp_path / "whole") == sha(tmp_path / "broken")
+    events = [event["event"] for event in read_events(tmp_path / "broken" / "run" / "events.jsonl")]
+    assert events.count("replayed") == 4, "what was measured of these is in the spool"
+    one, other = (load_step(tmp_path / name / "run" / "checkpoints", 4) for name in ("whole", "broken"))
+    ended, again = (checkpoint.state["learner"]["constraint"] for checkpoint in (one, other))
+    assert ended == again and ended["weight"] != 0.2
+    assert one.tensors.keys() == other.tensors.keys() > {"running_mean", "adapter_of_version_4"}
+    for part, arrays in one.tensors.items():
+        assert all(torch.equal(array, other.tensors[part][name]) for name, array in arrays.items())
 
 
 @pytest.mark.slow

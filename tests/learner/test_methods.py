@@ -13,6 +13,7 @@ from configs.algorithms import AlgorithmConfig, CustomConfig
 from configs.errors import ConfigError
 from configs.load import load_config
 from configs.run_files import EVENTS
+from configs.schema import RunConfig
 from editing.editors.lora import adapter_arrays
 from editing.rollout_spec import rollout_spec
 from editing.trajectory import Lease
@@ -65,21 +66,57 @@ def test_the_gate_refuses_a_group_of_other_weights(kind, tiny_kontext, tmp_path)
         r.learner.update()
 
 
+@pytest.fixture(scope="module")
+def another_shape(tmp_path_factory):
+    """Patches of 16 pixels, six latent channels, three heads of eight, guidance, and one double and three single
+    blocks."""
+    from tests.tiny_kontext import make_tiny_kontext
+
+    shape = {"double": 1, "single": 3, "heads": 3, "head_dim": 8, "axes": (2, 2, 4), "latent_channels": 6}
+    return make_tiny_kontext(
+        tmp_path_factory.mktemp("another_shape"), **shape, vae_factor=8, guidance_embeds=True, text_len=7, seed=3
+    )
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_method_trains_an_editor_of_another_shape(kind, another_shape, tmp_path):
+    over = {"editor": {"max_text_tokens": 7, "micro_batch": 3}, "token_masks": {"distance": "soft"}}
+    r = Rig(config(another_shape, kind, **over), tmp_path)
+    group = r.learner.editor.sigmas(3, r.learner.editor.encode(r.tasks.train[0]))
+    assert len(group) == 4
+    seen = {weights_of(r.learner)}
+    for step in range(3):
+        metrics = r.step(step).metrics
+        assert metrics["ratio_deviation"] == 0 and metrics["leap_error"] < 1e-5 and metrics["surrogate_gradient"] > 0
+        seen.add(weights_of(r.learner))
+    assert len(seen) == 4, "every step moves the weights"
+    latents = r.group(3, 0).candidates
+    assert latents.shape[2:] == (16, 24)  # 64 pixels in patches of 16, and 2 x 2 latents of six channels
+
+
+WITH_STATE = {"background_weight": 0.3, "background_target": 30.0, "background_rate": 0.3}
+"""Of a run that has all there is to be saved: a running mean besides, and a weight that follows a target."""
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, tmp_path):
-    one, other = (
-        Rig(config(tiny_kontext, kind, cluster={"staleness": staleness}), tmp_path / name) for name in ("one", "other")
-    )
+    whole = config(
+        tiny_kontext, kind, cluster={"staleness": staleness}, learner={"optimizer": {"ema": 0.5}}
+    ).model_dump()
+    whole["algorithm"]["preservation"] |= WITH_STATE
+    one, other = (Rig(RunConfig.model_validate(whole), tmp_path / name) for name in ("one", "other"))
     for step in range(2):
         one.step(step)
     one.learner.save()
     other.learner.restore(load_step(one.learner.checkpoints, 2))
+    assert one.learner.state == other.learner.state
     for r in (one, other):
         r.step(2)
     assert weights_of(one.learner) == weights_of(other.learner)
     assert one.learner.publish().fingerprint == other.learner.publish().fingerprint
-    assert one.learner.state == other.learner.state
+    assert one.learner.measured().fingerprint == other.learner.measured().fingerprint != weights_of(one.learner)
+    assert one.learner.state == other.learner.state and one.learner.state["constraint"]["weight"] != 0.3
 
 
 def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_path):

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from actors.rollout import sample
+from actors.worker import held_out_seed
 from configs.load import config_hash, load_config, parse_command_line
 from editing.data import open_tasks
 from editing.editors.lora import adapter_arrays
 from editing.editors.policy import open_policy
+from editing.weights import fingerprint
+from learner.audit import audited
 from learner.errors import RunFailed, RunRefused
 from learner.reporting.gallery import GalleryReport
 from learner.run import run
@@ -67,6 +71,9 @@ def test_a_run_leaves_its_summary_its_adapter_and_its_diary(unbroken, folder):
         "in_flight": 0,
         "replayed": 0,
     }
+    # Two steps are kept, of three candidates and an anchor's predecessors, 64 tokens of 16 channels; 64 x 64 pixels.
+    assert summary["group_bytes"] == {"latent_bytes": 4 * 2 * (3 + 1) * 64 * 16, "image_bytes": 3 * 64 * 64 * 3}
+    assert watcher.steps[0].learner["group_latent_bytes"] == summary["group_bytes"]["latent_bytes"]
     metrics = {"edit_score", "editscore_truth", "edit_accuracy", "edit_psnr", "background_psnr", "background_ssim"}
     for block in ("base", "final", "gain"):
         assert set(summary[block]["mean"]) == set(summary[block]["standard_error"]) > metrics
@@ -93,17 +100,34 @@ def test_the_exported_adapter_is_the_last_published_version_and_gives_the_final_
     editor = open_policy(config.editor, config.seed)
     load_adapter(editor.transformer, folder / "whole" / "adapter")
     published = [e for e in read_events(folder / "whole" / "events.jsonl") if e["event"] == "published"]
-    from editing.weights import fingerprint
-
     assert published[0]["fingerprint"] != published[-1]["fingerprint"]
     assert published[-1]["fingerprint"] == fingerprint(adapter_arrays(editor.transformer))
-    from actors.rollout import sample
-    from actors.worker import held_out_seed
+    assert edit_psnr(config, editor) == pytest.approx(summary["final"]["mean"]["edit_psnr"], abs=1e-9)
 
+
+def edit_psnr(config, editor) -> float:
+    """Of the held-out tasks as the editor edits them."""
     tasks = open_tasks(config)
     images = [sample(editor, tasks.held_out[i], held_out_seed(i), 2, "euler") for i in range(3)]
     rows = RewardPool(config.rewards, tasks).measure(range(3), images, "held_out")
-    assert np.mean([row["edit_psnr"] for row in rows]) == pytest.approx(summary["final"]["mean"]["edit_psnr"], abs=1e-9)
+    return float(np.mean([row["edit_psnr"] for row in rows]))
+
+
+def test_a_running_mean_is_measured_and_exported_and_changes_no_rollout(unbroken, tiny_kontext, folder):
+    over = {"learner": {"optimizer": {"ema": 0.5}}, "report": {"evaluate_every": 1, "gallery_tasks": 1}}
+    config = tiny_run(tiny_kontext, folder, "mean", over)
+    summary = run(config)
+    events = {name: list(read_events(folder / name / "events.jsonl")) for name in ("whole", "mean")}
+    whole, mean = ([e["fingerprint"] for e in events[name] if e["event"] == "published"] for name in ("whole", "mean"))
+    assert whole == mean, "rollouts and updates are those of the run without it"
+    assert not any(audited(folder / "mean" / "events.jsonl").faults.values())
+    measured = [e["fingerprint"] for e in events["mean"] if e["event"] == "evaluated"]
+    assert measured[0] is None and len({*measured[1:], *mean}) == len(measured) - 1 + len(mean)
+    assert all(e["fingerprint"] is None for e in events["whole"] if e["event"] == "evaluated")
+    editor = open_policy(config.editor, config.seed)
+    load_adapter(editor.transformer, folder / "mean" / "adapter")
+    assert fingerprint(adapter_arrays(editor.transformer)) == measured[-1]
+    assert edit_psnr(config, editor) == pytest.approx(summary["final"]["mean"]["edit_psnr"], abs=1e-9)
 
 
 def test_the_ratio_is_one_before_every_update(unbroken):

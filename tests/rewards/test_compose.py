@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from learner.algorithms.credit import group_advantages, is_zero_variance
 from rewards.compose import GroupReward, admit, compose, streaming
+from rewards.filters import Filters
 from rewards.result import GroupScores, Score
 
 values = st.floats(-100, 100).map(lambda x: round(x, 3))
@@ -152,22 +153,24 @@ def test_only_raw_rewards_stream():
 def test_a_filtered_group_varies_but_by_less_than_min_std(batch, normalisation, min_std):
     scores = [scored(group) for group in batch]
     plain = compose(scores, {"a": 1.0, "b": -0.5}, normalisation)
-    for before, after in zip(plain, compose(scores, {"a": 1.0, "b": -0.5}, normalisation, min_std), strict=True):
+    for before, after in zip(
+        plain, compose(scores, {"a": 1.0, "b": -0.5}, normalisation, Filters(min_std)), strict=True
+    ):
         assert not before.filtered  # nothing is filtered unless it is asked for
         assert np.array_equal(before.rewards, after.rewards) and np.array_equal(before.valid, after.valid)
         kept = after.rewards[after.valid].tolist()
         spread = statistics.pstdev(kept) if len(kept) > 1 else 0.0
         flat = is_zero_variance(torch.tensor(after.rewards), torch.tensor(after.valid))
         if abs(spread - min_std) > 1e-6 * max(1.0, *map(abs, after.rewards.tolist())):
-            assert after.filtered == (spread < min_std and not flat)
+            assert after.filter == ("std" if spread < min_std and not flat else None)
 
 
 def test_min_std_is_in_units_of_the_combined_reward():
     groups = [scored({"a": [0.50, 0.52]}), scored({"a": [0.2, 0.8]}), scored({"a": [0.5, 0.5]})]
-    assert [r.filtered for r in compose(groups, {"a": 1.0}, "none", 0.05)] == [True, False, False]
-    assert [r.filtered for r in compose(groups, {"a": 10.0}, "none", 0.05)] == [False, False, False]
+    assert [r.filtered for r in compose(groups, {"a": 1.0}, "none", Filters(0.05))] == [True, False, False]
+    assert [r.filtered for r in compose(groups, {"a": 10.0}, "none", Filters(0.05))] == [False, False, False]
     # Pooled, the spreads are .06 and 1.7 of the step's own.
-    assert [r.filtered for r in compose(groups, {"a": 1.0}, "pooled", 0.5)] == [True, False, False]
+    assert [r.filtered for r in compose(groups, {"a": 1.0}, "pooled", Filters(0.5))] == [True, False, False]
 
 
 @pytest.mark.parametrize("normalisation", ["none", "pooled", "minibatch"])
@@ -218,7 +221,7 @@ def test_a_group_in_which_no_reward_for_the_edit_is_above_its_floor_is_filtered(
     groups = [scored({"judge": judge, "psnr": SPEAKING}) for judge in (says_nothing, TOLD_APART)]
     weights, floors = {"judge": 1.0, "psnr": 0.25}, {"judge": 0.01, "psnr": 0.02}
     one, other = compose(groups, weights, normalisation, floors=floors, edit=("judge",))
-    assert one.edit_zero_variance and one.filtered and not other.edit_zero_variance and not other.filtered
+    assert one.edit_zero_variance and one.filter == "edit" and not other.edit_zero_variance and not other.filtered
     # All groups flat: the same, though the other component is all that is left.
     (alone,) = compose(groups[:1], weights, normalisation, floors=floors, edit=("judge",))
     assert alone.edit_zero_variance and alone.filtered

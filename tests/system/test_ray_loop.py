@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actors.slots import Slots
+from learner.audit import audited
 from learner.errors import RunFailed
 from learner.run import run
 from learner.state.event_log import read_events
@@ -43,12 +44,26 @@ OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "fina
 
 @pytest.mark.parametrize("kind", ["diffusion_nft", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)])
 def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_kontext, tmp_path, kind):
+    """With a running mean that is measured on the way and exported, and a background weight that follows a target."""
     method = {"type": kind, "trained_steps": [0, 1]} if kind in ("neighbor_grpo", "locus") else {"type": kind}
-    over = {"algorithm": method, "sampler": {"steps": 3}, "report": {"gallery_tasks": 0}}
+    method["preservation"] = {"background_weight": 0.2, "background_target": 30.0}
+    over = {
+        "algorithm": method,
+        "sampler": {"steps": 3},
+        "learner": {"optimizer": {"ema": 0.5}},
+        "report": {"gallery_tasks": 0, "evaluate_every": 2},
+    }
     alone = run(tiny_run(tiny_kontext, tmp_path, "inline", over))
     many = run(tiny_run(tiny_kontext, tmp_path, "ray", {**over, "cluster": {"mode": "ray"}}))
     assert same_adapter(tmp_path / "inline", tmp_path / "ray")
     assert alone["final"] == many["final"] and alone["gain"] == many["gain"]
+    one, other = (
+        [e for e in read_events(tmp_path / name / "events.jsonl") if e["event"] == "evaluated"]
+        for name in ("inline", "ray")
+    )
+    means = [e["fingerprint"] for e in one]
+    assert means == [e["fingerprint"] for e in other] and means[0] is None and None not in means[1:]
+    assert len(set(means)) == 3 and not any(audited(tmp_path / "ray" / "events.jsonl").faults.values())
 
 
 class Killer(Watcher):

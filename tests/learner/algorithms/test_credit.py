@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from learner.algorithms.credit import (
     group_advantages,
     is_zero_variance,
-    mean_bound,
-    range_filter,
     region_advantages,
     step_advantages,
 )
@@ -280,24 +278,7 @@ def test_the_clip_of_a_step_acts_in_small_groups_too():
     assert not still.any() and varied.tolist() == [-5.0, 5.0]
 
 
-@given(rewards_lists, st.integers(0, 1000).map(lambda n: n / 100 + 0.005), st.data())
-def test_filters_read_range_and_mean_of_the_valid_rewards(values, bound, data):
-    valid = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
-    poisoned = torch.tensor([v if ok else math.nan for v, ok in zip(values, valid, strict=True)], dtype=torch.float64)
-    kept = [v for v, ok in zip(values, valid, strict=True) if ok]
-    mask = torch.tensor(valid)
-    assert range_filter(poisoned, bound, mask) == (len(kept) > 0 and max(kept) - min(kept) > bound)
-    assert mean_bound(poisoned, bound - 5.0001, mask) == (len(kept) > 0 and sum(kept) / len(kept) < bound - 5.0001)
-
-
-def test_filters_keep_a_group_at_the_bound():
-    rewards = torch.tensor([0.25, 0.5, 0.75])
-    assert range_filter(rewards, 0.5) and not range_filter(rewards, 0.50001)
-    assert mean_bound(rewards, 0.5) and not mean_bound(rewards, 0.49999)
-    assert range_filter(torch.tensor([0.3]), 0.0) and not range_filter(torch.tensor([0.3]), 1e-9)
-
-
-def test_faults_of_regions_steps_and_filters_are_sentences():
+def test_faults_of_regions_and_steps_are_sentences():
     rewards = torch.tensor([[0.1, math.nan], [0.2, 0.3]])
     with pytest.raises(ValueError, match=r"must be finite, got \[nan\] at candidate\(s\) \[0\]"):
         region_advantages(rewards)
@@ -316,12 +297,3 @@ def test_faults_of_regions_steps_and_filters_are_sentences():
     for wrong in ({"clip": 0.0}, {"damping": -1.0}, {"damping": math.nan}, {"tolerance": math.nan}):
         with pytest.raises(ValueError, match="damping >= 0 and tolerance >= 0"):
             step_advantages([group], **wrong)
-    for bound in (-0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match="bound of a range must be finite and at least 0"):
-            range_filter(group, bound)
-    for bound in (math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match="bound of a mean must be finite"):
-            mean_bound(group, bound)
-    for passes in (range_filter, mean_bound):
-        with pytest.raises(ValueError, match="must be finite"):
-            passes(torch.tensor([math.nan, 1.0]), 0.5)

@@ -288,7 +288,7 @@ def test_advantages_follow_the_valid_rewards():
     assert advantages_of(reward, AdvantageConfig()).tolist() == [-1.0, 0.0, 1.0]
     flat = GroupReward(np.array([2.0, 9.0, 2.0]), np.array([True, False, True]))
     assert advantages_of(flat, AdvantageConfig()).tolist() == [0.0, 0.0, 0.0]
-    filtered = replace(reward, filtered=True)
+    filtered = replace(reward, filter="std")
     assert advantages_of(filtered, AdvantageConfig()).tolist() == [0.0, 0.0, 0.0]
     quasi = advantages_of(reward, AdvantageConfig(kind="quasi_norm", p=0.5))
     # (|-1|^.5 + |1|^.5)^2 = 4, divided by sqrt(2)

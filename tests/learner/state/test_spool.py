@@ -40,7 +40,7 @@ def made(step=3, slot=1, version=3, attempt=0, acd=True, config_hash=HASH) -> Tr
 
 def scored(group: TrajectoryGroup) -> GroupScores:
     row = (Score(value=1 / 3, passes=(0.1, 0.2)), Score(error="no", reason="unavailable"), Score(0.0), Score(-1e-300))
-    return GroupScores(group.lease.group_id, group.policy_version, {"one": row, "two": row[::-1]}, 1.5)
+    return GroupScores(group.lease.group_id, group.policy_version, {"one": row, "two": row[::-1]}, 1.5, {"three": row})
 
 
 def put(folder: Path, group: TrajectoryGroup, place=0) -> Path:

@@ -46,7 +46,13 @@ def processes(forkserver, tmp_path):
 @pytest.mark.parametrize(
     ("size", "over"),
     [
-        (2, {"learner": {"groups_per_step": 3}}),
+        (
+            2,
+            {
+                "learner": {"groups_per_step": 3, "optimizer": {"ema": 0.5}},
+                "algorithm": {"preservation": {"background_target": 28.0}},
+            },
+        ),
         (
             3,
             {
@@ -65,7 +71,8 @@ def test_they_end_with_the_weights_of_one_that_trains_alone(size, over, processe
     # The last one has larger roundings; the checkpoint, which the first one writes, has those of all.
     responses = processes([request] * (size - 1) + [{**request, "noise": 1e-4}])
     assert [one["leap_noise"] for one in responses] == [1e-4] * size
-    assert len({one["fingerprint"] for one in responses}) == 1  # to the bit
+    assert len({(one["fingerprint"], one["measured"]) for one in responses}) == 1  # to the bit
+    assert all(one["constraint"] == alone.learner.state["constraint"] for one in responses)
     mine = alone.learner.publish().arrays
     for name, array in mine.items():
         theirs = np.array(responses[0]["arrays"][name], dtype=np.float32)

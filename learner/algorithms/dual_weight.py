@@ -1,45 +1,9 @@
-"""How edit and background become one objective: a gated reward, and a weight that holds a constraint."""
+"""A constraint on the background: the weight of the term that holds it, moved by what the run measures."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
-
-from editing.token_mask import at_least_float32
-
-
-def gated_reward(execution: Tensor, consistency: Tensor, w1: float = 0.6, w2: float = 0.4) -> Tensor:
-    """FIRM's R = E (w1 + w2 C) / (w1 + w2), in [0, 1], of any shape (arXiv 2603.12247).
-
-    Consistency counts only as far as the edit was executed: an image that was left alone (E = 0, C = 1) is worth 0,
-    where the sum w1 E + w2 C would give it w2. Divided by w1 + w2, as there, so that R is 1 where both are.
-
-        E, C = (0, 1), (1, 0), (1, 1)  ->  R = 0, 0.6, 1
-
-    Args:
-        execution: E in [0, 1], how well the edit was done; values of valid candidates only.
-        consistency: C in [0, 1], how well the rest was kept; the same shape.
-        w1, w2: > 0 and >= 0.
-
-    Raises:
-        ValueError: for mismatched shapes or values out of range (NaN included).
-    """
-    if consistency.shape != execution.shape:
-        raise ValueError(
-            "execution and consistency must have the same shape, got "
-            f"{list(execution.shape)} and {list(consistency.shape)}."
-        )
-    if not (0 < w1 < math.inf and 0 <= w2 < math.inf):
-        raise ValueError(f"expected w1 above 0 and w2 not negative, got {w1} and {w2}.")
-    for name, scores in (("execution", execution), ("consistency", consistency)):
-        if not bool(((scores >= 0) & (scores <= 1)).all()):  # NaN fails too
-            raise ValueError(
-                f"{name}: expected scores in [0, 1], got {scores.tolist()!s:.60}. "
-                "Divide scores by their range, and take candidates without a valid score out first."
-            )
-    return at_least_float32(execution) * (w1 + w2 * at_least_float32(consistency)) / (w1 + w2)
 
 
 @dataclass(frozen=True)

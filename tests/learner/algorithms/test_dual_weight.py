@@ -3,40 +3,10 @@ import math
 from dataclasses import asdict
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.algorithms.composition import DualWeight, gated_reward, updated_dual_weight
-
-unit = st.floats(0, 1)
-
-
-@given(st.lists(st.tuples(unit, unit), min_size=1, max_size=6), st.floats(0.1, 3), st.floats(0, 3))
-def test_gated_reward_equals_the_formula_and_stays_in_its_range(rows, w1, w2):
-    execution, consistency = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
-    got = gated_reward(execution, consistency, w1, w2)
-    assert got.tolist() == pytest.approx([e * (w1 + w2 * c) / (w1 + w2) for e, c in rows], rel=1e-12, abs=1e-15)
-    assert got.dtype == torch.float64 and ((got >= 0) & (got <= 1 + 1e-12)).all()
-
-
-def test_an_image_that_was_left_alone_is_worth_nothing():
-    got = gated_reward(torch.tensor([0.0, 1.0, 1.0]).half(), torch.tensor([1.0, 0.0, 1.0]).half())
-    assert got.dtype == torch.float32 and got.tolist() == pytest.approx([0.0, 0.6, 1.0])
-
-
-def test_faults_of_the_reward_are_sentences():
-    good = torch.tensor([0.5, 0.5])
-    with pytest.raises(ValueError, match=r"must have the same shape, got \[2\] and \[1\]"):
-        gated_reward(good, good[:1])
-    for bad in (1.1, -0.1, math.nan):
-        with pytest.raises(ValueError, match=r"execution: expected scores in \[0, 1\]"):
-            gated_reward(torch.tensor([0.5, bad]), good)
-        with pytest.raises(ValueError, match=r"consistency: expected scores in \[0, 1\]"):
-            gated_reward(good, torch.tensor([0.5, bad]))
-    for weights in ((0.0, 1.0), (1.0, -0.1), (math.nan, 1.0), (1.0, math.inf)):
-        with pytest.raises(ValueError, match="expected w1 above 0 and w2 not negative"):
-            gated_reward(good, good, *weights)
+from learner.algorithms.dual_weight import DualWeight, updated_dual_weight
 
 
 @given(
