@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from evaluation.statistics import Interval
 
 COLOURS = ("#1f6fb4", "#d1682c", "#3b8f4d", "#8456a8", "#8a6d3b", "#5b6770")
 DPI = 130
+PANELS = 4
 
 
 def check_plots() -> None:
@@ -21,14 +23,15 @@ def check_plots() -> None:
         raise AblationError("plots: matplotlib is not installed; type: python -m pip install -e '.[plots]'")
 
 
-def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure and its `columns` panels side by side, without a display."""
+def _figure(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure of `count` panels, at most PANELS side by side, each `width` by `height` inches; without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    lines, columns = math.ceil(count / PANELS), min(count, PANELS)
+    figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = [figure.add_subplot(1, columns, number + 1) for number in range(columns)]
+    panels = [figure.add_subplot(lines, columns, number + 1) for number in range(count)]
     for panel in panels:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
@@ -60,7 +63,7 @@ def plot_gains(path: Path, rows: Sequence[Row], metrics: Sequence[str], title: s
                     found.mean, place, xerr=[[low], [high]], fmt="o", capsize=3, color=COLOURS[place % len(COLOURS)]
                 )
         panel.axvline(0, color="black", linewidth=0.8, linestyle="--")
-        panel.set_yticks(range(len(rows)), [row.name for row in rows] if number == 0 else [""] * len(rows))
+        panel.set_yticks(range(len(rows)), [row.name for row in rows] if number % PANELS == 0 else [""] * len(rows))
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.set_xlabel(f"gain in {metric}")
     _save(figure, path, title)

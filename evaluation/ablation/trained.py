@@ -106,6 +106,7 @@ def write_report(
     pairs: Sequence[tuple[str | None, str]],
     sections: Mapping[str, Sequence[str]],
     name: str = "report",
+    plots: Sequence[str] = (),
     **more: Any,
 ) -> None:
     """Print the table and write NAME.md, NAME.json and the plot NAME.png.
@@ -113,6 +114,7 @@ def write_report(
     Args:
         pairs: rows that are compared.
         sections: sentences below a heading each; those without any are left out. They are in the JSON, too.
+        plots: further images of --out that the page shows.
         more: further fields of the JSON.
     """
     rows, differences = trained.rows, trained.differences(pairs)
@@ -122,7 +124,8 @@ def write_report(
         if sentences:
             lines += ["", f"## {heading}", "", *(f"- {sentence}" for sentence in sentences)]
             console.print(f"{heading}:", *(f"- {sentence}" for sentence in sentences), sep="\n", markup=False)
-    lines += ["", f"![{title}]({name}.png)"]
+    for image in (f"{name}.png", *plots):
+        lines += ["", f"![{title}]({image})"]
     (out / f"{name}.md").write_text(as_markdown(rows, command, title, lines), encoding="utf-8")
     found = as_json(
         rows,
