@@ -4,6 +4,8 @@
     python -m evaluation.ablation table2                           RC-GRPO-Editing's ablation
     python -m evaluation.ablation table3                           its bandwidths
     python -m evaluation.ablation methods                          all methods, at equal rollouts and equal CPU seconds
+    python -m evaluation.ablation noise                            groups under global perturbation and RDP, untrained
+    python -m evaluation.ablation layers                           attention concentration block by block, untrained
 
 `python -m evaluation.ablation TABLE --help` has the flags of each. All write Markdown, JSON and plots to --out, and all
 that train keep finished runs.
@@ -17,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from configs.errors import nearest
 from configs.output import protect_output
 from configs.text import shown
-from evaluation.ablation import methods, papers_tables, rows
+from evaluation.ablation import layers, methods, noise, papers_tables, rows
 
 Table = Callable[[Sequence[str]], int]
 
@@ -25,6 +27,8 @@ TABLES: Mapping[str, Table] = {
     "table2": papers_tables.table2,
     "table3": papers_tables.table3,
     "methods": methods.main,
+    "noise": noise.main,
+    "layers": layers.main,
 }
 
 
