@@ -4,6 +4,7 @@
     python -m evaluation.ablation table2                           RC-GRPO-Editing's ablation
     python -m evaluation.ablation table3                           its bandwidths
     python -m evaluation.ablation methods                          all methods, at equal rollouts and equal CPU seconds
+    python -m evaluation.ablation sweep                            where RDP beats global perturbation
     python -m evaluation.ablation noise                            groups under global perturbation and RDP, untrained
     python -m evaluation.ablation layers                           attention concentration block by block, untrained
 
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from configs.errors import nearest
 from configs.output import protect_output
 from configs.text import shown
-from evaluation.ablation import layers, methods, noise, papers_tables, rows
+from evaluation.ablation import layers, methods, noise, papers_tables, rows, sweep
 
 Table = Callable[[Sequence[str]], int]
 
@@ -29,6 +30,7 @@ TABLES: Mapping[str, Table] = {
     "methods": methods.main,
     "noise": noise.main,
     "layers": layers.main,
+    "sweep": sweep.main,
 }
 
 
