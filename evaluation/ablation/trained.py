@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from configs.commands import command
 from configs.paths import path_argument
 from evaluation.ablation.rows import HEADLINE, summarise
 from evaluation.plots import check_plots, plot_gains
@@ -46,7 +47,7 @@ class Trained:
 def parser(name: str, description: str, out: str, seeds: Sequence[int] = SEEDS) -> argparse.ArgumentParser:
     """The flags of every table of trained rows."""
     made = argparse.ArgumentParser(
-        prog=f"python -m evaluation.ablation {name}",
+        prog=command("evaluation.ablation", name),
         description=description,
         epilog="Further flags are those of learner.main, such as --learner.steps 20, and go to every run.",
         allow_abbrev=False,
@@ -102,7 +103,7 @@ def write_report(
     out: Path,
     title: str,
     trained: Trained,
-    command: Sequence[str],
+    words: Sequence[str],
     pairs: Sequence[tuple[str | None, str]],
     sections: Mapping[str, Sequence[str]],
     name: str = "report",
@@ -112,6 +113,7 @@ def write_report(
     """Print the table and write NAME.md, NAME.json and the plot NAME.png.
 
     Args:
+        words: the command.
         pairs: rows that are compared.
         sections: sentences below a heading each; those without any are left out. They are in the JSON, too.
         plots: further images of --out that the page shows.
@@ -126,10 +128,10 @@ def write_report(
             console.print(f"{heading}:", *(f"- {sentence}" for sentence in sentences), sep="\n", markup=False)
     for image in (f"{name}.png", *plots):
         lines += ["", f"![{title}]({image})"]
-    (out / f"{name}.md").write_text(as_markdown(rows, command, title, lines), encoding="utf-8")
+    (out / f"{name}.md").write_text(as_markdown(rows, words, title, lines), encoding="utf-8")
     found = as_json(
         rows,
-        command,
+        words,
         differences=[{**asdict(one), "sign": one.sign} for one in differences],
         sections={heading: list(sentences) for heading, sentences in sections.items()},
         **more,

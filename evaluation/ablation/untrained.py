@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.commands import command
 from configs.paths import path_argument
 from configs.schema import RunConfig
 from editing.data import Tasks
@@ -21,7 +22,7 @@ from learner.scheduling.sampler import LeaseSampler
 def parser(name: str, description: str, tasks: int) -> argparse.ArgumentParser:
     """The flags of every table without training."""
     made = argparse.ArgumentParser(
-        prog=f"python -m evaluation.ablation {name}",
+        prog=command("evaluation.ablation", name),
         description=description,
         epilog="Further flags are those of learner.main, such as --seed 1 or --sampler.group_size 12.",
         allow_abbrev=False,
@@ -55,18 +56,19 @@ def write_page(
     out: Path,
     name: str,
     title: str,
-    command: Sequence[str],
+    words: Sequence[str],
     note: str,
     columns: Sequence[str],
     cells: Sequence[Sequence[str]],
     sentences: Sequence[str],
     values: Mapping[str, Any],
 ) -> None:
-    """Write NAME.md with a table and sentences, and NAME.json; NAME.png is the plot that the page shows."""
-    lines = [f"# {title}", "", f"`{shlex.join(command)}`", "", note, ""]
+    """Write NAME.md with a table and sentences, and NAME.json; NAME.png is the plot that the page shows. `words` are
+    the command."""
+    lines = [f"# {title}", "", f"`{shlex.join(words)}`", "", note, ""]
     lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(line) + " |" for line in cells]
     lines += ["", *(f"- {sentence}" for sentence in sentences), "", f"![{title}]({name}.png)"]
     (out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = {"command": list(command), "confidence": 0.95, **values, "sentences": list(sentences)}
+    found = {"command": list(words), "confidence": 0.95, **values, "sentences": list(sentences)}
     (out / f"{name}.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

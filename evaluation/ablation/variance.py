@@ -61,8 +61,8 @@ def toy_ratio(
 
 def exponentiated(interval: Interval) -> Interval:
     """The interval of a ratio, from that of its logarithm; the mean becomes the geometric mean."""
-    ends = (None if end is None else math.exp(end) for end in (interval.low, interval.high))
-    return Interval(math.exp(interval.mean), *ends, interval.count)
+    low, high = (None if end is None else math.exp(end) for end in (interval.low, interval.high))
+    return Interval(math.exp(interval.mean), low, high, interval.count)
 
 
 def contains(interval: Interval, value: float) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from evaluation import plots
 from evaluation.ablation import __main__ as ablation
 from evaluation.ablation import papers_tables
+from tests.documents import page
 from tests.evaluation.ablation.untrained import BASE, Untrained, is_plot
 
 
@@ -94,3 +95,13 @@ def test_tables_are_chosen_by_the_first_word(capsys):
     assert run_rows is ablation.rows.main and words == ["--rows", "rdp"]
     assert ablation.main(["tabel2"]) == 1
     assert "expected one of table2, table3" in (said := capsys.readouterr().err) and "did you mean table2?" in said
+
+
+def test_every_table_is_in_the_documentation_and_in_the_help(capsys):
+    text = page("docs/results.md")
+    for name in ablation.TABLES:
+        assert f"python -m evaluation.ablation {name}" in text and f"| `{name}` |" in text
+        assert f"python -m evaluation.ablation {name} " in ablation.__doc__
+    with pytest.raises(SystemExit):
+        ablation.main(["--help"])
+    assert "evaluation.ablation layers" in capsys.readouterr().out
