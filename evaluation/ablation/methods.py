@@ -26,6 +26,7 @@ from evaluation.ablation.equal_cpu import (
     steps_at_equal_cpu,
     steps_at_equal_rollouts,
 )
+from evaluation.ablation.own_reward import own_rewards
 from evaluation.ablation.trained import Trained, parser, train, typed, write_report
 from evaluation.plots import check_plots, plot_frontier
 from evaluation.row_files import tuned_rows
@@ -141,7 +142,11 @@ def main(arguments: Sequence[str], runner: Runner = run_process, measure: Measur
             trained,
             typed("methods", arguments),
             pairs,
-            {"Steps": _steps_in_words(steps, costs, configs), "Rows": notes},
+            {
+                "Steps": _steps_in_words(steps, costs, configs),
+                "Gain of every row in its own reward, on held-out scenes": own_rewards(trained, configs),
+                "Rows": notes,
+            },
             name,
             (f"{name}_frontier.png",),
             steps=steps,

@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs.load import load_config
 from evaluation.ablation import methods
 from evaluation.ablation.equal_cpu import GroupSeconds, steps_at_equal_cpu, steps_at_equal_rollouts
+from evaluation.ablation.own_reward import own_rewards
+from evaluation.ablation.trained import Trained
+from evaluation.runs import Finished, Run
 from evaluation.speed.methods import MethodCost, method_types
 from tests.evaluation.ablation.untrained import BASE, Untrained, is_plot
 
@@ -129,6 +133,25 @@ def test_rows_whose_cost_is_not_comparable_are_refused(tmp_path, capsys, text, w
     measure = Measured()
     status, runner = run(tmp_path, measure=measure, rows=["quickstart", "locus", str(row)])
     assert status == 1 and not runner.configs and not measure.asked and words in capsys.readouterr().out
+
+
+def test_every_row_says_what_it_gained_in_its_own_reward():
+    rewarded = load_config(["--config", "rdp_acd"])
+    weights = rewarded.rewards.weights
+    seeds = [{"edit_score": 0.1, "edit_psnr": 1.0, "background_psnr": -0.2 * seed} for seed in range(3)]
+    expected = [sum(weights[name] * gain[name] for name in gain) for gain in seeds]
+    runs = [Run("rdp_acd", seed, f"rdp_acd-seed{seed}", Path(), "", ()) for seed in range(3)]
+    done = {run.name: Finished("trained", BASE, gain, 1.0, {}) for run, gain in zip(runs, seeds, strict=True)}
+    (said,) = own_rewards(Trained(runs, done), {"rdp_acd": rewarded})
+    assert said.startswith(f"rdp_acd: {np.mean(expected):+.4f} (") and said.endswith(", without acd.")
+    assert "in edit_score + edit_psnr + background_psnr" in said
+    fallen = {
+        name: Finished("ruined", BASE, {"edit_score": -one.gain["edit_score"]}, 1.0, {}) for name, one in done.items()
+    }
+    (said,) = own_rewards(Trained(runs, fallen), {"rdp_acd": rewarded})
+    assert said.startswith("rdp_acd: -0.1000") and said.endswith("it is not shown to rise.")
+    lost = dict.fromkeys(done, Finished("diverged", {}, {}, None, {}))
+    assert own_rewards(Trained(runs, lost), {"rdp_acd": rewarded}) == ["rdp_acd: not measured (diverged 3 of 3)."]
 
 
 def test_every_method_has_a_row():
