@@ -10,7 +10,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := ray,judges,service,dashboards,dev
+EXTRAS := ray,judges,service,dashboards,plots,dev
 TORCH_INDEX ?=
 
 # vLLM's own environment; the build for CPUs where there is no GPU (JUDGE_VLLM=vllm decides otherwise).

@@ -64,6 +64,8 @@ class ShapesData(Section):
     """The evaluation split; choose settings on `validation` to keep `test` an unbiased estimate."""
     photo_folder: PathText | None = None
     """Take backgrounds from crops of the images in this folder instead of the procedural textures."""
+    mask_margin: int = Field(0, ge=0, le=32)
+    """Pixels by which edit masks are grown beyond every pixel that an edit touches, as masks that users draw are."""
 
 
 class ManifestData(Section):

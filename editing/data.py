@@ -109,8 +109,8 @@ def open_tasks(config: RunConfig) -> Tasks:
     data = config.data
     if isinstance(data, ShapesData):
         return Tasks(
-            ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder),
-            ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder),
+            ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder, data.mask_margin),
+            ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder, data.mask_margin),
         )
     multiple = pixel_multiple(config.editor.path)
     fit = Fit(data.resolution, multiple, "half" in config.token_masks.model_dump().values())

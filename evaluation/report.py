@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from evaluation.runs import Outcome, unusable
-from evaluation.statistics import Comparison
+from evaluation.significance import RowDifference
+from evaluation.statistics import Comparison, Interval
 
 COLUMNS = ("metric", "row", "seeds", "base", "trained", "difference", "95 % interval", "")
 MARKS = {1: "▲", -1: "▼", 0: ""}
@@ -22,6 +23,11 @@ NOTE = (
     "Student's t over the seeds. ▲ and ▼: the interval excludes zero. Ruined runs: the trained editor lies far "
     "below the base or makes no image of some tasks, which are then in no difference. Diverged runs: the weights "
     "grew beyond all numbers, and nothing was measured."
+)
+
+DIFFERENCES_NOTE = (
+    "Gains of the second row minus those of the first, paired by seed. p: two-sided paired t test; corrected: Holm's "
+    "procedure over the comparisons of one metric. ▲ and ▼: the corrected probability is below .05."
 )
 
 
@@ -53,10 +59,7 @@ def cells(rows: Sequence[Row], bad: str | None = None) -> Iterator[tuple[str, ..
     for metric in dict.fromkeys(name for row in rows for name in row.metrics):
         for row in (row for row in rows if metric in row.metrics):
             found = row.metrics[metric]
-            difference, digits = found.difference, 2 if metric.endswith("psnr") else 4
-            interval = "–"
-            if difference.low is not None and difference.high is not None:
-                interval = f"{difference.low:+.{digits}f} … {difference.high:+.{digits}f}"
+            difference, digits = found.difference, digits_of(metric)
             of = f" of {len(row.seeds)}" if difference.count < len(row.seeds) else ""
             remark = bad if bad is not None and row.unusable else row.unusable
             yield (
@@ -66,7 +69,7 @@ def cells(rows: Sequence[Row], bad: str | None = None) -> Iterator[tuple[str, ..
                 f"{found.base:.{digits}f}",
                 f"{found.final:.{digits}f}",
                 f"{difference.mean:+.{digits}f}",
-                interval,
+                interval_text(difference, digits),
                 f"{MARKS[difference.sign]} {remark}".strip(),
             )
 
@@ -98,10 +101,10 @@ def clock(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.0f}"
 
 
-def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
-    """The table as a Markdown page."""
+def as_markdown(rows: Sequence[Row], command: Sequence[str], title: str = "Ablation", more: Sequence[str] = ()) -> str:
+    """The table as a Markdown page, `more` lines after it."""
     lines = [
-        "# Ablation",
+        f"# {title}",
         "",
         f"`{shlex.join(command)}`",
         "",
@@ -116,13 +119,54 @@ def as_markdown(rows: Sequence[Row], command: Sequence[str]) -> str:
         f"| {row.name} | {' '.join(map(str, row.seeds))} | {clock(row.training_seconds)} | {row.unusable} |"
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *more]) + "\n"
 
 
-def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
-    """The table as JSON values, with the configuration hash and the outcome of every run."""
+def differences_in_markdown(differences: Sequence[RowDifference]) -> list[str]:
+    """A section with the paired comparisons of rows."""
+    lines = ["", "## Rows against rows", "", DIFFERENCES_NOTE, ""]
+    lines += [
+        "| metric | step | seeds | difference | 95 % interval | p | corrected | |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for one in differences:
+        found, digits = one.difference, digits_of(one.metric)
+        entries = (
+            one.metric,
+            f"{one.before or 'base'} → {one.after}",
+            str(found.count),
+            f"{found.mean:+.{digits}f}",
+            interval_text(found, digits),
+            probability(one.p),
+            probability(one.corrected),
+            MARKS[one.sign],
+        )
+        lines.append(f"| {' | '.join(entries)} |")
+    return lines
+
+
+def probability(p: float | None) -> str:
+    """Two significant digits, or a dash."""
+    return "–" if p is None else f"{p:.2g}"
+
+
+def digits_of(metric: str) -> int:
+    """Digits after the point: dB are large numbers."""
+    return 2 if metric.endswith("psnr") else 4
+
+
+def interval_text(interval: Interval, digits: int) -> str:
+    """`low … high` with signs, or a dash."""
+    if interval.low is None or interval.high is None:
+        return "–"
+    return f"{interval.low:+.{digits}f} … {interval.high:+.{digits}f}"
+
+
+def as_json(rows: Sequence[Row], command: Sequence[str], **more: Any) -> dict[str, Any]:
+    """The table as JSON values, with the configuration hash and the outcome of every run; `more` fields after them."""
     return {
         "command": list(command),
         "confidence": 0.95,
         "rows": [{**asdict(row), "unusable": row.unusable} for row in rows],
+        **more,
     }

@@ -46,6 +46,21 @@ class AblationError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class RowSpec:
+    """A row that is planned.
+
+    Attributes:
+        label: its name in the table and in the names of its runs.
+        config: preset or path of a YAML file.
+        flags: flags of `learner.main` for its runs alone, after those of all runs.
+    """
+
+    label: str
+    config: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Run:
     """One run: a row of the table under one seed."""
 
@@ -96,11 +111,11 @@ def unusable(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Sequence[str]) -> list[Run]:
+def plan(rows: Sequence[str | RowSpec], seeds: Sequence[int], folder: Path, overrides: Sequence[str]) -> list[Run]:
     """Every run that the table needs, seed by seed, so that an interrupted ablation has complete columns.
 
     Args:
-        rows: presets or paths of YAML files.
+        rows: presets, paths of YAML files, or either with flags of its own.
         seeds: of the runs.
         folder: of the run folders.
         overrides: flags of `learner.main` for every run.
@@ -116,16 +131,17 @@ def plan(rows: Sequence[str], seeds: Sequence[int], folder: Path, overrides: Seq
                 f"{flag}: the ablation sets this for every run; leave it out (known: --rows, --seeds, "
                 "--out, --jobs, and flags of single settings such as --learner.steps 20)."
             )
-    labels = [Path(row).stem for row in rows]
-    for what, values in (("--rows", labels), ("--seeds", list(seeds))):
+    specs = [row if isinstance(row, RowSpec) else RowSpec(Path(row).stem, row) for row in rows]
+    for what, values in (("--rows", [spec.label for spec in specs]), ("--seeds", list(seeds))):
         if len(set(values)) != len(values):
             raise AblationError(f"{what}: expected each value once, got {' '.join(map(str, values))}.")
     runs = []
     for seed in seeds:
-        for row, label in zip(rows, labels, strict=True):
-            name = f"{label}-seed{seed}"
-            arguments = ("--config", row, "--seed", str(seed), "--name", name, "--folder", str(folder), *overrides)
-            runs.append(Run(label, seed, name, folder, config_hash(load_config(arguments)), arguments))
+        for spec in specs:
+            name = f"{spec.label}-seed{seed}"
+            of_run = ("--config", spec.config, "--seed", str(seed), "--name", name, "--folder", str(folder))
+            arguments = (*of_run, *overrides, *spec.flags)
+            runs.append(Run(spec.label, seed, name, folder, config_hash(load_config(arguments)), arguments))
     return runs
 
 

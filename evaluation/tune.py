@@ -18,14 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -35,8 +33,8 @@ from configs.method_families import MethodConfig
 from configs.output import protect_output
 from configs.paths import path_argument
 from configs.schema import ShapesData
-from configs.text import shown
-from evaluation.ablation import ROWS
+from evaluation.ablation.rows import ROWS
+from evaluation.row_files import RECORD, TUNED, recorded_searches, write_row
 from evaluation.runs import (
     UNUSABLE,
     AblationError,
@@ -182,19 +180,8 @@ def _written(trial: Trial, folder: Path) -> Path:
     """The trial as a configuration file, named after its settings."""
     weight = "" if trial.background_weight is None else f"-background{trial.background_weight:.3g}"
     path = folder / f"{Path(trial.row).stem}-lr{trial.lr:.3g}{weight}.yaml"
-    _write(path, _extends(trial.row, folder), trial.settings())
+    write_row(path, trial.row, trial.settings())
     return path
-
-
-def _extends(row: str, folder: Path) -> str:
-    """A preset by name, a file by its path relative to the folder of the file that extends it."""
-    return os.path.relpath(row, folder) if row.endswith((".yaml", ".yml")) else row
-
-
-def _write(path: Path, extends: str, settings: dict[str, Any], comment: str = "") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({"extends": extends, "name": path.stem, **settings}, sort_keys=False)
-    path.write_text(comment + text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
@@ -215,18 +202,18 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     parser.add_argument(
         "--write",
         type=path_argument,
-        default=Path("evaluation/rows/tuned"),
+        default=TUNED,
         help="folder of the tuned rows and of tuning.json (default %(default)s)",
     )
     parser.add_argument("--jobs", type=int, default=1, help="concurrent runs (default %(default)s)")
     options, overrides = parser.parse_known_args(arguments)
     console = Console(highlight=False)
-    record = options.write / "tuning.json"
+    record = options.write / RECORD
     try:
         with runs_ended_in_words(console):
             check_writable(options.out, "--out")
             check_writable(options.write, "--write")
-            _recorded(record)
+            recorded_searches(record)
             trials = search(
                 options.rows,
                 options.out,
@@ -252,12 +239,7 @@ def _write_best(row: str, trials: Sequence[Trial], folder: Path, console: Consol
     """Write the tuned row; report that there is none, and return False, if no trial is usable."""
     path, best = folder / f"{Path(row).stem}.yaml", best_of(trials)
     if best.objective > -math.inf:
-        _write(
-            path,
-            _extends(row, folder),
-            best.settings(),
-            "# Written by evaluation.tune; tuning.json beside it holds the search.\n",
-        )
+        write_row(path, row, best.settings(), "# Written by evaluation.tune; tuning.json beside it holds the search.\n")
         return True
     count = unusable([trial.outcome for trial in trials if trial.outcome is not None])
     console.print(
@@ -274,9 +256,9 @@ def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> No
     """Replace earlier trials of the same rows.
 
     Raises:
-        AblationError: see `_recorded`.
+        AblationError: see `recorded_searches`.
     """
-    earlier = _recorded(path)
+    earlier = recorded_searches(path)
     found = {
         Path(row).stem: {
             "command": ["python", "-m", "evaluation.tune", *arguments],
@@ -287,26 +269,6 @@ def _record(path: Path, trials: Sequence[Trial], arguments: Sequence[str]) -> No
         for row in dict.fromkeys(trial.row for trial in trials)
     }
     path.write_text(json.dumps({"rows": {**earlier, **found}}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    """The rows searched by earlier calls, by name.
-
-    Raises:
-        AblationError: when the file is none that this module has written.
-    """
-    if not path.exists():
-        return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        rows = f"{type(error).__name__}: {error}"
-    if not isinstance(rows, dict):
-        raise AblationError(
-            f"{path}: expected the searches of earlier calls, got {shown(rows)}; their rows would be "
-            "lost. Restore the file, rename it, or name another folder with --write."
-        )
-    return rows
 
 
 def _table(trials: Sequence[Trial]) -> Table:

@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, Command] = {
     "resume-or-start": Command(
         "cluster.resume_or_start", "train, with --resume if something was saved", run_flags=True
     ),
-    "ablation": Command("evaluation.ablation", "train rows of configurations over seeds, and compare them"),
+    "ablation": Command("evaluation.ablation", "tables: rows over seeds, all methods, what needs no training"),
     "tune": Command("evaluation.tune", "tune rows of the ablation by the same budget"),
     "speed": Command("evaluation.speed", "measure the system's overhead beyond the necessary work"),
     "photos": Command("evaluation.photos", "make a small data set of real photographs"),

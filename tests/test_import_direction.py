@@ -65,6 +65,7 @@ HEAVY = {
         "evaluation.speed.publish",
     },
     "vllm": set(),
+    "matplotlib": set(),
     "openai": {"rewards.judge.replica", "evaluation.speed.rewards"},
     "httpx2": {"rewards.judge.replica", "evaluation.speed.rewards"},
     "redis": {"rewards.cache.redis_cache"},

@@ -79,6 +79,10 @@ class Probe(Protocol):
         """ACD float32 [B], the mean over the probed blocks and the forward passes since the last take."""
         ...
 
+    def take_blocks(self) -> Tensor:
+        """ACD float32 [L, B] of each probed block, in execution order, the mean over the same forward passes."""
+        ...
+
     def take_map(self) -> Tensor:
         """Attention of the text over the image tokens [B, N], rows sum to one; only with `capture_map`."""
         ...
@@ -135,6 +139,11 @@ class Editor(ABC):
         Raises:
             NotFinite: the latents or the decoded pixels are not finite (some decoders overflow in half precision).
         """
+
+    @property
+    @abstractmethod
+    def attention_blocks(self) -> int:
+        """Number of blocks that an attention probe can watch."""
 
     @abstractmethod
     def attention_probe(

@@ -228,6 +228,10 @@ class FluxKontextEditor(Editor):
         images: Image = (pixels * 255).round().astype(np.uint8)
         return images
 
+    @property
+    def attention_blocks(self) -> int:
+        return len(self._transformer.transformer_blocks) + len(self._transformer.single_transformer_blocks)
+
     @contextmanager
     def attention_probe(
         self, edit_mask: Tensor, last_blocks: int, *, capture_map: bool = False

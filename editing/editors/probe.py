@@ -38,8 +38,9 @@ class AttentionProbe:
         self._forget()
 
     def _forget(self) -> None:
-        self._forwards = 0
+        self._forwards = self._observed = 0
         self._sum: Tensor | None = None
+        self._by_block: Tensor | None = None
         self._map: Tensor | None = None
 
     def begin(self, batch: int, condition: Condition) -> None:
@@ -55,10 +56,12 @@ class AttentionProbe:
             )
         if self._sum is None:
             self._sum = torch.zeros(batch, device=condition.source_latents.device)
+            self._by_block = self._sum.new_zeros(self._blocks, batch)
             if self._capture_map:
                 self._map = self._sum.new_zeros(batch, condition.tokens)
         elif self._sum.shape[0] == 1:  # a group that forks: what was measured before is every sample's
-            self._sum = self._sum.repeat(batch)
+            assert self._by_block is not None
+            self._sum, self._by_block = self._sum.repeat(batch), self._by_block.repeat(1, batch)
             self._map = None if self._map is None else self._map.repeat(batch, 1)
         elif self._sum.shape[0] != batch:
             raise EditorError(f"The probe: expected {self._sum.shape[0]} samples as before, got {batch}; take() first.")
@@ -73,12 +76,16 @@ class AttentionProbe:
         """Adds one block: query and key [b, V + N + reference, H, D] after normalisation and rotary
         embedding."""
         assert self._text_valid is not None and self._sum is not None, "observe() comes after begin()"
+        assert self._by_block is not None
         text, tokens, rows = self._text_valid.shape[0], self._edit_mask.shape[-1], self._rows
         text_query = query[:, :text].transpose(1, 2)
         image_key = key[:, text : text + tokens].transpose(1, 2)
         valid = self._text_valid.expand(query.shape[0], text)
         mask = self._edit_mask if self._edit_mask.ndim == 1 else self._edit_mask[rows]
-        self._sum[rows] += attention_concentration(text_query, image_key, mask, valid)
+        acd = attention_concentration(text_query, image_key, mask, valid)
+        self._sum[rows] += acd
+        self._by_block[self._observed % self._blocks, rows] += acd  # a transformer call goes through all of them
+        self._observed += 1
         if self._map is not None:
             self._map[rows] += attention_map(text_query, image_key, valid)
 
@@ -91,6 +98,18 @@ class AttentionProbe:
         acd = self._mean(self._sum)
         self._forget()
         return acd
+
+    def take_blocks(self) -> Tensor:
+        """ACD float32 [L, B] of each probed block, in execution order: the mean over the same forward passes; resets
+        them.
+
+        Raises:
+            EditorError: when there was no forward.
+        """
+        total, forwards = self._by_block, self._forwards
+        self.take()
+        assert total is not None
+        return total / forwards
 
     def take_map(self) -> Tensor:
         """Mean attention map float32 [B, N] of the same forward passes; resets them (ACD too).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from editing.shapes.edits import Edit, edit_at, edit_mask
+from editing.shapes.edits import Edit, edit_at, edit_mask, grown
 from editing.shapes.photos import photos_digest
 from editing.shapes.scenes import SIZE, paint, to_uint8
 from editing.task import EditTask
@@ -13,12 +13,13 @@ from editing.task import EditTask
 GENERATOR_VERSION = 1  # increment when the same index would give another image
 
 
-def edit_task(edit: Edit, task_id: str) -> EditTask:
-    """The edit as a task; `meta["edit"]` keeps the ground truth for the verifiable score."""
+def edit_task(edit: Edit, task_id: str, mask_margin: int = 0) -> EditTask:
+    """The edit as a task, its mask grown by a margin; `meta["edit"]` keeps the ground truth for the verifiable
+    score."""
     return EditTask(
         task_id=task_id,
         source=to_uint8(paint(edit.scene)),
-        edit_mask=edit_mask(edit),
+        edit_mask=grown(edit_mask(edit), mask_margin),
         instruction=edit.instruction,
         target=to_uint8(paint(edit.target_scene)),
         meta={"edit": edit},
@@ -28,12 +29,15 @@ def edit_task(edit: Edit, task_id: str) -> EditTask:
 class ShapesDataset:
     """`length` deterministic tasks of one split; task i does not depend on the length."""
 
-    def __init__(self, split: str, length: int, seed: int, photo_folder: str | None = None) -> None:
+    def __init__(
+        self, split: str, length: int, seed: int, photo_folder: str | None = None, mask_margin: int = 0
+    ) -> None:
         """
         Raises:
             TaskError: `photo_folder` has no image, or a faulty one.
         """
         self.split, self.length, self.seed, self.photo_folder = split, length, seed, photo_folder
+        self.mask_margin = mask_margin
         self._photos = None if photo_folder is None else photos_digest(photo_folder, SIZE)
         self._task = lru_cache(maxsize=512)(self._make)
 
@@ -46,7 +50,7 @@ class ShapesDataset:
 
     def _make(self, index: int) -> EditTask:
         edit = edit_at(self.split, self.seed, index, self.photo_folder)
-        return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}")
+        return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}", self.mask_margin)
 
     def __len__(self) -> int:
         return self.length
@@ -58,5 +62,5 @@ class ShapesDataset:
 
     @property
     def fingerprint(self) -> str:
-        what = f"shapes/{GENERATOR_VERSION}/{self.split}/{self.length}/{self.seed}/{self._photos}"
+        what = f"shapes/{GENERATOR_VERSION}/{self.split}/{self.length}/{self.seed}/{self._photos}/{self.mask_margin}"
         return hashlib.sha256(what.encode()).hexdigest()

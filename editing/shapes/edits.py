@@ -41,8 +41,14 @@ def edit_mask(edit: Edit) -> np.ndarray:
     touched = np.zeros(empty.shape[:2], dtype=bool)
     for scene in (edit.scene, edit.target_scene):
         touched |= (to_uint8(paint(scene)) != empty).any(axis=-1)
-    around = np.pad(touched, 1)
-    mask: np.ndarray = touched | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    return grown(touched, 1)
+
+
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask, bool [H, W], with every pixel that some steps up, down, left or right lead to, at most `pixels`."""
+    for _ in range(pixels):
+        around = np.pad(mask, 1)
+        mask = mask | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
     return mask
 
 

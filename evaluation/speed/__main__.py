@@ -3,6 +3,7 @@
     python -m evaluation.speed core [--repetitions 15] [--section.key VALUE ...]
     python -m evaluation.speed rewards [--repetitions 15]
     python -m evaluation.speed runtime [--repetitions 15] [--loop-pairs 2]
+    python -m evaluation.speed methods [--repetitions 15] [--section.key VALUE ...]
 
 Goals are shown, not enforced. Writes evaluation/results/speed_WHAT.json.
 """
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -70,12 +72,29 @@ def measure_runtime(
     return rows, clock, torch.device("cpu")
 
 
+def measure_methods(
+    options: argparse.Namespace, flags: Sequence[str], console: Console
+) -> tuple[list[Measured], str, torch.device, dict[str, Any]]:
+    """The rows of the methods, with their clock and device, and further fields of the file."""
+    from evaluation.speed.methods import REFERENCE, measure
+    from learner.quiet import quiet_libraries
+
+    quiet_libraries()
+    found = measure(flags, options.repetitions)
+    reference = found.nbytes[REFERENCE]
+    for name, size in found.nbytes.items():
+        console.print(f"bytes of a group, {name}: {size:,} ({size / reference:.2f} of {REFERENCE})", markup=False)
+    for sentence in found.left_out:
+        console.print(sentence, markup=False)
+    return found.rows, found.clock, found.device, {"bytes_per_group": found.nbytes, "left_out": found.left_out}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print one table and write the JSON; 0 if everything was measured."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.speed", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("what", choices=["core", "rewards", "runtime"])
+    parser.add_argument("what", choices=["core", "rewards", "runtime", "methods"])
     parser.add_argument(
         "--repetitions", type=int, default=15, help="repetitions of everything but the loop, default 15"
     )
@@ -91,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(error), style="red", markup=False)
         return 1
     load = os.getloadavg()[0]  # of other processes: before this starts
-    if options.what == "core":
+    more: dict[str, Any] = {}
+    if options.what == "methods":
+        rows, clock, device, more = measure_methods(options, flags, console)
+    elif options.what == "core":
         rows, clock, device = measure_core(config, options, flags, console)
     elif options.what == "runtime":
         rows, clock, device = measure_runtime(config, options, flags)
@@ -110,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(as_table(rows, f"{about['chip']}, {about['cores']} cores, load {about['load_average']}; {clock}"))
     out = options.out or RESULTS / f"speed_{options.what}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(as_json(rows, about), indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(as_json(rows, {**about, **more}), indent=1) + "\n", encoding="utf-8")
     console.print(f"{out} contains these numbers", markup=False)
     return 0
 

@@ -94,6 +94,28 @@ def test_acd_equals_explicit_softmax_over_the_last_blocks_of_both_types(editor, 
     torch.testing.assert_close(acd.double(), per_block[-last_blocks:].mean(dim=0), atol=1e-5, rtol=0)
 
 
+def test_every_block_has_its_own_acd(editor, setup, tiny_kontext):
+    condition, latents, _, mask = setup
+    split = FluxKontextEditor.from_pretrained(tiny_kontext, micro_batch=2)
+    split.transformer.load_state_dict(editor.transformer.state_dict())
+    levels = [torch.full((3,), level) for level in (0.9, 0.4)]
+    per_forward = [
+        torch.stack([explicit_acd(a, mask, condition.text_valid) for a in maps[-3:]])
+        for maps in (explicit_attention(editor, condition, latents, sigma) for sigma in levels)
+    ]
+    assert editor.attention_blocks == 4
+    for one in (editor, split):
+        with one.attention_probe(mask, 3) as probe, torch.no_grad():
+            for _ in range(2):  # taking them resets them
+                for sigma in levels:
+                    one.velocity(latents, sigma, condition)
+                blocks = probe.take_blocks()
+            with pytest.raises(EditorError, match="a forward pass since the last take"):
+                probe.take_blocks()
+        assert blocks.shape == (3, 3) and blocks.dtype == torch.float32
+        torch.testing.assert_close(blocks.double(), torch.stack(per_forward).mean(dim=0), atol=1e-5, rtol=0)
+
+
 def test_velocity_is_bit_equal_with_the_probe_on(editor, setup):
     condition, latents, sigma, mask = setup
     with torch.no_grad():

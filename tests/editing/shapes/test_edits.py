@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from editing.shapes.dataset import ShapesDataset
-from editing.shapes.edits import KINDS, SPLITS, edit_at, edit_mask, split_of
+from editing.shapes.edits import KINDS, SPLITS, edit_at, edit_mask, grown, split_of
 from editing.shapes.scenes import COLOURS, paint, to_uint8
 
 indices = st.integers(0, 10**6)
@@ -75,3 +75,24 @@ def test_instruction_names_what_is_there(index):
         assert words[-1] == edit.after.colour in COLOURS and edit.after.shape == edit.before.shape
     if edit.kind == "remove":
         assert edit.after is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(indices, st.integers(0, 9))
+def test_a_margin_grows_the_mask_by_steps_of_one_pixel(index, margin):
+    """Against the distance to the nearest pixel of the exact mask, in steps up, down, left and right."""
+    exact = edit_mask(edit_at("train", 0, index))
+    rows, columns = np.nonzero(exact)
+    y, x = np.mgrid[0 : exact.shape[0], 0 : exact.shape[1]]
+    distance = (np.abs(y[..., None] - rows) + np.abs(x[..., None] - columns)).min(axis=-1)
+    assert (grown(exact, margin) == (distance <= margin)).all()
+
+
+def test_only_the_mask_depends_on_the_margin():
+    exact, loose = ShapesDataset("train", 5, 7), ShapesDataset("train", 5, 7, mask_margin=6)
+    assert exact.fingerprint != loose.fingerprint
+    for one, other in zip(exact, loose, strict=True):
+        assert (other.edit_mask == grown(one.edit_mask, 6)).all() and other.edit_mask.sum() > one.edit_mask.sum()
+        assert (one.source == other.source).all() and (one.target == other.target).all()
+        assert one.meta == other.meta and one.instruction == other.instruction
+    assert (ShapesDataset("train", 1, 7, mask_margin=32)[0].edit_mask).mean() > 0.7

@@ -1,4 +1,4 @@
-"""The ablation, with a runner that writes summaries instead of training."""
+"""Any rows over seeds, with a runner that writes summaries instead of training."""
 
 import json
 import os
@@ -11,7 +11,8 @@ import pytest
 from configs import exits
 from configs.errors import ConfigError
 from configs.load import load_config
-from evaluation import ablation, runs
+from evaluation import runs
+from evaluation.ablation import rows as ablation
 from evaluation.report import as_markdown
 from evaluation.statistics import student_interval
 from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
@@ -27,6 +28,7 @@ BASE = {
     "edit_saturation_drift": 0.01,
     "edit_sharpness_drift": 0.0,
     "background_cast_share": 0.2,
+    "background_pyramid": 0.01,
 }
 GAIN = {"rdp": (0.10, 0.12, 0.11), "quickstart": (-0.2, 0.3, 0.1)}
 

@@ -1,4 +1,4 @@
-"""Ablation: runs configurations over seeds and reports each one's gains over the base, with confidence intervals.
+"""Any rows over seeds: each one's gains over the base, with confidence intervals.
 
     python -m evaluation.ablation --rows global rdp rdp_acd rc_grpo_paper quickstart --seeds 0 1 2 --out runs/ablation
 
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from configs.output import protect_output
 from configs.paths import path_argument
 from evaluation.report import Row, as_json, as_markdown, as_table
 from evaluation.runs import (
@@ -45,7 +43,18 @@ METRICS = (
     "edit_saturation_drift",
     "edit_sharpness_drift",
     "background_cast_share",
+    "background_pyramid",
 )
+HEADLINE = (
+    "edit_score",
+    "editscore_truth",
+    "edit_accuracy",
+    "edit_psnr",
+    "background_psnr",
+    "background_ssim",
+    "background_pyramid",
+)
+"""Those that rows are compared by."""
 
 
 def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
@@ -68,11 +77,11 @@ def summarise(runs: Sequence[Run], done: Mapping[str, Finished]) -> list[Row]:
     return rows
 
 
-def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -> int:
+def main(arguments: Sequence[str], runner: Runner = run_process) -> int:
     """Run the ablation and write report.md and report.json; 0 if all runs finished, with whatever outcome."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.ablation",
-        description=__doc__.split("\n")[0],
+        description=(__doc__ or "").split("\n")[0],
         epilog="Further flags are those of learner.main, such as --learner.steps 20, and go to every run.",
         allow_abbrev=False,
     )
@@ -105,15 +114,10 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
     except Ended as ended:
         return ended.status
     console.print(as_table(rows))
-    command = ["python", "-m", "evaluation.ablation", *(sys.argv[1:] if arguments is None else arguments)]
+    command = ["python", "-m", "evaluation.ablation", *arguments]
     (options.out / "report.md").write_text(as_markdown(rows, command), encoding="utf-8")
     (options.out / "report.json").write_text(
         json.dumps(as_json(rows, command), indent=1, allow_nan=False) + "\n", encoding="utf-8"
     )
     console.print(f"{options.out / 'report.md'} and report.json contain these numbers", markup=False)
     return 0
-
-
-if __name__ == "__main__":
-    protect_output(always=True)
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ablations: rows of configurations over seeds, each table a command; `python -m evaluation.ablation --help`."""
