@@ -84,6 +84,11 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
     ]
 
 
+def credited_as_given(rewards: Sequence[GroupReward]) -> list[Credit]:
+    """The credit of groups of given images, which no reward compares: every image has an advantage of 1."""
+    return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
+
+
 def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
     """The group under its rewards, as its method sees it."""
     return group_tensors(
@@ -119,7 +124,7 @@ def loss_of(
 
 
 def replay(held: HeldGroup, tensors: GroupTensors, config: RunConfig) -> Replay:
-    """The group's stored transitions, with the noise that was added on the way drawn anew."""
+    """The stored transitions of a group that was rolled out, with the noise that was added on the way drawn anew."""
     spec = rollout_spec(config, held.group.lease)
     if spec.sde is None:
         return replay_of(tensors, None, None, 0.0)
