@@ -235,9 +235,9 @@ class RewardsConfig(Section):
     0.9 of a judge's 0..1); null: no bound. Without normalisation."""
 
     @property
-    def kinds(self) -> Mapping[str, Literal["edit", "preservation", "focus"]]:
+    def kinds(self) -> Mapping[str, Literal["edit", "preservation", "focus", "given"]]:
         """What each component rewards; a user's scorer rewards the edit unless `scorer_kinds` says otherwise."""
-        own: dict[str, Literal["edit", "preservation", "focus"]] = dict.fromkeys(self.scorers, "edit")
+        own: dict[str, Literal["edit", "preservation", "focus", "given"]] = dict.fromkeys(self.scorers, "edit")
         return {**COMPONENT_KINDS, **own, **self.scorer_kinds}
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig, MethodConfig
+from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
 from configs.schema import RunConfig, TokenMasksConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
@@ -84,8 +84,10 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
     ]
 
 
-def credited_as_given(rewards: Sequence[GroupReward]) -> list[Credit]:
-    """The credit of groups of given images, which no reward compares: every image has an advantage of 1."""
+def credits_of(rewards: Sequence[GroupReward], method: MethodConfig) -> list[Credit]:
+    """`credited`; or, of given images, which no reward compares, an advantage of 1 for every one."""
+    if isinstance(method, RolloutMethod):
+        return credited(rewards, method.advantage)
     return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
 
 

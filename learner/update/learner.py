@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from configs.load import config_hash
-from configs.method_families import RolloutMethod
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.editors.base import Editor
@@ -48,17 +47,7 @@ from learner.update.behaviour import Behaviour
 from learner.update.data_parallel import ALONE, Peers
 from learner.update.given_gate import check_origin
 from learner.update.group_loss import GroupLoss
-from learner.update.held_group import (
-    Credit,
-    HeldGroup,
-    credited,
-    credited_as_given,
-    hold,
-    loss_of,
-    replay,
-    tensors_of,
-    velocities_at,
-)
+from learner.update.held_group import Credit, HeldGroup, credits_of, hold, loss_of, replay, tensors_of, velocities_at
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
@@ -300,8 +289,7 @@ class Learner:
             totals.spooled[name] = seconds
 
     def _credited(self, scores: Sequence[GroupScores]) -> list[Credit]:
-        rewards, method = composed(scores, self.config.rewards), self.config.algorithm
-        return credited(rewards, method.advantage) if isinstance(method, RolloutMethod) else credited_as_given(rewards)
+        return credits_of(composed(scores, self.config.rewards), self.config.algorithm)
 
     def _weigh(self, credits: Sequence[Credit]) -> None:
         """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed

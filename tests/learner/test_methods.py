@@ -89,7 +89,8 @@ def test_a_method_trains_an_editor_of_another_shape(kind, another_shape, tmp_pat
     seen = {weights_of(r.learner)}
     for step in range(3):
         metrics = r.step(step).metrics
-        assert metrics["ratio_deviation"] == 0 and metrics["leap_error"] < 1e-5 and metrics["surrogate_gradient"] > 0
+        assert metrics["ratio_deviation"] == 0 < metrics["surrogate_gradient"]
+        assert kind in GIVEN or metrics["leap_error"] < 1e-5
         seen.add(weights_of(r.learner))
     assert len(seen) == 4, "every step moves the weights"
     latents = r.group(3, 0).candidates
@@ -107,6 +108,8 @@ def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, 
         tiny_kontext, kind, cluster={"staleness": staleness}, learner={"optimizer": {"ema": 0.5}}
     ).model_dump()
     whole["algorithm"]["preservation"] |= WITH_STATE
+    if kind in GIVEN:  # a target for the background is refused there
+        whole["algorithm"]["preservation"]["background_target"] = None
     one, other = (Rig(RunConfig.model_validate(whole), tmp_path / name) for name in ("one", "other"))
     for step in range(2):
         one.step(step)
@@ -118,7 +121,8 @@ def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, 
     assert weights_of(one.learner) == weights_of(other.learner)
     assert one.learner.publish().fingerprint == other.learner.publish().fingerprint
     assert one.learner.measured().fingerprint == other.learner.measured().fingerprint != weights_of(one.learner)
-    assert one.learner.state == other.learner.state and one.learner.state["constraint"]["weight"] != 0.3
+    assert one.learner.state == other.learner.state
+    assert kind in GIVEN or one.learner.state["constraint"]["weight"] != 0.3
 
 
 def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_path):
