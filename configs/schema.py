@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
+from configs.method_families import RolloutMethod
 from configs.paths import PathText
 from configs.rewards import RANK, RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
@@ -258,6 +259,17 @@ class RunConfig(Section):
         if not isinstance(optimizer, Mapping) or optimizer.get("lr") is not None or kind not in DEFAULT_LR:
             return values
         return {**values, "learner": {**learner, "optimizer": {**optimizer, "lr": DEFAULT_LR[kind]}}}
+
+    @property
+    def rollout_method(self) -> RolloutMethod:
+        """`algorithm`, of a method that learns from rollouts.
+
+        Raises:
+            TypeError: for one that learns from given images.
+        """
+        if not isinstance(self.algorithm, RolloutMethod):
+            raise TypeError(f"expected a method that learns from rollouts, got algorithm.type {self.algorithm.type}")
+        return self.algorithm
 
     @property
     def group_size(self) -> int:
