@@ -31,13 +31,34 @@ def roll_out(editor: Editor, task: EditTask, lease: Lease, config: RunConfig, co
     the candidates at sigma[t_j + 1] and the anchors' predecessors at sigma[t_j]. ACD is measured over all T steps and
     the last blocks when `rewards.weights` gives `acd` a weight.
 
+    For a method that learns from given images they are the candidates, and nothing is integrated.
+
     Raises:
         EditorError: when the editor cannot take the task.
         MessageError: when latents or pixels are not finite.
+        TaskError: when the task lacks the images that it is asked for.
     """
     start = time.monotonic()
     # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
     condition, spec = editor.encode(task), rollout_spec(config, lease)
+    if spec.given is not None:
+        given = spec.given.images(task, lease.seed)
+        latents = _numpy(editor.encode_images(given, condition))
+        return TrajectoryGroup(
+            lease=lease,
+            task_id=task.task_id,
+            policy_version=lease.policy_version,
+            config_hash=config_hash,
+            noise=None,
+            sigmas=_numpy(editor.sigmas(spec.steps, condition)),
+            kept_steps=spec.kept,
+            anchors=np.array(spec.anchors, dtype=np.int64),
+            candidates=latents[None],
+            predecessors=np.empty((1, 0, *latents.shape[1:]), dtype=np.float32),
+            images=given,
+            acd=None,
+            seconds=time.monotonic() - start,
+        )
     recipe = spec.recipe(lease)
     edit_mask = editor.token_mask(task.edit_mask, condition, config.token_masks.noise)
     drawn = recipe.draw(edit_mask, condition.source_latents.shape[-1])

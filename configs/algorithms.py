@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from configs.data_methods import DpoConfig, SftConfig
 from configs.method_families import (
     AdvantageConfig,
     AnchorMethod,
@@ -191,6 +192,8 @@ AlgorithmConfig = Annotated[
     | MixGrpoConfig
     | DiffusionNftConfig
     | FinalSampleConfig
+    | SftConfig
+    | DpoConfig
     | CustomConfig,
     Field(discriminator="type"),
 ]

@@ -7,7 +7,7 @@ editor to copy the source: on the embedded benchmark, 40 such steps take edit ac
 from __future__ import annotations
 
 from configs.errors import ConfigError
-from configs.method_families import PreservationConfig
+from configs.method_families import MethodConfig, PreservationConfig
 from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES, RewardsConfig
 from configs.schema import RunConfig
 
@@ -77,6 +77,9 @@ def check_edit_signal(config: RunConfig) -> None:
                 f"rewards.weights.{name}: expected a weight of at least 0, got {weight:g}; it would "
                 "reward not making the edit"
             )
+    if config.algorithm.family == "data":
+        _check_given_images(config.algorithm)
+        return
     rewarding, used = edit_rewards(config.rewards), config.algorithm.weight > 0
     through = "" if used else " --algorithm.weight 1"
     if rewarding and not used:
@@ -103,3 +106,12 @@ def check_edit_signal(config: RunConfig) -> None:
             ]
         )
     )
+
+
+def _check_given_images(method: MethodConfig) -> None:
+    """Methods that learn from given images need no reward: the edit is in the images, through the method's own term."""
+    if method.weight == 0 and not keeps_the_edit(method.preservation):
+        raise ConfigError(
+            f"algorithm.weight: expected a weight above 0, got 0; without its own term {method.type} learns nothing "
+            "from the given images, and nothing else preserves the edit. Add --algorithm.weight 1"
+        )

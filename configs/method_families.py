@@ -1,7 +1,8 @@
-"""What methods have in common, and the three families of them.
+"""What methods have in common, and the families of those that learn from rollouts.
 
 A family is what a method learns from (`editing.rollout_spec`): anchors of a deterministic rollout, the noisy
-transitions of a stochastic one, or the final samples alone.
+transitions of a stochastic one, or the final samples alone. Those that learn from given images are in
+`configs.data_methods`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class PreservationConfig(Section):
 
 
 LearnsFrom = Literal["anchors", "transitions", "final"]
+Family = Literal["anchors", "transitions", "final", "data"]
 
 
 class MethodConfig(Section):
@@ -67,23 +69,22 @@ class MethodConfig(Section):
     default_lr: ClassVar[float] = 2e-3
     """`learner.optimizer.lr` where none is stated. Chosen on the embedded benchmark for RC-GRPO and Locus; not tuned
     where a method does not say otherwise: rates of released code belong to editors thousands of times as large."""
+    least_batch: ClassVar[int] = 1  # queries that go through the transformer together
 
     type: str
     """Which method."""
     weight: float = Field(1.0, ge=0)
     """Weight of the method's own term; 0 trains on the preservation terms alone, whatever the rewards."""
-    alpha_edit: Strength = 0.8
-    """Perturbation of the initial noise inside the edit mask (arXiv 2604.09386, Eq. 10-11); 0 = the same noise for all
-    candidates, 1 = noise of their own."""
-    alpha_base: Strength = 0.05
-    """Perturbation outside it; global perturbation if equal to `alpha_edit`."""
-    advantage: AdvantageConfig = AdvantageConfig()
     preservation: PreservationConfig = PreservationConfig()
 
     @property
     @abstractmethod
-    def family(self) -> LearnsFrom:
+    def family(self) -> Family:
         """What the method learns from."""
+
+    def candidates(self, group_size: int) -> int:
+        """G, the candidates of a group, at `sampler.group_size`."""
+        return group_size
 
     def fault(self, steps: int, group_size: int) -> str | None:
         """What does not go with `sampler.steps` and `sampler.group_size`, as a sentence that begins with its key."""
@@ -93,6 +94,40 @@ class MethodConfig(Section):
                 "algorithm.preservation.background_target is set, got 0; such as --algorithm.preservation."
                 "background_weight 0.2"
             )
+        return None
+
+    @property
+    def rolls_out_mean(self) -> bool:
+        """Whether rollouts are made under the running mean of the weights."""
+        return False
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether the advantages of a group depend on the other groups of its step."""
+        return False
+
+    @abstractmethod
+    def query_count(self, steps: int, group_size: int) -> int:
+        """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
+
+    @abstractmethod
+    def kept(self, steps: int, group_size: int) -> tuple[int, int]:
+        """(K, B): how many steps of a rollout are kept, and of how many candidates also the states before them."""
+
+
+class RolloutMethod(MethodConfig):
+    """A method that learns from rollouts, by their rewards."""
+
+    alpha_edit: Strength = 0.8
+    """Perturbation of the initial noise inside the edit mask (arXiv 2604.09386, Eq. 10-11); 0 = the same noise for all
+    candidates, 1 = noise of their own."""
+    alpha_base: Strength = 0.05
+    """Perturbation outside it; global perturbation if equal to `alpha_edit`."""
+    advantage: AdvantageConfig = AdvantageConfig()
+
+    def fault(self, steps: int, group_size: int) -> str | None:
+        if (found := MethodConfig.fault(self, steps, group_size)) is not None:
+            return found
         if self.alpha_base > self.alpha_edit:
             return (
                 "algorithm.alpha_base: expected at most algorithm.alpha_edit, got "
@@ -106,20 +141,11 @@ class MethodConfig(Section):
         return None
 
     @property
-    def rolls_out_mean(self) -> bool:
-        """Whether rollouts are made under the running mean of the weights."""
-        return False
-
-    @abstractmethod
-    def query_count(self, steps: int, group_size: int) -> int:
-        """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
-
-    @abstractmethod
-    def kept(self, steps: int, group_size: int) -> tuple[int, int]:
-        """(K, B): how many steps of a rollout are kept, and of how many candidates also the states before them."""
+    def compares_groups(self) -> bool:
+        return self.advantage.kind == "global_std"
 
 
-class AnchorMethod(MethodConfig):
+class AnchorMethod(RolloutMethod):
     """A method that learns from anchors of a deterministic rollout."""
 
     needs_final: ClassVar[bool] = False  # the final samples are kept, too
@@ -145,7 +171,7 @@ class AnchorMethod(MethodConfig):
                 f"algorithm.anchors: expected at most sampler.group_size - 1 = {group_size - 1} (the reference is "
                 f"never an anchor), got {self.anchors}"
             )
-        return MethodConfig.fault(self, steps, group_size)
+        return RolloutMethod.fault(self, steps, group_size)
 
     def query_count(self, steps: int, group_size: int) -> int:
         return len(self.trained_steps) * self.anchors
@@ -161,7 +187,7 @@ class AnchorMethod(MethodConfig):
         )
 
 
-class LikelihoodMethod(MethodConfig):
+class LikelihoodMethod(RolloutMethod):
     """A method that learns from the likelihood of noisy steps."""
 
     alpha_edit: Strength = 1.0
@@ -210,7 +236,7 @@ class LikelihoodMethod(MethodConfig):
                 "algorithm.shared_prefix: expected algorithm.alpha_edit 0 with it (one initial noise for the group), "
                 f"got {self.alpha_edit:g}"
             )
-        return MethodConfig.fault(self, steps, group_size)
+        return RolloutMethod.fault(self, steps, group_size)
 
     def window(self, steps: int, step: int) -> tuple[int, ...]:
         """The noisy steps of a rollout of `steps` solver steps for optimizer step `step`; the last one never is."""
@@ -232,7 +258,7 @@ class LikelihoodMethod(MethodConfig):
         return self.trained(len(self.window(steps, 0))), group_size
 
 
-class FinalSampleMethod(MethodConfig):
+class FinalSampleMethod(RolloutMethod):
     """A method that learns from the final samples, noised again."""
 
     alpha_edit: Strength = 1.0
@@ -254,7 +280,7 @@ class FinalSampleMethod(MethodConfig):
                 f"algorithm.samples: expected at most {steps - 1} noise levels per candidate (sampler.steps is "
                 f"{steps}, and the last level is left out), got {self.samples}"
             )
-        return MethodConfig.fault(self, steps, group_size)
+        return RolloutMethod.fault(self, steps, group_size)
 
     @property
     def rolls_out_mean(self) -> bool:

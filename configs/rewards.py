@@ -12,7 +12,9 @@ from configs.judges import JUDGES, JudgeConfig
 from configs.paths import PathText
 from configs.section import Section
 
-BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd")
+RANK = "rank"
+"""The component of methods that learn from given images: an image's place in the ranking of its group."""
+BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd", RANK)
 """Components that need no server."""
 EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
     "clip_text": "clip",
@@ -20,7 +22,7 @@ EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
     "dino_background": "dino",
 }
 """Components scored by a local embedding model, and which model that is."""
-COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
+COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus", "given"]] = {
     "edit_score": "edit",
     "editscore_truth": "edit",
     "edit_psnr": "edit",
@@ -32,8 +34,10 @@ COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "background_ssim": "preservation",
     "dino_background": "preservation",
     "acd": "focus",
+    RANK: "given",
 }
-"""What each component rewards: that the edit is made, that everything else is preserved, or where the text attends.
+"""What each component rewards: that the edit is made, that everything else is preserved, or where the text attends; or
+nothing, of images that are given.
 
 Only an edit reward can teach an edit: the others are largest, or indifferent, where nothing was edited.
 """
@@ -67,6 +71,7 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
     "background_ssim": ComponentRange(0.0, 1.0, "SSIM"),
     "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
     "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
+    RANK: ComponentRange(0.0, 1.0, "place in the ranking"),
 }
 """The natural range of every built-in component; a user's scorer has the one that `scorer_ranges` gives it, if any."""
 
@@ -230,9 +235,9 @@ class RewardsConfig(Section):
     0.9 of a judge's 0..1); null: no bound. Without normalisation."""
 
     @property
-    def kinds(self) -> Mapping[str, Literal["edit", "preservation", "focus"]]:
+    def kinds(self) -> Mapping[str, Literal["edit", "preservation", "focus", "given"]]:
         """What each component rewards; a user's scorer rewards the edit unless `scorer_kinds` says otherwise."""
-        own: dict[str, Literal["edit", "preservation", "focus"]] = dict.fromkeys(self.scorers, "edit")
+        own: dict[str, Literal["edit", "preservation", "focus", "given"]] = dict.fromkeys(self.scorers, "edit")
         return {**COMPONENT_KINDS, **own, **self.scorer_kinds}
 
     @property

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
+from configs.method_families import RolloutMethod
 from configs.paths import PathText
-from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
+from configs.rewards import RANK, RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
 
@@ -259,10 +260,50 @@ class RunConfig(Section):
             return values
         return {**values, "learner": {**learner, "optimizer": {**optimizer, "lr": DEFAULT_LR[kind]}}}
 
+    @property
+    def rollout_method(self) -> RolloutMethod:
+        """`algorithm`, of a method that learns from rollouts.
+
+        Raises:
+            TypeError: for one that learns from given images.
+        """
+        if not isinstance(self.algorithm, RolloutMethod):
+            raise TypeError(f"expected a method that learns from rollouts, got algorithm.type {self.algorithm.type}")
+        return self.algorithm
+
+    @property
+    def group_size(self) -> int:
+        """Candidates of a group: `sampler.group_size`, or as many as a method of given images takes."""
+        return self.algorithm.candidates(self.sampler.group_size)
+
+    @property
+    def min_valid(self) -> int:
+        """Scored candidates that a group needs: `rewards.min_valid`, or all where it is smaller than that."""
+        return min(self.rewards.min_valid, self.group_size)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rank_by_default(cls, values: Any) -> Any:
+        """The only component of a method that learns from given images."""
+        if not isinstance(values, Mapping):
+            return values
+        method, rewards = values.get("algorithm", {}), values.get("rewards", {})
+        kind = method.get("type") if isinstance(method, Mapping) else getattr(method, "type", None)
+        if kind in ("sft", "dpo") and isinstance(rewards, Mapping) and "weights" not in rewards:
+            return {**values, "rewards": {**rewards, "weights": {RANK: 1.0}}}
+        return values
+
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         if (fault := self.algorithm.fault(self.sampler.steps, self.sampler.group_size)) is not None:
             raise ValueError(fault)
+        if self.editor.micro_batch is not None and self.editor.micro_batch < self.algorithm.least_batch:
+            raise ValueError(
+                f"editor.micro_batch: expected at least {self.algorithm.least_batch} with algorithm.type "
+                f"{self.algorithm.type} (the images of a pair go through the transformer together), got "
+                f"{self.editor.micro_batch}"
+            )
+        self._rewards_fit_the_method()
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
             raise ValueError(
                 f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
@@ -304,3 +345,17 @@ class RunConfig(Section):
                 "with data.type manifest, use background_psnr, acd, or edit_psnr if lines have a target"
             )
         return self
+
+    def _rewards_fit_the_method(self) -> None:
+        asked, kind = sorted(name for name, weight in self.rewards.weights.items() if weight), self.algorithm.type
+        given = self.algorithm.family == "data"
+        if given and asked != [RANK]:
+            raise ValueError(
+                f"rewards.weights: expected {RANK} alone with algorithm.type {kind}, which learns from given images "
+                f"and asks for no reward, got {', '.join(asked)}; remove them, or add --rewards.weights '{{{RANK}: 1}}'"
+            )
+        if not given and RANK in asked:
+            raise ValueError(
+                f"rewards.weights: {RANK} is the place of a given image in its ranking, for algorithm.type sft or dpo; "
+                f"{kind} learns from rollouts, so that a reward must judge them; remove {RANK}"
+            )

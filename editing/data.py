@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.commands import command
-from configs.rewards import RewardsConfig
+from configs.data_methods import DataMethod
 from configs.schema import ManifestData, RunConfig, ShapesData
 from configs.text import counted
 from editing.editors.base import EditorError
@@ -103,13 +103,15 @@ def open_tasks(config: RunConfig) -> Tasks:
 
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
-            target that a reward needs.
+            target or the ranked edits that a reward or the method needs.
         TaskError: an image in `data.photo_folder` is faulty.
     """
     data = config.data
     if isinstance(data, ShapesData):
+        method = config.algorithm
+        ranked = isinstance(method, DataMethod) and method.given == "pair"
         return Tasks(
-            ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder, data.mask_margin),
+            ShapesDataset("train", data.train_tasks, data.seed, data.photo_folder, data.mask_margin, ranked),
             ShapesDataset(data.held_out_split, data.held_out_tasks, data.seed, data.photo_folder, data.mask_margin),
         )
     multiple = pixel_multiple(config.editor.path)
@@ -117,7 +119,7 @@ def open_tasks(config: RunConfig) -> Tasks:
     cache = Path(config.folder) / CHECKED
     train = _open_manifest(data, data.path, cache, fit)
     if data.held_out_path is not None:
-        _refuse_missing_targets(config.rewards, train, range(len(train)))
+        _refuse_missing_images(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path, cache, fit)
         remarks = [
             *of_manifest("data.path", train, _check(data, train)),
@@ -139,7 +141,7 @@ def open_tasks(config: RunConfig) -> Tasks:
             f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
         )
     trained, held = split(train.items, len(train) - kept)
-    _refuse_missing_targets(config.rewards, train, trained)
+    _refuse_missing_images(config, train, trained)
     remarks = [
         *of_manifest("data.path", train, _check(data, train)),
         *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held]),
@@ -175,13 +177,24 @@ def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
     return FaultyLines(str(manifest.path), manifest.faults, f"{_check(data, manifest)} --all-faults")
 
 
-def _refuse_missing_targets(rewards: RewardsConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
+def _refuse_missing_images(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
     # Otherwise the run would stop at the first such task, perhaps hours later.
-    if rewards.weights.get("edit_psnr", 0) == 0:
+    method, records = config.algorithm, [train.items[index].record for index in indices]
+    if config.rewards.weights.get("edit_psnr", 0) != 0:
+        found = [record.line for record in records if record.target is None]
+        key, needs, way_out = "rewards.weights: edit_psnr", "a target", "add targets, or set its weight to 0"
+    elif isinstance(method, DataMethod) and method.given == "target":
+        found = [record.line for record in records if record.target is None]
+        key, needs = f"algorithm.type: {method.type}", "a target"
+        way_out = 'write "target": "wanted.png" there, or leave these lines out'
+    elif isinstance(method, DataMethod):
+        found = [record.line for record in records if not record.ranked]
+        key, needs = f"algorithm.type: {method.type}", "ranked edits"
+        way_out = 'write "ranked": ["best.png", ..., "worst.png"] there, or leave these lines out'
+    else:
         return
-    without = [train.items[index].record.line for index in indices if train.items[index].record.target is None]
-    if without:
+    if found:
         raise ManifestError(
-            f"rewards.weights: edit_psnr needs a target in every training line, but {len(without)} of {len(indices)} "
-            f"in {train.path} have none (the first is line {without[0]}); add targets, or set its weight to 0"
+            f"{key} needs {needs} in every training line, but {len(found)} of {len(indices)} in {train.path} have "
+            f"none (the first is line {found[0]}); {way_out}"
         )

@@ -82,7 +82,7 @@ def part_is_lost(mask: PixelMask, fit: Fit) -> bool:
 def resize_task(task: EditTask, side: int | None, multiple: int) -> EditTask:
     """The task at about side² pixels, height and width multiples of `multiple` (see `fitted_size`).
 
-    Source and target by Lanczos, edit mask and regions by area; `meta` is carried along as it is. The
+    Source, target and ranked edits by Lanczos, edit mask and regions by area; `meta` is carried along as it is. The
     same task when it fits already.
     """
     size = fitted_size(task.height, task.width, side, multiple)
@@ -93,5 +93,6 @@ def resize_task(task: EditTask, side: int | None, multiple: int) -> EditTask:
         source=resize_image(task.source, size),
         edit_mask=resize_mask(task.edit_mask, size),
         target=None if task.target is None else resize_image(task.target, size),
+        ranked=tuple(resize_image(edit, size) for edit in task.ranked),
         regions={name: resize_mask(mask, size) for name, mask in task.regions.items()},
     )

@@ -2,22 +2,24 @@
 
 A method learns from transitions of its rollouts: the state of a candidate at sigma[j] (its predecessor) and at
 sigma[j + 1]. `RolloutSpec` says which of them are kept, how the initial noise of a group differs between candidates,
-and at which steps noise is added on the way.
+and at which steps noise is added on the way. For a method that learns from given images there is nothing to integrate:
+they are the candidates, at the end of the grid.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.method_families import AnchorMethod, LikelihoodMethod
+from configs.data_methods import DataMethod
+from configs.method_families import AnchorMethod, LikelihoodMethod, RolloutMethod
 from configs.schema import RunConfig
 from editing.flow import SdeKind, Solver, StepNoise
+from editing.given import Given
 from editing.noise import REFERENCE_INDEX, NoiseRecipe
-from editing.trajectory import Lease, derive_seed
+from editing.random_draws import draw
+from editing.trajectory import Lease
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RolloutSpec:
         sde: kind of these steps; None without any.
         level: their noise level.
         shared: steps at the start that are integrated once for the whole group, which then begins from one state.
+        given: the images that are the candidates, so that nothing is rolled out; None for rollouts.
     """
 
     group_size: int
@@ -50,6 +53,7 @@ class RolloutSpec:
     sde: SdeKind | None = None
     level: float = 0.0
     shared: int = 0
+    given: Given | None = None
 
     def recipe(self, lease: Lease) -> NoiseRecipe:
         """The noise of a group."""
@@ -66,7 +70,12 @@ class RolloutSpec:
 def rollout_spec(config: RunConfig, lease: Lease) -> RolloutSpec:
     """The rollout that the configured method wants of a lease; what is random in it follows from the lease's seed."""
     method, sampler = config.algorithm, config.sampler
-    size, steps = sampler.group_size, sampler.steps
+    size, steps = config.group_size, sampler.steps
+    if isinstance(method, DataMethod):
+        return RolloutSpec(
+            size, 0.0, 0.0, steps, sampler.solver, (steps - 1,), (), given=Given(method.given, method.background)
+        )
+    assert isinstance(method, RolloutMethod)
     common = (size, method.alpha_edit, method.alpha_base, steps, sampler.solver)
     if method.family == "transitions":
         assert isinstance(method, LikelihoodMethod)
@@ -96,12 +105,3 @@ def draw_anchors(seed: int, group_size: int, count: int) -> tuple[int, ...]:
     The reference is never an anchor (arXiv 2604.09386, sec. 1.1 item 3).
     """
     return draw(seed, "anchors", range(REFERENCE_INDEX + 1, group_size), count)
-
-
-def draw(seed: int, stream: str, among: range | tuple[int, ...], count: int) -> tuple[int, ...]:
-    """`count` of some numbers, uniform without replacement, rising.
-
-    Ranks of raw Philox words, which unlike numpy's `choice` are fixed for all time.
-    """
-    words: NDArray[np.uint64] = np.random.Philox(key=derive_seed(seed, stream)).random_raw(len(among))
-    return tuple(sorted(among[int(index)] for index in np.argsort(words, kind="stable")[:count]))

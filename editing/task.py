@@ -60,6 +60,7 @@ class EditTask:
         instruction: what to do, in natural language; not empty.
         target: the desired image, uint8 [H, W, 3], if known.
         caption: a description of the desired image, if known.
+        ranked: existing edits, each uint8 [H, W, 3], the best first; none, or at least two.
         regions: further named masks, each bool [H, W]; they may be empty and may overlap.
         meta: arbitrary data of the task source (never read by the core).
 
@@ -75,6 +76,7 @@ class EditTask:
     caption: str | None = None
     regions: Mapping[str, PixelMask] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+    ranked: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id.strip() or not self.task_id.isprintable():
@@ -92,8 +94,19 @@ class EditTask:
             raise TaskError(
                 f"{name}: target: expected the size of the source, {list(size)}, got {list(self.target.shape[:2])}."
             )
+        self._check_ranked(size)
         for region, mask in self.regions.items():
             _check_mask(mask, size, f"{name}: region {region!r}")
+
+    def _check_ranked(self, size: tuple[int, int]) -> None:
+        name = f"task {self.task_id}"
+        if len(self.ranked) == 1:
+            raise TaskError(f"{name}: ranked: expected at least two edits, the best first, got one.")
+        for place, edit in enumerate(self.ranked):
+            if (seen := _check_image(edit, f"{name}: ranked[{place}]")) != size:
+                raise TaskError(
+                    f"{name}: ranked[{place}]: expected the size of the source, {list(size)}, got {list(seen)}."
+                )
 
     @property
     def height(self) -> int:

@@ -57,16 +57,19 @@ class TrajectoryGroup:
     `candidates[j]` are the states x at sigma[t_j + 1] of all candidates, `predecessors[j]` the states at
     sigma[t_j] of the anchors only. Which steps and anchors those are, the method says (`editing.rollout_spec`).
     Latents are float32, images uint8. `acd` is None if no reward uses it.
+
+    Where the candidates are given images (`editing.given`), nothing was rolled out: `noise` is None, there are no
+    anchors, and the one kept step has the images' latents.
     """
 
     lease: Lease
     task_id: str
     policy_version: int
     config_hash: str
-    noise: str  # digest of the initial noise, see editing.noise.noise_digest
+    noise: str | None  # digest of the initial noise, see editing.noise.noise_digest; None of given images
     sigmas: np.ndarray  # [T+1] float32
     kept_steps: tuple[int, ...]
-    anchors: np.ndarray  # [B] int64, rising
+    anchors: np.ndarray  # [B] int64, rising; none of given images
     candidates: np.ndarray  # [K, G, N, C] float32
     predecessors: np.ndarray  # [K, B, N, C] float32
     images: np.ndarray  # [G, H, W, 3] uint8
@@ -93,10 +96,9 @@ class TrajectoryGroup:
         if self.acd is not None and self.acd.shape != (size,):
             raise MessageError(f"group {self.lease.group_id}: acd: expected [{size}], got {self.acd.shape}")
         if (
-            anchors == 0
+            (anchors == 0) != (self.noise is None)
             or len(set(self.anchors.tolist())) != anchors
-            or self.anchors.min() < 0
-            or self.anchors.max() >= size
+            or not all(0 <= anchor < size for anchor in self.anchors.tolist())
         ):
             raise MessageError(
                 f"group {self.lease.group_id}: anchors: expected distinct candidates in 0..{size - 1}, "
@@ -104,6 +106,11 @@ class TrajectoryGroup:
             )
         if not (np.isfinite(self.candidates).all() and np.isfinite(self.predecessors).all()):
             raise not_finite(self.lease, f"latents {NOT_FINITE}")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the candidates are given images."""
+        return self.noise is None
 
     @property
     def group_size(self) -> int:

@@ -35,6 +35,7 @@ def summary_table(dataset: ManifestDataset) -> Table:
         "editable share": f"{shares[0]:.1%} to {shares[-1]:.1%}, median {statistics.median(shares):.1%}",
         "mask polarity": ", ".join(polarities),
         "with target": f"{sum(i.record.target is not None for i in items)}",
+        "with ranked edits": f"{sum(bool(i.record.ranked) for i in items)}",
         "with caption": f"{sum(i.record.caption is not None for i in items)}",
         "images": f"{len(image_groups(items))}",
         "repeat an earlier task": f"{len(repeated(items))}",

@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from editing.masks import TokenMask
@@ -119,6 +121,11 @@ class Editor(ABC):
             EditorError: an image size that the editor does not support, or an unknown task after
                 `release_encoders`.
         """
+
+    @abstractmethod
+    def encode_images(self, images: NDArray[np.uint8], condition: Condition) -> Tensor:
+        """The clean latents float32 [B, N, C] of images uint8 [B, H, W, 3] of the condition's size, by the same code
+        as the source's: what an editor that made the images would end at."""
 
     @abstractmethod
     def release_encoders(self) -> None:

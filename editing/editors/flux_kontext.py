@@ -17,6 +17,7 @@ import PIL.Image
 import torch
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift, retrieve_timesteps
+from numpy.typing import NDArray
 from torch import Tensor
 
 from editing.editors.base import Condition, Editor, EditorError
@@ -159,9 +160,27 @@ class FluxKontextEditor(Editor):
             truncation=True,
             return_tensors="pt",
         )
-        pixels = pipeline.image_processor.preprocess(PIL.Image.fromarray(task.source), height, width)
-        _, source, _, _ = pipeline.prepare_latents(
-            pixels,
+        return Condition(
+            prompt_embeds=prompt_embeds,
+            pooled=pooled,
+            text_valid=text.attention_mask[0].bool().to(self._device),
+            source_latents=self._latents(task.source),
+            grid=(height // multiple, width // multiple),
+            height=height,
+            width=width,
+            key=key,
+        )
+
+    @torch.no_grad()
+    def encode_images(self, images: NDArray[np.uint8], condition: Condition) -> Tensor:
+        """See `Editor.encode_images`; one at a time, so that latents do not depend on the batch."""
+        return torch.cat([self._latents(image) for image in images])
+
+    def _latents(self, image: Image) -> Tensor:
+        """Packed latents float32 [1, N, C] of an image, as the pipeline encodes its reference."""
+        pipeline, (height, width) = self.pipeline, image.shape[:2]
+        latents: Tensor = pipeline.prepare_latents(
+            pipeline.image_processor.preprocess(PIL.Image.fromarray(image), height, width),
             batch_size=1,
             num_channels_latents=pipeline.latent_channels,
             height=height,
@@ -169,17 +188,8 @@ class FluxKontextEditor(Editor):
             dtype=pipeline.vae.dtype,
             device=self._device,
             latents=torch.empty(0),  # the generated latents are not made here
-        )
-        return Condition(
-            prompt_embeds=prompt_embeds,
-            pooled=pooled,
-            text_valid=text.attention_mask[0].bool().to(self._device),
-            source_latents=source.float(),
-            grid=(height // multiple, width // multiple),
-            height=height,
-            width=width,
-            key=key,
-        )
+        )[1]
+        return latents.float()
 
     def release_encoders(self) -> None:
         """See `Editor.release_encoders`."""

@@ -106,6 +106,17 @@ def _load(
     target = None
     if record.target is not None:
         target = decode_image(read("target", record.target), f"target {record.target.name!r}", max_pixels)
+    ranked = tuple(
+        decode_image(read(f"ranked[{place}]", path), f"ranked[{place}] {path.name!r}", max_pixels)
+        for place, path in enumerate(record.ranked)
+    )
+    for place, edit in enumerate(ranked):
+        twin = next((other for other in range(place) if np.array_equal(ranked[other], edit)), None)
+        if twin is not None:
+            raise TaskError(
+                f"ranked: expected different images, got the same at places {twin} and {place}; of equal ones none is "
+                "the better."
+            )
     task = EditTask(
         task_id=record.task_id,
         source=source,
@@ -113,6 +124,7 @@ def _load(
         instruction=record.instruction,
         target=target,
         caption=record.caption,
+        ranked=ranked,
         meta={"manifest_line": record.line},
     )
     return task, digests, _notes(decoded, record, white)

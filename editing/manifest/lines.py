@@ -9,7 +9,8 @@ and every other line is one task:
     {"id": "cat-1", "source": "cat.jpg", "mask": "cat.png", "instruction": "make the cat red"}
 
 with "mask_rle" (COCO) in place of "mask" for run-length masks, and optionally "target", "caption" and its own
-"mask_polarity". "edited" names existing edits of it, one path or a list; training ignores them.
+"mask_polarity". "ranked" lists existing edits, the best first, for methods that learn from preferences. "edited" names
+existing edits of it, one path or a list; training ignores them.
 """
 
 import difflib
@@ -24,7 +25,18 @@ from editing.masks import POLARITIES, MaskPolarity
 from editing.task import TaskError
 
 HEADER_KEYS = ("locus_manifest", "mask_polarity", "root")
-LINE_KEYS = ("id", "source", "mask", "mask_rle", "instruction", "target", "caption", "mask_polarity", "edited")
+LINE_KEYS = (
+    "id",
+    "source",
+    "mask",
+    "mask_rle",
+    "instruction",
+    "target",
+    "caption",
+    "mask_polarity",
+    "ranked",
+    "edited",
+)
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,12 @@ class Record:
     target: Path | None
     caption: str | None
     edited: tuple[Path, ...] = ()
+    ranked: tuple[Path, ...] = ()
 
     def files(self) -> dict[str, str]:
         """The task's files, by field."""
-        named = {"source": self.source, "mask": self.mask, "target": self.target}
+        ranked = {f"ranked[{place}]": path for place, path in enumerate(self.ranked)}
+        named = {"source": self.source, "mask": self.mask, "target": self.target, **ranked}
         return {field: str(path) for field, path in named.items() if path is not None}
 
 
@@ -150,6 +164,7 @@ def parse_record(
         target=root.file("target", _text(fields, "target")) if "target" in fields else None,
         caption=_text(fields, "caption") if "caption" in fields else None,
         edited=_edited(fields, root),
+        ranked=_ranked(fields, root),
     )
 
 
@@ -198,3 +213,15 @@ def _edited(fields: Mapping[str, Any], root: Root) -> tuple[Path, ...]:
     if not isinstance(paths, list) or ("edited" in fields and not paths):
         raise TaskError(f"edited: expected a path or a list of paths, not empty, got {value!r:.60}.")
     return tuple(root.file("edited", _text({"edited": path}, "edited")) for path in paths)
+
+
+def _ranked(fields: Mapping[str, Any], root: Root) -> tuple[Path, ...]:
+    paths = fields.get("ranked")
+    if paths is None:
+        return ()
+    if not isinstance(paths, list) or len(paths) < 2:
+        raise TaskError(
+            f'ranked: expected a list of at least two paths, the best edit first, such as ["good.png", "bad.png"], '
+            f"got {paths!r:.60}."
+        )
+    return tuple(root.file("ranked", _text({"ranked": path}, "ranked")) for path in paths)

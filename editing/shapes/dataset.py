@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from editing.shapes.edits import Edit, edit_at, edit_mask, grown
+from editing.shapes.edits import Edit, edit_at, edit_mask, grown, wrong_scene
 from editing.shapes.photos import photos_digest
 from editing.shapes.scenes import SIZE, paint, to_uint8
 from editing.task import EditTask
@@ -13,15 +13,21 @@ from editing.task import EditTask
 GENERATOR_VERSION = 1  # increment when the same index would give another image
 
 
-def edit_task(edit: Edit, task_id: str, mask_margin: int = 0) -> EditTask:
+def edit_task(edit: Edit, task_id: str, mask_margin: int = 0, ranked: bool = False) -> EditTask:
     """The edit as a task, its mask grown by a margin; `meta["edit"]` keeps the ground truth for the verifiable
-    score."""
+    score.
+
+    With `ranked`, its ranked edits are the target and a wrong one. There are no more: which of two wrong outcomes, or
+    of a wrong one and an untouched image, is the better, nothing here can say.
+    """
+    target = to_uint8(paint(edit.target_scene))
     return EditTask(
         task_id=task_id,
         source=to_uint8(paint(edit.scene)),
         edit_mask=grown(edit_mask(edit), mask_margin),
         instruction=edit.instruction,
-        target=to_uint8(paint(edit.target_scene)),
+        target=target,
+        ranked=(target, to_uint8(paint(wrong_scene(edit)))) if ranked else (),
         meta={"edit": edit},
     )
 
@@ -30,14 +36,24 @@ class ShapesDataset:
     """`length` deterministic tasks of one split; task i does not depend on the length."""
 
     def __init__(
-        self, split: str, length: int, seed: int, photo_folder: str | None = None, mask_margin: int = 0
+        self,
+        split: str,
+        length: int,
+        seed: int,
+        photo_folder: str | None = None,
+        mask_margin: int = 0,
+        ranked: bool = False,
     ) -> None:
         """
+        Args:
+            split, length, seed, photo_folder, mask_margin: see `configs.schema.ShapesData`.
+            ranked: whether tasks have ranked edits, which take time to paint.
+
         Raises:
             TaskError: `photo_folder` has no image, or a faulty one.
         """
         self.split, self.length, self.seed, self.photo_folder = split, length, seed, photo_folder
-        self.mask_margin = mask_margin
+        self.mask_margin, self.ranked = mask_margin, ranked
         self._photos = None if photo_folder is None else photos_digest(photo_folder, SIZE)
         self._task = lru_cache(maxsize=512)(self._make)
 
@@ -50,7 +66,7 @@ class ShapesDataset:
 
     def _make(self, index: int) -> EditTask:
         edit = edit_at(self.split, self.seed, index, self.photo_folder)
-        return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}", self.mask_margin)
+        return edit_task(edit, f"shapes-{self.split}-{self.seed}-{index}", self.mask_margin, self.ranked)
 
     def __len__(self) -> int:
         return self.length
@@ -63,4 +79,5 @@ class ShapesDataset:
     @property
     def fingerprint(self) -> str:
         what = f"shapes/{GENERATOR_VERSION}/{self.split}/{self.length}/{self.seed}/{self._photos}/{self.mask_margin}"
+        what += "/ranked" * self.ranked
         return hashlib.sha256(what.encode()).hexdigest()

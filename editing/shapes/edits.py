@@ -52,6 +52,15 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     return mask
 
 
+def wrong_scene(edit: Edit) -> Scene:
+    """The scene after another outcome than the one that was asked for: any of the twelve, the one that leaves the scene
+    as it was among them. It follows from the edit alone."""
+    others = [outcome for outcome in OUTCOMES if outcome != edit.after]
+    layout = repr((edit.kind, edit.place, edit.after, edit.scene.things, edit.scene.background_seed))
+    digest = hashlib.blake2b(f"wrong/{layout}".encode(), digest_size=8).digest()
+    return edit.scene.with_thing(edit.place, others[int.from_bytes(digest, "little") % len(others)])
+
+
 @lru_cache(maxsize=4)  # every score of a group needs them, and painting dominates the cost
 def outcomes(edit: Edit) -> np.ndarray:
     """Float32 [13, 64, 64, 3]: the image for every entry of OUTCOMES at the edited place; read-only."""

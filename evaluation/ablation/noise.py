@@ -143,7 +143,7 @@ class VarianceLaw:
 def variance_law(configs: Mapping[str, RunConfig], masks: Sequence[NDArray[np.float32]], channels: int) -> VarianceLaw:
     """The law at the rows' strengths, measured on noise for the masks of tasks [N]."""
     rdp, everywhere = configs["rdp"], configs["global"]
-    alpha_base, sigma = rdp.algorithm.alpha_base, everywhere.algorithm.alpha_base
+    alpha_base, sigma = rdp.rollout_method.alpha_base, everywhere.rollout_method.alpha_base
     toy = toy_ratio(
         [torch.from_numpy(mask) for mask in masks], channels, rdp.sampler.group_size, alpha_base, sigma, rdp.seed
     )

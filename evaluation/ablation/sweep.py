@@ -70,7 +70,7 @@ def _group_flags(config: RunConfig, value: float) -> list[str]:
 
 def _alpha_flags(config: RunConfig, value: float) -> list[str]:
     flags = ["--algorithm.alpha_edit", f"{value:g}"]
-    everywhere = config.algorithm.alpha_base == config.algorithm.alpha_edit
+    everywhere = config.rollout_method.alpha_base == config.rollout_method.alpha_edit
     return [*flags, "--algorithm.alpha_base", f"{value:g}"] if everywhere else flags
 
 
@@ -83,7 +83,7 @@ AXES: Mapping[str, Axis] = {
     NOISE: Axis((0.0, 0.05, 0.1, 0.2, 0.4), lambda _: 0.0, _noise_flags),
     "group_size": Axis((4, 8, 16), lambda config: config.sampler.group_size, _group_flags),
     "mask_margin": Axis((0, 4, 8, 16), _margin, lambda _, value: ["--data.mask_margin", f"{value:g}"]),
-    "alpha_edit": Axis((0.2, 0.4, 0.8, 1.0), lambda config: config.algorithm.alpha_edit, _alpha_flags),
+    "alpha_edit": Axis((0.2, 0.4, 0.8, 1.0), lambda config: config.rollout_method.alpha_edit, _alpha_flags),
 }
 
 
@@ -239,7 +239,7 @@ def check(configs: Mapping[str, RunConfig]) -> None:
             raise AblationError(
                 f"{name}: expected data.type shapes and data.held_out_tasks above 0, whose truth the sweep compares by."
             )
-    everywhere, inside = before.algorithm, after.algorithm
+    everywhere, inside = before.rollout_method, after.rollout_method
     if everywhere.alpha_base != everywhere.alpha_edit or inside.alpha_base >= inside.alpha_edit:
         raise AblationError(
             f"algorithm.alpha_base: expected that of {BEFORE} equal to its alpha_edit and that of {AFTER} below it, "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editing.flow import forward_noised
 from editing.noise import standard_normal
-from editing.rollout_spec import draw
+from editing.random_draws import draw
 from learner.algorithms.base import GroupTensors, Queries
 
 

@@ -12,12 +12,14 @@ from configs.method_families import MethodConfig
 from learner.algorithms.base import AnyAlgorithm
 from learner.algorithms.dance_grpo import DanceGrpo
 from learner.algorithms.diffusion_nft import DiffusionNft
+from learner.algorithms.dpo import Dpo
 from learner.algorithms.final_policy_gradient import FinalPolicyGradient
 from learner.algorithms.flow_grpo import FlowGrpo
 from learner.algorithms.locus import Locus
 from learner.algorithms.mix_grpo import MixGrpo
 from learner.algorithms.neighbor_grpo import NeighborGrpo
 from learner.algorithms.rc_grpo import RcGrpo
+from learner.algorithms.sft import Sft
 
 
 def custom(config: CustomConfig) -> AnyAlgorithm:
@@ -53,6 +55,8 @@ METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
     "mix_grpo": MixGrpo,
     "diffusion_nft": DiffusionNft,
     "final_sample": FinalPolicyGradient,
+    "sft": Sft,
+    "dpo": Dpo,
     "custom": custom,
 }
 

@@ -98,7 +98,7 @@ def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> i
 
     With K kept steps, G candidates and B anchors, K (G + B) states [N, C] and G images; the rest is small.
     """
-    size = config.sampler.group_size
+    size = config.group_size
     _, anchors = config.algorithm.kept(config.sampler.steps, size)
     small = 4 * (config.sampler.steps + 1) + 8 * anchors
     acd = 4 * size if config.rewards.weights.get("acd", 0) != 0 else 0
@@ -107,7 +107,7 @@ def group_bytes(config: RunConfig, channels: int, tokens: int, pixels: int) -> i
 
 def latent_bytes(config: RunConfig, channels: int, tokens: int) -> int:
     """Bytes of the states of a group, see `group_bytes`."""
-    size = config.sampler.group_size
+    size = config.group_size
     steps, anchors = config.algorithm.kept(config.sampler.steps, size)
     return 4 * steps * (size + anchors) * tokens * channels
 
@@ -222,7 +222,7 @@ class _Plan:
     def learner(self) -> list[Item]:
         """What training adds."""
         config = self.config
-        pairs = config.algorithm.query_count(config.sampler.steps, config.sampler.group_size)
+        pairs = config.algorithm.query_count(config.sampler.steps, config.group_size)
         batch = min(config.editor.micro_batch or pairs, pairs)
         how = "with gradient checkpointing" if config.editor.gradient_checkpointing else "without checkpointing"
         streaming = config.rewards.normalisation == "none" and config.learner.updates_per_step == 1
@@ -253,7 +253,7 @@ class _Plan:
 
     def rollout(self) -> list[Item]:
         """What a rollout adds."""
-        size = self.config.sampler.group_size
+        size = self.config.group_size
         batch = min(self.config.editor.micro_batch or size, size)
         decoding = batch * self.image.pixels * self.sizes.vae_channels * DECODING * self.item
         return [

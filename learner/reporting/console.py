@@ -300,7 +300,7 @@ class ConsoleReport:
         self._print(
             f"{record.train_tasks} training tasks, {record.held_out_tasks} held out; "
             f"{counted(config.learner.steps, 'step')} of {counted(config.learner.groups_per_step, 'group')} of "
-            f"{config.sampler.group_size}; cluster {config.cluster.mode}"
+            f"{config.group_size}; cluster {config.cluster.mode}"
         )
         for sentence in record.refused_checkpoints:
             self._print(sentence)

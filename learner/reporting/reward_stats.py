@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.rewards import RewardsConfig
+from configs.rewards import RANK, RewardsConfig
 from learner.algorithms.credit import is_zero_variance
 from rewards.compose import composed
 from rewards.result import GroupScores
@@ -56,8 +56,9 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
     values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
     # As the learner judges it: these are the groups whose advantages are zero.
+    given = RANK in config.weights  # images that are learnt from whatever they are worth
     zero_variance = [
-        reward.filtered or is_zero_variance(torch.tensor(reward.rewards), torch.tensor(reward.valid))
+        not given and (reward.filtered or is_zero_variance(torch.tensor(reward.rewards), torch.tensor(reward.valid)))
         for reward in combined
     ]
     return RewardStatistics(

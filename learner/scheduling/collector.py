@@ -199,9 +199,7 @@ class Collector:
             **({"invalid": invalid} if invalid else {}),
         )
         # The learner checks the same again when it takes the group, see `learner.update.admission`.
-        fault = mismatch(item.generated, item.scores, self._config_hash) or admit(
-            item.scores, self._config.rewards.min_valid
-        )
+        fault = mismatch(item.generated, item.scores, self._config_hash) or admit(item.scores, self._config.min_valid)
         if fault is not None:
             self._reject(lease, fault)
         else:

@@ -54,7 +54,7 @@ class Spooled:
     policy_version: int
     config_hash: str
     seconds: float
-    noise: str
+    noise: str | None
     kept_steps: tuple[int, ...]
     scores: GroupScores
 
@@ -97,7 +97,7 @@ class Spool:
             with partial.open("wb") as file:
                 file.write(_header(arrays, _description(group, scores, place)))
                 for array in arrays.values():
-                    file.write(array.data.cast("B"))
+                    file.write(_bytes(array))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
@@ -272,7 +272,7 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         digest.update(f"/{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data.cast("B"))
+        digest.update(_bytes(np.ascontiguousarray(arrays[name])))
     return digest.hexdigest()
 
 
@@ -293,6 +293,11 @@ def _header(arrays: Mapping[str, np.ndarray], text: str) -> bytes:
     header = json.dumps(entries).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy; also of an empty one."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _files(folder: Path) -> Sequence[Path]:

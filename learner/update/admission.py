@@ -40,7 +40,7 @@ class Admission:
             return "stale", f"{name} is {age} policy versions old, cluster.staleness is {limit}"
         if (lease.step, lease.slot) in self._waiting or (lease.step, lease.slot) in self._trained:
             return "duplicate", f"{name}: slot {lease.slot} of step {lease.step} has been taken for training already"
-        reason = admit(scores, self._config.rewards.min_valid)
+        reason = admit(scores, self._config.min_valid)
         return None if reason is None else ("scores", reason)
 
     def take(self, group: TrajectoryGroup) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig, MethodConfig
+from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
 from configs.schema import RunConfig, TokenMasksConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
@@ -84,6 +84,13 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
     ]
 
 
+def credits_of(rewards: Sequence[GroupReward], method: MethodConfig) -> list[Credit]:
+    """`credited`; or, of given images, which no reward compares, an advantage of 1 for every one."""
+    if isinstance(method, RolloutMethod):
+        return credited(rewards, method.advantage)
+    return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
+
+
 def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
     """The group under its rewards, as its method sees it."""
     return group_tensors(
@@ -119,7 +126,7 @@ def loss_of(
 
 
 def replay(held: HeldGroup, tensors: GroupTensors, config: RunConfig) -> Replay:
-    """The group's stored transitions, with the noise that was added on the way drawn anew."""
+    """The stored transitions of a group that was rolled out, with the noise that was added on the way drawn anew."""
     spec = rollout_spec(config, held.group.lease)
     if spec.sde is None:
         return replay_of(tensors, None, None, 0.0)

@@ -45,8 +45,9 @@ from learner.update.admission import Admission
 from learner.update.background_constraint import BackgroundConstraint
 from learner.update.behaviour import Behaviour
 from learner.update.data_parallel import ALONE, Peers
+from learner.update.given_gate import check_origin
 from learner.update.group_loss import GroupLoss
-from learner.update.held_group import Credit, HeldGroup, credited, hold, loss_of, replay, tensors_of, velocities_at
+from learner.update.held_group import Credit, HeldGroup, credits_of, hold, loss_of, replay, tensors_of, velocities_at
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
@@ -95,7 +96,7 @@ class Learner:
         self._offender: str | None = None  # the group that made the present gradient infinite or NaN
         self._refused: str | None = None  # the group that the policy gate refused
         # A group may leave as soon as its gradient is taken if nothing else needs it.
-        whole_step = config.algorithm.advantage.kind == "global_std" or not streaming(config.rewards.normalisation)
+        whole_step = config.algorithm.compares_groups or not streaming(config.rewards.normalisation)
         self._streaming = not whole_step and config.learner.updates_per_step == 1
 
     def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
@@ -270,14 +271,10 @@ class Learner:
         self._held, self._scores, self._totals, self._refused = [], [], StepTotals(), None
 
     def _hold(self, group: TrajectoryGroup, staleness: int) -> HeldGroup:
-        held = hold(self.editor, self.config.token_masks, self.tasks.train[group.lease.task_index], group, staleness)
+        task = self.tasks.train[group.lease.task_index]
+        held = hold(self.editor, self.config.token_masks, task, group, staleness)
         with self._setting_aside(group):
-            self._gate.check_made_from(
-                group,
-                held.noise_mask,
-                held.condition.source_latents[0],
-                self.editor.sigmas(self.config.sampler.steps, held.condition),
-            )
+            check_origin(self._gate, held, task, self.editor, self.config)
         return held
 
     def _put_on_disk(self, group: TrajectoryGroup, scores: GroupScores) -> None:
@@ -292,7 +289,7 @@ class Learner:
             totals.spooled[name] = seconds
 
     def _credited(self, scores: Sequence[GroupScores]) -> list[Credit]:
-        return credited(composed(scores, self.config.rewards), self.config.algorithm.advantage)
+        return credits_of(composed(scores, self.config.rewards), self.config.algorithm)
 
     def _weigh(self, credits: Sequence[Credit]) -> None:
         """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
@@ -320,14 +317,17 @@ class Learner:
 
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:
         """The behaviour velocities of a group that other weights made than the trained ones."""
-        if held.behaviour is None and not self.behaviour.is_trained(held.staleness):
+        if held.behaviour is None and not held.group.is_given and not self.behaviour.is_trained(held.staleness):
             with self._timed("old_leaps"), self.behaviour.weights(held.group.policy_version, held.staleness):
                 held.behaviour = velocities_at(loss.queries, loss.velocity, loss.micro_batch)
 
     def _check_policy(
         self, held: HeldGroup, tensors: GroupTensors, loss: GroupLoss, old: Tensor
     ) -> tuple[float, float] | None:
-        """The policy gate; a group that it refuses is set aside. `old`: the behaviour velocities at the queries."""
+        """The policy gate; a group that it refuses is set aside. `old`: the behaviour velocities at the queries. No
+        policy made given images."""
+        if held.group.is_given:
+            return None
         stored = replay(held, tensors, self.config)
         if torch.equal(stored.x, loss.queries.x) and torch.equal(stored.sigma, loss.queries.sigma):
             made = stored.next_states(slice(None), old)

@@ -68,18 +68,7 @@ class PolicyGate:
             grid: float32 [T+1], the learner's noise levels.
         """
         name = group.lease.group_id
-        if group.candidates.shape[2:] != tuple(source.shape):
-            raise PolicyGateError(
-                f"group {name} has latents {list(group.candidates.shape[2:])} per candidate, the learner's editor "
-                f"makes {list(source.shape)} of task {group.task_id}: the editors differ"
-            )
-        sigmas = torch.tensor(group.sigmas)
-        same = sigmas.shape == grid.shape and bool(((sigmas - grid.cpu()).abs() <= GRID_ROUNDING).all())
-        if not same:  # NaN is not
-            raise PolicyGateError(
-                f"group {name} was integrated over the grid {group.sigmas.tolist()}, the learner's editor has "
-                f"{grid.tolist()}: the schedulers differ"
-            )
+        check_grid(group, source, grid)
         recipe = rollout_spec(self._config, group.lease).recipe(group.lease)
         noise = recipe.draw(noise_mask, source.shape[-1])
         if noise_digest(noise) != group.noise:
@@ -143,6 +132,23 @@ class PolicyGate:
                 "in its batch. Look at the editor's code, or set editor.dtype float32"
             )
         return noise
+
+
+def check_grid(group: TrajectoryGroup, source: Tensor, grid: Tensor) -> None:
+    """Raises PolicyGateError when latents or noise levels are not those of the learner's editor; see `PolicyGate`."""
+    name = group.lease.group_id
+    if group.candidates.shape[2:] != tuple(source.shape):
+        raise PolicyGateError(
+            f"group {name} has latents {list(group.candidates.shape[2:])} per candidate, the learner's editor "
+            f"makes {list(source.shape)} of task {group.task_id}: the editors differ"
+        )
+    sigmas = torch.tensor(group.sigmas)
+    same = sigmas.shape == grid.shape and bool(((sigmas - grid.cpu()).abs() <= GRID_ROUNDING).all())
+    if not same:  # NaN is not
+        raise PolicyGateError(
+            f"group {name} was integrated over the grid {group.sigmas.tolist()}, the learner's editor has "
+            f"{grid.tolist()}: the schedulers differ"
+        )
 
 
 @torch.no_grad()

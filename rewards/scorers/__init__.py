@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rewards.scorer_api import PlainScorer
 from rewards.scorers.acd import attention_concentration
 from rewards.scorers.psnr import background_psnr
+from rewards.scorers.rank import rank
 from rewards.scorers.ssim import background_ssim
 from rewards.scorers.verifiable import edit_psnr, edit_score, editscore_truth
 
@@ -15,5 +16,6 @@ SCORERS: Mapping[str, PlainScorer] = {
     "background_psnr": background_psnr,
     "background_ssim": background_ssim,
     "acd": attention_concentration,
+    "rank": rank,
 }
 """Every component that needs no server and no code of the user's."""

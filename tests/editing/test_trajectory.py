@@ -41,6 +41,20 @@ def test_a_whole_group_is_taken_with_and_without_attention():
     assert replace(a_group(), acd=None).acd is None
 
 
+def of_images(group: TrajectoryGroup, **over) -> TrajectoryGroup:
+    """The last states of a group, as given images have them."""
+    nobody = {"anchors": np.array([], np.int64), "predecessors": group.predecessors[:1, :0]}
+    return replace(group, **{"noise": None, "kept_steps": (1,), "candidates": group.candidates[1:], **nobody, **over})
+
+
+def test_given_images_have_no_noise_and_no_anchors():
+    assert of_images(a_group()).is_given and not a_group().is_given
+    with pytest.raises(MessageError, match="anchors: expected distinct candidates"):
+        of_images(a_group(), noise="0" * 32)
+    with pytest.raises(MessageError, match="anchors: expected distinct candidates"):
+        replace(a_group(), noise=None)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -22,6 +22,9 @@ from rewards.result import GroupScores, Score
 SETTLED = Balance(surrogate=GROUPS, background=GROUPS, groups=GROUPS)
 """The unit is 1, so that weights are plain factors and gradients are taken as groups come."""
 
+GIVEN = ("sft", "dpo")
+"""Methods that learn from given images, so that there is no policy to prove and nothing to reward."""
+
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(base)
@@ -37,7 +40,7 @@ def tiny_config(model, **over: Any) -> RunConfig:
         "data": {"type": "shapes", "train_tasks": 6, "held_out_tasks": 1},
         "sampler": {"group_size": 4, "steps": 3},
         "algorithm": {} if "type" in over.get("algorithm", {}) else {"trained_steps": [0, 1]},
-        "rewards": {"weights": {"edit_psnr": 1.0}},
+        "rewards": {} if over.get("algorithm", {}).get("type") in GIVEN else {"weights": {"edit_psnr": 1.0}},
         "learner": {"steps": 6, "groups_per_step": 2},
     }
     return RunConfig.model_validate(merged(base, over))
@@ -50,7 +53,8 @@ def made_scores(group: TrajectoryGroup, values=None) -> GroupScores:
     row = tuple(Score(error="not scored") if v is None else Score(value=v) for v in values)
     background = tuple(Score(value=25.0 + (group.lease.seed + i) % 5) for i in range(group.group_size))
     watched = {"background_psnr": background}  # as the pool has it for every group
-    return GroupScores(group.lease.group_id, group.policy_version, {"edit_psnr": row}, 0.0, watched)
+    name = "rank" if group.is_given else "edit_psnr"
+    return GroupScores(group.lease.group_id, group.policy_version, {name: row}, 0.0, watched)
 
 
 class Rig:

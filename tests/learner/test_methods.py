@@ -22,10 +22,11 @@ from learner.audit import audited
 from learner.run import run
 from learner.state.checkpoint import load_step
 from learner.update.policy_gate import PolicyGateError
-from tests.learner.rig import Rig, made_scores, moved, tiny_config, weights_of
+from tests.learner.rig import GIVEN, Rig, made_scores, moved, tiny_config, weights_of
 from tests.learner.tiny_run import tiny_run
 
 TYPES = tuple(name for name in METHODS if name != "custom")
+ROLLED_OUT = tuple(name for name in TYPES if name not in GIVEN)
 GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
 SMALL = {"flow_grpo": {"window_size": 2}, "dance_grpo": {}, "mix_grpo": {"window_every": 1}}
 
@@ -48,11 +49,12 @@ def test_a_method_trains_and_its_rollouts_pass_the_policy_gate(kind, tiny_kontex
     for step in range(3):
         metrics = r.step(step).metrics
         assert metrics["ratio_deviation"] == 0, "the policy that is trained is the one that made the group"
-        assert metrics["leap_error"] < 1e-5 and metrics["surrogate_gradient"] > 0
+        assert metrics["surrogate_gradient"] > 0 == metrics["zero_variance_groups"]
+        assert "leap_error" not in metrics if kind in GIVEN else metrics["leap_error"] < 1e-5
     assert weights_of(r.learner) != before
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", ROLLED_OUT)
 def test_the_gate_refuses_a_group_of_other_weights(kind, tiny_kontext, tmp_path):
     r = Rig(config(tiny_kontext, kind, learner={"groups_per_step": 1}), tmp_path)
     r.step(0)
@@ -87,7 +89,8 @@ def test_a_method_trains_an_editor_of_another_shape(kind, another_shape, tmp_pat
     seen = {weights_of(r.learner)}
     for step in range(3):
         metrics = r.step(step).metrics
-        assert metrics["ratio_deviation"] == 0 and metrics["leap_error"] < 1e-5 and metrics["surrogate_gradient"] > 0
+        assert metrics["ratio_deviation"] == 0 < metrics["surrogate_gradient"]
+        assert kind in GIVEN or metrics["leap_error"] < 1e-5
         seen.add(weights_of(r.learner))
     assert len(seen) == 4, "every step moves the weights"
     latents = r.group(3, 0).candidates
@@ -105,6 +108,8 @@ def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, 
         tiny_kontext, kind, cluster={"staleness": staleness}, learner={"optimizer": {"ema": 0.5}}
     ).model_dump()
     whole["algorithm"]["preservation"] |= WITH_STATE
+    if kind in GIVEN:  # a target for the background is refused there
+        whole["algorithm"]["preservation"]["background_target"] = None
     one, other = (Rig(RunConfig.model_validate(whole), tmp_path / name) for name in ("one", "other"))
     for step in range(2):
         one.step(step)
@@ -116,7 +121,8 @@ def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, 
     assert weights_of(one.learner) == weights_of(other.learner)
     assert one.learner.publish().fingerprint == other.learner.publish().fingerprint
     assert one.learner.measured().fingerprint == other.learner.measured().fingerprint != weights_of(one.learner)
-    assert one.learner.state == other.learner.state and one.learner.state["constraint"]["weight"] != 0.3
+    assert one.learner.state == other.learner.state
+    assert kind in GIVEN or one.learner.state["constraint"]["weight"] != 0.3
 
 
 def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_path):

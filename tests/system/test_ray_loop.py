@@ -13,6 +13,7 @@ from learner.run import run
 from learner.state.event_log import read_events
 from tests.descendants import descendants
 from tests.learner.adapters import same_adapter
+from tests.learner.rig import GIVEN
 from tests.learner.test_loop import Watcher
 from tests.learner.tiny_run import tiny_run
 
@@ -39,10 +40,12 @@ def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_p
     assert pids and os.getpid() not in pids
 
 
-OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "final_sample")
+OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "final_sample", "sft")
 
 
-@pytest.mark.parametrize("kind", ["diffusion_nft", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)])
+@pytest.mark.parametrize(
+    "kind", ["diffusion_nft", "dpo", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)]
+)
 def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_kontext, tmp_path, kind):
     """With a running mean that is measured on the way and exported, and a background weight that follows a target."""
     method = {"type": kind, "trained_steps": [0, 1]} if kind in ("neighbor_grpo", "locus") else {"type": kind}
@@ -53,6 +56,9 @@ def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_
         "learner": {"optimizer": {"ema": 0.5}},
         "report": {"gallery_tasks": 0, "evaluate_every": 2},
     }
+    if kind in GIVEN:
+        del method["preservation"]["background_target"]  # it measures what a policy rolls out
+        over["rewards"] = {"weights": {"rank": 1.0}}
     alone = run(tiny_run(tiny_kontext, tmp_path, "inline", over))
     many = run(tiny_run(tiny_kontext, tmp_path, "ray", {**over, "cluster": {"mode": "ray"}}))
     assert same_adapter(tmp_path / "inline", tmp_path / "ray")

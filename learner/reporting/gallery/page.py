@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.rewards import RANK
 from editing.task import EditTask, Image
 from learner.reporting.gallery.images import attention_overlay, change_map, data_uri, mask_overlay, shrink
 from learner.reporting.gallery.style import STYLE
@@ -44,13 +45,23 @@ class GalleryTask:
     numbers: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
+ROLLED_OUT = (
+    '<p class="soft">All candidates of a group start from one noise that is perturbed mostly inside the edit region '
+    "(ref: the unperturbed one). They are sorted by reward, best first; each bar runs from the worst to the best of "
+    "the group.</p>"
+)
+GIVEN = (
+    '<p class="soft">Images of the data, which are learnt from in place of rollouts; of a pair, the better first.</p>'
+)
+
+
 @dataclass(frozen=True, eq=False)
 class GalleryGroup:
     """One training group of G candidates.
 
     Attributes:
         step: the optimizer step it was trained in, 1-based.
-        images: uint8 [G, H, W, 3]; candidate 0 is the unperturbed reference.
+        images: uint8 [G, H, W, 3]; candidate 0 is the unperturbed reference, unless images were given.
         rewards: combined reward per candidate, None where a component has no value.
         components: scores per component and candidate.
     """
@@ -60,6 +71,11 @@ class GalleryGroup:
     images: Image
     rewards: tuple[float | None, ...]
     components: Mapping[str, tuple[Score, ...]]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the images were given to the method (`editing.given`), so that there is no reference."""
+        return RANK in self.components
 
 
 @dataclass(frozen=True)
@@ -125,9 +141,7 @@ def render(gallery: Gallery) -> str:
     if gallery.groups:
         parts += [
             "<h2>Training groups</h2>",
-            '<p class="soft">All candidates of a group start from one noise that is perturbed mostly inside the '
-            "edit region (ref: the unperturbed one). They are sorted by reward, best first; each bar runs from the "
-            "worst to the best of the group.</p>",
+            GIVEN if gallery.groups[0].is_given else ROLLED_OUT,
             *(_group(group) for group in gallery.groups),
         ]
     return "\n".join([*parts, "<footer>Written by Locus.</footer>", "</body>", "</html>", ""])
@@ -242,7 +256,7 @@ def _group(group: GalleryGroup) -> str:
 def _candidate(group: GalleryGroup, index: int, rank: int) -> str:
     reward = group.rewards[index]
     caption = f"{rank}. no reward" if reward is None else f"{rank}. reward {reward:.2f}"
-    if index == 0:
+    if index == 0 and not group.is_given:
         caption += " · ref"
     bars = "".join(_bar(name, scores, index) for name, scores in group.components.items())
     detail = f'<div class="bars">{bars}</div>'

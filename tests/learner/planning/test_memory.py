@@ -137,9 +137,16 @@ def test_a_version_of_the_adapter_has_the_planned_bytes(tiny_kontext, tmp_path):
     assert item(plan, "adapter, float32") == sum(array.nbytes for array in weights.arrays.values())
 
 
-@pytest.mark.parametrize("acd", [0.0, 1.0])
-def test_a_group_and_a_condition_have_the_planned_bytes(tiny_kontext, tmp_path, acd):
-    config = tiny_run(tiny_kontext, tmp_path, "plan", {"rewards": {"weights": {"edit_psnr": 1.0, "acd": acd}}})
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"rewards": {"weights": {"edit_psnr": 1.0}}},
+        {"rewards": {"weights": {"edit_psnr": 1.0, "acd": 1.0}}},
+        *({"algorithm": {"type": kind}, "rewards": {"weights": {"rank": 1.0}}} for kind in ("sft", "dpo")),
+    ],
+)
+def test_a_group_and_a_condition_have_the_planned_bytes(tiny_kontext, tmp_path, over):
+    config = tiny_run(tiny_kontext, tmp_path, "plan", over)
     editor, tasks = open_policy(config.editor, config.seed), open_tasks(config)
     lease = LeaseSampler(0, 6, 2).leases(0, 0)[0]
     task = tasks.train[lease.task_index]

@@ -216,6 +216,14 @@ def test_candidates_are_sorted_by_reward_and_those_without_come_last():
     assert bars == pytest.approx([100.0, round(100 * 2.1 / 2.3, 1), 0.0])
 
 
+def test_given_images_have_no_reference_and_are_said_to_be_given():
+    images, shown = np.zeros((2, *task().source.shape), np.uint8), task()
+    for name, said in (("rank", "Images of the data"), ("edit_psnr", "start from one noise")):
+        scores = {name: (Score(value=1.0), Score(value=0.0))}
+        text = render(page(groups=(GalleryGroup(shown, 1, images, (1.0, 0.0), scores),)))
+        assert said in text and (" · ref" in text) == (name != "rank")
+
+
 def test_a_task_shows_its_images_in_order():
     given_task = task(target=task().source)
     heat = np.full((2, 3), 1 / 6, np.float32)

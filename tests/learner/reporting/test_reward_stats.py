@@ -53,6 +53,12 @@ def test_zero_variance_groups_are_counted_in_spite_of_rounding():
     assert reward_statistics([flat, zero, varied, varied], CONFIG).zero_std_share == 0.5
 
 
+def test_given_images_teach_whatever_their_ranks_are():
+    alone = RewardsConfig(weights={"rank": 1.0})
+    got = reward_statistics([group("a", rank=[1.0]), group("b", rank=[1.0])], alone)
+    assert (got.mean["rank"], got.zero_std_share, got.edit_zero_variance_share) == (1.0, 0.0, 0.0)
+
+
 def test_groups_below_min_std_count_as_flat_and_silent_components_are_named():
     groups = [group("a", edit_score=[0.1, 0.2], acd=[1.0, 1.0]), group("b", edit_score=[0.1, 0.9], acd=[1.0, 1.0])]
     assert reward_statistics(groups, CONFIG).zero_std_share == 0
