@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,7 @@ from rich.text import Text
 from configs.commands import command
 from configs.text import counted
 from learner.reporting.records import EvaluationRecord, GroupRecord, RunRecord, StepRecord
+from rewards.filters import FilterReason
 
 TREND_STEPS = 30
 BARS = "▁▂▃▄▅▆▇█"
@@ -63,6 +64,13 @@ def learner_words(learner: Mapping[str, float]) -> list[str]:
         words.append(f"policy gate {learner['leap_error']:.1e} of {learner['leap_tolerance']:.1e}")
     if "gradient_norm" in learner:
         words.append(f"gradient {learner['gradient_norm']:.2g}")
+    if "background_weight" in learner:
+        measured = f" at {learner['background_measured']:.1f} dB" if "background_measured" in learner else ""
+        words.append(f"background weight {learner['background_weight']:.2g}{measured}")
+    filtered = [
+        f"{reason} {count:.0f}" for reason in get_args(FilterReason) if (count := learner.get(f"filtered_{reason}"))
+    ]
+    words += [f"groups filtered: {', '.join(filtered)}"] * bool(filtered)
     if learner.get("skipped_updates"):
         words.append(f"skipped updates {learner['skipped_updates']:.0f}")
     return words

@@ -89,10 +89,12 @@ class Behaviour:
             kept[MEAN] = self._measured
         return {name: {n: torch.tensor(a) for n, a in arrays.items()} for name, arrays in kept.items()}
 
-    def restore(self, versions: Iterable[int], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Takes over what `tensors` gave to a checkpoint; a mean that is new with this process begins at the weights
-        that are restored."""
+    def restore(self, version: int, versions: Iterable[int], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Takes over what `tensors` gave to a checkpoint of `version`, whose weights the transformer has again. What is
+        kept only since this process, as a larger staleness or a mean wants it, begins with these."""
         self._arrays = {v: _arrays(tensors[_name(v)]) for v in versions}
+        if self._mean or self._staleness:
+            self._arrays.setdefault(version, adapter_arrays(self._transformer))
         if self._ema is not None:
             self._measured = _arrays(tensors[MEAN]) if MEAN in tensors else adapter_arrays(self._transformer)
 

@@ -263,7 +263,7 @@ class Learner:
         self._gate = PolicyGate(self.config, state["leap_noise"])
         self._balance = Balance(**state["balance"])
         self._constraint.restore(state["constraint"])
-        self.behaviour.restore(state["adapters"], checkpoint.tensors)
+        self.behaviour.restore(self.version, state["adapters"], checkpoint.tensors)
         self._begin_step()
         return dict(checkpoint.state["extra"])
 

@@ -138,8 +138,10 @@ def test_killed_workers_are_replaced_and_their_groups_redone(ray_cluster, tiny_k
 
 
 @pytest.mark.fault
-def test_a_worker_killed_in_a_measurement_changes_no_result(ray_cluster, tiny_kontext, tmp_path, monkeypatch):
-    overrides = {"learner": {"steps": 1}, "data": {"held_out_tasks": 17}}
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_worker_killed_in_a_measurement_changes_no_result(ray_cluster, tiny_kontext, tmp_path, monkeypatch, ema):
+    """Its replacement holds what is measured, also where that is a mean of the weights."""
+    overrides = {"learner": {"steps": 1, "optimizer": {"ema": ema}}, "data": {"held_out_tasks": 17}}
     inline, on_ray = Watcher(), Watcher()
     run(tiny_run(tiny_kontext, tmp_path, "inline", overrides), observers=[inline])
     give, victims = Slots.give, []
@@ -157,6 +159,7 @@ def test_a_worker_killed_in_a_measurement_changes_no_result(ray_cluster, tiny_ko
     assert [e.label for e in on_ray.evaluations] == ["base", "final"]
     for a, b in zip(inline.evaluations, on_ray.evaluations, strict=True):
         assert a.tasks == b.tasks == 17 and a.mean == b.mean and a.standard_error == b.standard_error
+        assert a.running_mean == b.running_mean and (a.running_mean is None) == (ema is None or a.label == "base")
 
 
 class KillerOfTheLearner(Watcher):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.task import EditTask, Image, TaskError
@@ -79,6 +80,7 @@ class GalleryReport:
                 "after step": f"{trained.step} of {run.config.learner.steps}",
                 "held-out tasks": str(trained.tasks),
                 "config": run.config_hash[:12],
+                **reward_facts(run.config.rewards),
             },
             means={name: (before.get(name), value) for name, value in trained.mean.items()},
             tasks=tuple(_held_out(self._tasks, base, trained)),
@@ -134,3 +136,10 @@ def image_metrics(task: EditTask, image: Image) -> dict[str, float]:
     given = ScoreInput(task, image[None], None)
     scores = {name: SCORERS[name](given)[0].value for name in TASK_METRICS}
     return {name: value for name, value in scores.items() if value is not None}
+
+
+def reward_facts(rewards: RewardsConfig) -> dict[str, str]:
+    """What `reward` stands for, where it is not the weighted sum of the scores."""
+    if rewards.composition == "sum":
+        return {}
+    return {"reward": f"E ({rewards.w1:g} + {rewards.w2:g} C) / {rewards.w1 + rewards.w2:g}, E edit, C preservation"}

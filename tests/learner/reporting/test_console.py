@@ -77,6 +77,12 @@ def test_a_step_is_one_line_with_everything_that_matters():
     assert line.endswith("left 1:02:05")
 
 
+def test_a_weight_that_follows_a_target_and_filtered_groups_are_told():
+    held = {"background_weight": 0.2345, "background_measured": 27.31, "filtered_edit": 0.0, "filtered_range": 3.0}
+    line = step_line(step(learner={**held, "filtered_mean": 1.0}), 14.0)
+    assert "background weight 0.23 at 27.3 dB · groups filtered: range 3, mean 1 · left" in line
+
+
 def test_at_the_end_every_group_is_accounted_for():
     assert account(ACCOUNT) == (
         "9 groups leased = 6 trained + 1 rejected + 2 requeued + 0 in flight; 3 of them from the spool; "

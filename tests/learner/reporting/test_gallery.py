@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image as PIL
 
 from configs.load import load_config
+from configs.rewards import RewardsConfig
 from editing.data import open_tasks
 from editing.task import EditTask, TaskError
 from editing.trajectory import Lease, Shown
@@ -30,6 +31,7 @@ from learner.reporting.gallery.images import (
     outline,
     shrink,
 )
+from learner.reporting.gallery.observer import reward_facts
 from learner.reporting.gallery.page import GalleryError, render
 from learner.reporting.records import Counters, EvaluationRecord, GroupRecord, RunRecord, StepRecord
 from rewards.result import GroupScores, Score
@@ -265,6 +267,12 @@ def test_a_link_out_of_the_run_folder_is_refused(tmp_path: Path):
     with pytest.raises(GalleryError, match="inside the run folder"):
         write_gallery(page(), tmp_path / "run")
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_reward_that_is_no_weighted_sum_is_explained():
+    assert reward_facts(RewardsConfig()) == {}
+    gated = RewardsConfig(composition="gated", w2=0.5)
+    assert reward_facts(gated) == {"reward": "E (0.6 + 0.5 C) / 1.1, E edit, C preservation"}
 
 
 def test_the_observer_fills_the_page_from_a_run(tmp_path: Path):

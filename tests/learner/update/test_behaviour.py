@@ -6,7 +6,7 @@ import pytest
 from editing.editors.lora import adapter_arrays
 from editing.weights import fingerprint
 from learner.state.checkpoint import load_step
-from tests.learner.rig import Rig, moved, tiny_config, weights_of
+from tests.learner.rig import Rig, made_scores, moved, tiny_config, weights_of
 
 EMA = 0.3
 
@@ -66,6 +66,21 @@ def test_a_mean_that_is_new_with_a_resume_begins_at_the_restored_weights(tiny_ko
     other = rig(tiny_kontext, tmp_path / "other")
     other.learner.restore(load_step(one.learner.checkpoints, 1), allowed=["learner.optimizer.ema"])
     assert other.learner.measured().fingerprint == weights_of(one.learner)
+
+
+def test_a_staleness_that_is_raised_with_a_resume_finds_the_weights_of_the_restored_version(tiny_kontext, tmp_path):
+    one = rig(tiny_kontext, tmp_path / "one")
+    one.step(0)
+    one.learner.save()
+    other = rig(tiny_kontext, tmp_path / "other", cluster={"staleness": 1})
+    other.learner.restore(load_step(one.learner.checkpoints, 1))
+    other.publish()
+    late = [other.group(2, slot) for slot in range(2)]  # by version 1, for the step after next
+    other.step(1)
+    for group in late:
+        report = other.learner.consume(group, made_scores(group))
+        assert report.accepted and report.staleness == 1
+    assert other.learner.update().metrics["leap_error"] < 1e-5
 
 
 def test_without_a_mean_what_is_measured_is_the_behaviour_policy(tiny_kontext, tmp_path):
