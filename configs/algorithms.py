@@ -122,6 +122,37 @@ class DiffusionNftConfig(FinalSampleMethod):
     preservation: PreservationConfig = PreservationConfig()
 
 
+class CoCoEditConfig(FinalSampleMethod):
+    """CoCoEdit (arXiv 2602.14068): DiffusionNFT, and a hinge for the background and one for the edit region."""
+
+    type: Literal["cocoedit"] = "cocoedit"
+    """Which method."""
+    beta: float = Field(1.0, gt=0)
+    """How far the implicit positive and negative policies are from the behaviour policy."""
+    behaviour: Literal["current", "ema"] = "ema"
+    """Whose rollouts are trained on: the present weights, or their running mean."""
+    background_hinge: float = Field(0.02, ge=0)
+    """Weight of the hinge that keeps the positive policy's background; .02 for FLUX.1-Kontext and .8 for
+    Qwen-Image-Edit in released code."""
+    edit_hinge: float = Field(0.02, ge=0)
+    """Weight of the hinge that changes the negative policy's edit region; .02 and .5 there."""
+    tau_positive: float = Field(1e-3, ge=0)
+    """Mean squared difference, in squared latent units, up to which the background costs nothing."""
+    tau_negative: float = Field(3e-2, ge=0)
+    """Mean squared difference, in squared latent units, from which the edit region counts as changed."""
+    erosion: int = Field(1, ge=0)
+    """Tokens by which both regions are eroded; released code has 2 latents, which are 1 packed token."""
+    ring_weight: float = Field(0.2, ge=0, le=1)
+    """How much the ring that erosion leaves counts in either region."""
+    positive_reference: Literal["source", "sample"] = "source"
+    """What the positive policy's background is compared with: the source (the paper), or the rolled-out sample
+    (released code)."""
+    use_reg_xsrc: bool = True
+    """Compare the negative policy's edit region with the source, as released code does by this name; off: with the
+    rolled-out sample."""
+    advantage: AdvantageConfig = AdvantageConfig(kind="global_std")
+
+
 class FinalSampleConfig(FinalSampleMethod):
     """Policy gradients on the final samples: ELBO policy gradients and advantage-weighted matching."""
 
@@ -190,6 +221,7 @@ AlgorithmConfig = Annotated[
     | DanceGrpoConfig
     | MixGrpoConfig
     | DiffusionNftConfig
+    | CoCoEditConfig
     | FinalSampleConfig
     | CustomConfig,
     Field(discriminator="type"),

@@ -12,7 +12,15 @@ from configs.judges import JUDGES, JudgeConfig
 from configs.paths import PathText
 from configs.section import Section
 
-BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd")
+BUILT_IN = (
+    "edit_score",
+    "editscore_truth",
+    "edit_psnr",
+    "background_psnr",
+    "background_ssim",
+    "pixel_consistency",
+    "acd",
+)
 """Components that need no server."""
 EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
     "clip_text": "clip",
@@ -30,6 +38,7 @@ COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "clip_direction": "edit",
     "background_psnr": "preservation",
     "background_ssim": "preservation",
+    "pixel_consistency": "preservation",
     "dino_background": "preservation",
     "acd": "focus",
 }
@@ -65,6 +74,7 @@ COMPONENT_RANGES: Mapping[str, ComponentRange] = {
     "clip_direction": ComponentRange(0.0, 0.5, "cosine"),  # bounds -1 and 1
     "background_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
     "background_ssim": ComponentRange(0.0, 1.0, "SSIM"),
+    "pixel_consistency": ComponentRange(0.0, 1.0, "share of the best score"),
     "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
     "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
 }
@@ -77,6 +87,7 @@ NOISE_FLOORS: Mapping[str, float] = {
     "edit_psnr": 0.02,
     "background_psnr": 0.02,
     "background_ssim": 1e-4,
+    "pixel_consistency": 1e-4,
     "dino_background": 1e-4,
     # Attention and embeddings in half precision.
     "acd": 1e-3,
@@ -178,9 +189,8 @@ class RewardsConfig(Section):
     """How a candidate is scored, and how scores are combined."""
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
-    """Weight per component, -1e6 to 1e6: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
-    background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. By default a
-    judge, or else clip_text, replaces edit_score and edit_psnr."""
+    """Weight per component, -1e6 to 1e6: what the task's truth, target and source tell, acd, judges, embedding models,
+    or `scorers` (docs/rewards.md). By default a judge, or else clip_text, replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Your own scorers: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}. Each needs a
     weight; a scorer with a weight of 0 is not called."""

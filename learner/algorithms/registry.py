@@ -10,6 +10,7 @@ from configs.algorithms import CustomConfig
 from configs.errors import ConfigError
 from configs.method_families import MethodConfig
 from learner.algorithms.base import AnyAlgorithm
+from learner.algorithms.cocoedit import CoCoEdit
 from learner.algorithms.dance_grpo import DanceGrpo
 from learner.algorithms.diffusion_nft import DiffusionNft
 from learner.algorithms.final_policy_gradient import FinalPolicyGradient
@@ -52,6 +53,7 @@ METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
     "dance_grpo": DanceGrpo,
     "mix_grpo": MixGrpo,
     "diffusion_nft": DiffusionNft,
+    "cocoedit": CoCoEdit,
     "final_sample": FinalPolicyGradient,
     "custom": custom,
 }

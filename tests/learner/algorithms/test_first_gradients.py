@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.algorithms import (
+    CoCoEditConfig,
     DanceGrpoConfig,
     DiffusionNftConfig,
     FinalSampleConfig,
@@ -36,6 +37,16 @@ METHODS = {
     "mix_grpo": MixGrpoConfig(window_start=1),
     "nft": DiffusionNftConfig(samples=2),
     "nft_beta": DiffusionNftConfig(samples=2, beta=0.3),
+    "cocoedit": CoCoEditConfig(samples=2, background_hinge=0.5, edit_hinge=0.3, tau_negative=50.0),
+    "cocoedit_beta": CoCoEditConfig(samples=2, beta=0.3, erosion=0, background_hinge=0.5, tau_positive=2.0),
+    "cocoedit_sample": CoCoEditConfig(
+        samples=2,
+        background_hinge=0.5,
+        edit_hinge=0.3,
+        tau_negative=50.0,
+        positive_reference="sample",
+        use_reg_xsrc=False,
+    ),
     "pepg": FinalSampleConfig(samples=2),
     "epg": FinalSampleConfig(samples=2, form="epg"),
     "awm": FinalSampleConfig(samples=2, form="awm"),
@@ -144,14 +155,46 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
             error = x - sigma * v[row] - x0
             w = max(float(error.abs().mean()), 1e-5)
             away = 2 * sigma * error / (w * elements)
-            if name.startswith("nft"):
+            if name.startswith(("nft", "cocoedit")):
                 r = min(max(float(a[i]) / 10 + 0.5, 0), 1)
                 found[row] = 5 * (1 - 2 * r) * away
+                if name.startswith("cocoedit"):
+                    found[row] += hinges(config, group, x0, x - sigma * v[row], sigma, r)
             elif name == "awm":
                 found[row] = 2 * a[i] * (v[row] - (noise - x0)) / elements
             else:
                 found[row] = -a[i] * away
     return found / count
+
+
+def hinges(config: CoCoEditConfig, group: GroupTensors, x0: Tensor, clean: Tensor, sigma: float, r: float) -> Tensor:
+    """Of both hinges; at the old velocities both branches point at `clean`."""
+    (rows, columns), found = group.grid, torch.zeros_like(clean)
+    near = [
+        [
+            float(group.edit_mask[i * columns + j])
+            for i in range(rows)
+            for j in range(columns)
+            if max(abs(i - u // columns), abs(j - u % columns)) <= config.erosion
+        ]
+        for u in range(TOKENS)
+    ]
+    ring = [config.ring_weight * (max(values) - min(values)) for values in near]
+    inside = torch.tensor([min(values) + more for values, more in zip(near, ring, strict=True)])
+    outside = torch.tensor([1 - max(values) + more for values, more in zip(near, ring, strict=True)])
+    for weights, reference, wanted, sign in (
+        (outside, x0 if config.positive_reference == "sample" else group.source, r * config.background_hinge, 1),
+        (inside, group.source if config.use_reg_xsrc else x0, (1 - r) * config.edit_hinge, -1),
+    ):
+        if weights.sum() == 0:
+            continue
+        total = float(weights.sum()) * CHANNELS
+        away = weights[:, None].double() * (clean - reference)
+        distance = float((away * (clean - reference)).sum()) / total
+        # + branch: above its tolerance; - branch: below what counts as changed, and its estimate moves the other way.
+        if distance > config.tau_positive if sign == 1 else distance < config.tau_negative:
+            found += wanted * -sigma * config.beta * 2 * away / total
+    return found
 
 
 EVERYBODY = (True,) * G
@@ -182,8 +225,10 @@ def test_a_candidate_without_a_reward_has_no_part_in_it(name, valid):
 def test_equal_rewards_pull_nowhere(name):
     config, group = METHODS[name], group_of(METHODS[name], "half", EVERYBODY, [0.0] * G)
     assert group.is_silent
-    _, _, gradient = gradient_of(config, group)
-    if not name.startswith("nft"):
+    queries, v, gradient = gradient_of(config, group)
+    if name.startswith("cocoedit"):  # what is left are the hinges, half of each
+        torch.testing.assert_close(gradient, expected(name, config, group, queries, v), rtol=1e-6, atol=1e-9)
+    elif not name.startswith("nft"):
         assert not gradient.any()
     else:  # optimality 1/2 weighs both implicit policies alike, and at the old weights they cancel
         assert gradient.abs().max() < 1e-12
