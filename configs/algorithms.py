@@ -10,30 +10,29 @@ from pydantic import Field
 from configs.method_families import (
     AdvantageConfig,
     AnchorMethod,
+    CreditConfig,
     FinalSampleMethod,
     LearnsFrom,
     LikelihoodMethod,
     PreservationConfig,
+    RegionMethod,
     Strength,
+    SurrogateMethod,
 )
 
 
-class RcGrpoConfig(AnchorMethod):
+class RcGrpoConfig(SurrogateMethod):
     """RC-GRPO-Editing (arXiv 2604.09386): the masked surrogate policy (Eq. 13-15) and its clipped objective (Eq. 5)."""
 
     type: Literal["rc_grpo"] = "rc_grpo"
     """Which method."""
-    tau_edit: float = Field(0.9, gt=0)
-    """Bandwidth inside the mask."""
-    tau_base: float = Field(1.1, gt=0)
-    """Bandwidth outside the mask."""
-    tau_power: Literal[1, 2] = 2
-    """Power of the bandwidths in the metric."""
-    clip: float = Field(1e-3, gt=0, lt=1)
-    """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
-    kl_weight: float = Field(0.0, ge=0)
-    """Weight of the exact categorical KL(old || new)."""
+    surrogate: Literal["joint", "factored"] = "joint"
+    """joint: one softmax over the distances of both regions together (Eq. 14); factored: one for each region."""
     preservation: PreservationConfig = PreservationConfig(background_weight=0.2)
+
+    @property
+    def factored(self) -> bool:
+        return self.surrogate == "factored"
 
 
 class NeighborGrpoConfig(AnchorMethod):
@@ -50,7 +49,20 @@ class NeighborGrpoConfig(AnchorMethod):
     advantage: AdvantageConfig = AdvantageConfig(kind="quasi_norm")
 
 
-class LocusConfig(AnchorMethod):
+class EditGrpoConfig(SurrogateMethod, RegionMethod):
+    """Edit-GRPO (arXiv 2605.16951) in our reading: the surrogate of RC-GRPO-Editing factored over regions, with rewards
+    and advantages of their own for the edit and for what must not change."""
+
+    type: Literal["edit_grpo"] = "edit_grpo"
+    """Which method."""
+    credit: CreditConfig = CreditConfig(per="region", ring=1)
+
+    @property
+    def factored(self) -> bool:
+        return True
+
+
+class LocusConfig(AnchorMethod, RegionMethod):
     """Locus: the end-point direction of the group, and the source-anchored background."""
 
     needs_final: ClassVar[bool] = True
@@ -71,6 +83,17 @@ class FlowGrpoConfig(LikelihoodMethod):
     type: Literal["flow_grpo"] = "flow_grpo"
     """Which method."""
     advantage: AdvantageConfig = AdvantageConfig(kind="global_std")
+
+
+class SpatialFlowGrpoConfig(LikelihoodMethod, RegionMethod):
+    """SpatialFlow-GRPO (arXiv 2606.26872) in our reading: Flow-GRPO with rewards, advantages and likelihood ratios of
+    their own for every region."""
+
+    type: Literal["spatialflow_grpo"] = "spatialflow_grpo"
+    """Which method."""
+    credit: CreditConfig = CreditConfig(per="region")
+    weighting: Literal["area", "uniform"] = "area"
+    """area: a region counts by its share of the tokens; uniform: all that have tokens count alike."""
 
 
 class DanceGrpoConfig(LikelihoodMethod):
@@ -165,7 +188,7 @@ class FinalSampleConfig(FinalSampleMethod):
     """Clip range of the ratio of `awm`."""
 
 
-class CustomConfig(AnchorMethod, LikelihoodMethod, FinalSampleMethod):
+class CustomConfig(AnchorMethod, LikelihoodMethod, FinalSampleMethod, RegionMethod):
     """A method of your own, a class at a dotted path (docs/methods.md); keys of the families it does not learn from are
     ignored."""
 
@@ -216,8 +239,10 @@ FAMILIES: Mapping[LearnsFrom, Any] = {
 AlgorithmConfig = Annotated[
     RcGrpoConfig
     | NeighborGrpoConfig
+    | EditGrpoConfig
     | LocusConfig
     | FlowGrpoConfig
+    | SpatialFlowGrpoConfig
     | DanceGrpoConfig
     | MixGrpoConfig
     | DiffusionNftConfig

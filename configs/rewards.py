@@ -206,6 +206,9 @@ class RewardsConfig(Section):
     scorer_processes: int = Field(1, ge=1)
     """Processes per scorer of your own, each with its own copy of what the scorer loads: the number of groups scored
     concurrently."""
+    regions: dict[str, str] = Field({})
+    """The region that a component rewards, where credit is given per region (`algorithm.credit.per`): edit, background,
+    or the name of a region of the task. Without: background for what rewards preservation, edit for all else."""
     floors: dict[str, float] = Field({})
     """Noise floor per component, in its own unit: a group with a standard deviation at or below it learns nothing from
     that component, so that noise is not scaled up to a reward, and nothing at all if this holds for every reward for
@@ -300,6 +303,12 @@ class RewardsConfig(Section):
                     f"rewards.scorer_ranges.{name}: expected two numbers, the smaller first, got [{low:g}, {high:g}]"
                 )
         known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
+        astray = sorted(name for name in self.regions if not self.weights.get(name))
+        if astray:
+            raise ValueError(
+                f"rewards.regions: expected components with a weight other than 0, got {astray[0]!r}; add "
+                f"--rewards.weights.{astray[0]} 1 or remove it"
+            )
         unknown = sorted(set(self.floors) - known)
         if unknown:
             raise ValueError(f"rewards.floors: unknown component {unknown[0]!r}; expected some of {sorted(known)}")

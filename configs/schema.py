@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
 from configs.paths import PathText
+from configs.reward_regions import region_fault
 from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
@@ -260,6 +261,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         if (fault := self.algorithm.fault(self.sampler.steps, self.sampler.group_size)) is not None:
+            raise ValueError(fault)
+        if (fault := region_fault(self.algorithm.by_region, self.rewards)) is not None:
             raise ValueError(fault)
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
             raise ValueError(

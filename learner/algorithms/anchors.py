@@ -14,6 +14,7 @@ from torch import Tensor
 
 from editing.flow import euler_step
 from learner.algorithms.base import GroupTensors, Queries
+from learner.algorithms.region_credit import RegionCredit
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +27,14 @@ class AnchorQueries(Queries):
         candidates: float32 [K, V, N, C], all V valid candidates at the steps' `sigma_next`.
         advantages: float32 [V], those of the valid candidates.
         edit_mask: float32 [N] in [0, 1], 1 = editable: the edit region of the metric.
+        credit: of the valid candidates, by region.
     """
 
     sigma_next: Tensor
     candidates: Tensor
     advantages: Tensor
     edit_mask: Tensor
+    credit: RegionCredit
 
     def __post_init__(self) -> None:
         pairs, tokens, channels = self.x.shape
@@ -41,13 +44,14 @@ class AnchorQueries(Queries):
             and self.sigma.shape == self.sigma_next.shape == (pairs,)
             and self.advantages.shape == (valid,)
             and self.edit_mask.shape == (tokens,)
+            and self.credit.advantages.shape[0] == valid
             and steps >= 1
             and pairs % steps == 0
         )
         if not fits:
             raise ValueError(
                 "the parts of anchor queries do not fit: "
-                + ", ".join(f"{name} {list(value.shape)}" for name, value in vars(self).items())
+                + ", ".join(f"{k} {list(v.shape)}" for k, v in vars(self).items() if isinstance(v, Tensor))
                 + "."
             )
 
@@ -71,4 +75,5 @@ def anchor_queries(group: GroupTensors, trained_steps: Sequence[int]) -> AnchorQ
         candidates=group.candidates[kept][:, group.valid],
         advantages=group.advantages[group.valid],
         edit_mask=group.edit_mask,
+        credit=group.regions.of(group.valid),
     )

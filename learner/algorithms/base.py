@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from editing.trajectory import TrajectoryGroup
+from learner.algorithms.region_credit import RegionCredit, shared_credit
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class GroupTensors:
         source: float32 [N, C], clean source latents.
         grid: tokens (rows, columns).
         seed: of the group; what a method draws follows from it.
+        credit: advantages per region; None where every token of a candidate has the same.
     """
 
     steps: tuple[int, ...]
@@ -48,15 +50,28 @@ class GroupTensors:
     source: Tensor
     grid: tuple[int, int]
     seed: int
+    credit: RegionCredit | None = None
 
     @property
     def is_silent(self) -> bool:
         """True when all advantages are zero, so that no reward has anything to say."""
-        return not bool((self.advantages != 0).any())
+        return self.credit.is_silent if self.credit is not None else not bool((self.advantages != 0).any())
+
+    @property
+    def regions(self) -> RegionCredit:
+        """The advantages per region; where credit is given per candidate, its own in the edit region and in the
+        background alike."""
+        return self.credit if self.credit is not None else shared_credit(self.advantages, self.edit_mask)
 
 
 def group_tensors(
-    group: TrajectoryGroup, valid: Tensor, advantages: Tensor, edit_mask: Tensor, source: Tensor, grid: tuple[int, int]
+    group: TrajectoryGroup,
+    valid: Tensor,
+    advantages: Tensor,
+    edit_mask: Tensor,
+    source: Tensor,
+    grid: tuple[int, int],
+    credit: RegionCredit | None = None,
 ) -> GroupTensors:
     """The group on the device of `source`; arguments as the attributes."""
     device = source.device
@@ -72,6 +87,7 @@ def group_tensors(
         source=source,
         grid=grid,
         seed=group.lease.seed,
+        credit=None if credit is None else credit.to(device),
     )
 
 

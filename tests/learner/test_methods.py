@@ -27,11 +27,12 @@ from tests.learner.tiny_run import tiny_run
 
 TYPES = tuple(name for name in METHODS if name != "custom")
 GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
-SMALL = {"flow_grpo": {"window_size": 2}, "dance_grpo": {}, "mix_grpo": {"window_every": 1}}
+SMALL = {"flow_grpo": {"window_size": 2}, "mix_grpo": {"window_every": 1}}
+ANCHORS = ("rc_grpo", "neighbor_grpo", "edit_grpo", "locus")
 
 
 def config(model: Path, kind: str, **over):
-    steps = {"trained_steps": [0, 1]} if kind in ("rc_grpo", "neighbor_grpo", "locus") else {}
+    steps = {"trained_steps": [0, 1]} if kind in ANCHORS else {}
     method = {"type": kind, **steps, **SMALL.get(kind, {})}
     return tiny_config(model, **over, algorithm=method)
 

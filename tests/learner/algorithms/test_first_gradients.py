@@ -13,26 +13,36 @@ from configs.algorithms import (
     CoCoEditConfig,
     DanceGrpoConfig,
     DiffusionNftConfig,
+    EditGrpoConfig,
     FinalSampleConfig,
     FlowGrpoConfig,
     LocusConfig,
     MixGrpoConfig,
     NeighborGrpoConfig,
     RcGrpoConfig,
+    SpatialFlowGrpoConfig,
 )
 from configs.method_families import MethodConfig
 from learner.algorithms.base import SIGNAL, GroupTensors, Queries, Velocities
+from learner.algorithms.region_credit import RegionCredit
 from learner.algorithms.registry import open_algorithm
 
 G, TOKENS, CHANNELS = 5, 6, 3
 SIGMAS = torch.tensor([1.0, 0.75, 0.4, 0.0], dtype=torch.float64)
 METHODS = {
     "rc_grpo": RcGrpoConfig(trained_steps=(1, 2)),
+    "rc_grpo_factored": RcGrpoConfig(trained_steps=(1, 2), surrogate="factored"),
+    "edit_grpo": EditGrpoConfig(trained_steps=(1, 2)),
+    "edit_grpo_per_candidate": EditGrpoConfig(trained_steps=(1, 2), credit={"per": "candidate"}),
     "neighbor_grpo": NeighborGrpoConfig(trained_steps=(1, 2)),
     "locus": LocusConfig(trained_steps=(1,)),
+    "locus_by_region": LocusConfig(trained_steps=(1,), credit={"per": "region"}),
     "flow_grpo": FlowGrpoConfig(),
     "flow_grpo_cps": FlowGrpoConfig(sde="cps", noise_level=0.8),
     "flow_grpo_guard": FlowGrpoConfig(ratio="guard"),
+    "spatialflow_grpo": SpatialFlowGrpoConfig(),
+    "spatialflow_uniform": SpatialFlowGrpoConfig(weighting="uniform", ratio="guard"),
+    "spatialflow_per_candidate": SpatialFlowGrpoConfig(credit={"per": "candidate"}),
     "dance_grpo": DanceGrpoConfig(),
     "mix_grpo": MixGrpoConfig(window_start=1),
     "nft": DiffusionNftConfig(samples=2),
@@ -60,6 +70,19 @@ MASKS = {
 }
 
 
+OWN_REGION, REGION_WEIGHTS = [0, 1, 0, 1, 0.5, 0], [1.0, 0.5, 2.0]
+
+
+def credit_of(valid: tuple[bool, ...], advantages: list[float], mask: list[float]) -> RegionCredit:
+    """Three regions, one of them the task's own, whose candidates rank differently."""
+    masks = torch.tensor([mask, [1 - one for one in mask], OWN_REGION], dtype=torch.float64)
+    judged, found = [i for i in range(G) if valid[i]], torch.zeros(G, 3, dtype=torch.float64)
+    for shift in range(3):
+        for place, i in enumerate(judged):
+            found[i, shift] = (1 + shift) * advantages[judged[(place - shift) % len(judged)]]
+    return RegionCredit(("edit", "background", "hat"), masks, found, torch.tensor(REGION_WEIGHTS, dtype=torch.float64))
+
+
 def group_of(config: MethodConfig, mask: str, valid: tuple[bool, ...], advantages: list[float]) -> GroupTensors:
     steps = {"anchors": (1, 2), "transitions": (1,), "final": (2,)}[config.family]
     anchors = {"anchors": (1, 3), "transitions": tuple(range(G)), "final": (2,)}[config.family]
@@ -80,6 +103,7 @@ def group_of(config: MethodConfig, mask: str, valid: tuple[bool, ...], advantage
         source=normal(TOKENS, CHANNELS),
         grid=(2, 3),
         seed=7,
+        credit=credit_of(valid, advantages, MASKS[mask]) if config.by_region else None,
     )
 
 
@@ -116,6 +140,10 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
             pulled = sum(a[i] * states[i] for i in judged)
             if name == "neighbor_grpo":
                 found[row] = -2 * dt * pulled
+            elif config.type == "edit_grpo" or name == "rc_grpo_factored":
+                for region, by_region, weight, background in regions(config, group):
+                    w = weight * region / max(CHANNELS * float(region.sum()), 1) / (1.1 if background else 0.9) ** 2
+                    found[row] += -dt * w[:, None] * sum(by_region[i] * states[i] for i in judged)
             elif name == "rc_grpo":
                 w = mask / max(inside, 1) / 0.9**2 + (1 - mask) / max(outside, 1) / 1.1**2
                 found[row] = -dt * w[:, None] * pulled
@@ -126,7 +154,11 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
                 if inside == 0 or squares == 0:
                     continue
                 spread = math.sqrt(squares / (inside * len(judged)))
-                d = sum(a[i] * (final[i] - mean) for i in judged) / (spread * len(judged))
+                d = sum(
+                    (weight * region[:, None] if config.by_region else 1.0) * by_region[i] * (final[i] - mean)
+                    for region, by_region, weight, _ in regions(config, group)[slice(3 if config.by_region else 1)]
+                    for i in judged
+                ) / (spread * len(judged))
                 found[row] = mask[:, None] * d / inside
     elif config.family == "transitions":
         t, t_next = float(SIGMAS[1]), float(SIGMAS[2])
@@ -144,9 +176,18 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
                 by_v = (1 + s**2 * (1 - t) / (2 * t)) * dt
                 mean = x * (1 + s**2 * dt / (2 * t)) + v[i] * by_v
                 of_mean = (x_next - mean) / std**2
-                if name == "flow_grpo_guard":
+                if config.ratio == "guard":
                     of_mean = of_mean * std / -dt
-            found[i] = -a[i] * of_mean * by_v / elements
+            if config.type != "spatialflow_grpo":
+                found[i] = -a[i] * of_mean * by_v / elements
+                continue
+            present = sum(float(region.sum()) > 0 for region, *_ in regions(config, group))
+            for region, by_region, weight, _ in regions(config, group):
+                tokens = float(region.sum())
+                if tokens > 0:
+                    counts = tokens / TOKENS if config.weighting == "area" else 1 / present
+                    share = weight * counts * region[:, None] / (tokens * CHANNELS)
+                    found[i] += -by_region[i] * share * of_mean * by_v
     else:
         for row in range(count):
             i, sigma, noise = int(queries.candidate[row]), float(queries.sigma[row]), queries.noise[row]
@@ -165,6 +206,16 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
             else:
                 found[row] = -a[i] * away
     return found / count
+
+
+def regions(config: MethodConfig, group: GroupTensors) -> list[tuple[Tensor, Tensor, float, bool]]:
+    """Mask, advantages, weight, and whether it is the background."""
+    mask, a = group.edit_mask, group.advantages
+    if not config.by_region:
+        return [(mask, a, 1.0, False), (1 - mask, a, 1.0, True)]
+    masks = [mask, 1 - mask, torch.tensor(OWN_REGION, dtype=torch.float64)]
+    found = credit_of(tuple(group.valid.tolist()), a.tolist(), mask.tolist()).advantages
+    return [(masks[r], found[:, r], REGION_WEIGHTS[r], r == 1) for r in range(3)]
 
 
 def hinges(config: CoCoEditConfig, group: GroupTensors, x0: Tensor, clean: Tensor, sigma: float, r: float) -> Tensor:
