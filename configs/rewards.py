@@ -8,13 +8,15 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from configs.addresses import check_redis_address
-from configs.judges import JUDGES, JudgeConfig
+from configs.judges import JUDGED, JudgeConfig
 from configs.paths import PathText
 from configs.section import Section
 
 BUILT_IN = (
     "edit_score",
     "editscore_truth",
+    "editscore_success_truth",
+    "editscore_preservation_truth",
     "edit_psnr",
     "background_psnr",
     "background_ssim",
@@ -22,6 +24,8 @@ BUILT_IN = (
     "acd",
 )
 """Components that need no server."""
+OF_THE_BENCHMARK = ("edit_score", "editscore_truth", "editscore_success_truth", "editscore_preservation_truth")
+"""Those of them that need the ground truth of the embedded benchmark."""
 EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
     "clip_text": "clip",
     "clip_direction": "clip",
@@ -31,8 +35,12 @@ EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
 COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus"]] = {
     "edit_score": "edit",
     "editscore_truth": "edit",
+    "editscore_success_truth": "edit",
+    "editscore_preservation_truth": "preservation",
     "edit_psnr": "edit",
     "editscore": "edit",
+    "editscore_success": "edit",
+    "editscore_preservation": "preservation",
     "qwen_vl": "edit",
     "clip_text": "edit",
     "clip_direction": "edit",
@@ -67,8 +75,12 @@ class ComponentRange(NamedTuple):
 COMPONENT_RANGES: Mapping[str, ComponentRange] = {
     "edit_score": ComponentRange(0.0, 1.0, "share of the truth's probability"),
     "editscore_truth": ComponentRange(0.0, 1.0, "share of the best score"),
+    "editscore_success_truth": ComponentRange(0.0, 1.0, "share of the best score"),
+    "editscore_preservation_truth": ComponentRange(0.0, 1.0, "share of the best score"),
     "edit_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
     "editscore": ComponentRange(0.0, 1.0, "share of the best score"),
+    "editscore_success": ComponentRange(0.0, 1.0, "share of the best score"),
+    "editscore_preservation": ComponentRange(0.0, 1.0, "share of the best score"),
     "qwen_vl": ComponentRange(0.0, 1.0, "share of the best score"),
     "clip_text": ComponentRange(0.0, 0.4, "cosine"),  # text and image occupy two cones: a good match has about .3
     "clip_direction": ComponentRange(0.0, 0.5, "cosine"),  # bounds -1 and 1
@@ -84,6 +96,8 @@ NOISE_FLOORS: Mapping[str, float] = {
     # Computed, not judged: the effect of rounding to 8 bits.
     "edit_score": 1e-3,
     "editscore_truth": 1e-3,
+    "editscore_success_truth": 1e-3,
+    "editscore_preservation_truth": 1e-3,
     "edit_psnr": 0.02,
     "background_psnr": 0.02,
     "background_ssim": 1e-4,
@@ -95,6 +109,8 @@ NOISE_FLOORS: Mapping[str, float] = {
     "clip_direction": 1e-3,
     # Judges: 1 % and 0.5 % of their range; repeated passes of one judge differ by more.
     "editscore": 0.01,
+    "editscore_success": 0.01,
+    "editscore_preservation": 0.01,
     "qwen_vl": 0.005,
 }
 """Spread within a group, in a component's own unit, up to which it is noise; 0 for a user's scorer."""
@@ -283,7 +299,7 @@ class RewardsConfig(Section):
 
     @model_validator(mode="after")
     def _components_exist(self) -> RewardsConfig:
-        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES, *EMBEDDINGS})
+        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGED, *EMBEDDINGS})
         if taken:
             raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
         for name, dotted in self.scorers.items():
@@ -302,7 +318,7 @@ class RewardsConfig(Section):
                 raise ValueError(
                     f"rewards.scorer_ranges.{name}: expected two numbers, the smaller first, got [{low:g}, {high:g}]"
                 )
-        known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
+        known = {*BUILT_IN, *JUDGED, *EMBEDDINGS, *self.scorers}
         astray = sorted(name for name in self.regions if not self.weights.get(name))
         if astray:
             raise ValueError(
@@ -335,12 +351,18 @@ class RewardsConfig(Section):
         weighted = {name for name, weight in self.weights.items() if weight != 0}
         if not weighted:
             raise ValueError("rewards.weights: expected at least one component with a weight other than 0")
-        for name in JUDGES:
-            if (name in weighted) != (name in self.judge.configured):
+        for name in sorted(weighted & JUDGED.keys()):
+            if JUDGED[name] not in self.judge.configured:
                 raise ValueError(
-                    f"rewards.weights: {name} has a weight, but rewards.judge.{name} has no urls and no serve.replicas"
-                    if name in weighted
-                    else f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one"
+                    f"rewards.weights: {name} has a weight, but rewards.judge.{JUDGED[name]} has no urls and no "
+                    "serve.replicas"
+                )
+        for judge in self.judge.configured:
+            served = [name for name, of in JUDGED.items() if of == judge]
+            if not weighted.intersection(served):
+                raise ValueError(
+                    f"rewards.judge.{judge} is configured, but rewards.weights gives {' or '.join(served)} no weight; "
+                    "add one"
                 )
         for name in sorted(weighted & EMBEDDINGS.keys() - set(self.embedding.configured)):
             raise ValueError(

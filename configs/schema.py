@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
 from configs.paths import PathText
 from configs.reward_regions import region_fault
-from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
+from configs.rewards import OF_THE_BENCHMARK, RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
 
@@ -298,7 +298,7 @@ class RunConfig(Section):
                     f"rewards.judge.{name}.revision: expected an identifier of this model's weights (a date or a "
                     "commit), since redis.mode is url: a shared cache would mix the scores of different weights"
                 )
-        truth = [name for name in ("edit_score", "editscore_truth") if self.rewards.weights.get(name)]
+        truth = [name for name in OF_THE_BENCHMARK if self.rewards.weights.get(name)]
         if self.data.type == "manifest" and truth:
             raise ValueError(
                 f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "

@@ -19,7 +19,7 @@ from configs.errors import ConfigError
 from configs.exits import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from configs.judges import JudgeConfig
 from configs.load import load_config
-from configs.rewards import RewardsConfig
+from configs.rewards import OF_THE_BENCHMARK, RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError
@@ -37,8 +37,7 @@ LOGS = ".scoring"
 """Where, in the folder of the runs, the logs of judge servers lie that a command has started."""
 BACKGROUND = ("background_psnr", "background_ssim")
 WITHOUT_PICTURES = {
-    "edit_score": "needs the ground truth of the embedded benchmark",
-    "editscore_truth": "needs the ground truth of the embedded benchmark",
+    **dict.fromkeys(OF_THE_BENCHMARK, "needs the ground truth of the embedded benchmark"),
     "acd": "is measured while the editor makes the image",
 }
 """Components that cannot be computed from images alone, and why."""
