@@ -127,6 +127,11 @@ class MethodConfig(Section):
         """How rewards are split over regions; None = one advantage per candidate."""
         return None
 
+    @property
+    def restarts(self) -> bool:
+        """Whether the anchors' initial noise is drawn again."""
+        return False
+
     @abstractmethod
     def query_count(self, steps: int, group_size: int) -> int:
         """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
@@ -201,6 +206,14 @@ class SurrogateMethod(AnchorMethod):
     """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
     kl_weight: float = Field(0.0, ge=0)
     """Weight of the exact categorical KL(old || new)."""
+    anchor_mode: Literal["leap", "reintegrate_detached", "reintegrate_full"] = "leap"
+    """Where an anchor's last step begins. leap: at the state that the rollout stored; reintegrate_detached: where the
+    present weights lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: the same with the
+    gradient of the whole way, whose activations are then held: for ablation."""
+
+    @property
+    def restarts(self) -> bool:
+        return self.anchor_mode != "leap"
 
     @property
     @abstractmethod

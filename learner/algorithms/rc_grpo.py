@@ -4,11 +4,16 @@
 
 with the masked surrogate of `learner.algorithms.surrogate` on the mean-normalised metric, joint over both regions
 (Eq. 14) or factored (`learner.algorithms.factored_surrogate`).
+
+An anchor's state is one step from its predecessor, which is the stored one (`anchor_mode` leap, as Neighbor GRPO
+trains, arXiv 2511.16955), or integrated anew from the initial noise under the present weights, as Eq. 13 is written.
+On-policy all are the same states; the modes differ in later updates, and in how far back the gradient goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +21,7 @@ from torch import Tensor
 
 from configs.method_families import SurrogateMethod
 from configs.reward_regions import BACKGROUND
-from learner.algorithms.anchors import AnchorQueries, anchor_queries
+from learner.algorithms.anchors import AnchorQueries, Way, anchor_queries
 from learner.algorithms.base import SIGNAL, GroupTensors, Ratio, Term, Velocities
 from learner.algorithms.factored_surrogate import factored_log_policy, factored_objective
 from learner.algorithms.surrogate import (
@@ -36,13 +41,20 @@ class RcGrpo:
 
     def queries(self, group: GroupTensors) -> AnchorQueries:
         """The predecessors of the anchors at the trained steps."""
-        return anchor_queries(group, self._config.trained_steps)
+        config, queries = self._config, anchor_queries(group, self._config.trained_steps)
+        if not config.restarts:
+            return queries
+        assert group.start is not None
+        full = config.anchor_mode == "reintegrate_full"
+        return replace(queries, way=Way(group.start, group.sigmas, config.trained_steps, full))
 
     def terms(self, queries: AnchorQueries, velocity: Velocities) -> Mapping[str, Term]:
         """The clipped surrogate, and the exact KL where it has a weight."""
         config = self._config
         policy = self._by_region if config.factored else self._joint
-        log_new, log_old = velocity.of_both(partial(policy, queries, velocity.rows))
+        log_new, log_old = velocity.of_both(
+            partial(policy, queries, velocity.rows), partial(policy, queries.rolled_out, velocity.rows)
+        )
         clipped = self._objective(queries, log_new, log_old)
         ratio = Ratio(clipped.ratio_deviation, clipped.clipped_fraction)
         terms = {SIGNAL: Term(-clipped.objective.mean(), config.weight, ratio)}

@@ -18,7 +18,7 @@ from editing.regions import region_mask
 from editing.rollout_spec import rollout_spec
 from editing.task import EditTask
 from editing.trajectory import TrajectoryGroup
-from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, group_tensors
+from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, Start, group_tensors
 from learner.algorithms.credit import group_advantages, step_advantages
 from learner.algorithms.region_credit import RegionCredit, region_credit
 from learner.algorithms.replay import Replay, replay_of
@@ -102,7 +102,7 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
     ]
 
 
-def tensors_of(held: HeldGroup, credit: Credit, method: MethodConfig) -> GroupTensors:
+def tensors_of(held: HeldGroup, credit: Credit, config: RunConfig) -> GroupTensors:
     """The group under its rewards, as its method sees it."""
     return group_tensors(
         held.group,
@@ -111,8 +111,16 @@ def tensors_of(held: HeldGroup, credit: Credit, method: MethodConfig) -> GroupTe
         held.edit_mask,
         held.source,
         held.condition.grid,
-        _by_region(held, credit, method),
+        _by_region(held, credit, config.algorithm),
+        _start(held, config) if config.algorithm.restarts else None,
     )
+
+
+def _start(held: HeldGroup, config: RunConfig) -> Start:
+    """Where the group's anchors began, drawn anew from its seed."""
+    recipe = rollout_spec(config, held.group.lease).recipe(held.group.lease)
+    noise = recipe.draw(held.noise_mask, held.source.shape[-1])
+    return Start(noise[torch.from_numpy(held.group.anchors)], config.sampler.solver)
 
 
 def _by_region(held: HeldGroup, credit: Credit, method: MethodConfig) -> RegionCredit | None:

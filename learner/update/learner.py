@@ -316,7 +316,7 @@ class Learner:
             self._balance = self._balance.plus(self.peers.total(sums))
 
     def _prepared(self, held: HeldGroup, credit: Credit) -> tuple[GroupTensors, GroupLoss]:
-        tensors = tensors_of(held, credit, self.config.algorithm)
+        tensors = tensors_of(held, credit, self.config)
         return tensors, loss_of(held, tensors, self._method, self.editor, self.config, self._constraint.config)
 
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:

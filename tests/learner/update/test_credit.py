@@ -145,7 +145,7 @@ def test_a_methods_group_holds_all_regions_with_their_borders_and_weights(rig):
     config, group = rig.config, rig.group(0, 0)
     held = hold(rig.learner.editor, config, rig.tasks.train[group.lease.task_index], group, 0)
     (credit,) = credited_scores([three_scores(group)], config.rewards, config.algorithm)
-    found = tensors_of(held, credit, config.algorithm).regions
+    found = tensors_of(held, credit, config).regions
     assert found.names == ("edit", "background", "hat") and found.weights.tolist() == [1.0, 0.5, 1.0]
     torch.testing.assert_close(found.masks[0] + found.masks[1], torch.ones_like(found.masks[0]))
     assert ((found.masks > 0) & (found.masks < 1)).any(dim=1).all(), "a ring of one token softens every border"
