@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
 from configs.paths import PathText
-from configs.reward_regions import region_fault
+from configs.reward_regions import named_regions, region_fault
 from configs.rewards import OF_THE_BENCHMARK, RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
@@ -298,6 +298,12 @@ class RunConfig(Section):
                     f"rewards.judge.{name}.revision: expected an identifier of this model's weights (a date or a "
                     "commit), since redis.mode is url: a shared cache would mix the scores of different weights"
                 )
+        own = named_regions(self.algorithm, self.rewards)
+        if self.data.type == "shapes" and own:
+            raise ValueError(
+                f"rewards.regions: expected edit or background, as tasks of the embedded benchmark have no regions of "
+                f"their own, got {own[0]!r}; that needs data.type manifest"
+            )
         truth = [name for name in OF_THE_BENCHMARK if self.rewards.weights.get(name)]
         if self.data.type == "manifest" and truth:
             raise ValueError(

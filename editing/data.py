@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.commands import command
-from configs.rewards import RewardsConfig
+from configs.reward_regions import named_regions
 from configs.schema import ManifestData, RunConfig, ShapesData
 from configs.text import counted
 from editing.editors.base import EditorError
@@ -103,7 +103,7 @@ def open_tasks(config: RunConfig) -> Tasks:
 
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
-            target that a reward needs.
+            target or the region that a reward needs.
         TaskError: an image in `data.photo_folder` is faulty.
     """
     data = config.data
@@ -117,7 +117,7 @@ def open_tasks(config: RunConfig) -> Tasks:
     cache = Path(config.folder) / CHECKED
     train = _open_manifest(data, data.path, cache, fit)
     if data.held_out_path is not None:
-        _refuse_missing_targets(config.rewards, train, range(len(train)))
+        _refuse_missing(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path, cache, fit)
         remarks = [
             *of_manifest("data.path", train, _check(data, train)),
@@ -139,7 +139,7 @@ def open_tasks(config: RunConfig) -> Tasks:
             f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
         )
     trained, held = split(train.items, len(train) - kept)
-    _refuse_missing_targets(config.rewards, train, trained)
+    _refuse_missing(config, train, trained)
     remarks = [
         *of_manifest("data.path", train, _check(data, train)),
         *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held]),
@@ -175,8 +175,17 @@ def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
     return FaultyLines(str(manifest.path), manifest.faults, f"{_check(data, manifest)} --all-faults")
 
 
-def _refuse_missing_targets(rewards: RewardsConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
+def _refuse_missing(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
     # Otherwise the run would stop at the first such task, perhaps hours later.
+    rewards = config.rewards
+    for name in named_regions(config.algorithm, rewards):
+        lines = [item.record.line for item in (train.items[i] for i in indices) if name not in item.record.regions]
+        if lines:
+            raise ManifestError(
+                f"rewards.regions: {name!r} must be a region of every training line, but {len(lines)} of "
+                f"{len(indices)} in {train.path} have none (the first is line {lines[0]}); add it to their regions, as "
+                "a black mask where the image has nothing of it"
+            )
     if rewards.weights.get("edit_psnr", 0) == 0:
         return
     without = [train.items[index].record.line for index in indices if train.items[index].record.target is None]

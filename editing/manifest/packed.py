@@ -39,6 +39,7 @@ class PackedManifest:
         values, digests = json.loads(self._rows[start : int(self._ends[index])].tobytes())
         for name in PATHS:
             values[name] = None if values[name] is None else Path(values[name])
+        values["regions"] = {name: Path(path) for name, path in values["regions"].items()}
         return load_task(self.path, Record(**values), digests, self._max_pixels)
 
 

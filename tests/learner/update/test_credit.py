@@ -108,12 +108,17 @@ def test_parts_of_another_number_of_regions_are_told(parts):
         RegionCredit(**{**given, **parts})
 
 
+def with_a_hat(config):
+    """One of the rewards belongs to the hat. Tasks of the benchmark have none, so that a run would refuse this."""
+    rewards = config.rewards.model_copy(update={"regions": {"edit_score": "hat"}})
+    return config.model_copy(update={"rewards": rewards})
+
+
 @pytest.fixture
 def rig(tiny_kontext, tmp_path) -> Rig:
     method = {"type": "edit_grpo", "trained_steps": [0, 1], "credit": {"weights": {"background": 0.5}, "ring": 1}}
     weights = {"edit_psnr": 1.0, "background_psnr": 0.1, "edit_score": 0.5}
-    over = {"algorithm": method, "rewards": {"weights": weights, "regions": {"edit_score": "hat"}}}
-    rig = Rig(tiny_config(tiny_kontext, **over), tmp_path)
+    rig = Rig(with_a_hat(tiny_config(tiny_kontext, algorithm=method, rewards={"weights": weights})), tmp_path)
     tasks = rig.tasks.train
     hat = np.zeros(tasks[0].edit_mask.shape, dtype=bool)
     hat[:24, :24] = True
@@ -155,12 +160,14 @@ def test_a_methods_group_holds_all_regions_with_their_borders_and_weights(rig):
 
 
 @pytest.mark.parametrize("kind", ["edit_grpo", "spatialflow_grpo", "locus"])
-def test_a_run_trains_on_regions_of_the_tasks_own(kind, rig, tmp_path):
+def test_a_method_trains_on_regions_of_the_tasks_own(kind, rig, tiny_kontext, tmp_path):
     if kind != "edit_grpo":
         steps = {"trained_steps": [0, 1]} if kind == "locus" else {"window_size": 2}
         method = {"type": kind, "credit": {"per": "region"}, **steps}
-        config = type(rig.config).model_validate({**rig.config.model_dump(), "algorithm": method})
-        other = Rig(config, tmp_path / "other")
+        weights = dict(rig.config.rewards.weights)
+        other = Rig(
+            with_a_hat(tiny_config(tiny_kontext, algorithm=method, rewards={"weights": weights})), tmp_path / "other"
+        )
         other.tasks = other.learner.tasks = rig.tasks
         rig = other
     before = weights_of(rig.learner)
