@@ -32,14 +32,15 @@ from tests.learner.tiny_run import tiny_run
 
 TYPES = tuple(name for name in METHODS if name != "custom")
 GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
-SMALL = {"flow_grpo": {"window_size": 2}, "mix_grpo": {"window_every": 1}}
-ANCHORS = ("rc_grpo", "neighbor_grpo", "edit_grpo", "locus")
+SMALL = {
+    "flow_grpo": {"window_size": 2},
+    "mix_grpo": {"window_every": 1},
+    **{name: {"trained_steps": [0, 1]} for name in ("rc_grpo", "neighbor_grpo", "edit_grpo", "locus")},
+}
 
 
 def config(model: Path, kind: str, **over):
-    steps = {"trained_steps": [0, 1]} if kind in ANCHORS else {}
-    method = {"type": kind, **steps, **SMALL.get(kind, {})}
-    return tiny_config(model, **over, algorithm=method)
+    return tiny_config(model, **over, algorithm={"type": kind, **SMALL.get(kind, {})})
 
 
 def test_every_configured_type_has_a_method():
@@ -165,7 +166,7 @@ def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_
     assert r.learner.publish().fingerprint != weights_of(r.learner)
 
 
-@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo", "diffusion_nft"])
+@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo", "diffusion_nft", "edit_grpo"])
 def test_a_whole_run_with_attention_measured_holds_the_audit(kind, tiny_kontext, tmp_path):
     over = {"algorithm": {"type": kind, **SMALL.get(kind, {})}, "sampler": {"group_size": 3, "steps": 3}}
     summary = run(tiny_run(tiny_kontext, tmp_path, "r", over))
