@@ -89,6 +89,8 @@ class SpatialFlowGrpoConfig(LikelihoodMethod, RegionMethod):
     """SpatialFlow-GRPO (arXiv 2606.26872) in our reading: Flow-GRPO with rewards, advantages and likelihood ratios of
     their own for every region."""
 
+    default_lr: ClassVar[float] = FlowGrpoConfig.default_lr  # what it is built on
+
     type: Literal["spatialflow_grpo"] = "spatialflow_grpo"
     """Which method."""
     credit: CreditConfig = CreditConfig(per="region")

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
+from configs.components import OF_THE_BENCHMARK
 from configs.paths import PathText
 from configs.reward_regions import named_regions, region_fault
-from configs.rewards import OF_THE_BENCHMARK, RedisConfig, RewardsConfig, ServiceConfig
+from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
 

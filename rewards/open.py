@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.components import EMBEDDINGS
 from configs.judges import JUDGED
-from configs.rewards import EMBEDDINGS, RewardsConfig
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError

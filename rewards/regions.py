@@ -17,10 +17,10 @@ ELSEWHERE = Score(error="another component has no score for this candidate")
 def composed_by_region(scores: Sequence[GroupScores], config: RewardsConfig) -> dict[str, list[GroupReward]]:
     """The rewards of every group by region: `compose` of the components that belong to it.
 
-    A candidate without a score of any weighted component has no reward in any region. `rewards.min_std` and the other
-    filters and the floors hold in every region by itself: one whose rewards do not vary enough is filtered there, and the others are trained.
-    So unlike with whole candidates a group is no loss in which no reward for the edit varies: what preservation says
-    then reaches the background alone, and cannot teach to edit nothing.
+    A candidate without a score of any weighted component has no reward in any region. The filters (`rewards.min_std`
+    and its like) and the floors hold in every region by itself: one whose rewards do not vary enough is filtered there,
+    and the others are trained. So unlike with whole candidates a group is no loss in which no reward for the edit
+    varies: what preservation says then reaches the background alone, and cannot teach to edit nothing.
 
     Raises:
         ValueError: as `compose`.

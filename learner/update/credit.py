@@ -28,7 +28,9 @@ def credited_scores(scores: Sequence[GroupScores], rewards: RewardsConfig, metho
         return credits
     by_region = composed_by_region(scores, rewards)
     found = _standardised(by_region, method.advantage)
-    reasons = [next((one.filter for one in group if one.filtered), None) for group in zip(*by_region.values(), strict=True)]
+    reasons = [
+        next((one.filter for one in group if one.filtered), None) for group in zip(*by_region.values(), strict=True)
+    ]
     return [
         replace(
             credit,

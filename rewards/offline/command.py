@@ -15,11 +15,12 @@ import structlog
 from rich.console import Console
 from rich.text import Text
 
+from configs.components import OF_THE_BENCHMARK
 from configs.errors import ConfigError
 from configs.exits import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from configs.judges import JudgeConfig
 from configs.load import load_config
-from configs.rewards import OF_THE_BENCHMARK, RewardsConfig
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError

@@ -61,6 +61,10 @@ def test_the_tasks_own_regions_are_wanted_only_where_credit_is_given_so():
             ["--config", "edit_grpo", "--algorithm.credit.weights.background", "-1"],
             "algorithm.credit.weights.background: expected a weight of at least 0, got -1",
         ),
+        (
+            ["--config", "edit_grpo", "--rewards.composition", "gated"],
+            "rewards.composition: expected sum with algorithm.credit.per region, got gated",
+        ),
         (["--algorithm.credit.ring", "2"], "algorithm.credit: expected only with algorithm.type edit_grpo or"),
     ],
 )

@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from configs.addresses import judge_address
+from configs.components import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS
 from configs.errors import ConfigError
 from configs.judges import JUDGED
 from configs.load import load_config
-from configs.rewards import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, RedisConfig
+from configs.rewards import RedisConfig
 from learner.main import main
 
 CANARY = "canary-5b1f9a"
