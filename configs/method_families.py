@@ -207,9 +207,8 @@ class SurrogateMethod(AnchorMethod):
     kl_weight: float = Field(0.0, ge=0)
     """Weight of the exact categorical KL(old || new)."""
     anchor_mode: Literal["leap", "reintegrate_detached", "reintegrate_full"] = "leap"
-    """Where an anchor's last step begins. leap: at the state that the rollout stored; reintegrate_detached: where the
-    present weights lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: the same with the
-    gradient of the whole way, whose activations are then held: for ablation."""
+    """Where an anchor's last step begins. leap: at the stored state; reintegrate_detached: where the present weights
+    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: with that of the whole way (ablation)."""
 
     @property
     def restarts(self) -> bool:
