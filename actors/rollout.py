@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.reward_regions import named_regions
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.flow import Solver, integrate
 from editing.noise import NoiseRecipe, noise_digest
+from editing.regions import check_regions
 from editing.rollout_spec import rollout_spec
 from editing.task import EditTask, Image, NotFinite
 from editing.trajectory import Lease, MessageError, Shown, TrajectoryGroup, not_finite
@@ -35,10 +37,12 @@ def roll_out(editor: Editor, task: EditTask, lease: Lease, config: RunConfig, co
 
     Raises:
         EditorError: when the editor cannot take the task.
+        TaskError: when the task lacks a region that a reward belongs to.
         MessageError: when latents or pixels are not finite.
         TaskError: when the task lacks the images that it is asked for.
     """
     start = time.monotonic()
+    check_regions(task, named_regions(config.algorithm, config.rewards))
     # Outside of inference mode: the editor keeps the condition, and the learner may share the editor.
     condition, spec = editor.encode(task), rollout_spec(config, lease)
     if spec.given is not None:

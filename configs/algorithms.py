@@ -11,30 +11,29 @@ from configs.data_methods import DpoConfig, SftConfig
 from configs.method_families import (
     AdvantageConfig,
     AnchorMethod,
+    CreditConfig,
     FinalSampleMethod,
     LearnsFrom,
     LikelihoodMethod,
     PreservationConfig,
+    RegionMethod,
     Strength,
+    SurrogateMethod,
 )
 
 
-class RcGrpoConfig(AnchorMethod):
+class RcGrpoConfig(SurrogateMethod):
     """RC-GRPO-Editing (arXiv 2604.09386): the masked surrogate policy (Eq. 13-15) and its clipped objective (Eq. 5)."""
 
     type: Literal["rc_grpo"] = "rc_grpo"
     """Which method."""
-    tau_edit: float = Field(0.9, gt=0)
-    """Bandwidth inside the mask."""
-    tau_base: float = Field(1.1, gt=0)
-    """Bandwidth outside the mask."""
-    tau_power: Literal[1, 2] = 2
-    """Power of the bandwidths in the metric."""
-    clip: float = Field(1e-3, gt=0, lt=1)
-    """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
-    kl_weight: float = Field(0.0, ge=0)
-    """Weight of the exact categorical KL(old || new)."""
+    surrogate: Literal["joint", "factored"] = "joint"
+    """joint: one softmax over the distances of both regions together (Eq. 14); factored: one for each region."""
     preservation: PreservationConfig = PreservationConfig(background_weight=0.2)
+
+    @property
+    def factored(self) -> bool:
+        return self.surrogate == "factored"
 
 
 class NeighborGrpoConfig(AnchorMethod):
@@ -51,7 +50,20 @@ class NeighborGrpoConfig(AnchorMethod):
     advantage: AdvantageConfig = AdvantageConfig(kind="quasi_norm")
 
 
-class LocusConfig(AnchorMethod):
+class EditGrpoConfig(SurrogateMethod, RegionMethod):
+    """Edit-GRPO (arXiv 2605.16951) in our reading: the surrogate of RC-GRPO-Editing factored over regions, with rewards
+    and advantages of their own for the edit and for what must not change."""
+
+    type: Literal["edit_grpo"] = "edit_grpo"
+    """Which method."""
+    credit: CreditConfig = CreditConfig(per="region", ring=1)
+
+    @property
+    def factored(self) -> bool:
+        return True
+
+
+class LocusConfig(AnchorMethod, RegionMethod):
     """Locus: the end-point direction of the group, and the source-anchored background."""
 
     needs_final: ClassVar[bool] = True
@@ -72,6 +84,19 @@ class FlowGrpoConfig(LikelihoodMethod):
     type: Literal["flow_grpo"] = "flow_grpo"
     """Which method."""
     advantage: AdvantageConfig = AdvantageConfig(kind="global_std")
+
+
+class SpatialFlowGrpoConfig(LikelihoodMethod, RegionMethod):
+    """SpatialFlow-GRPO (arXiv 2606.26872) in our reading: Flow-GRPO with rewards, advantages and likelihood ratios of
+    their own for every region."""
+
+    default_lr: ClassVar[float] = FlowGrpoConfig.default_lr  # what it is built on
+
+    type: Literal["spatialflow_grpo"] = "spatialflow_grpo"
+    """Which method."""
+    credit: CreditConfig = CreditConfig(per="region")
+    weighting: Literal["area", "uniform"] = "area"
+    """area: a region counts by its share of the tokens; uniform: all that have tokens count alike."""
 
 
 class DanceGrpoConfig(LikelihoodMethod):
@@ -123,6 +148,37 @@ class DiffusionNftConfig(FinalSampleMethod):
     preservation: PreservationConfig = PreservationConfig()
 
 
+class CoCoEditConfig(FinalSampleMethod):
+    """CoCoEdit (arXiv 2602.14068): DiffusionNFT, and a hinge for the background and one for the edit region."""
+
+    type: Literal["cocoedit"] = "cocoedit"
+    """Which method."""
+    beta: float = Field(1.0, gt=0)
+    """How far the implicit positive and negative policies are from the behaviour policy."""
+    behaviour: Literal["current", "ema"] = "ema"
+    """Whose rollouts are trained on: the present weights, or their running mean."""
+    background_hinge: float = Field(0.02, ge=0)
+    """Weight of the hinge that keeps the positive policy's background; .02 for FLUX.1-Kontext and .8 for
+    Qwen-Image-Edit in released code."""
+    edit_hinge: float = Field(0.02, ge=0)
+    """Weight of the hinge that changes the negative policy's edit region; .02 and .5 there."""
+    tau_positive: float = Field(1e-3, ge=0)
+    """Mean squared difference, in squared latent units, up to which the background costs nothing."""
+    tau_negative: float = Field(3e-2, ge=0)
+    """Mean squared difference, in squared latent units, from which the edit region counts as changed."""
+    erosion: int = Field(1, ge=0)
+    """Tokens by which both regions are eroded; released code has 2 latents, which are 1 packed token."""
+    ring_weight: float = Field(0.2, ge=0, le=1)
+    """How much the ring that erosion leaves counts in either region."""
+    positive_reference: Literal["source", "sample"] = "source"
+    """What the positive policy's background is compared with: the source (the paper), or the rolled-out sample
+    (released code)."""
+    use_reg_xsrc: bool = True
+    """Compare the negative policy's edit region with the source, as released code does by this name; off: with the
+    rolled-out sample."""
+    advantage: AdvantageConfig = AdvantageConfig(kind="global_std")
+
+
 class FinalSampleConfig(FinalSampleMethod):
     """Policy gradients on the final samples: ELBO policy gradients and advantage-weighted matching."""
 
@@ -135,7 +191,7 @@ class FinalSampleConfig(FinalSampleMethod):
     """Clip range of the ratio of `awm`."""
 
 
-class CustomConfig(AnchorMethod, LikelihoodMethod, FinalSampleMethod):
+class CustomConfig(AnchorMethod, LikelihoodMethod, FinalSampleMethod, RegionMethod):
     """A method of your own, a class at a dotted path (docs/methods.md); keys of the families it does not learn from are
     ignored."""
 
@@ -186,11 +242,14 @@ FAMILIES: Mapping[LearnsFrom, Any] = {
 AlgorithmConfig = Annotated[
     RcGrpoConfig
     | NeighborGrpoConfig
+    | EditGrpoConfig
     | LocusConfig
     | FlowGrpoConfig
+    | SpatialFlowGrpoConfig
     | DanceGrpoConfig
     | MixGrpoConfig
     | DiffusionNftConfig
+    | CoCoEditConfig
     | FinalSampleConfig
     | SftConfig
     | DpoConfig

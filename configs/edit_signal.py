@@ -6,9 +6,10 @@ editor to copy the source: on the embedded benchmark, 40 such steps take edit ac
 
 from __future__ import annotations
 
+from configs.components import COMPONENT_KINDS, COMPONENT_RANGES
 from configs.errors import ConfigError
 from configs.method_families import MethodConfig, PreservationConfig
-from configs.rewards import COMPONENT_KINDS, COMPONENT_RANGES, RewardsConfig
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 
 NEGLIGIBLE = 0.01

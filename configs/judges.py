@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +12,13 @@ from configs.paths import PathText
 from configs.section import Section
 
 JUDGES: tuple[Literal["editscore", "qwen_vl"], ...] = ("editscore", "qwen_vl")
-"""Components scored by a multimodal judge."""
+"""The multimodal judges, and the components that are their verdict as a whole."""
+JUDGED: Mapping[str, str] = {
+    **{name: name for name in JUDGES},
+    "editscore_success": "editscore",
+    "editscore_preservation": "editscore",
+}
+"""Every component that a judge is asked for, and which judge that is."""
 
 
 class ServeConfig(Section):

@@ -59,6 +59,18 @@ class PreservationConfig(Section):
     """Weight of the squared share of the base's edit that is undone inside the mask, in the background term's unit."""
 
 
+class CreditConfig(Section):
+    """Which rewards reach which tokens."""
+
+    per: Literal["candidate", "region"] = "candidate"
+    """candidate: one advantage for all tokens of a candidate; region: rewards are split by what they reward, see
+    `rewards.regions`, standardised in every region by themselves, and reach its tokens alone."""
+    ring: int = Field(0, ge=0)
+    """Width in tokens of the soft border of a region, on either side; 0 leaves regions as the mask has them."""
+    weights: dict[str, float] = Field({})
+    """Weight per region (edit, background, or one of the task's); 1 where not given."""
+
+
 LearnsFrom = Literal["anchors", "transitions", "final"]
 Family = Literal["anchors", "transitions", "final", "data"]
 
@@ -106,6 +118,16 @@ class MethodConfig(Section):
         """Whether the advantages of a group depend on the other groups of its step."""
         return False
 
+    @property
+    def by_region(self) -> CreditConfig | None:
+        """How rewards are split over regions; None = one advantage per candidate."""
+        return None
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the anchors' initial noise is drawn again."""
+        return False
+
     @abstractmethod
     def query_count(self, steps: int, group_size: int) -> int:
         """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
@@ -143,6 +165,16 @@ class RolloutMethod(MethodConfig):
     @property
     def compares_groups(self) -> bool:
         return self.advantage.kind == "global_std"
+
+
+class RegionMethod(RolloutMethod):
+    """A method that can give every region an advantage of its own."""
+
+    credit: CreditConfig = CreditConfig()
+
+    @property
+    def by_region(self) -> CreditConfig | None:
+        return self.credit if self.credit.per == "region" else None
 
 
 class AnchorMethod(RolloutMethod):
@@ -185,6 +217,33 @@ class AnchorMethod(RolloutMethod):
         return (
             (*self.trained_steps, last) if self.needs_final and self.trained_steps[-1] != last else self.trained_steps
         )
+
+
+class SurrogateMethod(AnchorMethod):
+    """A method on the surrogate policy of RC-GRPO-Editing, a softmax over masked distances."""
+
+    tau_edit: float = Field(0.9, gt=0)
+    """Bandwidth inside the mask."""
+    tau_base: float = Field(1.1, gt=0)
+    """Bandwidth outside the mask."""
+    tau_power: Literal[1, 2] = 2
+    """Power of the bandwidths in the metric."""
+    clip: float = Field(1e-3, gt=0, lt=1)
+    """Clip range of the ratio; the region-normalised metric moves ratios by about 1e-3."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of the exact categorical KL(old || new)."""
+    anchor_mode: Literal["leap", "reintegrate_detached", "reintegrate_full"] = "leap"
+    """Where an anchor's last step begins. leap: at the stored state; reintegrate_detached: where the present weights
+    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: likewise, with the gradient of it all."""
+
+    @property
+    def restarts(self) -> bool:
+        return self.anchor_mode != "leap"
+
+    @property
+    @abstractmethod
+    def factored(self) -> bool:
+        """Whether every region has a softmax of its own."""
 
 
 class LikelihoodMethod(RolloutMethod):

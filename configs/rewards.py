@@ -3,96 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from configs.addresses import check_redis_address
-from configs.judges import JUDGES, JudgeConfig
+from configs.components import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, NOISE_FLOORS, ComponentRange
+from configs.judges import JUDGED, JudgeConfig
 from configs.paths import PathText
 from configs.section import Section
-
-RANK = "rank"
-"""The component of methods that learn from given images: an image's place in the ranking of its group."""
-BUILT_IN = ("edit_score", "editscore_truth", "edit_psnr", "background_psnr", "background_ssim", "acd", RANK)
-"""Components that need no server."""
-EMBEDDINGS: Mapping[str, Literal["clip", "dino"]] = {
-    "clip_text": "clip",
-    "clip_direction": "clip",
-    "dino_background": "dino",
-}
-"""Components scored by a local embedding model, and which model that is."""
-COMPONENT_KINDS: Mapping[str, Literal["edit", "preservation", "focus", "given"]] = {
-    "edit_score": "edit",
-    "editscore_truth": "edit",
-    "edit_psnr": "edit",
-    "editscore": "edit",
-    "qwen_vl": "edit",
-    "clip_text": "edit",
-    "clip_direction": "edit",
-    "background_psnr": "preservation",
-    "background_ssim": "preservation",
-    "dino_background": "preservation",
-    "acd": "focus",
-    RANK: "given",
-}
-"""What each component rewards: that the edit is made, that everything else is preserved, or where the text attends; or
-nothing, of images that are given.
-
-Only an edit reward can teach an edit: the others are largest, or indifferent, where nothing was edited.
-"""
-
-
-class ComponentRange(NamedTuple):
-    """The practical range of a component's values, in its own unit; some may lie outside.
-
-    Spreads are judged relative to it: one that is a small share of the range is noise.
-    """
-
-    low: float
-    high: float
-    unit: str
-
-    @property
-    def width(self) -> float:
-        """`high - low`, above 0."""
-        return self.high - self.low
-
-
-COMPONENT_RANGES: Mapping[str, ComponentRange] = {
-    "edit_score": ComponentRange(0.0, 1.0, "share of the truth's probability"),
-    "editscore_truth": ComponentRange(0.0, 1.0, "share of the best score"),
-    "edit_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
-    "editscore": ComponentRange(0.0, 1.0, "share of the best score"),
-    "qwen_vl": ComponentRange(0.0, 1.0, "share of the best score"),
-    "clip_text": ComponentRange(0.0, 0.4, "cosine"),  # text and image occupy two cones: a good match has about .3
-    "clip_direction": ComponentRange(0.0, 0.5, "cosine"),  # bounds -1 and 1
-    "background_psnr": ComponentRange(10.0, 50.0, "dB"),  # at most 60, of equal regions
-    "background_ssim": ComponentRange(0.0, 1.0, "SSIM"),
-    "dino_background": ComponentRange(0.0, 1.0, "cosine"),  # bounds -1 and 1
-    "acd": ComponentRange(0.0, 4.0, "multiple of even attention"),  # at most tokens / tokens of the mask
-    RANK: ComponentRange(0.0, 1.0, "place in the ranking"),
-}
-"""The natural range of every built-in component; a user's scorer has the one that `scorer_ranges` gives it, if any."""
-
-NOISE_FLOORS: Mapping[str, float] = {
-    # Computed, not judged: the effect of rounding to 8 bits.
-    "edit_score": 1e-3,
-    "editscore_truth": 1e-3,
-    "edit_psnr": 0.02,
-    "background_psnr": 0.02,
-    "background_ssim": 1e-4,
-    "dino_background": 1e-4,
-    # Attention and embeddings in half precision.
-    "acd": 1e-3,
-    "clip_text": 1e-3,
-    "clip_direction": 1e-3,
-    # Judges: 1 % and 0.5 % of their range; repeated passes of one judge differ by more.
-    "editscore": 0.01,
-    "qwen_vl": 0.005,
-}
-"""Spread within a group, in a component's own unit, up to which it is noise; 0 for a user's scorer."""
-
 
 LARGEST_WEIGHT = 1e6
 """Largest magnitude of a weight, so that weighted scores (at most 1e9 each) and their squares stay finite."""
@@ -183,9 +102,8 @@ class RewardsConfig(Section):
     """How a candidate is scored, and how scores are combined."""
 
     weights: dict[str, float] = Field({"edit_score": 1.0, "edit_psnr": 0.05, "background_psnr": 0.1})
-    """Weight per component, -1e6 to 1e6: edit_score and editscore_truth (ground truth), edit_psnr (needs a target; dB),
-    background_psnr and background_ssim (outside the mask), acd, judges, embedding models, or `scorers`. By default a
-    judge, or else clip_text, replaces edit_score and edit_psnr."""
+    """Weight per component, -1e6 to 1e6: what the task's truth, target and source tell, acd, judges, embedding models,
+    or `scorers` (docs/rewards.md). By default a judge, or else clip_text, replaces edit_score and edit_psnr."""
     scorers: dict[str, str] = Field({})
     """Your own scorers: name to dotted path, such as {"sharpness": "my_package.scorers:sharpness"}. Each needs a
     weight; a scorer with a weight of 0 is not called."""
@@ -201,6 +119,9 @@ class RewardsConfig(Section):
     scorer_processes: int = Field(1, ge=1)
     """Processes per scorer of your own, each with its own copy of what the scorer loads: the number of groups scored
     concurrently."""
+    regions: dict[str, str] = Field({})
+    """The region that a component rewards, where credit is given per region (`algorithm.credit.per`): edit, background,
+    or the name of a region of the task. Without: background for what rewards preservation, edit for all else."""
     floors: dict[str, float] = Field({})
     """Noise floor per component, in its own unit: a group with a standard deviation at or below it learns nothing from
     that component, so that noise is not scaled up to a reward, and nothing at all if this holds for every reward for
@@ -275,7 +196,7 @@ class RewardsConfig(Section):
 
     @model_validator(mode="after")
     def _components_exist(self) -> RewardsConfig:
-        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGES, *EMBEDDINGS})
+        taken = sorted(set(self.scorers) & {*BUILT_IN, *JUDGED, *EMBEDDINGS})
         if taken:
             raise ValueError(f"rewards.scorers: {taken[0]!r} is the name of a component of Locus; choose another")
         for name, dotted in self.scorers.items():
@@ -294,7 +215,13 @@ class RewardsConfig(Section):
                 raise ValueError(
                     f"rewards.scorer_ranges.{name}: expected two numbers, the smaller first, got [{low:g}, {high:g}]"
                 )
-        known = {*BUILT_IN, *JUDGES, *EMBEDDINGS, *self.scorers}
+        known = {*BUILT_IN, *JUDGED, *EMBEDDINGS, *self.scorers}
+        astray = sorted(name for name in self.regions if not self.weights.get(name))
+        if astray:
+            raise ValueError(
+                f"rewards.regions: expected components with a weight other than 0, got {astray[0]!r}; add "
+                f"--rewards.weights.{astray[0]} 1 or remove it"
+            )
         unknown = sorted(set(self.floors) - known)
         if unknown:
             raise ValueError(f"rewards.floors: unknown component {unknown[0]!r}; expected some of {sorted(known)}")
@@ -321,12 +248,18 @@ class RewardsConfig(Section):
         weighted = {name for name, weight in self.weights.items() if weight != 0}
         if not weighted:
             raise ValueError("rewards.weights: expected at least one component with a weight other than 0")
-        for name in JUDGES:
-            if (name in weighted) != (name in self.judge.configured):
+        for name in sorted(weighted & JUDGED.keys()):
+            if JUDGED[name] not in self.judge.configured:
                 raise ValueError(
-                    f"rewards.weights: {name} has a weight, but rewards.judge.{name} has no urls and no serve.replicas"
-                    if name in weighted
-                    else f"rewards.judge.{name} is configured, but rewards.weights gives {name} no weight; add one"
+                    f"rewards.weights: {name} has a weight, but rewards.judge.{JUDGED[name]} has no urls and no "
+                    "serve.replicas"
+                )
+        for judge in self.judge.configured:
+            served = [name for name, of in JUDGED.items() if of == judge]
+            if not weighted.intersection(served):
+                raise ValueError(
+                    f"rewards.judge.{judge} is configured, but rewards.weights gives {' or '.join(served)} no weight; "
+                    "add one"
                 )
         for name in sorted(weighted & EMBEDDINGS.keys() - set(self.embedding.configured)):
             raise ValueError(

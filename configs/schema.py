@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from configs.algorithms import AlgorithmConfig, RcGrpoConfig
+from configs.components import OF_THE_BENCHMARK, RANK
 from configs.method_families import RolloutMethod
 from configs.paths import PathText
-from configs.rewards import RANK, RedisConfig, RewardsConfig, ServiceConfig
+from configs.reward_regions import named_regions, region_fault
+from configs.rewards import RedisConfig, RewardsConfig, ServiceConfig
 from configs.section import Section
 
 
@@ -304,6 +306,8 @@ class RunConfig(Section):
                 f"{self.editor.micro_batch}"
             )
         self._rewards_fit_the_method()
+        if (fault := region_fault(self.algorithm.by_region, self.rewards)) is not None:
+            raise ValueError(fault)
         if self.learner.num_workers > 1 and self.cluster.mode == "inline":
             raise ValueError(
                 f"learner.num_workers: expected 1 with cluster.mode inline (one process), "
@@ -338,7 +342,13 @@ class RunConfig(Section):
                     f"rewards.judge.{name}.revision: expected an identifier of this model's weights (a date or a "
                     "commit), since redis.mode is url: a shared cache would mix the scores of different weights"
                 )
-        truth = [name for name in ("edit_score", "editscore_truth") if self.rewards.weights.get(name)]
+        own = named_regions(self.algorithm, self.rewards)
+        if self.data.type == "shapes" and own:
+            raise ValueError(
+                f"rewards.regions: expected edit or background, as tasks of the embedded benchmark have no regions of "
+                f"their own, got {own[0]!r}; that needs data.type manifest"
+            )
+        truth = [name for name in OF_THE_BENCHMARK if self.rewards.weights.get(name)]
         if self.data.type == "manifest" and truth:
             raise ValueError(
                 f"rewards.weights: {truth[0]} needs the ground truth of the embedded benchmark; "

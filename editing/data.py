@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs.commands import command
 from configs.data_methods import DataMethod
+from configs.reward_regions import named_regions
 from configs.schema import ManifestData, RunConfig, ShapesData
 from configs.text import counted
 from editing.editors.base import EditorError
@@ -103,7 +104,7 @@ def open_tasks(config: RunConfig) -> Tasks:
 
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
-            target or the ranked edits that a reward or the method needs.
+            target, the ranked edits or the region that a reward or the method needs.
         TaskError: an image in `data.photo_folder` is faulty.
     """
     data = config.data
@@ -119,7 +120,7 @@ def open_tasks(config: RunConfig) -> Tasks:
     cache = Path(config.folder) / CHECKED
     train = _open_manifest(data, data.path, cache, fit)
     if data.held_out_path is not None:
-        _refuse_missing_images(config, train, range(len(train)))
+        _refuse_missing(config, train, range(len(train)))
         held_out = _open_manifest(data, data.held_out_path, cache, fit)
         remarks = [
             *of_manifest("data.path", train, _check(data, train)),
@@ -141,7 +142,7 @@ def open_tasks(config: RunConfig) -> Tasks:
             f"data.held_out_fraction = {data.held_out_fraction} of them; add tasks or set it to 0"
         )
     trained, held = split(train.items, len(train) - kept)
-    _refuse_missing_images(config, train, trained)
+    _refuse_missing(config, train, trained)
     remarks = [
         *of_manifest("data.path", train, _check(data, train)),
         *of_overlap("data.held_out_fraction", [train.items[i] for i in trained], [train.items[i] for i in held]),
@@ -177,9 +178,17 @@ def _faulty(data: ManifestData, manifest: ManifestDataset) -> FaultyLines:
     return FaultyLines(str(manifest.path), manifest.faults, f"{_check(data, manifest)} --all-faults")
 
 
-def _refuse_missing_images(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
+def _refuse_missing(config: RunConfig, train: ManifestDataset, indices: Sequence[int]) -> None:
     # Otherwise the run would stop at the first such task, perhaps hours later.
     method, records = config.algorithm, [train.items[index].record for index in indices]
+    for name in named_regions(method, config.rewards):
+        lines = [record.line for record in records if name not in record.regions]
+        if lines:
+            raise ManifestError(
+                f"rewards.regions: {name!r} must be a region of every training line, but {len(lines)} of "
+                f"{len(indices)} in {train.path} have none (the first is line {lines[0]}); add it to their regions, as "
+                "a black mask where the image has nothing of it"
+            )
     if config.rewards.weights.get("edit_psnr", 0) != 0:
         found = [record.line for record in records if record.target is None]
         key, needs, way_out = "rewards.weights: edit_psnr", "a target", "add targets, or set its weight to 0"

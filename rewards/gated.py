@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.rewards import ComponentRange, RewardsConfig
+from configs.components import ComponentRange
+from configs.rewards import RewardsConfig
 
 
 def gated_reward(

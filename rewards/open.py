@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.judges import JUDGES
-from configs.rewards import EMBEDDINGS, RewardsConfig
+from configs.components import EMBEDDINGS
+from configs.judges import JUDGED
+from configs.rewards import RewardsConfig
 from configs.schema import RunConfig
 from editing.data import Tasks
 from editing.task import EditTask, TaskError
@@ -61,7 +62,8 @@ def open_pool(
 
             waiting.update(open_scorers(config.rewards.embedding, names))
         # Imported late: clients of servers are needed where there are servers.
-        if any(name in names for name in JUDGES):
+        wanted = {JUDGED[name] for name in names if name in JUDGED}
+        if wanted:
             from rewards.cache.open import open_cache
 
             try:
@@ -72,17 +74,20 @@ def open_pool(
                     "python -m pip install -e '.[judges]'   in the folder of Locus"
                 ) from error
             from rewards.scorers.editscore import EditScore
+            from rewards.scorers.editscore_pair import COMPONENTS, EditScorePair
             from rewards.scorers.qwen_vl import QwenVl
 
             settings, key = config.rewards.judge, os.environ.get("LOCUS_JUDGE_API_KEY") or "none"
             cache = open_cache(config.redis, folder)
             for name, judge in (("editscore", settings.editscore), ("qwen_vl", settings.qwen_vl)):
-                if name in names:
+                if name in wanted:
                     judges[name] = JudgePool(
                         name, (*judge.urls, *(urls or {}).get(name, ())), judge.model, settings, key
                     )
             if "editscore" in judges:
-                waiting["editscore"] = editscore = EditScore(judges["editscore"], settings.editscore, cache)
+                editscore = EditScore(judges["editscore"], settings.editscore, cache)
+                pair = EditScorePair(editscore)
+                waiting.update({"editscore": editscore, **{name: pair.component(name) for name in COMPONENTS}})
                 rehearsals.append(editscore.rehearse)
             if "qwen_vl" in judges:
                 waiting["qwen_vl"] = qwen_vl = QwenVl(judges["qwen_vl"], settings.qwen_vl, cache)

@@ -20,7 +20,7 @@ from rich.progress import track
 from editing.images import MAX_PIXELS, Decoded, decode, decode_image, read_file
 from editing.manifest.cache import CheckCache, Checked, stamps_of
 from editing.manifest.faults import Fault, grouped
-from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record
+from editing.manifest.lines import Header, Record, parse_header, parse_object, parse_record, region_field
 from editing.manifest.notes import Note
 from editing.manifest.paths import Root
 from editing.manifest.text import read_lines
@@ -117,6 +117,14 @@ def _load(
                 f"ranked: expected different images, got the same at places {twin} and {place}; of equal ones none is "
                 "the better."
             )
+    regions = {}
+    for name, path in record.regions.items():
+        regions[name] = load_mask_png(read(region_field(name), path), max_pixels)
+        if regions[name].shape != size:
+            raise TaskError(
+                f"the region {name!r} must have the size of the upright source, {size[1]} × {size[0]}; "
+                f"it has {regions[name].shape[1]} × {regions[name].shape[0]}{_as_stored(decoded, regions[name])}."
+            )
     task = EditTask(
         task_id=record.task_id,
         source=source,
@@ -125,6 +133,7 @@ def _load(
         target=target,
         caption=record.caption,
         ranked=ranked,
+        regions=regions,
         meta={"manifest_line": record.line},
     )
     return task, digests, _notes(decoded, record, white)

@@ -9,21 +9,24 @@ and every other line is one task:
     {"id": "cat-1", "source": "cat.jpg", "mask": "cat.png", "instruction": "make the cat red"}
 
 with "mask_rle" (COCO) in place of "mask" for run-length masks, and optionally "target", "caption" and its own
-"mask_polarity". "ranked" lists existing edits, the best first, for methods that learn from preferences. "edited" names
+"mask_polarity". "ranked" lists existing edits, the best first, for methods that learn from preferences. "regions" names
+parts of the image, {"hat": "cat_hat.png"}, white where the part is, whatever the polarity of the mask. "edited" names
 existing edits of it, one path or a list; training ignores them.
 """
 
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from configs.reward_regions import BACKGROUND, EDIT
 from editing.manifest.paths import Root
 from editing.masks import POLARITIES, MaskPolarity
 from editing.task import TaskError
 
+RESERVED = (EDIT, BACKGROUND)
 HEADER_KEYS = ("locus_manifest", "mask_polarity", "root")
 LINE_KEYS = (
     "id",
@@ -35,6 +38,7 @@ LINE_KEYS = (
     "caption",
     "mask_polarity",
     "ranked",
+    "regions",
     "edited",
 )
 
@@ -64,14 +68,21 @@ class Record:
     instruction: str
     target: Path | None
     caption: str | None
+    regions: Mapping[str, Path] = field(default_factory=dict)
     edited: tuple[Path, ...] = ()
     ranked: tuple[Path, ...] = ()
 
     def files(self) -> dict[str, str]:
         """The task's files, by field."""
+        named = {"source": self.source, "mask": self.mask, "target": self.target}
         ranked = {f"ranked[{place}]": path for place, path in enumerate(self.ranked)}
-        named = {"source": self.source, "mask": self.mask, "target": self.target, **ranked}
-        return {field: str(path) for field, path in named.items() if path is not None}
+        regions = {region_field(name): path for name, path in self.regions.items()}
+        return {name: str(path) for name, path in {**named, **ranked, **regions}.items() if path is not None}
+
+
+def region_field(name: str) -> str:
+    """The field under which the file of a region goes."""
+    return f"region {name}"
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -163,6 +174,7 @@ def parse_record(
         instruction=_text(fields, "instruction"),
         target=root.file("target", _text(fields, "target")) if "target" in fields else None,
         caption=_text(fields, "caption") if "caption" in fields else None,
+        regions=_regions(fields, root),
         edited=_edited(fields, root),
         ranked=_ranked(fields, root),
     )
@@ -205,6 +217,16 @@ def _polarity(fields: Mapping[str, Any]) -> MaskPolarity | None:
     if value not in POLARITIES:
         raise TaskError(f"mask_polarity: expected {' or '.join(POLARITIES)}, got {value!r:.60}.")
     return cast(MaskPolarity, value)
+
+
+def _regions(fields: Mapping[str, Any], root: Root) -> dict[str, Path]:
+    value = fields.get("regions", {})
+    if not isinstance(value, dict) or not all(name.strip() and name.isprintable() for name in value):
+        raise TaskError(f'regions: expected an object of names and paths, {{"hat": "hat.png"}}, got {value!r:.60}.')
+    for name in RESERVED:
+        if name in value:
+            raise TaskError(f"regions: {name!r} is what every task has by its mask; give this region another name.")
+    return {name: root.file("regions", _text(value, name)) for name in value}
 
 
 def _edited(fields: Mapping[str, Any], root: Root) -> tuple[Path, ...]:

@@ -40,6 +40,7 @@ class PackedManifest:
         for name in PATHS:
             values[name] = None if values[name] is None else Path(values[name])
         values["ranked"] = tuple(map(Path, values["ranked"]))
+        values["regions"] = {name: Path(path) for name, path in values["regions"].items()}
         return load_task(self.path, Record(**values), digests, self._max_pixels)
 
 

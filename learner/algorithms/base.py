@@ -11,12 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from editing.flow import Solver, Velocity
 from editing.trajectory import TrajectoryGroup
+from learner.algorithms.region_credit import RegionCredit, shared_credit
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where the anchors of a rollout began, float32 [B, N, C] at sigmas[0], and the solver that led on from there."""
+
+    noise: Tensor
+    solver: Solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +45,8 @@ class GroupTensors:
         source: float32 [N, C], clean source latents.
         grid: tokens (rows, columns).
         seed: of the group; what a method draws follows from it.
+        credit: advantages per region; None where every token of a candidate has the same.
+        start: where the anchors began; None where a method does not ask for it.
     """
 
     steps: tuple[int, ...]
@@ -48,15 +60,30 @@ class GroupTensors:
     source: Tensor
     grid: tuple[int, int]
     seed: int
+    credit: RegionCredit | None = None
+    start: Start | None = None
 
     @property
     def is_silent(self) -> bool:
         """True when all advantages are zero, so that no reward has anything to say."""
-        return not bool((self.advantages != 0).any())
+        return self.credit.is_silent if self.credit is not None else not bool((self.advantages != 0).any())
+
+    @property
+    def regions(self) -> RegionCredit:
+        """The advantages per region; where credit is given per candidate, its own in the edit region and in the
+        background alike."""
+        return self.credit if self.credit is not None else shared_credit(self.advantages, self.edit_mask)
 
 
 def group_tensors(
-    group: TrajectoryGroup, valid: Tensor, advantages: Tensor, edit_mask: Tensor, source: Tensor, grid: tuple[int, int]
+    group: TrajectoryGroup,
+    valid: Tensor,
+    advantages: Tensor,
+    edit_mask: Tensor,
+    source: Tensor,
+    grid: tuple[int, int],
+    credit: RegionCredit | None = None,
+    start: Start | None = None,
 ) -> GroupTensors:
     """The group on the device of `source`; arguments as the attributes."""
     device = source.device
@@ -72,6 +99,8 @@ def group_tensors(
         source=source,
         grid=grid,
         seed=group.lease.seed,
+        credit=None if credit is None else credit.to(device),
+        start=None if start is None else Start(start.noise.to(device), start.solver),
     )
 
 
@@ -92,6 +121,14 @@ class Queries:
         """The queries in batches of at most `size`; None = all at once."""
         size = size or self.count
         return [slice(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+
+    def present(self, velocity: Velocity) -> Self:
+        """The queries at the states to which the present weights lead; these themselves where states are stored ones.
+
+        `x` may carry the graph of the velocity calls on the way: the gradient of the terms with respect to it then goes
+        back through them.
+        """
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +153,13 @@ class Velocities:
         bit, so that ratios are exactly 1."""
         return self.new.detach() if self.given_old is None else self.given_old
 
-    def of_both(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def of_both(
+        self, function: Callable[[Tensor], Tensor], of_old: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`function` of the new velocities, and of the old ones as constants, bit by bit equal where the present
-        weights are the behaviour policy."""
+        weights are the behaviour policy. `of_old` is another function for the old ones."""
         new = function(self.new)
-        return new, new.detach() if self.given_old is None else function(self.given_old)
+        return new, new.detach() if self.given_old is None else (of_old or function)(self.given_old)
 
     @cached_property
     def reference(self) -> Tensor:

@@ -31,15 +31,15 @@ def endpoint_direction(final: Tensor, advantages: Tensor, edit_mask: Tensor) -> 
 
     Args:
         final: x0 [V, N, C] of the valid candidates, constants (detached here).
-        advantages: A [V], constants.
+        advantages: A [V], or one per token [V, N], constants.
         edit_mask: [N] in [0, 1], 1 = editable; soft tokens count by their mask.
 
     Raises:
         ValueError: for mismatched shapes, or no candidate.
     """
-    if final.ndim != 3 or final.shape[0] < 1 or advantages.shape != final.shape[:1]:
+    if final.ndim != 3 or final.shape[0] < 1 or advantages.shape not in (final.shape[:1], final.shape[:2]):
         raise ValueError(
-            "final must be [V, N, C] and advantages [V] with V at least 1, got "
+            "final must be [V, N, C] and advantages [V] or [V, N] with V at least 1, got "
             f"{list(final.shape)} and {list(advantages.shape)}."
         )
     final = at_least_float32(final.detach())
@@ -49,7 +49,8 @@ def endpoint_direction(final: Tensor, advantages: Tensor, edit_mask: Tensor) -> 
     spread, size = (weighted_token_mean(x.square(), mask).mean().sqrt() for x in (centred, final))
     if bool(spread <= SPREAD_TOLERANCE * size):
         return torch.zeros_like(centred[0])
-    return torch.einsum("v,vnc->nc", credit, centred) / (spread * final.shape[0])
+    pulled = torch.einsum("v,vnc->nc" if credit.ndim == 1 else "vn,vnc->nc", credit, centred)
+    return pulled / (spread * final.shape[0])
 
 
 def endpoint_term(v: Tensor, direction: Tensor, edit_mask: Tensor) -> Tensor:

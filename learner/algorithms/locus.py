@@ -42,8 +42,8 @@ class Locus:
     def queries(self, group: GroupTensors) -> DirectionQueries:
         """The predecessors of the anchors at the trained steps; the last kept step leads to the end points."""
         anchors, valid = anchor_queries(group, self._config.trained_steps), group.valid
-        final, advantages = group.candidates[-1][valid], group.advantages[valid]
-        direction = endpoint_direction(final, advantages, group.edit_mask)
+        advantages = group.advantages if group.credit is None else group.credit.tokens
+        direction = endpoint_direction(group.candidates[-1][valid], advantages[valid], group.edit_mask)
         return DirectionQueries(anchors.x, anchors.sigma, direction, group.edit_mask)
 
     def terms(self, queries: DirectionQueries, velocity: Velocities) -> Mapping[str, Term]:

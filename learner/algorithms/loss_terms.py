@@ -2,13 +2,14 @@
 
 Every term of a method is a function of one velocity per query. Its gradient with respect to the velocity is cheap, so
 each term's norm is known for free, and the number of terms does not change the cost: one forward and one backward per
-query.
+query. Where the states that are asked at depend on the weights, too, their gradients are gathered over all queries and
+go back once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class GroupStats:
     clipped_fraction: float = 0.0
 
 
-TermsOf = Callable[[Velocities], Mapping[str, Term]]
+TermsOf = Callable[[Queries, Velocities], Mapping[str, Term]]
 
 
 def backward_through_velocity(
@@ -76,19 +77,27 @@ def backward_through_velocity(
     weights: dict[str, float] = {}
     ratios: list[tuple[int, Ratio]] = []
     found = []
+    states = (queries := queries.present(velocity)).x
+    if states.requires_grad:
+        queries = replace(queries, x=states.detach().requires_grad_())
+    of_states = torch.zeros_like(states)
     for rows in queries.chunks(micro_batch):
         v = velocity(queries.x[rows], queries.sigma[rows])
         velocities, share = _velocities(queries, rows, v, old, reference)
         cotangent = torch.zeros_like(velocities.new)
-        terms = terms_of(velocities)
+        terms = terms_of(queries, velocities)
         for name, gradient in _weighted_gradients(terms, velocities, share):
             cotangent += gradient
             values[name] = values.get(name, 0.0) + share * terms[name].value.item()
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
             weights[name] = terms[name].weight
         ratios += [(len(velocities.new), term.ratio) for term in terms.values() if term.ratio is not None]
+        if states.requires_grad:
+            of_states += _gradient_of_states(terms, queries.x, share)
         torch.autograd.backward([v], [scale * cotangent])
         found.append(velocities.new.detach())
+    if queries.x.grad is not None:  # what went back through the velocities to the states
+        torch.autograd.backward([states], [queries.x.grad + scale * of_states])
     stats = GroupStats(
         {name: TermStats(values[name], squares[name] ** 0.5) for name in values},
         loss=sum(weights[name] * value for name, value in values.items()),
@@ -112,11 +121,13 @@ def gradient_norms(
     Arguments as of `backward_through_velocity`, whose `TermStats.gradient` it is.
     """
     squares: dict[str, float] = {}
+    with torch.no_grad():
+        queries = queries.present(velocity)
     for rows in queries.chunks(micro_batch):
         with torch.no_grad():
             v = velocity(queries.x[rows], queries.sigma[rows])
         velocities, share = _velocities(queries, rows, v, old, reference)
-        for name, gradient in _weighted_gradients(terms_of(velocities), velocities, share):
+        for name, gradient in _weighted_gradients(terms_of(queries, velocities), velocities, share):
             squares[name] = squares.get(name, 0.0) + gradient.square().sum().item()
     return {name: square**0.5 for name, square in squares.items()}
 
@@ -133,6 +144,15 @@ def _velocities(
     leaf = v.detach().requires_grad_()
     given = None if old is None else old[rows]
     return Velocities(rows, leaf, given, ask_reference), leaf.shape[0] / queries.count
+
+
+def _gradient_of_states(terms: Mapping[str, Term], states: Tensor, share: float) -> Tensor:
+    """Share of the weighted terms' gradient with respect to the states [P, N, C], at constant velocities."""
+    values = [term.weight * share * term.value for term in terms.values() if term.value.requires_grad]
+    if not values:
+        return torch.zeros_like(states)
+    (gradient,) = torch.autograd.grad(torch.stack(values).sum(), states, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(states) if gradient is None else gradient
 
 
 def _weighted_gradients(

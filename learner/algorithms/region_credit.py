@@ -1,10 +1,89 @@
-"""From advantages per region to advantages per token, and regions with a soft border."""
+"""Advantages per region and where they hold: credit, its expansion to tokens, and regions with a soft border."""
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from configs.reward_regions import BACKGROUND, EDIT
 from editing.token_mask import at_least_float32, checked_regions, checked_token_mask
+
+
+@dataclass(frozen=True, eq=False)
+class RegionCredit:
+    """The advantages of a group in each of its regions.
+
+    Attributes:
+        names: R regions; `edit` and `background`, which share out the tokens, and those of the task's own, which lie
+            over them.
+        masks: [R, N] in [0, 1].
+        advantages: [G, R], zero where a candidate is invalid, and in a region without tokens.
+        weights: [R], at least 0.
+    """
+
+    names: tuple[str, ...]
+    masks: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        regions = (len(self.names),)
+        if not self.masks.shape[:1] == self.advantages.shape[1:] == self.weights.shape == regions:
+            raise ValueError(
+                f"expected masks [R, N], advantages [G, R] and weights [R] of {', '.join(self.names)}, got "
+                f"{list(self.masks.shape)}, {list(self.advantages.shape)} and {list(self.weights.shape)}."
+            )
+
+    def to(self, device: torch.device) -> "RegionCredit":
+        """The same on a device, in float32."""
+        moved = (value.to(device, torch.float32) for value in (self.masks, self.advantages, self.weights))
+        return RegionCredit(self.names, *moved)
+
+    def of(self, candidates: Tensor) -> "RegionCredit":
+        """That of some candidates, a mask or indices."""
+        return RegionCredit(self.names, self.masks, self.advantages[candidates], self.weights)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Advantages [G, N] of each token, see `token_advantages`."""
+        return token_advantages(self.advantages, self.masks, self.weights)
+
+    @property
+    def is_silent(self) -> bool:
+        """True when no region has anything to say."""
+        return not bool((self.advantages * self.weights != 0).any())
+
+
+def shared_credit(advantages: Tensor, edit_mask: Tensor) -> RegionCredit:
+    """The credit of candidates whose advantages [G] hold in the edit region [N] and in the background alike."""
+    masks = torch.stack([edit_mask, 1 - edit_mask])
+    shared = advantages[:, None] * (masks > 0).any(dim=1)
+    return RegionCredit((EDIT, BACKGROUND), masks, shared, torch.ones_like(masks[:, 0]))
+
+
+def region_credit(
+    names: tuple[str, ...], masks: Tensor, advantages: Tensor, weights: Tensor, grid: tuple[int, int], ring: int
+) -> RegionCredit:
+    """The credit of a group, its regions with a border of `ring` tokens (`soft_border`).
+
+    A region without tokens has no part in it: its advantages are zero.
+
+    Args:
+        names: of the regions.
+        masks: [R, N] in [0, 1].
+        advantages: [G, R], of `learner.algorithms.credit.region_advantages`.
+        weights: [R].
+        grid: tokens (rows, columns).
+        ring: at least 0.
+
+    Raises:
+        ValueError: for mismatched shapes or values out of range.
+    """
+    soft = torch.stack([soft_border(mask, grid, ring) for mask in masks])
+    there = (soft > 0).any(dim=1)
+    return RegionCredit(names, soft, advantages * there, weights)
 
 
 def token_advantages(advantages: Tensor, regions: Tensor, weights: Tensor | None = None) -> Tensor:

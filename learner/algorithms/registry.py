@@ -10,9 +10,11 @@ from configs.algorithms import CustomConfig
 from configs.errors import ConfigError
 from configs.method_families import MethodConfig
 from learner.algorithms.base import AnyAlgorithm
+from learner.algorithms.cocoedit import CoCoEdit
 from learner.algorithms.dance_grpo import DanceGrpo
 from learner.algorithms.diffusion_nft import DiffusionNft
 from learner.algorithms.dpo import Dpo
+from learner.algorithms.edit_grpo import EditGrpo
 from learner.algorithms.final_policy_gradient import FinalPolicyGradient
 from learner.algorithms.flow_grpo import FlowGrpo
 from learner.algorithms.locus import Locus
@@ -20,6 +22,7 @@ from learner.algorithms.mix_grpo import MixGrpo
 from learner.algorithms.neighbor_grpo import NeighborGrpo
 from learner.algorithms.rc_grpo import RcGrpo
 from learner.algorithms.sft import Sft
+from learner.algorithms.spatialflow_grpo import SpatialFlowGrpo
 
 
 def custom(config: CustomConfig) -> AnyAlgorithm:
@@ -49,11 +52,14 @@ def custom(config: CustomConfig) -> AnyAlgorithm:
 METHODS: Mapping[str, Callable[[Any], AnyAlgorithm]] = {
     "rc_grpo": RcGrpo,
     "neighbor_grpo": NeighborGrpo,
+    "edit_grpo": EditGrpo,
     "locus": Locus,
     "flow_grpo": FlowGrpo,
+    "spatialflow_grpo": SpatialFlowGrpo,
     "dance_grpo": DanceGrpo,
     "mix_grpo": MixGrpo,
     "diffusion_nft": DiffusionNft,
+    "cocoedit": CoCoEdit,
     "final_sample": FinalPolicyGradient,
     "sft": Sft,
     "dpo": Dpo,

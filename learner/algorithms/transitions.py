@@ -2,8 +2,8 @@
 
     loss = mean over trained steps and candidates of ( -J + kl_weight * KL to the base )
 
-with the clipped objective of `learner.algorithms.likelihood` over all tokens. What the methods differ in are settings:
-how noise is added, at which steps, from which initial noise, and how advantages are scaled.
+with the clipped objective of `learner.algorithms.likelihood` over all tokens, or region by region. What the methods
+differ in are settings: how noise is added, at which steps, from which initial noise, and how advantages are scaled.
 """
 
 from __future__ import annotations
@@ -33,13 +33,17 @@ class TransitionQueries(Queries):
     Attributes:
         sigma_next: float32 [P], below sigma.
         x_next: float32 [P, N, C], the candidates' states at `sigma_next` as the rollout made them.
-        advantages: float32 [P]; zero for a candidate without a reward.
+        regions: float32 [R, N] in [0, 1], each with a ratio of its own.
+        advantages: float32 [P, R]; zero for a candidate without a reward.
+        weights: float32 [R], of the regions.
         sigma_max: the grid's second noise level.
     """
 
     sigma_next: Tensor
     x_next: Tensor
+    regions: Tensor
     advantages: Tensor
+    weights: Tensor
     sigma_max: float
 
 
@@ -53,14 +57,22 @@ class ClippedLikelihood:
         """The states before the trained steps."""
         size = group.candidates.shape[1]
         at = torch.tensor(group.steps, device=group.sigmas.device).repeat_interleave(size)
+        masks, advantages, weights = self.regions(group)
         return TransitionQueries(
             x=group.predecessors.flatten(0, 1),
             sigma=group.sigmas[at],
             sigma_next=group.sigmas[at + 1],
             x_next=group.candidates.flatten(0, 1),
-            advantages=group.advantages.repeat(len(group.steps)),
+            regions=masks,
+            advantages=advantages.repeat(len(group.steps), 1),
+            weights=weights,
             sigma_max=float(group.sigmas[1]),
         )
+
+    def regions(self, group: GroupTensors) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks [R, N], advantages [G, R] and weights [R] of what has a ratio of its own: here all tokens together."""
+        everywhere = torch.ones(1, group.edit_mask.shape[0], device=group.edit_mask.device)
+        return everywhere, group.advantages[:, None], everywhere[0, :1]
 
     def terms(self, queries: TransitionQueries, velocity: Velocities) -> Mapping[str, Term]:
         """The clipped objective, and the KL to the base where it has a weight."""
@@ -75,9 +87,8 @@ class ClippedLikelihood:
         log_ratio = log_new - log_old
         if config.ratio == "guard":
             log_ratio = guarded_log_ratio(log_new, log_old, mean, mean_old, std)
-        everywhere = torch.ones(1, mean.shape[1], device=mean.device)
-        advantages = queries.advantages[rows, None]
-        found = region_objective(region_log_ratio(log_ratio, everywhere), advantages, everywhere[0, :1], config.clip)
+        log_ratios = region_log_ratio(log_ratio, queries.regions)
+        found = region_objective(log_ratios, queries.advantages[rows], queries.weights, config.clip)
         objective = found.objective.sum(dim=1)
         if config.ratio == "guard":  # every step counts alike, however long it is
             objective = objective / (queries.sigma[rows] - queries.sigma_next[rows])

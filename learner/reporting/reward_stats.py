@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.rewards import RANK, RewardsConfig
+from configs.components import RANK
+from configs.rewards import RewardsConfig
 from learner.algorithms.credit import is_zero_variance
-from rewards.compose import composed
+from rewards.compose import GroupReward, composed
+from rewards.regions import composed_by_region
 from rewards.result import GroupScores
 
 REWARD = "reward"
@@ -43,8 +45,11 @@ class RewardStatistics:
     floored: Mapping[str, int] = field(default_factory=dict)
 
 
-def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> RewardStatistics:
-    """Statistics over the valid candidates of at least one group, each with at least one valid candidate."""
+def reward_statistics(
+    groups: Sequence[GroupScores], config: RewardsConfig, by_region: bool = False
+) -> RewardStatistics:
+    """Statistics over the valid candidates of at least one group, each with at least one valid candidate; `by_region`
+    where credit is given per region, so that a group teaches something if any of its regions does."""
     combined = composed(groups, config)
     valid = [reward.valid for reward in combined]
     names = {name: None for group in groups for name in (*group.components, *group.diagnostics)}
@@ -57,9 +62,9 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
     # As the learner judges it: these are the groups whose advantages are zero.
     given = RANK in config.weights  # images that are learnt from whatever they are worth
+    trained_on = list(composed_by_region(groups, config).values()) if by_region else [combined]
     zero_variance = [
-        not given and (reward.filtered or is_zero_variance(torch.tensor(reward.rewards), torch.tensor(reward.valid)))
-        for reward in combined
+        not given and all(_teaches_nothing(reward) for reward in rewards) for rewards in zip(*trained_on, strict=True)
     ]
     return RewardStatistics(
         mean={name: float(np.mean([v for group in per_group for v in group])) for name, per_group in values.items()},
@@ -69,6 +74,10 @@ def reward_statistics(groups: Sequence[GroupScores], config: RewardsConfig) -> R
         silent=combined[0].silent,
         floored=Counter(name for reward in combined for name in reward.floored),
     )
+
+
+def _teaches_nothing(reward: GroupReward) -> bool:
+    return reward.filtered or is_zero_variance(torch.tensor(reward.rewards), torch.tensor(reward.valid))
 
 
 def _values(group: GroupScores, name: str, valid: NDArray[np.bool_]) -> list[float]:

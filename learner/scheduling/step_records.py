@@ -24,7 +24,8 @@ def step_record(
 ) -> StepRecord:
     """The record of the step that is done; raises LedgerError when the lease counters do not balance."""
     done = run.progress.done
-    rewards = reward_statistics([delivered.scores for delivered in groups], run.config.rewards)
+    by_region = run.config.algorithm.by_region is not None
+    rewards = reward_statistics([delivered.scores for delivered in groups], run.config.rewards, by_region)
     ages = Counter(staleness(done - 1, delivered.generated.policy_version) for delivered in groups)
     return StepRecord(
         step=done,

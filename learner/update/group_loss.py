@@ -59,11 +59,9 @@ class GroupLoss:
         if silent and not (unit and preservation_terms.preserves(preservation)):
             return GroupStats(), None
 
-        def terms_of(velocity: Velocities) -> Mapping[str, Term]:
-            own = {} if silent else self.method.terms(self.queries, velocity)
-            held = preservation_terms.preservation_terms(
-                self.queries, velocity, self.source, self.mask, preservation, unit
-            )
+        def terms_of(queries: Queries, velocity: Velocities) -> Mapping[str, Term]:
+            own = {} if silent else self.method.terms(queries, velocity)
+            held = preservation_terms.preservation_terms(queries, velocity, self.source, self.mask, preservation, unit)
             return {**own, **held}
 
         return backward_through_velocity(
@@ -76,11 +74,11 @@ class GroupLoss:
         if self.silent:
             return 0.0, 0.0, 0.0
 
-        def terms_of(velocity: Velocities) -> Mapping[str, Term]:
-            own = self.method.terms(self.queries, velocity)[SIGNAL]
+        def terms_of(queries: Queries, velocity: Velocities) -> Mapping[str, Term]:
+            own = self.method.terms(queries, velocity)[SIGNAL]
             value = preservation_terms.background(
-                self.queries.x[velocity.rows],
-                self.queries.sigma[velocity.rows],
+                queries.x[velocity.rows],
+                queries.sigma[velocity.rows],
                 velocity.new,
                 self.source,
                 self.mask,

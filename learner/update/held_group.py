@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
-from configs.schema import RunConfig, TokenMasksConfig
+from configs.method_families import AdvantageConfig, MethodConfig
+from configs.reward_regions import BACKGROUND, EDIT, named_regions
+from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
 from editing.editors.lora import without_adapter
 from editing.flow import Velocity
+from editing.regions import region_mask
 from editing.rollout_spec import rollout_spec
 from editing.task import EditTask
 from editing.trajectory import TrajectoryGroup
-from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, group_tensors
+from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, Start, group_tensors
 from learner.algorithms.credit import group_advantages, step_advantages
+from learner.algorithms.region_credit import RegionCredit, region_credit
 from learner.algorithms.replay import Replay, replay_of
 from learner.update.group_loss import GroupLoss
 from rewards.compose import GroupReward
@@ -31,6 +34,7 @@ class HeldGroup:
         group, staleness: as it came.
         condition: of its task.
         noise_mask, edit_mask, preservation_mask: [N], for the noise, the metric and the preservation terms.
+        named_masks: [N], of the task's own regions that rewards belong to.
         behaviour: velocities [P, N, C] at its queries under the weights that made it, once they are known.
     """
 
@@ -40,6 +44,7 @@ class HeldGroup:
     noise_mask: Tensor = field(repr=False)
     edit_mask: Tensor = field(repr=False)
     preservation_mask: Tensor = field(repr=False)
+    named_masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     behaviour: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -48,9 +53,13 @@ class HeldGroup:
         return self.condition.source_latents[0]
 
 
-def hold(editor: Editor, kinds: TokenMasksConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
-    """The group with its task encoded."""
-    condition = editor.encode(task)
+def hold(editor: Editor, config: RunConfig, task: EditTask, group: TrajectoryGroup, staleness: int) -> HeldGroup:
+    """The group with its task encoded.
+
+    Raises:
+        TaskError: when the task lacks a region that a reward belongs to.
+    """
+    condition, kinds = editor.encode(task), config.token_masks
     return HeldGroup(
         group,
         staleness,
@@ -58,15 +67,24 @@ def hold(editor: Editor, kinds: TokenMasksConfig, task: EditTask, group: Traject
         noise_mask=editor.token_mask(task.edit_mask, condition, kinds.noise),
         edit_mask=editor.token_mask(task.edit_mask, condition, kinds.distance),
         preservation_mask=editor.token_mask(task.edit_mask, condition, kinds.preservation),
+        named_masks={
+            name: editor.token_mask(region_mask(task, name), condition, kinds.distance)
+            for name in named_regions(config.algorithm, config.rewards)
+        },
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Credit:
-    """The rewards of a group, and its advantages float32 [G]: zero where invalid, all zero for a filtered group."""
+    """The rewards of a group, and its advantages float32 [G]: zero where invalid, all zero for a filtered group.
+
+    `regions` are those of each region, likewise, and then the group counts as filtered where they are all zero and one
+    of them is filtered; None where credit is given per candidate.
+    """
 
     reward: GroupReward
     advantages: Tensor
+    regions: Mapping[str, Tensor] | None = None
 
 
 def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Credit]:
@@ -84,14 +102,7 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
     ]
 
 
-def credits_of(rewards: Sequence[GroupReward], method: MethodConfig) -> list[Credit]:
-    """`credited`; or, of given images, which no reward compares, an advantage of 1 for every one."""
-    if isinstance(method, RolloutMethod):
-        return credited(rewards, method.advantage)
-    return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
-
-
-def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
+def tensors_of(held: HeldGroup, credit: Credit, config: RunConfig) -> GroupTensors:
     """The group under its rewards, as its method sees it."""
     return group_tensors(
         held.group,
@@ -100,6 +111,31 @@ def tensors_of(held: HeldGroup, credit: Credit) -> GroupTensors:
         held.edit_mask,
         held.source,
         held.condition.grid,
+        _by_region(held, credit, config.algorithm),
+        _start(held, config) if config.algorithm.restarts else None,
+    )
+
+
+def _start(held: HeldGroup, config: RunConfig) -> Start:
+    """Where the group's anchors began, drawn anew from its seed."""
+    recipe = rollout_spec(config, held.group.lease).recipe(held.group.lease)
+    noise = recipe.draw(held.noise_mask, held.source.shape[-1])
+    return Start(noise[torch.from_numpy(held.group.anchors)], config.sampler.solver)
+
+
+def _by_region(held: HeldGroup, credit: Credit, method: MethodConfig) -> RegionCredit | None:
+    config = method.by_region
+    if config is None or credit.regions is None:
+        return None
+    masks = {EDIT: held.edit_mask, BACKGROUND: 1 - held.edit_mask, **held.named_masks}
+    names = tuple(credit.regions)
+    return region_credit(
+        names,
+        torch.stack([masks[name].cpu().float() for name in names]),
+        torch.stack([credit.regions[name] for name in names], dim=1),
+        torch.tensor([config.weights.get(name, 1.0) for name in names]),
+        held.condition.grid,
+        config.ring,
     )
 
 

@@ -44,14 +44,15 @@ from learner.update.adapter_optimizer import AdapterOptimizer
 from learner.update.admission import Admission
 from learner.update.background_constraint import BackgroundConstraint
 from learner.update.behaviour import Behaviour
+from learner.update.credit import credited_scores
 from learner.update.data_parallel import ALONE, Peers
 from learner.update.given_gate import check_origin
 from learner.update.group_loss import GroupLoss
-from learner.update.held_group import Credit, HeldGroup, credits_of, hold, loss_of, replay, tensors_of, velocities_at
+from learner.update.held_group import Credit, HeldGroup, hold, loss_of, replay, tensors_of, velocities_at
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
-from rewards.compose import composed, streaming
+from rewards.compose import streaming
 from rewards.result import GroupScores
 
 
@@ -272,7 +273,7 @@ class Learner:
 
     def _hold(self, group: TrajectoryGroup, staleness: int) -> HeldGroup:
         task = self.tasks.train[group.lease.task_index]
-        held = hold(self.editor, self.config.token_masks, task, group, staleness)
+        held = hold(self.editor, self.config, task, group, staleness)
         with self._setting_aside(group):
             check_origin(self._gate, held, task, self.editor, self.config)
         return held
@@ -289,7 +290,7 @@ class Learner:
             totals.spooled[name] = seconds
 
     def _credited(self, scores: Sequence[GroupScores]) -> list[Credit]:
-        return credits_of(composed(scores, self.config.rewards), self.config.algorithm)
+        return credited_scores(scores, self.config.rewards, self.config.algorithm)
 
     def _weigh(self, credits: Sequence[Credit]) -> None:
         """Measures the step's groups for the unit of the preservation weights, none before the policy gate has passed
@@ -312,7 +313,7 @@ class Learner:
             self._balance = self._balance.plus(self.peers.total(sums))
 
     def _prepared(self, held: HeldGroup, credit: Credit) -> tuple[GroupTensors, GroupLoss]:
-        tensors = tensors_of(held, credit)
+        tensors = tensors_of(held, credit, self.config)
         return tensors, loss_of(held, tensors, self._method, self.editor, self.config, self._constraint.config)
 
     def _find_old_velocities(self, held: HeldGroup, loss: GroupLoss) -> None:

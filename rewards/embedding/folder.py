@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.rewards import EMBEDDINGS, RewardsConfig
+from configs.components import EMBEDDINGS
+from configs.rewards import RewardsConfig
 from editing.editors.folder import FolderError, read_json, weight_files
 
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = {

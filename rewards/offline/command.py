@@ -15,6 +15,7 @@ import structlog
 from rich.console import Console
 from rich.text import Text
 
+from configs.components import OF_THE_BENCHMARK
 from configs.errors import ConfigError
 from configs.exits import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from configs.judges import JudgeConfig
@@ -37,8 +38,7 @@ LOGS = ".scoring"
 """Where, in the folder of the runs, the logs of judge servers lie that a command has started."""
 BACKGROUND = ("background_psnr", "background_ssim")
 WITHOUT_PICTURES = {
-    "edit_score": "needs the ground truth of the embedded benchmark",
-    "editscore_truth": "needs the ground truth of the embedded benchmark",
+    **dict.fromkeys(OF_THE_BENCHMARK, "needs the ground truth of the embedded benchmark"),
     "acd": "is measured while the editor makes the image",
 }
 """Components that cannot be computed from images alone, and why."""

@@ -67,7 +67,7 @@ class EditScore:
             return await settled([self._pass(given.task.instruction, one) for one in passes])
 
         outcomes = await judged(self.cache, given, self.parts(), self.config.passes, ask)
-        return tuple(_score(candidate, one) for candidate, one in enumerate(outcomes))
+        return tuple(mean_score(NAME, candidate, one) for candidate, one in enumerate(outcomes))
 
     def parts(self) -> dict[str, Part]:
         """Of the cache's keys; see `rewards.scorers.judged.judged`."""
@@ -90,13 +90,14 @@ class EditScore:
     async def _pass(self, instruction: str, one: Pass) -> float:
         sc, pq = await together(
             [
-                self._pair(success_parts(instruction, one.source, one.edited), one.seed),
-                self._pair(quality_parts(one.edited), one.seed),
+                self.pair(success_parts(instruction, one.source, one.edited), one.seed),
+                self.pair(quality_parts(one.edited), one.seed),
             ]
         )
         return overall(sc, pq)
 
-    async def _pair(self, parts: Parts, seed: int) -> Pair:
+    async def pair(self, parts: Parts, seed: int) -> Pair:
+        """Both scores of one request, 0..25 each; raises as `rewards.scorers.judged.usable`."""
         return await usable(
             self.judge, self._request(parts, seed), lambda response: parse_pair(unwrapped(response.text))
         )
@@ -113,11 +114,12 @@ class EditScore:
         )
 
 
-def _score(candidate: int, outcomes: Sequence[Outcome]) -> Score:
+def mean_score(name: str, candidate: int, outcomes: Sequence[Outcome]) -> Score:
+    """The mean over a candidate's passes, or the error of the first that failed."""
     values = [outcome for outcome in outcomes if isinstance(outcome, float)]
     if len(values) == len(outcomes):
         return Score(value=math.fsum(values) / len(values), passes=tuple(values))
     seed, first = next((k, outcome) for k, outcome in enumerate(outcomes) if not isinstance(outcome, float))
     failed = len(outcomes) - len(values)
-    where = f"{NAME}: candidate {candidate}: {failed} of {len(outcomes)} passes gave no score; pass {seed}"
+    where = f"{name}: candidate {candidate}: {failed} of {len(outcomes)} passes gave no score; pass {seed}"
     return error_score(where, first)

@@ -187,14 +187,14 @@ async def through_cache(
     return [known[key] for key in keys]
 
 
-async def settled(requests: Sequence[Coroutine[Any, Any, float]]) -> list[Outcome]:
+async def settled(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T | Fault]:
     """The outcomes of all, asked at the same time.
 
     Raises:
         JudgesDown: and whatever is not a fault of one request; the other requests are given up then.
     """
 
-    async def outcome(request: Coroutine[Any, Any, float]) -> Outcome:
+    async def outcome(request: Coroutine[Any, Any, T]) -> T | Fault:
         try:
             return await request
         except REQUEST_FAULTS as error:

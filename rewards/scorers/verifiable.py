@@ -27,6 +27,22 @@ def editscore_truth(given: ScoreInput) -> tuple[Score, ...]:
     return scores_of(editscore_parts(given.images, edit).overall, "editscore_truth")
 
 
+def editscore_success_truth(given: ScoreInput) -> tuple[Score, ...]:
+    """Editing success from ground truth, in (0, 1], the twin of `editscore_success`; equal to `edit_score`."""
+    edit = ground_truth(given.task)
+    if edit is None:
+        return refused(given, "editscore_success_truth", NO_TRUTH)
+    return scores_of(editscore_parts(given.images, edit).success, "editscore_success_truth")
+
+
+def editscore_preservation_truth(given: ScoreInput) -> tuple[Score, ...]:
+    """Minimal over-editing from ground truth, in (0, 1], the twin of `editscore_preservation`."""
+    edit = ground_truth(given.task)
+    if edit is None:
+        return refused(given, "editscore_preservation_truth", NO_TRUTH)
+    return scores_of(editscore_parts(given.images, edit).minimal_over_editing, "editscore_preservation_truth")
+
+
 def edit_psnr(given: ScoreInput) -> tuple[Score, ...]:
     """PSNR in dB to the target inside the edit mask."""
     task = given.task

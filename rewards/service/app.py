@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from configs.judges import JUDGES
 from configs.rewards import RewardsConfig, ServiceConfig
 from rewards.service.access import Access
 from rewards.service.body import EXAMPLE, Problem, ScoreRequest, ScoreResponse
@@ -58,7 +57,7 @@ def create_app(rewards: RewardsConfig, service: ServiceConfig, scoring: Scoring,
         access: who may call it.
     """
     admission = Admission(service.queue)
-    judges = [name for name in JUDGES if rewards.weights.get(name, 0) != 0]
+    judges = rewards.judge.configured
     metrics = Metrics(admission, judges)
     desk = ScoreDesk(rewards, service, scoring, admission, metrics)
     max_body = service.max_body_megabytes * 2**20

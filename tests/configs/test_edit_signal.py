@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from cluster.supervise.__main__ import checked
+from configs.components import COMPONENT_KINDS
 from configs.edit_signal import WAYS_OUT, check_edit_signal
 from configs.errors import ConfigError
 from configs.layers import preset_names
 from configs.load import load_config
-from configs.rewards import COMPONENT_KINDS
 from learner.main import main
 from learner.run import run
 

@@ -170,7 +170,8 @@ def test_every_fault_is_one_sentence_with_key_expected_seen_and_origin(write):
             ["--rewards.weights.foo", "1"],
             "rewards.weights: unknown component 'foo'; expected some of ['acd', 'background_psnr', "
             "'background_ssim', 'clip_direction', 'clip_text', 'dino_background', 'edit_psnr', 'edit_score', "
-            "'editscore', 'editscore_truth', 'qwen_vl', 'rank'] "
+            "'editscore', 'editscore_preservation', 'editscore_preservation_truth', 'editscore_success', "
+            "'editscore_success_truth', 'editscore_truth', 'pixel_consistency', 'qwen_vl', 'rank'] "
             "(set by --rewards.weights.foo)",
         ),
     ],

@@ -9,6 +9,7 @@ from rich.console import Console
 from configs.help import preset_summary, print_help
 from configs.layers import PRESETS, preset_names
 from configs.load import load_config
+from configs.reward_regions import region_weights
 from configs.schema import RunConfig
 from configs.tree import sections
 
@@ -44,6 +45,26 @@ def test_the_comparison_rows_differ_in_one_thing_each():
     assert set(differences(rdp, glob)) == {"algorithm.alpha_base"}
     assert glob.algorithm.alpha_base == glob.algorithm.alpha_edit
     assert set(differences(rdp, acd)) == {"rewards.weights.acd"}
+
+
+def test_the_rows_of_region_methods_are_the_quickstart_with_their_own_method_and_rewards():
+    quickstart = load_config(["--config", "quickstart"])
+    edit, spatial, coco = (load_config(["--config", n]) for n in ("edit_grpo", "spatialflow_grpo", "cocoedit"))
+    for other in (edit, spatial, coco):
+        changed = set(differences(quickstart, other)) - {"learner.optimizer.lr"}  # the method's own
+        assert {key.partition(".")[0] for key in changed} <= {"algorithm", "rewards"}
+        preservation = other.algorithm.preservation
+        assert preservation.background_weight == preservation.velocity_weight == preservation.undone_weight == 0
+    assert edit.rewards == quickstart.rewards and edit.algorithm.by_region and spatial.algorithm.by_region
+    assert {name: list(w) for name, w in region_weights(spatial.rewards).items()} == {
+        "edit": ["editscore_success_truth"],
+        "background": ["editscore_preservation_truth"],
+    }
+    assert coco.rewards.weights == {"edit_score": 0.9, "pixel_consistency": 0.1}
+    # As in released code for FLUX.1-Kontext, but for what the positive branch is compared with.
+    method = coco.algorithm
+    assert (method.background_hinge, method.edit_hinge, method.use_reg_xsrc) == (0.02, 0.02, True)
+    assert method.advantage.kind == "global_std" and method.positive_reference == "source"
 
 
 def test_the_papers_recipe_has_its_rewards_and_no_preservation():

@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from configs.addresses import judge_address
+from configs.components import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS
 from configs.errors import ConfigError
-from configs.judges import JUDGES
+from configs.judges import JUDGED
 from configs.load import load_config
-from configs.rewards import BUILT_IN, COMPONENT_KINDS, COMPONENT_RANGES, EMBEDDINGS, RedisConfig
+from configs.rewards import RedisConfig
 from learner.main import main
 
 CANARY = "canary-5b1f9a"
@@ -166,14 +167,14 @@ def test_weights_so_large_that_rewards_would_be_no_numbers_are_refused(weight):
 
 
 def test_every_component_says_what_it_rewards_and_in_which_range_it_lies():
-    everything = {*BUILT_IN, *JUDGES, *EMBEDDINGS}
+    everything = {*BUILT_IN, *JUDGED, *EMBEDDINGS}
     assert set(COMPONENT_KINDS) == everything
     assert set(COMPONENT_RANGES) == everything
     assert all(of.width > 0 and of.unit for of in COMPONENT_RANGES.values())
 
 
 def test_judges_lie_in_a_range_that_a_share_can_be_taken_of():
-    assert all(COMPONENT_RANGES[name][:2] == (0.0, 1.0) for name in JUDGES)
+    assert all(COMPONENT_RANGES[name][:2] == (0.0, 1.0) for name in JUDGED)
 
 
 def test_a_scorer_that_has_no_weight_is_not_silently_left_out():

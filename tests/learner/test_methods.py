@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from configs.algorithms import AlgorithmConfig, CustomConfig
 from configs.errors import ConfigError
@@ -17,10 +18,14 @@ from configs.schema import RunConfig
 from editing.editors.lora import adapter_arrays
 from editing.rollout_spec import rollout_spec
 from editing.trajectory import Lease
+from learner.algorithms.base import Velocities
 from learner.algorithms.registry import METHODS, open_algorithm
+from learner.algorithms.surrogate import region_weights
 from learner.audit import audited
 from learner.run import run
 from learner.state.checkpoint import load_step
+from learner.update.credit import credited_scores
+from learner.update.held_group import hold, tensors_of
 from learner.update.policy_gate import PolicyGateError
 from tests.learner.rig import GIVEN, Rig, made_scores, moved, tiny_config, weights_of
 from tests.learner.tiny_run import tiny_run
@@ -28,13 +33,15 @@ from tests.learner.tiny_run import tiny_run
 TYPES = tuple(name for name in METHODS if name != "custom")
 ROLLED_OUT = tuple(name for name in TYPES if name not in GIVEN)
 GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
-SMALL = {"flow_grpo": {"window_size": 2}, "dance_grpo": {}, "mix_grpo": {"window_every": 1}}
+SMALL = {
+    "flow_grpo": {"window_size": 2},
+    "mix_grpo": {"window_every": 1},
+    **{name: {"trained_steps": [0, 1]} for name in ("rc_grpo", "neighbor_grpo", "edit_grpo", "locus")},
+}
 
 
 def config(model: Path, kind: str, **over):
-    steps = {"trained_steps": [0, 1]} if kind in ("rc_grpo", "neighbor_grpo", "locus") else {}
-    method = {"type": kind, **steps, **SMALL.get(kind, {})}
-    return tiny_config(model, **over, algorithm=method)
+    return tiny_config(model, **over, algorithm={"type": kind, **SMALL.get(kind, {})})
 
 
 def test_every_configured_type_has_a_method():
@@ -125,6 +132,33 @@ def test_a_restored_learner_makes_the_same_steps(kind, staleness, tiny_kontext, 
     assert kind in GIVEN or one.learner.state["constraint"]["weight"] != 0.3
 
 
+def test_a_soft_distance_mask_reaches_the_metric(tiny_kontext, tmp_path):
+    """A token that the mask covers in part counts in both regions, by how much; a hard one in either."""
+    found = {}
+    for kind in ("any", "soft"):
+        r = Rig(config(tiny_kontext, "rc_grpo", token_masks={"distance": kind}), tmp_path / kind)
+        r.publish()
+        group = r.group(0, 0)
+        held = hold(r.learner.editor, r.config, r.tasks.train[group.lease.task_index], group, 0)
+        (credit,) = credited_scores([made_scores(group)], r.config.rewards, r.config.algorithm)
+        tensors = tensors_of(held, credit, r.config)
+        found[kind] = (tensors.edit_mask, r.step(0).metrics["surrogate_gradient"])
+        # The first gradient with respect to a velocity is -dt W sum_i A_i x_i, W of this mask.
+        method = open_algorithm(r.config.algorithm)
+        queries = method.queries(tensors)
+        v = torch.zeros_like(queries.x).requires_grad_()
+        velocities = Velocities(slice(0, queries.count), v, None, torch.zeros)
+        (gradient,) = torch.autograd.grad(method.terms(queries, velocities)["surrogate"].value, v)
+        pulled = torch.einsum("v,kvnc->knc", queries.advantages, queries.candidates)
+        weights = region_weights(tensors.edit_mask, v.shape[-1])
+        dt = (queries.sigma_next - queries.sigma)[:, None, None]
+        expected = -dt * weights[:, None] * pulled.repeat_interleave(2, dim=0) / queries.count
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-7)
+    (hard, one), (soft, other) = found["any"], found["soft"]
+    assert set(hard.tolist()) <= {0.0, 1.0} and ((soft > 0) & (soft < 1)).any()
+    assert one != other
+
+
 def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_path):
     r = Rig(config(tiny_kontext, "diffusion_nft"), tmp_path)
     transformer = r.learner.editor.transformer
@@ -138,7 +172,7 @@ def test_the_mean_follows_the_weights_as_released_code_has_it(tiny_kontext, tmp_
     assert r.learner.publish().fingerprint != weights_of(r.learner)
 
 
-@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo", "diffusion_nft"])
+@pytest.mark.parametrize("kind", ["flow_grpo", "mix_grpo", "diffusion_nft", "edit_grpo"])
 def test_a_whole_run_with_attention_measured_holds_the_audit(kind, tiny_kontext, tmp_path):
     over = {"algorithm": {"type": kind, **SMALL.get(kind, {})}, "sampler": {"group_size": 3, "steps": 3}}
     summary = run(tiny_run(tiny_kontext, tmp_path, "r", over))

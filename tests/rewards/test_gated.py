@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.components import COMPONENT_RANGES
 from configs.edit_signal import check_edit_signal, edit_rewards
 from configs.errors import ConfigError
 from configs.load import load_config
-from configs.rewards import COMPONENT_RANGES, RewardsConfig
+from configs.rewards import RewardsConfig
 from rewards.compose import compose, composed
 from rewards.gated import Gate, gated_reward
 from tests.rewards.test_compose import scored

@@ -40,7 +40,18 @@ def test_ray_and_one_process_give_the_same_bits(ray_cluster, tiny_kontext, tmp_p
     assert pids and os.getpid() not in pids
 
 
-OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "final_sample", "sft")
+OTHERS = (
+    "neighbor_grpo",
+    "edit_grpo",
+    "locus",
+    "flow_grpo",
+    "spatialflow_grpo",
+    "dance_grpo",
+    "mix_grpo",
+    "cocoedit",
+    "final_sample",
+    "sft",
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +59,8 @@ OTHERS = ("neighbor_grpo", "locus", "flow_grpo", "dance_grpo", "mix_grpo", "fina
 )
 def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_kontext, tmp_path, kind):
     """With a running mean that is measured on the way and exported, and a background weight that follows a target."""
-    method = {"type": kind, "trained_steps": [0, 1]} if kind in ("neighbor_grpo", "locus") else {"type": kind}
+    anchored = kind in ("neighbor_grpo", "edit_grpo", "locus")
+    method = {"type": kind, "trained_steps": [0, 1]} if anchored else {"type": kind}
     method["preservation"] = {"background_weight": 0.2, "background_target": 30.0}
     over = {
         "algorithm": method,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.rewards import RANK
+from configs.components import RANK
 from editing.task import EditTask, Image
 from learner.reporting.gallery.images import attention_overlay, change_map, data_uri, mask_overlay, shrink
 from learner.reporting.gallery.style import STYLE

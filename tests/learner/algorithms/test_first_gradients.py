@@ -10,32 +10,53 @@ import torch
 from torch import Tensor
 
 from configs.algorithms import (
+    CoCoEditConfig,
     DanceGrpoConfig,
     DiffusionNftConfig,
+    EditGrpoConfig,
     FinalSampleConfig,
     FlowGrpoConfig,
     LocusConfig,
     MixGrpoConfig,
     NeighborGrpoConfig,
     RcGrpoConfig,
+    SpatialFlowGrpoConfig,
 )
 from configs.method_families import MethodConfig
 from learner.algorithms.base import SIGNAL, GroupTensors, Queries, Velocities
+from learner.algorithms.region_credit import RegionCredit
 from learner.algorithms.registry import open_algorithm
 
 G, TOKENS, CHANNELS = 5, 6, 3
 SIGMAS = torch.tensor([1.0, 0.75, 0.4, 0.0], dtype=torch.float64)
 METHODS = {
     "rc_grpo": RcGrpoConfig(trained_steps=(1, 2)),
+    "rc_grpo_factored": RcGrpoConfig(trained_steps=(1, 2), surrogate="factored"),
+    "edit_grpo": EditGrpoConfig(trained_steps=(1, 2)),
+    "edit_grpo_per_candidate": EditGrpoConfig(trained_steps=(1, 2), credit={"per": "candidate"}),
     "neighbor_grpo": NeighborGrpoConfig(trained_steps=(1, 2)),
     "locus": LocusConfig(trained_steps=(1,)),
+    "locus_by_region": LocusConfig(trained_steps=(1,), credit={"per": "region"}),
     "flow_grpo": FlowGrpoConfig(),
     "flow_grpo_cps": FlowGrpoConfig(sde="cps", noise_level=0.8),
     "flow_grpo_guard": FlowGrpoConfig(ratio="guard"),
+    "spatialflow_grpo": SpatialFlowGrpoConfig(),
+    "spatialflow_uniform": SpatialFlowGrpoConfig(weighting="uniform", ratio="guard"),
+    "spatialflow_per_candidate": SpatialFlowGrpoConfig(credit={"per": "candidate"}),
     "dance_grpo": DanceGrpoConfig(),
     "mix_grpo": MixGrpoConfig(window_start=1),
     "nft": DiffusionNftConfig(samples=2),
     "nft_beta": DiffusionNftConfig(samples=2, beta=0.3),
+    "cocoedit": CoCoEditConfig(samples=2, background_hinge=0.5, edit_hinge=0.3, tau_negative=50.0),
+    "cocoedit_beta": CoCoEditConfig(samples=2, beta=0.3, erosion=0, background_hinge=0.5, tau_positive=2.0),
+    "cocoedit_sample": CoCoEditConfig(
+        samples=2,
+        background_hinge=0.5,
+        edit_hinge=0.3,
+        tau_negative=50.0,
+        positive_reference="sample",
+        use_reg_xsrc=False,
+    ),
     "pepg": FinalSampleConfig(samples=2),
     "epg": FinalSampleConfig(samples=2, form="epg"),
     "awm": FinalSampleConfig(samples=2, form="awm"),
@@ -47,6 +68,19 @@ MASKS = {
     "full": [1] * 6,
     "empty": [0] * 6,
 }
+
+
+OWN_REGION, REGION_WEIGHTS = [0, 1, 0, 1, 0.5, 0], [1.0, 0.5, 2.0]
+
+
+def credit_of(valid: tuple[bool, ...], advantages: list[float], mask: list[float]) -> RegionCredit:
+    """Three regions, one of them the task's own, whose candidates rank differently."""
+    masks = torch.tensor([mask, [1 - one for one in mask], OWN_REGION], dtype=torch.float64)
+    judged, found = [i for i in range(G) if valid[i]], torch.zeros(G, 3, dtype=torch.float64)
+    for shift in range(3):
+        for place, i in enumerate(judged):
+            found[i, shift] = (1 + shift) * advantages[judged[(place - shift) % len(judged)]]
+    return RegionCredit(("edit", "background", "hat"), masks, found, torch.tensor(REGION_WEIGHTS, dtype=torch.float64))
 
 
 def group_of(config: MethodConfig, mask: str, valid: tuple[bool, ...], advantages: list[float]) -> GroupTensors:
@@ -69,6 +103,7 @@ def group_of(config: MethodConfig, mask: str, valid: tuple[bool, ...], advantage
         source=normal(TOKENS, CHANNELS),
         grid=(2, 3),
         seed=7,
+        credit=credit_of(valid, advantages, MASKS[mask]) if config.by_region else None,
     )
 
 
@@ -105,6 +140,10 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
             pulled = sum(a[i] * states[i] for i in judged)
             if name == "neighbor_grpo":
                 found[row] = -2 * dt * pulled
+            elif config.type == "edit_grpo" or name == "rc_grpo_factored":
+                for region, by_region, weight, background in regions(config, group):
+                    w = weight * region / max(CHANNELS * float(region.sum()), 1) / (1.1 if background else 0.9) ** 2
+                    found[row] += -dt * w[:, None] * sum(by_region[i] * states[i] for i in judged)
             elif name == "rc_grpo":
                 w = mask / max(inside, 1) / 0.9**2 + (1 - mask) / max(outside, 1) / 1.1**2
                 found[row] = -dt * w[:, None] * pulled
@@ -115,7 +154,11 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
                 if inside == 0 or squares == 0:
                     continue
                 spread = math.sqrt(squares / (inside * len(judged)))
-                d = sum(a[i] * (final[i] - mean) for i in judged) / (spread * len(judged))
+                d = sum(
+                    (weight * region[:, None] if config.by_region else 1.0) * by_region[i] * (final[i] - mean)
+                    for region, by_region, weight, _ in regions(config, group)[slice(3 if config.by_region else 1)]
+                    for i in judged
+                ) / (spread * len(judged))
                 found[row] = mask[:, None] * d / inside
     elif config.family == "transitions":
         t, t_next = float(SIGMAS[1]), float(SIGMAS[2])
@@ -133,9 +176,18 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
                 by_v = (1 + s**2 * (1 - t) / (2 * t)) * dt
                 mean = x * (1 + s**2 * dt / (2 * t)) + v[i] * by_v
                 of_mean = (x_next - mean) / std**2
-                if name == "flow_grpo_guard":
+                if config.ratio == "guard":
                     of_mean = of_mean * std / -dt
-            found[i] = -a[i] * of_mean * by_v / elements
+            if config.type != "spatialflow_grpo":
+                found[i] = -a[i] * of_mean * by_v / elements
+                continue
+            present = sum(float(region.sum()) > 0 for region, *_ in regions(config, group))
+            for region, by_region, weight, _ in regions(config, group):
+                tokens = float(region.sum())
+                if tokens > 0:
+                    counts = tokens / TOKENS if config.weighting == "area" else 1 / present
+                    share = weight * counts * region[:, None] / (tokens * CHANNELS)
+                    found[i] += -by_region[i] * share * of_mean * by_v
     else:
         for row in range(count):
             i, sigma, noise = int(queries.candidate[row]), float(queries.sigma[row]), queries.noise[row]
@@ -144,14 +196,56 @@ def expected(name: str, config: MethodConfig, group: GroupTensors, queries: Quer
             error = x - sigma * v[row] - x0
             w = max(float(error.abs().mean()), 1e-5)
             away = 2 * sigma * error / (w * elements)
-            if name.startswith("nft"):
+            if name.startswith(("nft", "cocoedit")):
                 r = min(max(float(a[i]) / 10 + 0.5, 0), 1)
                 found[row] = 5 * (1 - 2 * r) * away
+                if name.startswith("cocoedit"):
+                    found[row] += hinges(config, group, x0, x - sigma * v[row], sigma, r)
             elif name == "awm":
                 found[row] = 2 * a[i] * (v[row] - (noise - x0)) / elements
             else:
                 found[row] = -a[i] * away
     return found / count
+
+
+def regions(config: MethodConfig, group: GroupTensors) -> list[tuple[Tensor, Tensor, float, bool]]:
+    """Mask, advantages, weight, and whether it is the background."""
+    mask, a = group.edit_mask, group.advantages
+    if not config.by_region:
+        return [(mask, a, 1.0, False), (1 - mask, a, 1.0, True)]
+    masks = [mask, 1 - mask, torch.tensor(OWN_REGION, dtype=torch.float64)]
+    found = credit_of(tuple(group.valid.tolist()), a.tolist(), mask.tolist()).advantages
+    return [(masks[r], found[:, r], REGION_WEIGHTS[r], r == 1) for r in range(3)]
+
+
+def hinges(config: CoCoEditConfig, group: GroupTensors, x0: Tensor, clean: Tensor, sigma: float, r: float) -> Tensor:
+    """Of both hinges; at the old velocities both branches point at `clean`."""
+    (rows, columns), found = group.grid, torch.zeros_like(clean)
+    near = [
+        [
+            float(group.edit_mask[i * columns + j])
+            for i in range(rows)
+            for j in range(columns)
+            if max(abs(i - u // columns), abs(j - u % columns)) <= config.erosion
+        ]
+        for u in range(TOKENS)
+    ]
+    ring = [config.ring_weight * (max(values) - min(values)) for values in near]
+    inside = torch.tensor([min(values) + more for values, more in zip(near, ring, strict=True)])
+    outside = torch.tensor([1 - max(values) + more for values, more in zip(near, ring, strict=True)])
+    for weights, reference, wanted, sign in (
+        (outside, x0 if config.positive_reference == "sample" else group.source, r * config.background_hinge, 1),
+        (inside, group.source if config.use_reg_xsrc else x0, (1 - r) * config.edit_hinge, -1),
+    ):
+        if weights.sum() == 0:
+            continue
+        total = float(weights.sum()) * CHANNELS
+        away = weights[:, None].double() * (clean - reference)
+        distance = float((away * (clean - reference)).sum()) / total
+        # + branch: above its tolerance; - branch: below what counts as changed, and its estimate moves the other way.
+        if distance > config.tau_positive if sign == 1 else distance < config.tau_negative:
+            found += wanted * -sigma * config.beta * 2 * away / total
+    return found
 
 
 EVERYBODY = (True,) * G
@@ -182,8 +276,10 @@ def test_a_candidate_without_a_reward_has_no_part_in_it(name, valid):
 def test_equal_rewards_pull_nowhere(name):
     config, group = METHODS[name], group_of(METHODS[name], "half", EVERYBODY, [0.0] * G)
     assert group.is_silent
-    _, _, gradient = gradient_of(config, group)
-    if not name.startswith("nft"):
+    queries, v, gradient = gradient_of(config, group)
+    if name.startswith("cocoedit"):  # what is left are the hinges, half of each
+        torch.testing.assert_close(gradient, expected(name, config, group, queries, v), rtol=1e-6, atol=1e-9)
+    elif not name.startswith("nft"):
         assert not gradient.any()
     else:  # optimality 1/2 weighs both implicit policies alike, and at the old weights they cancel
         assert gradient.abs().max() < 1e-12

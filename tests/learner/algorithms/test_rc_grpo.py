@@ -13,6 +13,7 @@ from configs.method_families import AdvantageConfig
 from learner.algorithms.anchors import AnchorQueries
 from learner.algorithms.preservation import UNEDITED
 from learner.algorithms.rc_grpo import RcGrpo
+from learner.algorithms.region_credit import shared_credit
 from learner.update.group_loss import GroupLoss
 from learner.update.held_group import credited
 from rewards.compose import GroupReward
@@ -57,7 +58,13 @@ class Batch:
     @property
     def queries(self) -> AnchorQueries:
         return AnchorQueries(
-            self.predecessors, self.sigma, self.sigma_next, self.candidates, self.advantages, self.edit_mask
+            self.predecessors,
+            self.sigma,
+            self.sigma_next,
+            self.candidates,
+            self.advantages,
+            self.edit_mask,
+            shared_credit(self.advantages, self.edit_mask),
         )
 
     def loss(self, toy, config, micro_batch=None, base=None) -> GroupLoss:

@@ -59,6 +59,17 @@ def test_given_images_teach_whatever_their_ranks_are():
     assert (got.mean["rank"], got.zero_std_share, got.edit_zero_variance_share) == (1.0, 0.0, 0.0)
 
 
+def test_with_credit_per_region_a_group_teaches_something_if_any_region_does():
+    config = RewardsConfig(weights={"edit_score": 1.0, "background_psnr": 1.0})
+    background = group("a", edit_score=[0.5, 0.5, 0.5], background_psnr=[30.0, 28.0, 29.0])
+    nothing = group("b", edit_score=[0.5, 0.5, 0.5], background_psnr=[30.0, 30.0, 30.0])
+    cancelled = group("c", edit_score=[0.3, 0.5, 0.4], background_psnr=[30.0, 29.8, 29.9])
+    groups = [background, nothing, cancelled]
+    # Together, the last one's rewards are all alike, and the first one's vary in the background alone.
+    assert reward_statistics(groups, config).zero_std_share == 1
+    assert reward_statistics(groups, config, by_region=True).zero_std_share == pytest.approx(1 / 3)
+
+
 def test_groups_below_min_std_count_as_flat_and_silent_components_are_named():
     groups = [group("a", edit_score=[0.1, 0.2], acd=[1.0, 1.0]), group("b", edit_score=[0.1, 0.9], acd=[1.0, 1.0])]
     assert reward_statistics(groups, CONFIG).zero_std_share == 0

@@ -8,6 +8,7 @@ import torch
 from torchmetrics.functional import image as metrics
 
 from editing.task import TaskError
+from rewards.scorers.pixel_consistency import pixel_consistency
 from rewards.scorers.psnr import background_psnr
 from rewards.scorers.ssim import background_ssim
 from tests.rewards.scorers.test_editscore import given_of
@@ -17,7 +18,7 @@ def with_mask(given, mask):
     return replace(given, task=replace(given.task, edit_mask=mask))
 
 
-@pytest.mark.parametrize("scorer", [background_psnr, background_ssim])
+@pytest.mark.parametrize("scorer", [background_psnr, background_ssim, pixel_consistency])
 def test_a_full_mask_leaves_nothing_to_measure(scorer):
     given = given_of(3, 11, 13)
     got = scorer(with_mask(given, np.ones((11, 13), dtype=bool)))
@@ -25,7 +26,7 @@ def test_a_full_mask_leaves_nothing_to_measure(scorer):
     assert scorer.__name__ in got[0].error and "task t has an edit mask over the whole image" in got[0].error
 
 
-@pytest.mark.parametrize("scorer", [background_psnr, background_ssim])
+@pytest.mark.parametrize("scorer", [background_psnr, background_ssim, pixel_consistency])
 def test_one_pixel_that_is_left_is_measured(scorer):
     given = given_of(2, 11, 13)
     mask = np.ones((11, 13), dtype=bool)
@@ -53,3 +54,20 @@ def test_an_empty_mask_measures_the_whole_image(scorer, reference):
     for image, one in zip(given.images, scorer(given), strict=True):
         want = reference(torch.tensor(image / 255).permute(2, 0, 1)[None], source, data_range=1.0)
         assert one.value == pytest.approx(want.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.05, 0.2])
+def test_pixel_consistency_is_its_formula_and_perfect_from_40_db(noise):
+    given = given_of(2, 23, 17)
+    mask = np.zeros((23, 17), dtype=bool)
+    mask[:5, :7] = True
+    given = with_mask(given, mask)
+    away = np.random.default_rng(0).normal(size=given.images.shape) * noise * 255
+    given.images[:] = np.clip(given.task.source + away, 0, 255).round()
+    given.images[0] = given.task.source  # its PSNR is 60 dB
+    for image, got in zip(given.images, pixel_consistency(given), strict=True):
+        error = np.square(image[~mask] / 255 - given.task.source[~mask] / 255).mean()
+        psnr = min(-10 * np.log10(max(error, 1e-6)) / 40, 1.0)
+        (ssim,) = background_ssim(replace(given, images=image[None]))
+        assert got.value == pytest.approx(0.7 * ssim.value + 0.3 * psnr, abs=1e-6)
+    assert pixel_consistency(given)[0].value == 1.0 > pixel_consistency(given)[1].value

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.components import COMPONENT_KINDS, EMBEDDINGS
 from configs.load import load_config
-from configs.rewards import COMPONENT_KINDS, EMBEDDINGS, EmbeddingModelConfig, RewardsConfig
+from configs.rewards import EmbeddingModelConfig, RewardsConfig
 from editing.task import EditTask
 from learner.main import main
 from rewards import calibrate, score
