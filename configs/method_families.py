@@ -234,7 +234,7 @@ class SurrogateMethod(AnchorMethod):
     """Weight of the exact categorical KL(old || new)."""
     anchor_mode: Literal["leap", "reintegrate_detached", "reintegrate_full"] = "leap"
     """Where an anchor's last step begins. leap: at the stored state; reintegrate_detached: where the present weights
-    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: likewise, with the gradient of it all."""
+    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: likewise, with all of its gradient."""
 
     @property
     def restarts(self) -> bool:
