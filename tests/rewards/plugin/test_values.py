@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ from rewards.result import Score
 
 def values(scores):
     return [one.value for one in scores]
+
+
+def without_address(value: object) -> str:
+    """A name that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ def test_numbers_of_all_kinds(returned):
         torch.zeros(0),
         object(),
     ],
-    ids=repr,
+    ids=without_address,
 )
 def test_another_count_or_no_list_is_an_error_for_every_candidate(returned):
     got = checked(returned, 3, "mine (m:f)")
@@ -80,7 +86,7 @@ def test_another_count_or_no_list_is_an_error_for_every_candidate(returned):
         np.nan,
         torch.tensor(math.nan),
     ],
-    ids=lambda bad: f"{bad!r:.30}",
+    ids=lambda bad: f"{without_address(bad):.30}",
 )
 def test_what_is_no_finite_number_is_an_error_of_its_candidate(bad):
     got = checked([0.5, bad, 1], 3, "mine (m:f)")
