@@ -114,11 +114,6 @@ class MethodConfig(Section):
         return False
 
     @property
-    def compares_groups(self) -> bool:
-        """Whether the advantages of a group depend on the other groups of its step."""
-        return False
-
-    @property
     def by_region(self) -> CreditConfig | None:
         """How rewards are split over regions; None = one advantage per candidate."""
         return None
@@ -126,6 +121,11 @@ class MethodConfig(Section):
     @property
     def restarts(self) -> bool:
         """Whether the anchors' initial noise is drawn again."""
+        return False
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether the advantages of a group depend on the other groups of its step."""
         return False
 
     @abstractmethod
@@ -234,7 +234,7 @@ class SurrogateMethod(AnchorMethod):
     """Weight of the exact categorical KL(old || new)."""
     anchor_mode: Literal["leap", "reintegrate_detached", "reintegrate_full"] = "leap"
     """Where an anchor's last step begins. leap: at the stored state; reintegrate_detached: where the present weights
-    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: likewise, with all of its gradient."""
+    lead from the initial noise (Eq. 13), without a gradient; reintegrate_full: with that of the whole way."""
 
     @property
     def restarts(self) -> bool:

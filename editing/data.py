@@ -104,7 +104,7 @@ def open_tasks(config: RunConfig) -> Tasks:
 
     Raises:
         ManifestError: when a manifest is unreadable, too many of its lines are faulty, or training lines lack the
-            target, the ranked edits or the region that a reward or the method needs.
+            target, ranked edits or region that a reward or the method needs.
         TaskError: an image in `data.photo_folder` is faulty.
     """
     data = config.data

@@ -74,10 +74,10 @@ class Record:
 
     def files(self) -> dict[str, str]:
         """The task's files, by field."""
-        named = {"source": self.source, "mask": self.mask, "target": self.target}
         ranked = {f"ranked[{place}]": path for place, path in enumerate(self.ranked)}
         regions = {region_field(name): path for name, path in self.regions.items()}
-        return {name: str(path) for name, path in {**named, **ranked, **regions}.items() if path is not None}
+        named = {"source": self.source, "mask": self.mask, "target": self.target, **ranked, **regions}
+        return {name: str(path) for name, path in named.items() if path is not None}
 
 
 def region_field(name: str) -> str:

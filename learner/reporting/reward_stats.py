@@ -61,8 +61,8 @@ def reward_statistics(
     values[REWARD] = [reward.rewards[reward.valid].tolist() for reward in combined]
     std = {name: [float(np.std(group)) for group in per_group] for name, per_group in values.items()}
     # As the learner judges it: these are the groups whose advantages are zero.
-    given = RANK in config.weights  # images that are learnt from whatever they are worth
     trained_on = list(composed_by_region(groups, config).values()) if by_region else [combined]
+    given = RANK in config.weights  # images that are learnt from whatever they are worth
     zero_variance = [
         not given and all(_teaches_nothing(reward) for reward in rewards) for rewards in zip(*trained_on, strict=True)
     ]

@@ -11,24 +11,20 @@ from torch import Tensor
 from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
 from configs.rewards import RewardsConfig
 from learner.algorithms.credit import region_advantages, step_advantages
-from learner.update.held_group import Credit, credited
+from learner.update.held_group import Credit, credits_of
 from rewards.compose import GroupReward, composed
 from rewards.regions import composed_by_region
 from rewards.result import GroupScores
 
 
 def credited_scores(scores: Sequence[GroupScores], rewards: RewardsConfig, method: MethodConfig) -> list[Credit]:
-    """The credit of every group, per region too where the method is given it so; given images, which no reward
-    compares, have an advantage of 1 each.
+    """The credit of every group, per region too where the method is given it so.
 
     With the advantages' `kind` global_std, or rewards that are normalised over the step, `scores` must be those of the
     whole step.
     """
-    combined = composed(scores, rewards)
-    if not isinstance(method, RolloutMethod):
-        return [Credit(reward, torch.tensor(reward.valid).float()) for reward in combined]
-    credits = credited(combined, method.advantage)
-    if method.by_region is None or not credits:
+    credits = credits_of(composed(scores, rewards), method)
+    if method.by_region is None or not isinstance(method, RolloutMethod) or not credits:
         return credits
     by_region = composed_by_region(scores, rewards)
     found = _standardised(by_region, method.advantage)

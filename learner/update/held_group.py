@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig, MethodConfig
+from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
 from configs.reward_regions import BACKGROUND, EDIT, named_regions
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
@@ -100,6 +100,13 @@ def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Cr
         Credit(reward, torch.zeros_like(one).float() if reward.filtered else one.float())
         for reward, one in zip(rewards, found, strict=True)
     ]
+
+
+def credits_of(rewards: Sequence[GroupReward], method: MethodConfig) -> list[Credit]:
+    """`credited`; or, of given images, which no reward compares, an advantage of 1 for every one."""
+    if isinstance(method, RolloutMethod):
+        return credited(rewards, method.advantage)
+    return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
 
 
 def tensors_of(held: HeldGroup, credit: Credit, config: RunConfig) -> GroupTensors:
