@@ -20,7 +20,7 @@ from actors.rollout import roll_out
 from configs.algorithms import AlgorithmConfig
 from configs.errors import ConfigError
 from configs.load import config_hash, load_config
-from configs.method_families import LikelihoodMethod
+from configs.method_families import LikelihoodMethod, RolloutMethod
 from configs.schema import RunConfig
 from editing.data import Tasks, open_tasks
 from editing.editors.base import Editor
@@ -59,9 +59,9 @@ class MethodCost:
 
 
 def method_types() -> tuple[str, ...]:
-    """Every `algorithm.type` but `custom`, the reference first."""
-    union = get_args(AlgorithmConfig)[0]
-    names = [member.model_fields["type"].default for member in get_args(union)]
+    """Every `algorithm.type` that learns from rollouts, but `custom`; the reference first."""
+    members = [member for member in get_args(get_args(AlgorithmConfig)[0]) if issubclass(member, RolloutMethod)]
+    names = [member.model_fields["type"].default for member in members]
     return (REFERENCE, *(name for name in names if name not in (REFERENCE, "custom")))
 
 
