@@ -70,6 +70,8 @@ class LocusConfig(AnchorMethod, RegionMethod):
 
     type: Literal["locus"] = "locus"
     """Which method."""
+    anchors: int = Field(3, ge=1)
+    """Anchors per group, drawn among the perturbed candidates (B)."""
     gain: float = Field(0.5, gt=0)
     """Size of the step from the old velocities to those that a second update, or a group of older weights, is pulled
     to, in units of the direction; the first update does not depend on it."""

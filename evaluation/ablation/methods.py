@@ -43,7 +43,7 @@ from evaluation.speed.methods import MethodCost, measure_costs, method_types
 from rewards.pool import weighted
 from rewards.scorers import SCORERS
 
-REFERENCE = "quickstart"
+REFERENCE = "rc_grpo"
 """Default row whose rollouts and CPU seconds the others are given."""
 OURS = "locus"
 """Default row that every other one is compared with."""

@@ -31,7 +31,7 @@ from evaluation.runs import (
 )
 from evaluation.statistics import compare
 
-ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "quickstart")
+ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "rc_grpo", "quickstart")
 METRICS = (
     "edit_score",
     "editscore_truth",

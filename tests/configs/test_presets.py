@@ -38,9 +38,11 @@ def test_every_preset_begins_with_what_it_is_for(name):
 
 
 def test_the_comparison_rows_differ_in_one_thing_each():
-    quickstart, rdp, glob, acd = (load_config(["--config", n]) for n in ("quickstart", "rdp", "global", "rdp_acd"))
+    names = ("quickstart", "rc_grpo", "rdp", "global", "rdp_acd")
+    quickstart, surrogate, rdp, glob, acd = (load_config(["--config", name]) for name in names)
     assert quickstart == RunConfig()
-    assert set(differences(quickstart, rdp)) == {"algorithm.preservation.background_weight"}
+    assert {key.partition(".")[0] for key in differences(quickstart, surrogate)} == {"algorithm"}
+    assert set(differences(surrogate, rdp)) == {"algorithm.preservation.background_weight"}
     assert rdp.algorithm.preservation.background_weight == 0
     assert set(differences(rdp, glob)) == {"algorithm.alpha_base"}
     assert glob.algorithm.alpha_base == glob.algorithm.alpha_edit

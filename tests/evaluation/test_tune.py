@@ -231,17 +231,17 @@ def test_control_rows_are_configurations_that_start(row):
 
 
 @pytest.mark.parametrize("row", ["noise_reward", "no_reward"])
-def test_control_rows_differ_from_the_tuned_quickstart_in_the_reward_alone(row):
-    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")])
+def test_control_rows_differ_from_the_tuned_rc_grpo_in_the_reward_alone(row):
+    tuned = load_config(["--config", str(CONTROLS / "tuned" / "rc_grpo.yaml")])
     control = load_config(["--config", str(CONTROLS / f"{row}.yaml")])
     assert control.rewards.weights != tuned.rewards.weights
     assert control == tuned.model_copy(update={"name": row, "rewards": control.rewards})
 
 
-def test_the_background_control_has_no_other_term_and_the_learning_rate_of_the_tuned_quickstart():
-    tuned = load_config(["--config", str(CONTROLS / "tuned" / "quickstart.yaml")])
+def test_the_background_control_has_no_other_term_and_the_learning_rate_of_the_tuned_rc_grpo():
+    tuned = load_config(["--config", str(CONTROLS / "tuned" / "rc_grpo.yaml")])
     control = load_config(["--config", str(CONTROLS / "background_only.yaml")])
-    assert control.learner.optimizer == tuned.learner.optimizer and control.algorithm.weight == 0
+    assert control.learner.optimizer.lr == tuned.learner.optimizer.lr and control.algorithm.weight == 0
     terms = control.algorithm.preservation
     assert terms.background_weight == 1 and terms.velocity_weight < 1e-6 and terms.undone_weight == 0
 

@@ -15,8 +15,8 @@ from evaluation.runs import Finished, Run
 from evaluation.speed.methods import MethodCost, method_types
 from tests.evaluation.ablation.untrained import BASE, Untrained, is_plot
 
-ROWS = ["quickstart", "locus", "flow_grpo"]
-COSTS = {"quickstart": (0.30, 0.10), "locus": (0.30, 0.10), "flow_grpo": (0.30, 0.34)}
+ROWS = ["rc_grpo", "locus", "flow_grpo"]
+COSTS = {"rc_grpo": (0.30, 0.10), "locus": (0.30, 0.10), "flow_grpo": (0.30, 0.34)}
 
 
 class Measured:
@@ -83,12 +83,12 @@ def test_both_comparisons_have_their_steps_and_share_the_runs_that_are_the_same(
         gained = [row["metrics"]["edit_score"]["difference"]["mean"] for row in found["rows"]]
         assert gained == pytest.approx([0.001 * count + 0.005 for count in steps])
         assert {(one["before"], one["after"]) for one in found["differences"]} == {
-            ("quickstart", "locus"),
+            ("rc_grpo", "locus"),
             ("flow_grpo", "locus"),
         }
         assert is_plot(tmp_path / "out" / f"{name}.png") and is_plot(tmp_path / "out" / f"{name}_frontier.png")
         text = (tmp_path / "out" / f"{name}.md").read_text()
-        assert "Not tuned, so at their own settings: quickstart, flow_grpo." in text
+        assert "Not tuned, so at their own settings: rc_grpo, flow_grpo." in text
         assert f"flow_grpo: {steps[2]} steps" in text and f"({name}_frontier.png)" in text
 
 
@@ -102,7 +102,7 @@ def test_a_resumed_table_keeps_its_calibration(tmp_path):
 
 def test_a_calibration_of_other_rows_is_refused(tmp_path, capsys):
     run(tmp_path)
-    status, runner = run(tmp_path, rows=["quickstart", "locus"])
+    status, runner = run(tmp_path, rows=["rc_grpo", "locus"])
     assert status == 1 and not runner.configs
     assert "calibration.json was measured for other rows" in capsys.readouterr().out.replace("\n", " ")
 
@@ -110,7 +110,7 @@ def test_a_calibration_of_other_rows_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--reference", "nothing"), "--reference: expected one of the rows quickstart, locus, flow_grpo, got nothing"),
+        (("--reference", "nothing"), "--reference: expected one of the rows rc_grpo, locus, flow_grpo, got nothing"),
         (("--against", "nothing"), "--against: expected one of the rows"),
     ],
 )
@@ -123,7 +123,7 @@ def test_rows_that_are_not_there_are_refused(tmp_path, capsys, more, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("extends: quickstart\neditor:\n  lora:\n    rank: 2\n", "another editor in other than in quickstart"),
+        ("extends: quickstart\neditor:\n  lora:\n    rank: 2\n", "another editor in other than in rc_grpo"),
         ("extends: ROWS/noise_reward.yaml\n", "other is rewarded by noise, which waits for another process"),
     ],
 )
@@ -131,7 +131,7 @@ def test_rows_whose_cost_is_not_comparable_are_refused(tmp_path, capsys, text, w
     row = tmp_path / "other.yaml"
     row.write_text(text.replace("ROWS", str(Path("evaluation/rows").resolve())))
     measure = Measured()
-    status, runner = run(tmp_path, measure=measure, rows=["quickstart", "locus", str(row)])
+    status, runner = run(tmp_path, measure=measure, rows=["rc_grpo", "locus", str(row)])
     assert status == 1 and not runner.configs and not measure.asked and words in capsys.readouterr().out
 
 
