@@ -65,7 +65,10 @@ def test_the_tasks_own_regions_are_wanted_only_where_credit_is_given_so():
             ["--config", "edit_grpo", "--rewards.composition", "gated"],
             "rewards.composition: expected sum with algorithm.credit.per region, got gated",
         ),
-        (["--algorithm.credit.ring", "2"], "algorithm.credit: expected only with algorithm.type edit_grpo or"),
+        (
+            ["--algorithm.type", "rc_grpo", "--algorithm.credit.ring", "2"],
+            "algorithm.credit: expected only with algorithm.type edit_grpo or",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told_in_a_sentence(flags, sentence):
