@@ -34,14 +34,20 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tiny_config(model, **over: Any) -> RunConfig:
-    """Four candidates, two anchors, three solver steps of which two are trained, two groups per step."""
+    """RC-GRPO: four candidates, two anchors, three solver steps of which two are trained, two groups per step; what is
+    measured is what is trained."""
     base = {
-        "editor": {"path": str(model), "max_text_tokens": 10, "device": "cpu"},
+        "editor": {
+            "path": str(model),
+            "max_text_tokens": 10,
+            "device": "cpu",
+            "lora": {"targets": "attention", "rank": 8, "alpha": 16.0},
+        },
         "data": {"type": "shapes", "train_tasks": 6, "held_out_tasks": 1},
         "sampler": {"group_size": 4, "steps": 3},
-        "algorithm": {} if "type" in over.get("algorithm", {}) else {"trained_steps": [0, 1]},
+        "algorithm": {} if "type" in over.get("algorithm", {}) else {"type": "rc_grpo", "trained_steps": [0, 1]},
         "rewards": {} if over.get("algorithm", {}).get("type") in GIVEN else {"weights": {"edit_psnr": 1.0}},
-        "learner": {"steps": 6, "groups_per_step": 2},
+        "learner": {"steps": 6, "groups_per_step": 2, "optimizer": {"ema": None, "final_lr_fraction": 0.2}},
     }
     return RunConfig.model_validate(merged(base, over))
 
