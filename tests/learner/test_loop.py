@@ -48,6 +48,7 @@ def run(tmp_path, first_step=0, fate=lambda lease: "ok", stopping=None, applied=
     settings = RunConfig.model_validate(
         {
             "sampler": {"group_size": 3},
+            "algorithm": {"anchors": 2},
             "rewards": {"weights": {"background_psnr": 2.0}, "floors": {"background_psnr": 0.0}},
             "learner": {"steps": 5, "groups_per_step": 2},
             "checkpoint": {"every": 2},

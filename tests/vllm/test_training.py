@@ -34,7 +34,7 @@ def settings(checkpoints, tmp_path_factory):
                 "folder": str(folder / "runs"),
                 "data": {"type": "shapes", "train_tasks": 16, "held_out_tasks": 2},
                 "sampler": {"group_size": 3, "steps": 4, "evaluation_steps": 4},
-                "algorithm": {"trained_steps": [0, 1], "anchors": 1},
+                "algorithm": {"type": "rc_grpo", "trained_steps": [0, 1], "anchors": 1},
                 "rewards": {
                     "weights": {"editscore": 1.0, "qwen_vl": 1.0, "background_psnr": 0.1},
                     "judge": judges(checkpoints, replicas=2),

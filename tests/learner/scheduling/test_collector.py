@@ -27,6 +27,7 @@ def config(steps=5, groups=3, stale=0, every=1, attempts=1000, faulty=0.0) -> Ru
     return RunConfig.model_validate(
         {
             "sampler": {"group_size": 3},
+            "algorithm": {"anchors": 2},
             "rewards": {"weights": {"background_psnr": 1.0}},
             "learner": {"steps": steps, "groups_per_step": groups},
             "cluster": {"staleness": stale, "publish_every": every, "max_attempts": attempts},

@@ -16,7 +16,7 @@ TASKS = ShapesDataset("train", 3, 0)
 CONFIG = RunConfig.model_validate(
     {
         "sampler": {"group_size": 3, "steps": 2},
-        "algorithm": {"trained_steps": [0], "anchors": 1},
+        "algorithm": {"type": "rc_grpo", "trained_steps": [0], "anchors": 1},
         "cluster": {"staleness": 2},
     }
 )
