@@ -130,7 +130,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Section):
     """AdamW on the adapter."""
 
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(1.4e-3, gt=0)
     """Peak learning rate; null, or not stated: the method's own."""
     warmup_steps: int = Field(3, ge=0)
     """Steps of linear warm-up."""
