@@ -114,7 +114,8 @@ class SimulatedLearner:
         busy, self._busy = self._busy, 0.0
         return StepReport(self._version, True, 0, StepTotals(seconds={"accumulate": busy}))
 
-    def publish(self) -> tuple[WeightProof, WeightVersion]:
+    def publish(self, measured: bool = False) -> tuple[WeightProof, WeightVersion]:
+        del measured  # always the same weights
         weights = WeightVersion(self._version, self._arrays, fingerprint(self._arrays), 1)
         return weights.proof, weights
 
