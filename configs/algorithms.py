@@ -67,12 +67,9 @@ class LocusConfig(AnchorMethod, RegionMethod):
     """Locus: the end-point direction of the group, and the source-anchored background."""
 
     needs_final: ClassVar[bool] = True
-    default_lr: ClassVar[float] = 1.4e-3
 
     type: Literal["locus"] = "locus"
     """Which method."""
-    anchors: int = Field(4, ge=1)
-    """Anchors per group, drawn among the perturbed candidates (B)."""
     gain: float = Field(0.5, gt=0)
     """Size of the step from the old velocities to those that a second update, or a group of older weights, is pulled
     to, in units of the direction; the first update does not depend on it."""

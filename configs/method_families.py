@@ -79,8 +79,8 @@ class MethodConfig(Section):
     """What every method has."""
 
     default_lr: ClassVar[float] = 2e-3
-    """`learner.optimizer.lr` where none is stated. Chosen on the embedded benchmark for RC-GRPO; not tuned where a method
-    does not say otherwise: rates of released code belong to editors thousands of times as large."""
+    """`learner.optimizer.lr` where none is stated. Chosen on the embedded benchmark for RC-GRPO; not tuned where a
+    method does not say otherwise: rates of released code belong to editors thousands of times as large."""
     least_batch: ClassVar[int] = 1  # queries that go through the transformer together
 
     type: str

@@ -1,6 +1,6 @@
 """Any rows over seeds: each one's gains over the base, with confidence intervals.
 
-    python -m evaluation.ablation --rows global rdp rdp_acd rc_grpo_paper quickstart --seeds 0 1 2 --out runs/ablation
+    python -m evaluation.ablation --rows global rdp rdp_acd rc_grpo_paper rc_grpo --seeds 0 1 2 --out runs/ablation
 
 Every run is an ordinary `python -m learner.main` in a process of its own, with its own run folder. Runs that are
 finished under the same configuration are not done again, nor are those that diverged: a run that ruins its editor is a
@@ -31,7 +31,7 @@ from evaluation.runs import (
 )
 from evaluation.statistics import compare
 
-ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "rc_grpo", "quickstart")
+ROWS = ("global", "rdp", "rdp_acd", "rc_grpo_paper", "rc_grpo")
 METRICS = (
     "edit_score",
     "editscore_truth",

@@ -41,7 +41,7 @@ def test_the_comparison_rows_differ_in_one_thing_each():
     names = ("quickstart", "rc_grpo", "rdp", "global", "rdp_acd")
     quickstart, surrogate, rdp, glob, acd = (load_config(["--config", name]) for name in names)
     assert quickstart == RunConfig()
-    assert {key.partition(".")[0] for key in differences(quickstart, surrogate)} == {"algorithm"}
+    assert not set(differences(quickstart, surrogate))
     assert set(differences(surrogate, rdp)) == {"algorithm.preservation.background_weight"}
     assert rdp.algorithm.preservation.background_weight == 0
     assert set(differences(rdp, glob)) == {"algorithm.alpha_base"}
