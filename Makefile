@@ -52,10 +52,10 @@ help:
 quickstart: install
 	$(BIN)/python -m learner.main
 
-# Each file in one process, all that use Ray in the same one (tests/conftest.py).
+# Each file in one process; each process that needs it starts a Ray of its own.
 TEST_PROCESSES ?= 2
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "not fault"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not fault"
 
 test-elsewhere: install
 	tests/elsewhere.sh short

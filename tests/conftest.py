@@ -26,20 +26,6 @@ settings.register_profile("locus", deadline=None, print_blob=True, suppress_heal
 settings.load_profile("locus")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For parallel runs (`-n 2 --dist loadgroup`): a file stays in one process, and so do all files that use Ray, which
-    the session's one cluster serves."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    with_ray = {item.path for item in items if item.get_closest_marker("ray") or "ray_cluster" in _fixtures(item)}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
-
-
-def _fixtures(item: pytest.Item) -> list[str]:
-    return list(getattr(item, "fixturenames", ()))
-
-
 @pytest.fixture(autouse=True)
 def a_terminal_of_usual_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the one is in which the tests run; tests of narrow ones set their own."""
@@ -74,7 +60,7 @@ def tiny_kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray for all tests that need it: starting one takes ten seconds and more."""
+    """One local Ray for all tests of this process that need it: starting one takes ten seconds and more."""
     from cluster.runtime import connect
     from configs.schema import ClusterConfig
 

@@ -51,12 +51,11 @@ OTHERS = (
     "cocoedit",
     "final_sample",
     "sft",
+    "dpo",
 )
 
 
-@pytest.mark.parametrize(
-    "kind", ["diffusion_nft", "dpo", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)]
-)
+@pytest.mark.parametrize("kind", ["diffusion_nft", *(pytest.param(one, marks=pytest.mark.fault) for one in OTHERS)])
 def test_ray_and_one_process_give_the_same_bits_by_any_method(ray_cluster, tiny_kontext, tmp_path, kind):
     """With a running mean that is measured on the way and exported, and a background weight that follows a target."""
     anchored = kind in ("neighbor_grpo", "edit_grpo", "locus")
