@@ -226,6 +226,13 @@ DEFAULT_LR: Mapping[object, float] = {
 """The learning rate of each method, where none is stated."""
 
 
+def _method_type(values: Mapping[str, Any]) -> str | None:
+    """`algorithm.type` of values that are not validated yet; None where it is no word."""
+    method = values.get("algorithm", {})
+    kind = method.get("type", DEFAULT_TYPE) if isinstance(method, Mapping) else getattr(method, "type", None)
+    return kind if isinstance(kind, str) else None
+
+
 class RunConfig(Section):
     """The whole configuration of one run."""
 
@@ -254,10 +261,8 @@ class RunConfig(Section):
         """Where no learning rate is stated, that of the method."""
         if not isinstance(values, Mapping):
             return values
-        algorithm, learner = values.get("algorithm", {}), values.get("learner", {})
+        kind, learner = _method_type(values), values.get("learner", {})
         optimizer = learner.get("optimizer", {}) if isinstance(learner, Mapping) else None
-        stated = algorithm if isinstance(algorithm, Mapping) else {"type": getattr(algorithm, "type", None)}
-        kind = stated.get("type", DEFAULT_TYPE)
         # What is no section, or of no method, is refused when its fields are validated.
         if not isinstance(optimizer, Mapping) or optimizer.get("lr") is not None or kind not in DEFAULT_LR:
             return values
@@ -290,8 +295,7 @@ class RunConfig(Section):
         """The only component of a method that learns from given images."""
         if not isinstance(values, Mapping):
             return values
-        method, rewards = values.get("algorithm", {}), values.get("rewards", {})
-        kind = method.get("type") if isinstance(method, Mapping) else getattr(method, "type", None)
+        kind, rewards = _method_type(values), values.get("rewards", {})
         if kind in ("sft", "dpo") and isinstance(rewards, Mapping) and "weights" not in rewards:
             return {**values, "rewards": {**rewards, "weights": {RANK: 1.0}}}
         return values

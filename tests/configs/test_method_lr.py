@@ -44,6 +44,8 @@ def test_a_resolved_configuration_keeps_its_rate():
         (["--learner.optimizer.lr", "0"], "learner.optimizer.lr: expected"),
         (["--learner.optimizer", "3"], "learner.optimizer: expected"),
         (["--algorithm.type", "no_such"], "algorithm"),
+        (["--algorithm.type", "[]"], "algorithm.type: expected"),
+        (["--algorithm", "{type: []}"], "algorithm"),
     ],
 )
 def test_faults_are_told_as_ever(flags, sentence):
