@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from configs.method_families import AdvantageConfig, MethodConfig, RolloutMethod
+from configs.method_families import MethodConfig
 from configs.reward_regions import BACKGROUND, EDIT, named_regions
 from configs.schema import RunConfig
 from editing.editors.base import Condition, Editor
@@ -19,7 +19,6 @@ from editing.rollout_spec import rollout_spec
 from editing.task import EditTask
 from editing.trajectory import TrajectoryGroup
 from learner.algorithms.base import AnyAlgorithm, GroupTensors, Queries, Start, group_tensors
-from learner.algorithms.credit import group_advantages, step_advantages
 from learner.algorithms.region_credit import RegionCredit, region_credit
 from learner.algorithms.replay import Replay, replay_of
 from learner.update.group_loss import GroupLoss
@@ -85,28 +84,6 @@ class Credit:
     reward: GroupReward
     advantages: Tensor
     regions: Mapping[str, Tensor] | None = None
-
-
-def credited(rewards: Sequence[GroupReward], config: AdvantageConfig) -> list[Credit]:
-    """The credit of every group; with `kind` global_std, `rewards` must be those of the whole step."""
-    values = [torch.tensor(reward.rewards) for reward in rewards]
-    valid = [torch.tensor(reward.valid) for reward in rewards]
-    if config.kind == "global_std":
-        found = step_advantages(values, valid, config.clip, config.damping)
-    else:
-        kind, p, clip, damping = config.kind, config.p, config.clip, config.damping
-        found = [group_advantages(*pair, kind, p, clip, damping) for pair in zip(values, valid, strict=True)]
-    return [
-        Credit(reward, torch.zeros_like(one).float() if reward.filtered else one.float())
-        for reward, one in zip(rewards, found, strict=True)
-    ]
-
-
-def credits_of(rewards: Sequence[GroupReward], method: MethodConfig) -> list[Credit]:
-    """`credited`; or, of given images, which no reward compares, an advantage of 1 for every one."""
-    if isinstance(method, RolloutMethod):
-        return credited(rewards, method.advantage)
-    return [Credit(reward, torch.tensor(reward.valid).float()) for reward in rewards]
 
 
 def tensors_of(held: HeldGroup, credit: Credit, config: RunConfig) -> GroupTensors:

@@ -14,8 +14,8 @@ from learner.algorithms.anchors import AnchorQueries
 from learner.algorithms.preservation import UNEDITED
 from learner.algorithms.rc_grpo import RcGrpo
 from learner.algorithms.region_credit import shared_credit
+from learner.update.credit import credited
 from learner.update.group_loss import GroupLoss
-from learner.update.held_group import credited
 from rewards.compose import GroupReward
 
 STEPS, ANCHORS, CANDIDATES, TOKENS, CHANNELS = 2, 3, 5, 7, 4

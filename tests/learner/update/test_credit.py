@@ -10,8 +10,8 @@ from configs.algorithms import EditGrpoConfig, RcGrpoConfig
 from configs.rewards import RewardsConfig
 from editing.task import TaskError
 from learner.algorithms.region_credit import RegionCredit, region_credit, shared_credit
-from learner.update.credit import credited_scores
-from learner.update.held_group import credited, hold, tensors_of
+from learner.update.credit import credited, credited_scores
+from learner.update.held_group import hold, tensors_of
 from rewards.compose import composed
 from rewards.result import GroupScores, Score
 from tests.learner.rig import Rig, tiny_config, weights_of
