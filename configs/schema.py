@@ -30,6 +30,9 @@ class LoraConfig(Section):
     """Rank of every adapter pair."""
     alpha: float = Field(16.0, gt=0)
     """LoRA scale numerator; the update is scaled by alpha / rank."""
+    start: PathText | None = None
+    """Folder of an exported adapter to begin with, such as `runs/sft/adapter`, of the same rank and targets; null: a
+    fresh one, which changes nothing yet."""
 
 
 class EditorConfig(Section):

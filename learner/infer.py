@@ -186,9 +186,9 @@ def edit(task: EditTask, config: RunConfig, adapter: Path | None, seed: int, ste
     """
     quiet_libraries()  # before the imports that would already warn
     from actors.rollout import sample
+    from editing.editors.adapter_file import load_adapter
     from editing.editors.lora import without_adapter
     from editing.editors.policy import open_editor
-    from learner.update.export import load_adapter
 
     editor = open_editor(config.editor)
     if adapter is not None:

@@ -48,7 +48,7 @@ HEAVY = {
         "editing.editors.flux_kontext",
         "editing.editors.probe",
         "editing.shapes.pretrain",
-        "learner.update.export",
+        "editing.editors.adapter_file",
     },
     "transformers": {"editing.editors.tokenizers", "editing.shapes.pretrain"},
     "peft": {"editing.editors.lora"},

@@ -8,16 +8,17 @@ from configs.schema import EditorConfig, LoraConfig
 from editing.editors.base import Editor, EditorError
 from editing.editors.folder import TARGETS
 from editing.editors.load import load_editor
-from editing.editors.lora import attach_lora
+from editing.editors.lora import AdapterError, attach_lora
 
 
 def open_policy(settings: EditorConfig, seed: int) -> Editor:
-    """The configured editor with a fresh adapter that changes nothing yet (version 0).
+    """The configured editor with the adapter of version 0: a fresh one that changes nothing yet, or that of
+    `editor.lora.start`.
 
-    The adapter is drawn from `seed`, the run's, so that workers and learner hold the same version 0.
+    A fresh adapter is drawn from `seed`, the run's, so that workers and learner hold the same version 0.
 
     Raises:
-        EditorError: when there is no such editor, or no such device.
+        EditorError: when there is no such editor, no such device, or no such adapter.
     """
     editor = open_editor(settings)
     attach_adapter(editor, settings.lora, seed)
@@ -25,8 +26,23 @@ def open_policy(settings: EditorConfig, seed: int) -> Editor:
 
 
 def attach_adapter(editor: Editor, lora: LoraConfig, seed: int) -> None:
-    """Adds the configured adapter to an editor that has none."""
+    """Adds the configured adapter to an editor that has none.
+
+    Raises:
+        EditorError: when the adapter to start from is not there, or is of another rank or other targets.
+    """
     attach_lora(editor.transformer, lora.rank, lora.alpha, seed, TARGETS[lora.targets])
+    if lora.start is None:
+        return
+    from editing.editors.adapter_file import load_adapter  # needs diffusers
+
+    try:
+        load_adapter(editor.transformer, lora.start)
+    except AdapterError as error:
+        raise EditorError(
+            f"editor.lora.start: expected an adapter that was exported with editor.lora.rank {lora.rank} and "
+            f"editor.lora.targets {lora.targets}. {error}"
+        ) from error
 
 
 def open_editor(settings: EditorConfig) -> Editor:

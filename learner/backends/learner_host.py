@@ -85,7 +85,7 @@ class LearnerHost:
 
     def export(self, folder: Path, metadata: Mapping[str, Any]) -> Exported:
         """The adapter as a file that stock diffusers loads."""
-        from learner.update.export import export_adapter  # needs diffusers, which the driver does without
+        from editing.editors.adapter_file import export_adapter  # needs diffusers, which the driver does without
 
         with self.learner.behaviour.exported(self.learner.version):
             path = export_adapter(self.editor.transformer, folder, metadata)

@@ -9,12 +9,12 @@ from PIL import Image as PIL
 
 from actors.rollout import sample
 from configs.load import load_config, to_yaml
+from editing.editors.adapter_file import export_adapter
 from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
 from editing.resize import resize_task
 from editing.task import EditTask
 from learner.infer import GAP, main, side_by_side
-from learner.update.export import export_adapter
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_it_is_the_samplers_image_and_compare_shows_the_base(
     task = resize_task(EditTask("t", read(source), mask, "add a red circle"), 24, 8)
     editor = load_editor(tiny_kontext)
     base = sample(editor, task, 5, 2, "euler")
-    from learner.update.export import load_adapter
+    from editing.editors.adapter_file import load_adapter
 
     load_adapter(editor.transformer, adapter)
     trained = sample(editor, task, 5, 2, "euler")

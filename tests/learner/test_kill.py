@@ -54,7 +54,7 @@ POINTS = {
     "after a line of the event log": (Point(EVENT, 3, after=True, text="spooled"), 4),
     "half a line of the event log": (Point("learner.state.event_log:EventLog._flush", 21), None),
     "after the lease counters of a step": (Point("learner.scheduling.collector:Collector.settle", 3, after=True), 2),
-    "before the export": (Point("learner.update.export:export_adapter"), 0),
+    "before the export": (Point("editing.editors.adapter_file:export_adapter"), 0),
     "before the summary": (Point("learner.run:write_whole"), 0),
 }
 EVERY_TIME = (

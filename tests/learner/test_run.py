@@ -12,6 +12,7 @@ from actors.rollout import sample
 from actors.worker import held_out_seed
 from configs.load import config_hash, load_config, parse_command_line
 from editing.data import open_tasks
+from editing.editors.adapter_file import load_adapter
 from editing.editors.lora import adapter_arrays
 from editing.editors.policy import open_policy
 from editing.weights import fingerprint
@@ -21,7 +22,6 @@ from learner.reporting.gallery import GalleryReport
 from learner.run import run
 from learner.state.event_log import read_events
 from learner.state.run_name import free_name
-from learner.update.export import load_adapter
 from locus.version import __version__
 from rewards.pool import RewardPool
 from tests.editing.test_data import write_manifest
@@ -128,6 +128,20 @@ def test_a_running_mean_is_measured_and_exported_and_changes_no_rollout(unbroken
     load_adapter(editor.transformer, folder / "mean" / "adapter")
     assert fingerprint(adapter_arrays(editor.transformer)) == measured[-1]
     assert edit_psnr(config, editor) == pytest.approx(summary["final"]["mean"]["edit_psnr"], abs=1e-9)
+
+
+def test_a_run_begins_with_another_runs_adapter_and_its_base_is_the_editor_without_one(unbroken, tiny_kontext, folder):
+    _, first, _ = unbroken
+    over = {"editor": {"lora": {"start": str(folder / "whole" / "adapter")}}}
+    summary = run(tiny_run(tiny_kontext, folder, "further", over))
+    published = {
+        name: [e["fingerprint"] for e in read_events(folder / name / "events.jsonl") if e["event"] == "published"]
+        for name in ("whole", "further")
+    }
+    assert published["further"][0] == published["whole"][-1]
+    assert len({*published["further"]}) == len(published["further"])
+    assert summary["base"] == first["base"], "gains are counted from the editor without an adapter"
+    assert not any(audited(folder / "further" / "events.jsonl").faults.values())
 
 
 def test_the_ratio_is_one_before_every_update(unbroken):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import FluxKontextPipeline
 
+from editing.editors.adapter_file import export_adapter
 from editing.editors.base import Condition, EditorError
 from editing.editors.flux_kontext import FluxKontextEditor, condition_key
 from editing.editors.load import load_editor
 from editing.editors.lora import adapter_parameters, attach_lora
 from editing.task import EditTask
-from learner.update.export import export_adapter
 from tests.editing.editors.stock import assert_same_as_stock, give_effect, make_noise, our_latents, stock_output
 from tests.tiny_kontext import make_tiny_kontext
 

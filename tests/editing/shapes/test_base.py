@@ -6,11 +6,11 @@ import torch
 from diffusers import FluxKontextPipeline
 
 from actors.rollout import sample
+from editing.editors.adapter_file import export_adapter
 from editing.editors.load import load_editor, resolve_editor
 from editing.editors.lora import attach_lora
 from editing.shapes.dataset import ShapesDataset
 from editing.shapes.score import edit_verdict
-from learner.update.export import export_adapter
 from rewards.pixel import background_psnr
 from tests.editing.editors.stock import assert_same_as_stock, give_effect
 

@@ -1,4 +1,4 @@
-"""Tests of learner.update.export; that stock diffusers samples the same images is in test_flux_kontext."""
+"""Tests of editing.editors.adapter_file; that stock diffusers samples the same images is in test_flux_kontext."""
 
 import json
 
@@ -11,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from editing.editors.adapter_file import canonical, export_adapter, load_adapter
 from editing.editors.lora import (
     AdapterError,
     adapter_arrays,
@@ -19,7 +20,6 @@ from editing.editors.lora import (
     bound_modules,
     copy_arrays,
 )
-from learner.update.export import canonical, export_adapter, load_adapter
 
 FILE = "pytorch_lora_weights.safetensors"
 
