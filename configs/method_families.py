@@ -132,6 +132,11 @@ class MethodConfig(Section):
     def query_count(self, steps: int, group_size: int) -> int:
         """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
 
+    @property
+    def way_count(self) -> int:
+        """Velocities of a group on the way to the states that it is asked at, where the gradient goes back there."""
+        return 0
+
     @abstractmethod
     def kept(self, steps: int, group_size: int) -> tuple[int, int]:
         """(K, B): how many steps of a rollout are kept, and of how many candidates also the states before them."""
@@ -239,6 +244,10 @@ class SurrogateMethod(AnchorMethod):
     @property
     def restarts(self) -> bool:
         return self.anchor_mode != "leap"
+
+    @property
+    def way_count(self) -> int:
+        return self.anchors * self.trained_steps[-1] if self.anchor_mode == "reintegrate_full" else 0
 
     @property
     @abstractmethod

@@ -288,6 +288,12 @@ class RunConfig(Section):
         return self.algorithm.candidates(self.sampler.group_size)
 
     @property
+    def group_by_group(self) -> bool:
+        """Whether a group may leave as soon as its gradient is taken: nothing needs another group of its step."""
+        alone = self.rewards.normalisation == "none" and not self.algorithm.compares_groups
+        return alone and self.learner.updates_per_step == 1
+
+    @property
     def min_valid(self) -> int:
         """Scored candidates that a group needs: `rewards.min_valid`, or all where it is smaller than that."""
         return min(self.rewards.min_valid, self.group_size)

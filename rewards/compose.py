@@ -176,11 +176,6 @@ def admit(scores: GroupScores, min_valid: int) -> str | None:
     )
 
 
-def streaming(normalisation: Normalisation) -> bool:
-    """True when a group's reward needs no other group, so that it can be trained on as it arrives."""
-    return normalisation == "none"
-
-
 def _valid(group: GroupScores, names: Sequence[str]) -> NDArray[np.bool_]:
     missing = [name for name in names if name not in group.components]
     if missing:

@@ -223,20 +223,20 @@ class _Plan:
         """What training adds."""
         config = self.config
         pairs = config.algorithm.query_count(config.sampler.steps, config.group_size)
-        batch = min(config.editor.micro_batch or pairs, pairs)
+        # The way to the states is kept whole, whatever the micro-batch, until all gradients have come back to it.
+        batch, way = min(config.editor.micro_batch or pairs, pairs), config.algorithm.way_count
         how = "with gradient checkpointing" if config.editor.gradient_checkpointing else "without checkpointing"
-        streaming = config.rewards.normalisation == "none" and config.learner.updates_per_step == 1
         # The groups of the other processes are let go of.
         share = math.ceil(config.learner.groups_per_step / config.learner.num_workers)
-        held = 1 if streaming else share
+        held = 1 if config.group_by_group else share
         copies = self.kept + 1
         added = [Item("gradients that the processes add up", 2 * self.adapter, False, "host")]
         return [
             Item("gradients, float32", self.adapter, True, "editor"),
             Item("AdamW moments, float32", 2 * self.adapter, True, "editor"),
             Item(
-                f"activations of {counted(batch, 'sample')}, {how}",
-                batch * saved_bytes(config.editor, self.sizes, self.tokens),
+                f"activations of {counted(batch + way, 'sample')}, {how}",
+                (batch + way) * saved_bytes(config.editor, self.sizes, self.tokens),
                 False,
                 "editor",
             ),

@@ -52,7 +52,6 @@ from learner.update.held_group import Credit, HeldGroup, hold, loss_of, replay, 
 from learner.update.lr_schedule import learning_rate
 from learner.update.policy_gate import PolicyGate, PolicyGateError
 from learner.update.step_report import ConsumeReport, StepReport, StepTotals
-from rewards.compose import streaming
 from rewards.result import GroupScores
 
 
@@ -96,9 +95,6 @@ class Learner:
         self._skipped_updates = self._skipped_in_a_row = 0
         self._offender: str | None = None  # the group that made the present gradient infinite or NaN
         self._refused: str | None = None  # the group that the policy gate refused
-        # A group may leave as soon as its gradient is taken if nothing else needs it.
-        whole_step = config.algorithm.compares_groups or not streaming(config.rewards.normalisation)
-        self._streaming = not whole_step and config.learner.updates_per_step == 1
 
     def consume(self, group: TrajectoryGroup, scores: GroupScores) -> ConsumeReport:
         """Takes a group for the coming step, or says why not. The gradient is taken at once where that is possible: not
@@ -126,7 +122,7 @@ class Learner:
                 self._put_on_disk(group, scores)
             self._constraint.measure(scores)
             self._admission.take(group)
-            if not self._streaming or self._balance.wanted(self.config.algorithm):
+            if not self.config.group_by_group or self._balance.wanted(self.config.algorithm):
                 self._held.append(held)
                 self._scores.append(scores)
             elif held is not None:

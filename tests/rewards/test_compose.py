@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from learner.algorithms.credit import group_advantages, is_zero_variance
-from rewards.compose import GroupReward, admit, compose, streaming
+from rewards.compose import GroupReward, admit, compose
 from rewards.filters import Filters
 from rewards.result import GroupScores, Score
 
@@ -143,10 +143,6 @@ def test_admit_counts_fully_scored_candidates():
     assert admit(group, 1) is None
     reason = admit(group, 2)
     assert "000001.002.0" in reason and "1 of 3" in reason and "is 2" in reason and "a failed" in reason
-
-
-def test_only_raw_rewards_stream():
-    assert [streaming(n) for n in ("none", "pooled", "minibatch")] == [True, False, False]
 
 
 @given(batches(), st.sampled_from(["none", "pooled", "minibatch"]), st.floats(0.001, 50))

@@ -149,9 +149,25 @@ def test_every_row_says_what_it_gained_in_its_own_reward():
         name: Finished("ruined", BASE, {"edit_score": -one.gain["edit_score"]}, 1.0, {}) for name, one in done.items()
     }
     (said,) = own_rewards(Trained(runs, fallen), {"rdp_acd": rewarded})
-    assert said.startswith("rdp_acd: -0.1000") and said.endswith("it is not shown to rise.")
+    assert said.startswith("rdp_acd: -0.1000") and said.endswith(
+        "which is not shown to rise, without acd, background_psnr, edit_psnr."
+    )
     lost = dict.fromkeys(done, Finished("diverged", {}, {}, None, {}))
     assert own_rewards(Trained(runs, lost), {"rdp_acd": rewarded}) == ["rdp_acd: not measured (diverged 3 of 3)."]
+
+
+@pytest.mark.parametrize(
+    ("setting", "how"), [("composition: gated", "gated"), ("normalisation: minibatch", "standardised in training")]
+)
+def test_a_reward_that_is_no_sum_is_told_by_its_components(tmp_path, setting, how):
+    (tmp_path / "row.yaml").write_text(f"extends: quickstart\nrewards:\n  {setting}\n")
+    config = load_config(["--config", str(tmp_path / "row.yaml")])
+    seeds = [{"edit_score": 0.1, "edit_psnr": 1.0 + seed, "background_psnr": -0.2} for seed in range(3)]
+    runs = [Run("row", seed, f"row-seed{seed}", Path(), "", ()) for seed in range(3)]
+    done = {run.name: Finished("trained", BASE, gain, 1.0, {}) for run, gain in zip(runs, seeds, strict=True)}
+    (said,) = own_rewards(Trained(runs, done), {"row": config})
+    assert said.startswith(f"row: {how}, so by component: +0.1000 (") and "+2.0000 (" in said
+    assert said.endswith("in background_psnr, which is not shown to rise.") and " + " not in said
 
 
 def test_every_method_has_a_row():

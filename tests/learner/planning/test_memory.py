@@ -134,6 +134,22 @@ def test_checkpointing_and_micro_batches_save_the_memory_that_activations_take(f
     assert activations("--editor.micro_batch", "1", "--editor.gradient_checkpointing", "true") < one / 12
 
 
+def test_a_gradient_of_the_whole_way_keeps_every_velocity_on_it(flux):
+    sizes = editor_sizes(flux)
+
+    def activations(*flags: str) -> int:
+        flags = ("--algorithm.type", "rc_grpo", "--algorithm.trained_steps", "[1, 4]", *flags)
+        return item(memory_plan(kontext_run(flux, *flags), sizes)[0], "activations")
+
+    leap, detached, full = (
+        activations("--algorithm.anchor_mode", mode) for mode in ("leap", "reintegrate_detached", "reintegrate_full")
+    )
+    one = leap // 4  # two anchors at two steps
+    assert detached == leap == 4 * one
+    assert full == leap + 2 * 4 * one  # and four steps of two anchors to the second one
+    assert activations("--algorithm.anchor_mode", "reintegrate_full", "--editor.micro_batch", "1") == (1 + 2 * 4) * one
+
+
 def test_a_version_of_the_adapter_has_the_planned_bytes(tiny_kontext, tmp_path):
     config = tiny_run(tiny_kontext, tmp_path, "plan")
     weights = WeightVersion.capture(open_policy(config.editor, config.seed).transformer, 0)
@@ -318,3 +334,18 @@ def test_embedding_models_are_planned_where_they_run(tiny_kontext, tmp_path):
     config, on_device = pool(device="auto", dtype="bfloat16")
     assert item(on_device, "clip, bfloat16") == 2 * parameters and item(on_device, "GPU context") > 0
     assert on_gpu(config, "reward pool", 0) and on_device.bytes("editor") > on_device.bytes("host") / 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "groups"),
+    [
+        ((), "1 group"),
+        (("--learner.updates_per_step", "2"), "12 groups"),
+        (("--rewards.normalisation", "minibatch"), "12 groups"),
+        (("--algorithm.advantage.kind", "global_std"), "12 groups"),
+    ],
+)
+def test_groups_that_wait_for_the_whole_step_are_counted(flags, groups):
+    config = load_config(["--algorithm.type", "rc_grpo", *flags])
+    learner = memory_plan(config, editor_sizes(config.editor.path))[0]
+    assert item(learner, f"{groups} in training") > 0
