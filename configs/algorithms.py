@@ -216,6 +216,10 @@ class CustomConfig(AnchorMethod, LikelihoodMethod, FinalSampleMethod, RegionMeth
         return self.learns_from
 
     @property
+    def own_code(self) -> tuple[str, ...]:
+        return (self.method,)
+
+    @property
     def rolls_out_mean(self) -> bool:
         return self.behaviour == "ema"
 

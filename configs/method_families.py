@@ -133,6 +133,11 @@ class MethodConfig(Section):
         """Velocities that a group is asked for, at `sampler.steps` and `sampler.group_size`."""
 
     @property
+    def own_code(self) -> tuple[str, ...]:
+        """Dotted paths of code that is the user's own."""
+        return ()
+
+    @property
     def way_count(self) -> int:
         """Velocities of a group on the way to the states that it is asked at, where the gradient goes back there."""
         return 0
@@ -244,6 +249,11 @@ class SurrogateMethod(AnchorMethod):
     @property
     def restarts(self) -> bool:
         return self.anchor_mode != "leap"
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """Dotted paths of code that is the user's own."""
+        return ()
 
     @property
     def way_count(self) -> int:

@@ -288,6 +288,12 @@ class RunConfig(Section):
         return self.algorithm.candidates(self.sampler.group_size)
 
     @property
+    def own_modules(self) -> tuple[str, ...]:
+        """The modules of the user's own code that the configuration names: scorers and a method."""
+        paths = (*self.rewards.scorers.values(), *self.algorithm.own_code)
+        return tuple(sorted({path.partition(":")[0] for path in paths}))
+
+    @property
     def group_by_group(self) -> bool:
         """Whether a group may leave as soon as its gradient is taken: nothing needs another group of its step."""
         alone = self.rewards.normalisation == "none" and not self.algorithm.compares_groups

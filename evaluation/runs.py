@@ -201,7 +201,8 @@ def _refuse_another_run(run: Run, found: Mapping[str, Any]) -> None:
             f"{run.path} holds a run of another configuration: expected {run.config_hash[:12]}, got "
             f"{found['config_hash'][:12]}; {what_to_do}"
         )
-    code, present = found.get("code", {}), code_fingerprint()  # summaries of earlier code lack it
+    code = found.get("code", {})  # summaries of earlier code lack it
+    present = code_fingerprint(load_config(run.arguments).own_modules)
     changed = [name for name in present if code.get(name) != present[name]]
     if changed:
         raise AblationError(

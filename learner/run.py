@@ -199,7 +199,7 @@ def began(
         "changed": list(changed),
         "allowed": list(allowed),
         "data": tasks.fingerprints,
-        "code": code_fingerprint(),
+        "code": code_fingerprint(config.own_modules),
         "seed": config.seed,
         "steps": config.learner.steps,
         "groups_per_step": config.learner.groups_per_step,

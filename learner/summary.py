@@ -57,7 +57,7 @@ def summary(
         "folder": str(record.folder),
         "config_hash": record.config_hash,
         "locus_version": __version__,
-        "code": code_fingerprint(),
+        "code": code_fingerprint(record.config.own_modules),
         "data": tasks.fingerprints,
         "steps": record.config.learner.steps,
         "first_step": record.first_step,

@@ -25,7 +25,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from learner.state.provenance import code_fingerprint, library_version
+from learner.state.provenance import library_version
 from locus.version import __version__
 
 FORMAT = 2
@@ -73,6 +73,7 @@ def save_checkpoint(
     keep: int,
     config_hash: str,
     data: Mapping[str, str],
+    code: Mapping[str, str],
 ) -> Path:
     """Writes `folder/step_NNNNNN` atomically, keeps the newest `keep`, and returns its path.
 
@@ -87,6 +88,7 @@ def save_checkpoint(
         keep: how many checkpoints remain, >= 1.
         config_hash: of the run's configuration.
         data: fingerprint of the tasks by name.
+        code: see `learner.state.provenance.code_fingerprint`.
 
     Raises:
         CheckpointError: for a bad argument. OSError when the disk refuses; earlier checkpoints are intact.
@@ -120,7 +122,7 @@ def save_checkpoint(
                 "python": platform.python_version(),
                 **{name: library_version(name) for name in _LIBRARIES},
             },
-            "code": code_fingerprint(),
+            "code": dict(code),
             "data": dict(data),
             "files": {file: _entry(content) for file, content in written.items()},
         }

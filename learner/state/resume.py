@@ -60,7 +60,7 @@ def starting_point(
         )
     if saved is not None and saved > checkpoint.step and not refused:
         refused = (f"checkpoint {checkpoints / f'step_{saved:06d}'} is gone, which the event log says was saved.",)
-    changed = refusal_of_another_run(checkpoint, config.model_dump(mode="json"), tasks.fingerprints, allowed)
+    changed = refusal_of_another_run(checkpoint, config, tasks.fingerprints, allowed)
     if changed is not None:
         raise RunRefused(f"--resume: {changed}")
     if checkpoint.step > config.learner.steps:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.judges import JUDGES
+from configs.schema import RunConfig
 from learner.state.checkpoint import Checkpoint
 from learner.state.provenance import code_fingerprint
 
@@ -118,21 +119,21 @@ def refusal(source: str, changed: Mapping[str, tuple[Any, Any]]) -> str | None:
 
 
 def refusal_of_another_run(
-    checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, str], allowed: Sequence[str]
+    checkpoint: Checkpoint, config: RunConfig, data: Mapping[str, str], allowed: Sequence[str]
 ) -> str | None:
     """Why a run may not go on from a checkpoint, or None.
 
     Args:
         checkpoint: verified.
-        config: the present configuration as JSON.
+        config: the present configuration.
         data: the present tasks' fingerprints.
         allowed: dotted keys or sections of the configuration, `data` (which also covers the tasks themselves) and
             `code` (sources and libraries) that may differ from the checkpoint's.
     """
-    changed = changed_keys(checkpoint.state["learner"]["config"], config, allowed)
+    changed = changed_keys(checkpoint.state["learner"]["config"], config.model_dump(mode="json"), allowed)
     changed |= changed_keys(
         {"data": {"fingerprint": checkpoint.data}, "code": checkpoint.code},
-        {"data": {"fingerprint": data}, "code": code_fingerprint()},
+        {"data": {"fingerprint": data}, "code": code_fingerprint(config.own_modules)},
         allowed,
     )
     return refusal(f"checkpoint {checkpoint.path} was made otherwise", changed)

@@ -38,6 +38,7 @@ from learner.algorithms.preservation_unit import Balance, weighs
 from learner.algorithms.registry import open_algorithm
 from learner.algorithms.replay import replayed
 from learner.state.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from learner.state.provenance import code_fingerprint
 from learner.state.spool import Spool
 from learner.state.training_state import optimizer_tensors, refusal_of_another_run, restore_optimizer
 from learner.update.adapter_optimizer import AdapterOptimizer
@@ -223,6 +224,7 @@ class Learner:
             self.config.checkpoint.keep,
             config_hash(self.config),
             data=self.tasks.fingerprints,
+            code=code_fingerprint(self.config.own_modules),
         )
         self.spool.drop(self.version)
         return path
@@ -239,9 +241,7 @@ class Learner:
                 code; the learner is unchanged then.
         """
         state = checkpoint.state["learner"]
-        refusal = refusal_of_another_run(
-            checkpoint, self.config.model_dump(mode="json"), self.tasks.fingerprints, allowed
-        )
+        refusal = refusal_of_another_run(checkpoint, self.config, self.tasks.fingerprints, allowed)
         if refusal is not None:
             raise CheckpointError(refusal)
         arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors["adapter"].items()}

@@ -29,7 +29,7 @@ def tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def save(folder: Path, step: int, keep: int = 2, seed: int = 0) -> Path:
-    return save_checkpoint(folder, step, tensors(seed), STATE, keep, "hash", DATA)
+    return save_checkpoint(folder, step, tensors(seed), STATE, keep, "hash", DATA, code_fingerprint())
 
 
 def names(folder: Path) -> list[str]:
@@ -62,7 +62,7 @@ def test_equal_contents_give_equal_bytes(tmp_path):
 
 def test_a_tensor_that_is_a_view_or_needs_a_gradient_is_saved_by_value(tmp_path):
     parameter = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
-    save_checkpoint(tmp_path, 0, {"x": {"t": parameter.t(), "p": parameter}, "none": {}}, {}, 1, "", {})
+    save_checkpoint(tmp_path, 0, {"x": {"t": parameter.t(), "p": parameter}, "none": {}}, {}, 1, "", {}, {})
     loaded = load_step(tmp_path, 0).tensors
     assert torch.equal(loaded["x"]["t"], parameter.detach().t()) and loaded["none"] == {}
 
@@ -211,20 +211,20 @@ def test_a_damaged_newest_is_replaced_by_the_run_that_goes_on(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
 def test_a_state_that_is_not_json_is_refused_and_leaves_nothing(tmp_path, value):
     with pytest.raises(CheckpointError, match="JSON"):
-        save_checkpoint(tmp_path, 1, {}, {"x": value}, 1, "", {})
+        save_checkpoint(tmp_path, 1, {}, {"x": value}, 1, "", {}, {})
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
 def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path, name):
     with pytest.raises(CheckpointError, match="file name"):
-        save_checkpoint(tmp_path, 1, {name: {}}, {}, 1, "", {})
+        save_checkpoint(tmp_path, 1, {name: {}}, {}, 1, "", {}, {})
 
 
 @pytest.mark.parametrize(("step", "keep"), [(-1, 1), (0, 0)])
 def test_bad_numbers_are_refused(tmp_path, step, keep):
     with pytest.raises(CheckpointError):
-        save_checkpoint(tmp_path, step, {}, {}, keep, "", {})
+        save_checkpoint(tmp_path, step, {}, {}, keep, "", {}, {})
 
 
 def test_another_format_is_refused_with_what_to_do(tmp_path, monkeypatch):

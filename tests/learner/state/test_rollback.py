@@ -66,7 +66,7 @@ def test_checkpoints_of_the_trouble_itself_are_passed_over(tiny_kontext, tmp_pat
 
     old = read_checkpoint(folder / "checkpoints" / "step_000004")
     state = {**old.state, "learner": {**old.state["learner"], "skipped_in_a_row": 2}}
-    save_checkpoint(folder / "checkpoints", 4, old.tensors, state, 9, old.config_hash, old.data)
+    save_checkpoint(folder / "checkpoints", 4, old.tensors, state, 9, old.config_hash, old.data, old.code)
     assert roll_back(folder, Diverged("why")) == 3
     assert load_latest(folder / "checkpoints")[0].step == 3
     with pytest.raises(Diverged, match="why The run went back once already, to step 3"):
