@@ -41,8 +41,11 @@ class PreservationConfig(Section):
     """
 
     background_weight: float = Field(0.0, ge=0)
-    """Pull of the source-anchored background term, mean over background tokens of (x0_hat - z_source)², at the start of
-    the run; 1 = as strong as the method's own."""
+    """Pull of the source-anchored background term, mean over background tokens of a squared error, at the start of the
+    run; 1 = as strong as the method's own."""
+    background_error: Literal["estimate", "velocity"] = "estimate"
+    """estimate: x0_hat - z_source, whose pull on the velocity fades with sigma²; velocity: that divided by sigma, the
+    velocity's distance from the one that leads straight to the source, which pulls alike at every step."""
     background_target: float | None = Field(None, gt=0, lt=60)
     """Background PSNR in dB that the candidates are held to on average: after every step the background term's weight,
     which begins at `background_weight`, rises if they were below it and falls otherwise; null: the weight is fixed."""
@@ -50,7 +53,7 @@ class PreservationConfig(Section):
     """Largest change of the logarithm of that weight in a step: where the target is missed by 1 dB or more; below, in
     proportion."""
     background_tolerance: float = Field(0.0, ge=0)
-    """Per-token mean squared difference below which the background term is zero (a hinge)."""
+    """Per-token mean of (x0_hat - z_source)² below which the background term is zero (a hinge)."""
     velocity_weight: float = Field(0.0, ge=0)
     """Weight of the velocity anchor to the frozen base, mean ||v - v_base||², in the background term's unit."""
     velocity_region: Literal["everywhere", "background", "edit"] = "everywhere"

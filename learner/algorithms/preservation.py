@@ -16,8 +16,10 @@ UNEDITED = 1e-3
 """Mean square distance from the source, in squared latent units, up to which a base leaves its source as it is."""
 
 
-def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0) -> Tensor:
-    """Mean over background tokens and samples of max(0, mean_c (x0_hat - source)^2 - tolerance), a scalar.
+def source_anchored_background(
+    x0_hat: Tensor, source: Tensor, edit_mask: Tensor, tolerance: float = 0.0, sigma: Tensor | None = None
+) -> Tensor:
+    """Mean over background tokens and samples of max(0, mean_c (x0_hat - source)^2 - tolerance) / sigma^2, a scalar.
 
     Outside the mask the truth is known: the source. `x0_hat` is the anchor's own one-step estimate
     (`editing.flow.predicted_clean`), so the term needs no further model call. With tolerance 0 it is the
@@ -25,14 +27,20 @@ def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor
     ignores deviations that the autoencoder could not show. It must be balanced by a reward for the edit:
     alone it copies the source.
 
+    With x0_hat = x - sigma v, the plain mean square (sigma None) has the gradient -2 sigma (x0_hat - source) in v. It
+    fades at late steps, although the last one alone decides what the background will be. Divided by sigma^2 it is the
+    squared distance of v from (x - source) / sigma, the velocity that leads straight to the source, and every step
+    pulls alike.
+
     Args:
         x0_hat: [B, N, C]; the gradient flows here.
         source: [N, C], clean source latents of the same grid, constants.
         edit_mask: [N] in [0, 1], 1 = editable; soft tokens count by 1 - mask.
         tolerance: mean square below which a token costs nothing, in squared latent units; >= 0.
+        sigma: [B], > 0, noise levels of the states that the estimates are made from; None: 1.
 
     Raises:
-        ValueError: for mismatched shapes or a negative tolerance.
+        ValueError: for mismatched shapes, a negative tolerance, or a noise level that is not above 0.
     """
     if x0_hat.ndim != 3 or source.shape != x0_hat.shape[1:]:
         raise ValueError(
@@ -41,8 +49,12 @@ def source_anchored_background(x0_hat: Tensor, source: Tensor, edit_mask: Tensor
     if not tolerance >= 0:  # NaN fails too
         raise ValueError(f"tolerance must not be negative, got {tolerance}.")
     x0_hat = at_least_float32(x0_hat)
-    excess = (x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance
-    return _weighted_mean(excess.clamp(min=0), 1 - checked_token_mask(edit_mask, excess.shape[1], like=excess))
+    excess = ((x0_hat - source.detach().to(x0_hat)).square().mean(dim=-1) - tolerance).clamp(min=0)
+    if sigma is not None:
+        if sigma.shape != x0_hat.shape[:1] or not bool((sigma > 0).all()):
+            raise ValueError(f"sigma must be [{len(x0_hat)}], above 0, got {sigma.tolist()}.")
+        excess = excess / sigma.detach().to(x0_hat)[:, None].square()
+    return _weighted_mean(excess, 1 - checked_token_mask(edit_mask, excess.shape[1], like=excess))
 
 
 def velocity_anchor(

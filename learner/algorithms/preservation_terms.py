@@ -33,7 +33,7 @@ def preservation_terms(
     terms: dict[str, Term] = {}
     x, sigma = queries.x[velocity.rows], queries.sigma[velocity.rows]
     if weight := unit * config.background_weight:
-        terms[BACKGROUND] = Term(background(x, sigma, velocity.new, source, mask, config.background_tolerance), weight)
+        terms[BACKGROUND] = Term(background(x, sigma, velocity.new, source, mask, config), weight)
     if weight := unit * config.velocity_weight:
         value = velocity_anchor(velocity.new, velocity.reference, mask, config.velocity_region)
         terms["velocity_anchor"] = Term(value, weight)
@@ -43,6 +43,14 @@ def preservation_terms(
     return terms
 
 
-def background(x: Tensor, sigma: Tensor, velocity: Tensor, source: Tensor, mask: Tensor, tolerance: float) -> Tensor:
+def background(
+    x: Tensor, sigma: Tensor, velocity: Tensor, source: Tensor, mask: Tensor, config: PreservationConfig
+) -> Tensor:
     """The source-anchored background of the one-step estimates from x [b, N, C] at sigma [b]."""
-    return source_anchored_background(predicted_clean(x, velocity, sigma), source, mask, tolerance)
+    return source_anchored_background(
+        predicted_clean(x, velocity, sigma),
+        source,
+        mask,
+        config.background_tolerance,
+        sigma if config.background_error == "velocity" else None,
+    )

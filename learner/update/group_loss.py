@@ -82,7 +82,7 @@ class GroupLoss:
                 velocity.new,
                 self.source,
                 self.mask,
-                self.config.preservation.background_tolerance,
+                self.config.preservation,
             )
             return {SIGNAL: replace(own, weight=1.0), BACKGROUND: Term(value, 1.0)}
 

@@ -21,18 +21,21 @@ def soft_or_hard_mask(tokens: int, seed: int) -> torch.Tensor:
     st.integers(1, 6),
     st.integers(1, 4),
     st.sampled_from([0.0, 0.5, 2.0]),
+    st.booleans(),
     st.integers(0, 99),
 )
-def test_source_term_equals_the_formula_written_as_loops(batch, tokens, channels, tolerance, seed):
+def test_source_term_equals_the_formula_written_as_loops(batch, tokens, channels, tolerance, by_sigma, seed):
     x, source = latents(batch, tokens, channels, seed=seed), latents(tokens, channels, seed=seed + 1)
     mask = soft_or_hard_mask(tokens, seed)
+    sigma = torch.rand(batch, generator=torch.Generator().manual_seed(seed)) * 0.9 + 0.1 if by_sigma else None
     total = weight = 0.0
     for b in range(batch):
         for u in range(tokens):
             square = sum((x[b, u, c].item() - source[u, c].item()) ** 2 for c in range(channels)) / channels
-            total += (1 - mask[u].item()) * max(0.0, square - tolerance)
+            scale = 1.0 if sigma is None else sigma[b].item() ** 2
+            total += (1 - mask[u].item()) * max(0.0, square - tolerance) / scale
             weight += 1 - mask[u].item()
-    got = source_anchored_background(x, source, mask, tolerance)
+    got = source_anchored_background(x, source, mask, tolerance, sigma)
     assert got.shape == () and got.item() == pytest.approx(total / weight, rel=1e-10, abs=1e-12)
 
 
@@ -42,6 +45,23 @@ def test_source_term_pulls_background_tokens_to_the_source_and_no_others():
     source_anchored_background(x, source, mask).backward()
     want = 2 * (x.detach() - source) * (1 - mask.double())[:, None] / (2 * 3 * 3)
     torch.testing.assert_close(x.grad, want)
+
+
+def test_by_sigma_every_step_pulls_the_velocity_alike():
+    x, v, source = latents(1, 4, 3).expand(2, -1, -1), latents(1, 4, 3, seed=1), latents(4, 3, seed=2)
+    sigma, mask = torch.tensor([0.9, 0.1], dtype=torch.float64), torch.tensor([1.0, 0, 0, 0])
+    straight = (x - source) / sigma[:, None, None]  # leads to the source within sigma
+    velocity = (straight + v).requires_grad_()  # equally wrong at both steps
+    for scaled, late in ((sigma, 1.0), (None, (0.1 / 0.9) ** 2)):
+        velocity.grad = None
+        source_anchored_background(x - sigma[:, None, None] * velocity, source, mask, sigma=scaled).backward()
+        early = velocity.grad[0, 1:].norm()
+        assert early > 0 and velocity.grad[1, 1:].norm() / early == pytest.approx(late)
+        assert not velocity.grad[:, 0].any()
+    velocity.grad = None
+    source_anchored_background(x - sigma[:, None, None] * velocity, source, mask, sigma=sigma).backward()
+    want = 2 * v[0, 1:].expand(2, -1, -1) / (2 * 3 * 3)
+    torch.testing.assert_close(velocity.grad[:, 1:], want)
 
 
 def test_tolerance_is_a_hinge_per_token():
@@ -118,6 +138,9 @@ def test_faults_are_sentences():
         source_anchored_background(x, x[0], mask, tolerance=-0.1)
     with pytest.raises(ValueError, match=r"shape \[3\], got \[2\]"):
         source_anchored_background(x, x[0], mask[:2])
+    for sigma in (torch.ones(3), torch.tensor([0.5, 0.0])):
+        with pytest.raises(ValueError, match=r"sigma must be \[2\], above 0"):
+            source_anchored_background(x, x[0], mask, sigma=sigma)
     with pytest.raises(ValueError, match=r"same shape \[B, N, C\]"):
         velocity_anchor(x, x[:1], mask)
     with pytest.raises(ValueError, match="where must be one of everywhere, background, edit, got 'edges'"):

@@ -222,6 +222,25 @@ def test_off_policy_terms_equal_plain_loops(batch, toy, clip, shift):
         assert stats.clipped_fraction > 0.1 and stats.ratio_deviation > 1e-2
 
 
+@pytest.mark.parametrize("error", ["estimate", "velocity"])
+def test_the_background_error_is_that_of_the_estimate_or_of_the_velocity(batch, toy, error):
+    config = settings(0.3, background_error=error)
+    stats, _, gradient = run(batch, toy, config)
+    v, sigma = toy(batch.predecessors, batch.sigma), batch.sigma[:, None, None]
+    # Distance from the velocity that leads straight to the source; times sigma, that of the estimate.
+    wrong = v - (batch.predecessors - batch.source) / sigma
+    outside = 1 - batch.preservation_mask[:, None]
+    square = (wrong if error == "velocity" else wrong * sigma).square()
+    held = (square * outside).sum() / (PAIRS * outside.sum() * CHANNELS)
+    assert stats.terms["background"].value == pytest.approx(held.item(), rel=1e-10)
+    _, _, alone = run(batch, toy, settings())
+    (pulled,) = torch.autograd.grad(0.3 * held, toy.mix)
+    torch.testing.assert_close(gradient, alone + pulled, rtol=1e-9, atol=1e-12)
+    scale = 1 if error == "velocity" else sigma.square()
+    by_hand = (2 * scale * wrong * outside / (PAIRS * outside.sum() * CHANNELS)).norm().item()
+    assert batch.loss(toy, config).bare_norms()[1] == pytest.approx(by_hand, rel=1e-10), "and so is its unit"
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 6])
 def test_micro_batches_give_the_same_gradient_and_numbers(batch, toy, micro_batch):
     generator = torch.Generator().manual_seed(3)
