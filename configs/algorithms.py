@@ -66,6 +66,7 @@ class EditGrpoConfig(SurrogateMethod, RegionMethod):
 class LocusConfig(AnchorMethod, RegionMethod):
     """Locus: the end-point direction of the group, and the source-anchored background."""
 
+    default_lr: ClassVar[float] = 1.4e-3  # at the constant rate and the running mean of the default
     needs_final: ClassVar[bool] = True
 
     type: Literal["locus"] = "locus"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from configs.algorithms import AlgorithmConfig, RcGrpoConfig
+from configs.algorithms import AlgorithmConfig, LocusConfig
 from configs.components import OF_THE_BENCHMARK, RANK
 from configs.method_families import RolloutMethod
 from configs.paths import PathText
@@ -23,12 +23,12 @@ from configs.section import Section
 class LoraConfig(Section):
     """The trained adapter."""
 
-    targets: Literal["attention", "attention_mlp"] = "attention"
+    targets: Literal["attention", "attention_mlp"] = "attention_mlp"
     """Which linear maps of the transformer it adapts: the projections of its attention (RC-GRPO-Editing), or those and
     the MLPs of the image tokens."""
-    rank: int = Field(8, ge=1)
+    rank: int = Field(32, ge=1)
     """Rank of every adapter pair."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(64.0, gt=0)
     """LoRA scale numerator; the update is scaled by alpha / rank."""
     start: PathText | None = None
     """Folder of an exported adapter to begin with, such as `runs/sft/adapter`, of the same rank and targets; null: a
@@ -133,11 +133,11 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Section):
     """AdamW on the adapter."""
 
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(1.4e-3, gt=0)
     """Peak learning rate; null, or not stated: the method's own."""
     warmup_steps: int = Field(3, ge=0)
     """Steps of linear warm-up."""
-    final_lr_fraction: float = Field(0.2, ge=0, le=1)
+    final_lr_fraction: float = Field(1.0, ge=0, le=1)
     """Linear decay to this share of the peak at the last step."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """Decay rates of the running means of the gradient and the squared gradient."""
@@ -145,7 +145,7 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient is clipped to this norm."""
-    ema: float | None = Field(None, gt=0, lt=1)
+    ema: float | None = Field(0.9, gt=0, lt=1)
     """Decay per step of a running mean of the weights, which held-out measurements, the gallery of tasks and the
     exported adapter have in place of them; rollouts do not. At first smaller: (1 + v) / (10 + v) after step v. null: no
     mean."""
@@ -222,7 +222,7 @@ class ReportConfig(Section):
     """Optimizer steps between held-out evaluations during training; 0 evaluates only before and after."""
 
 
-DEFAULT_TYPE = RcGrpoConfig().type
+DEFAULT_TYPE = LocusConfig().type
 DEFAULT_LR: Mapping[object, float] = {
     one.model_fields["type"].default: one.default_lr for one in get_args(get_args(AlgorithmConfig)[0])
 }
@@ -247,7 +247,7 @@ class RunConfig(Section):
     """Seed of all randomness in the run."""
     editor: EditorConfig = EditorConfig()
     data: Annotated[ShapesData | ManifestData, Field(discriminator="type")] = ShapesData()
-    algorithm: AlgorithmConfig = RcGrpoConfig()
+    algorithm: AlgorithmConfig = LocusConfig()
     sampler: SamplerConfig = SamplerConfig()
     token_masks: TokenMasksConfig = TokenMasksConfig()
     rewards: RewardsConfig = RewardsConfig()

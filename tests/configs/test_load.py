@@ -258,8 +258,8 @@ def test_the_hash_ignores_name_and_folder_and_nothing_else():
     assert config_hash(load_config(["--name", "other", "--folder", "/elsewhere"])) == base
     assert config_hash(load_config(["--seed", "1"])) != base
     assert config_hash(load_config(["--report.gallery-tasks", "1"])) != base
-    # 16 and 16.0 are the same alpha.
-    assert config_hash(load_config(["--editor.lora.alpha", "16"])) == base
+    # 64 and 64.0 are the same alpha.
+    assert config_hash(load_config(["--editor.lora.alpha", "64"])) == base
 
 
 def test_the_hash_is_of_canonical_json():

@@ -20,7 +20,8 @@ def test_every_method_has_a_rate_of_its_own():
 
 
 def test_the_default_run_has_the_rate_of_its_method():
-    assert RunConfig().learner.optimizer.lr == lr() == lr("--algorithm.type", "locus") == OptimizerConfig().lr == 2e-3
+    assert RunConfig().learner.optimizer.lr == lr() == lr("--algorithm.type", "locus") == OptimizerConfig().lr
+    assert OptimizerConfig().lr != lr("--algorithm.type", "rc_grpo")
     assert RunConfig() == load_config([])
 
 
@@ -35,7 +36,7 @@ def test_what_is_stated_holds_and_null_is_not_stated():
 def test_a_resolved_configuration_keeps_its_rate():
     config = load_config(["--algorithm.type", "flow_grpo"])
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
-    assert RunConfig(learner=LearnerConfig()).learner.optimizer.lr == 2e-3
+    assert RunConfig(learner=LearnerConfig()).learner.optimizer.lr == DEFAULT_LR["locus"]
 
 
 @pytest.mark.parametrize(
