@@ -2,7 +2,7 @@
 
     python -m evaluation.tune --rows global rdp quickstart --out runs/tuning --jobs 2 --cluster.mode inline
 
-A comparison at one learning rate compares learning rates as much as methods. Here every row gets RUNS runs: over
+A comparison at one learning rate compares learning rates as much as methods. Here every row gets --runs runs: over
 LEARNING_RATES, then one beside the best of them (beyond it, where it is the first or the last), then two more, over the
 weight of the background term where the row has one, else over the learning rate. The best run is the one that gains
 most in OBJECTIVE on scenes of the validation split, which the tables do not show, among those that did not ruin their
@@ -32,7 +32,7 @@ from configs.load import load_config
 from configs.method_families import MethodConfig
 from configs.output import protect_output
 from configs.paths import path_argument
-from configs.schema import ShapesData
+from configs.schema import RunConfig, ShapesData
 from evaluation.ablation.rows import ROWS
 from evaluation.row_files import RECORD, TUNED, recorded_searches, write_row
 from evaluation.runs import (
@@ -50,7 +50,7 @@ from evaluation.runs import (
 )
 
 RUNS = 6
-"""Per row."""
+"""Per row, by default."""
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 BEYOND = 2.0
 """Factor on the learning rate at the border of the tried range."""
@@ -88,8 +88,8 @@ class Trial:
         return settings
 
 
-def next_trials(row: str, background_weight: float | None, done: Sequence[Trial]) -> list[Trial]:
-    """The trials to run after those that the row has `done`; none once it has had its RUNS.
+def next_trials(row: str, background_weight: float | None, done: Sequence[Trial], runs: int = RUNS) -> list[Trial]:
+    """The trials to run after those that the row has `done`; none once it has had its `runs`.
 
     Args:
         row: preset or file.
@@ -98,12 +98,12 @@ def next_trials(row: str, background_weight: float | None, done: Sequence[Trial]
     """
     if not done:
         return [Trial(row, lr, background_weight) for lr in LEARNING_RATES]
-    if len(done) >= RUNS:
+    if len(done) >= runs:
         return []
     if background_weight is None or len(done) == len(LEARNING_RATES):
         return [Trial(row, next_lr({trial.lr: trial.objective for trial in done}), background_weight)]
     best = best_of(done)
-    return [Trial(row, best.lr, background_weight * factor) for factor in BACKGROUND_FACTORS]
+    return [Trial(row, best.lr, background_weight * factor) for factor in BACKGROUND_FACTORS][: runs - len(done)]
 
 
 def next_lr(found: Mapping[float, float]) -> float:
@@ -132,9 +132,15 @@ def _background_weight(method: MethodConfig) -> float | None:
 
 
 def search(
-    rows: Sequence[str], out: Path, overrides: Sequence[str], jobs: int, runner: Runner, say: Callable[[str], None]
+    rows: Sequence[str],
+    per_row: int,
+    out: Path,
+    overrides: Sequence[str],
+    jobs: int,
+    runner: Runner,
+    say: Callable[[str], None],
 ) -> list[Trial]:
-    """All finished trials of all rows.
+    """All finished trials of all rows, `per_row` of each.
 
     Raises:
         AblationError: when a row has nothing to measure by or would be tuned on another split, and as
@@ -154,11 +160,12 @@ def search(
                 f"by scenes that the tables show, got {data.held_out_split}. Leave the flag out."
             )
     done: list[Trial] = []
-    while further := [
-        trial
-        for row, config in configs.items()
-        for trial in next_trials(row, _background_weight(config.algorithm), [one for one in done if one.row == row])
-    ]:
+
+    def further_of(row: str, config: RunConfig) -> list[Trial]:
+        mine = [one for one in done if one.row == row]
+        return next_trials(row, _background_weight(config.algorithm), mine, per_row)
+
+    while further := [trial for row, config in configs.items() for trial in further_of(row, config)]:
         done += _run(further, out, overrides, jobs, runner, say)
     return done
 
@@ -206,7 +213,15 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
         help="folder of the tuned rows and of tuning.json (default %(default)s)",
     )
     parser.add_argument("--jobs", type=int, default=1, help="concurrent runs (default %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=RUNS,
+        help=f"runs of every row, at least {len(LEARNING_RATES)} (default %(default)s)",
+    )
     options, overrides = parser.parse_known_args(arguments)
+    if options.runs < len(LEARNING_RATES):
+        parser.error(f"--runs: expected at least {len(LEARNING_RATES)}, one per learning rate, got {options.runs}")
     console = Console(highlight=False)
     record = options.write / RECORD
     try:
@@ -216,6 +231,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_process) -
             recorded_searches(record)
             trials = search(
                 options.rows,
+                options.runs,
                 options.out,
                 overrides,
                 max(1, options.jobs),

@@ -20,7 +20,7 @@ def write_summary(config, base, gain, outcome="trained", first_step=0, step_seco
         json.dumps(
             {
                 "config_hash": config_hash(config),
-                "code": code_fingerprint(),
+                "code": code_fingerprint(config.own_modules),
                 "data": DATA,
                 "first_step": first_step,
                 "seconds": {"step": step_seconds, "rollout": 0.6 * step_seconds},
@@ -44,7 +44,7 @@ def write_events(config, *ends, **more):
         "changed": [],
         "allowed": [],
         "data": DATA,
-        "code": code_fingerprint(),
+        "code": code_fingerprint(config.own_modules),
         "seed": config.seed,
         "steps": config.learner.steps,
         "groups_per_step": 2,

@@ -85,6 +85,21 @@ def test_every_row_has_the_same_budget_on_the_validation_split(searched):
     assert {config.learner.steps for config in runner.configs} == {5}
 
 
+@pytest.mark.parametrize("runs", [3, 4, 5])
+def test_the_budget_of_a_row_may_be_another(tmp_path, runs):
+    flags = ["--out", str(tmp_path / "runs"), "--write", str(tmp_path / "rows"), "--runs", str(runs)]
+    runner = FakeRunner()
+    assert tune.main(["--rows", "rdp", "quickstart", *flags], runner) == 0
+    rows = [config.name.split("-")[0] for config in runner.configs]
+    assert {row: rows.count(row) for row in rows} == {"rdp": runs, "quickstart": runs}
+
+
+def test_a_budget_below_one_run_per_learning_rate_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tune.main(["--rows", "rdp", "--runs", "2", "--out", str(tmp_path)], FakeRunner())
+    assert "--runs: expected at least 3, one per learning rate, got 2" in capsys.readouterr().err
+
+
 def test_the_learning_rate_is_looked_for_beyond_the_border_and_then_between(tmp_path):
     for row, best, tried in (
         ("rdp", 2e-2, [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]),
