@@ -71,10 +71,12 @@ class LocusConfig(AnchorMethod, RegionMethod):
 
     type: Literal["locus"] = "locus"
     """Which method."""
+    trained_steps: tuple[int, ...] = (0, 1, 2, 3)
+    """Steps at whose states the velocity is pushed: all of four."""
     gain: float = Field(0.5, gt=0)
     """Size of the step from the old velocities to those that a second update, or a group of older weights, is pulled
     to, in units of the direction; the first update does not depend on it."""
-    preservation: PreservationConfig = PreservationConfig(background_weight=0.2, background_error="velocity")
+    preservation: PreservationConfig = PreservationConfig(background_weight=0.3, background_error="velocity")
 
 
 class FlowGrpoConfig(LikelihoodMethod):

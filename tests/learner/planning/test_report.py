@@ -48,7 +48,7 @@ def test_gpus_are_compared_where_the_editor_sits_on_them():
 def test_gpus_that_are_reserved_must_be_there_whatever_memory_they_have():
     config = load_config(["--learner.num_workers", "2", "--cluster.gpus_for_learner", "1"])
     lines = report(config, Machine(10**12, [H200]))
-    assert "  2 x learner: 586 MB GPU, 424 MB host" in lines
+    assert "  2 x learner: 596 MB GPU, 424 MB host" in lines
     assert lines[-1] == "GPUs that are reserved: 2 of 1 here: DOES NOT FIT"
     assert report(config, Machine(10**12, [H200] * 2))[-1] == "GPUs that are reserved: 2 of 2 here: fits"
     assert not any("reserved" in line for line in report(load_config([]), LARGE) if line.startswith("GPUs"))
