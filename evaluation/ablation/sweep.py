@@ -80,10 +80,10 @@ def _margin(config: RunConfig) -> float:
 
 
 AXES: Mapping[str, Axis] = {
-    NOISE: Axis((0.0, 0.05, 0.1, 0.2, 0.4), lambda _: 0.0, _noise_flags),
+    NOISE: Axis((0.0, 0.1, 0.4), lambda _: 0.0, _noise_flags),
     "group_size": Axis((4, 8, 16), lambda config: config.sampler.group_size, _group_flags),
-    "mask_margin": Axis((0, 4, 8, 16), _margin, lambda _, value: ["--data.mask_margin", f"{value:g}"]),
-    "alpha_edit": Axis((0.2, 0.4, 0.8, 1.0), lambda config: config.rollout_method.alpha_edit, _alpha_flags),
+    "mask_margin": Axis((0, 4, 16), _margin, lambda _, value: ["--data.mask_margin", f"{value:g}"]),
+    "alpha_edit": Axis((0.4, 0.8, 1.0), lambda config: config.rollout_method.alpha_edit, _alpha_flags),
 }
 
 
