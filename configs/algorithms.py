@@ -76,7 +76,7 @@ class LocusConfig(AnchorMethod, RegionMethod):
     gain: float = Field(0.5, gt=0)
     """Size of the step from the old velocities to those that a second update, or a group of older weights, is pulled
     to, in units of the direction; the first update does not depend on it."""
-    preservation: PreservationConfig = PreservationConfig(background_weight=0.3, background_error="velocity")
+    preservation: PreservationConfig = PreservationConfig(background_weight=0.5, background_error="velocity")
 
 
 class FlowGrpoConfig(LikelihoodMethod):
