@@ -154,7 +154,7 @@ class OptimizerConfig(Section):
 class LearnerConfig(Section):
     """The training loop."""
 
-    steps: int = Field(150, ge=1)
+    steps: int = Field(90, ge=1)
     """Optimizer steps."""
     groups_per_step: int = Field(12, ge=1)
     """Trajectory groups per optimizer step."""
