@@ -17,7 +17,7 @@ from rewards.scorer_api import ScoreInput
 from tests.evaluation.ended_runs import DIVERGED, write_events, write_summary
 
 CONTROLS = Path("evaluation/rows")
-BEST_LR, BEST_WEIGHT = 1e-3, 0.4
+BEST_LR, BEST_WEIGHT = 1e-3, 1.0
 
 
 class FakeRunner:
@@ -122,7 +122,7 @@ def test_the_best_settings_become_rows_that_change_nothing_else(searched):
         found, before = load_config(["--config", str(rows / f"{row}.yaml")]), load_config(["--config", preset])
         assert found.learner.optimizer.lr == pytest.approx(BEST_LR)
         weight = before.algorithm.preservation.background_weight
-        assert found.algorithm.preservation.background_weight == pytest.approx(2 * weight)  # .2 -> .4, 0 stays 0
+        assert found.algorithm.preservation.background_weight == pytest.approx(2 * weight)  # .5 -> 1, 0 stays 0
         optimizer = before.learner.optimizer.model_copy(update={"lr": found.learner.optimizer.lr})
         learner = before.learner.model_copy(update={"optimizer": optimizer})
         method = before.algorithm.model_copy(update={"preservation": found.algorithm.preservation})

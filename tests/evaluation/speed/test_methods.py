@@ -51,7 +51,7 @@ def test_every_method_is_measured_beside_the_reference(table):
 
 def test_bytes_are_those_of_the_message(table, flags):
     """float32: K kept steps of all candidates, and of the anchors the states before them."""
-    config = load_config(flags)
+    config = load_config([*flags, "--algorithm.type", "rc_grpo"])
     bench = methods.MethodBench(config, methods.open_policy(config.editor, 0), methods.open_tasks(config), lambda: 0.0)
     group = roll_out(bench.editor, bench.tasks.train[0], Lease(0, 0, 0, 0, 7, 0), config, "hash")
     kept, size, tokens, channels = group.candidates.shape

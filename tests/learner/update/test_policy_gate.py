@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from actors.rollout import roll_out
+from configs.algorithms import RcGrpoConfig
 from configs.load import config_hash
 from configs.schema import RunConfig
 from editing.editors.lora import adapter_arrays, copy_arrays
@@ -76,7 +77,10 @@ def test_another_grid_is_refused_even_if_its_noise_levels_are_claimed(rig):
     with pytest.raises(PolicyGateError, match="schedulers differ"):
         consumed(rig, replace(group, sigmas=group.sigmas * np.float32(1 - 1e-5)))
     sampler = rig.config.sampler
-    longer = rig.config.model_copy(update={"sampler": sampler.model_copy(update={"steps": sampler.steps + 1})})
+    method = RcGrpoConfig(trained_steps=group.kept_steps)  # which does not ask for the end points, too
+    longer = rig.config.model_copy(
+        update={"algorithm": method, "sampler": sampler.model_copy(update={"steps": sampler.steps + 1})}
+    )
     task = rig.tasks.train[group.lease.task_index]
     other = roll_out(rig.actor, task, group.lease, longer, config_hash(rig.config))
     with pytest.raises(PolicyGateError, match="do not hold the same weights"):
