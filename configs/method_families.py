@@ -254,11 +254,6 @@ class SurrogateMethod(AnchorMethod):
         return self.anchor_mode != "leap"
 
     @property
-    def own_code(self) -> tuple[str, ...]:
-        """Dotted paths of code that is the user's own."""
-        return ()
-
-    @property
     def way_count(self) -> int:
         return self.anchors * self.trained_steps[-1] if self.anchor_mode == "reintegrate_full" else 0
 
